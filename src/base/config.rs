@@ -1,0 +1,82 @@
+//! The settings of an engine: typed and resolved, no words of the command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// All that [`crate::Union::open`] needs to know.
+#[derive(Debug, Clone, Default)]
+pub struct Config {
+    /// Lower layers, the topmost first; at least one.
+    pub lowers: Vec<PathBuf>,
+    /// The writable layer; without one every change answers `EROFS`.
+    pub upper: Option<UpperDirs>,
+    /// When what is changed is on disk.
+    pub fsync: Fsync,
+    /// How inode numbers of several file systems are kept apart.
+    pub xino: Xino,
+    /// POSIX ACLs are not interpreted.
+    pub noacl: bool,
+    /// Every directory shows a link count of 1.
+    pub static_nlink: bool,
+    /// The view honours set-user-id bits in the initial user namespace: then a layer on a `nosuid` mount gives none.
+    pub suid_view: bool,
+    /// How long the kernel may keep what it was told.
+    pub timeouts: Timeouts,
+    /// Where the view will be mounted (absolute), if anywhere: the daemon must never walk into it.
+    pub mountpoint: Option<PathBuf>,
+}
+
+/// The writable layer and its work directory, on one file system.
+#[derive(Debug, Clone)]
+pub struct UpperDirs {
+    /// `upperdir`
+    pub dir: PathBuf,
+    /// `workdir`
+    pub work: PathBuf,
+}
+
+/// What is synced, and when (the kernel's `fsync=` option).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Fsync {
+    /// A copied file's data is on disk before its name appears.
+    #[default]
+    Auto,
+    /// As `Auto`, and also metadata-only changes and the directories on the way.
+    Strict,
+    /// Nothing is synced, not even by fsync(2).
+    Volatile,
+}
+
+/// `xino=`: numbers are unique within the mount in every mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Xino {
+    /// Only the first file system keeps its own numbers; others get numbers that last as long as the mount.
+    Off,
+    /// The file system's index goes into the high bits where there is room.
+    #[default]
+    Auto,
+    /// As `Auto`, and the mount is refused where there is no room.
+    On,
+}
+
+/// How long the kernel may trust its caches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Attributes.
+    pub attr: Duration,
+    /// Names that exist.
+    pub entry: Duration,
+    /// Names that do not exist.
+    pub negative: Duration,
+}
+
+impl Timeouts {
+    /// Layers do not change underneath, so that nothing needs to be asked twice (about 136 years).
+    pub const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self { attr: Self::FOREVER, entry: Self::FOREVER, negative: Self::FOREVER }
+    }
+}

@@ -1,0 +1,176 @@
+//! In the background: the command returns once the view answers, and leaves nothing of its caller's open.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::ExitCode;
+
+use rustix::process::Pid;
+
+use super::report::{Failure, one_line};
+use crate::base::Errno;
+use crate::sys::process::{self, Fork};
+
+/// What the one who serves has to say to the one who called.
+pub trait Report {
+    /// Something works less well than it could.
+    fn note(&mut self, line: &str);
+    /// The view is mounted.
+    fn up(&mut self);
+}
+
+/// In the foreground: standard error. The notes wait until the view is up, so that a failure is one line.
+#[derive(Debug, Default)]
+pub struct Console(Vec<String>);
+
+impl Report for Console {
+    fn note(&mut self, line: &str) {
+        self.0.push(one_line(line));
+    }
+
+    fn up(&mut self) {
+        for note in self.0.drain(..) {
+            // Nobody may be reading any more; that is no reason to end.
+            let _ = writeln!(std::io::stderr(), "plyfs: note: {note}");
+        }
+    }
+}
+
+/// To the process that waits in [`in_background`]: one line a message, the first letter says what it is.
+#[derive(Debug)]
+struct Messenger(Option<File>);
+
+const NOTE: &str = "n";
+const UP: &str = "u";
+const FAILED: &str = "f";
+
+impl Messenger {
+    fn send(&mut self, kind: &str, line: &str) {
+        if let Some(pipe) = &mut self.0 {
+            // The one who waits may have been killed; the view is served all the same.
+            let _ = pipe.write_all(format!("{kind}{}\n", one_line(line)).as_bytes());
+        }
+    }
+}
+
+impl Report for Messenger {
+    fn note(&mut self, line: &str) {
+        self.send(NOTE, line);
+    }
+
+    fn up(&mut self) {
+        self.send(UP, "");
+        self.0 = None;
+    }
+}
+
+/// Runs `serve` in a process of its own and returns once it reports that the view is up and `mountpoint` answers.
+/// Must be called before there is a second thread. In the new process it does not return.
+///
+/// # Errors
+/// What `serve` failed with before it was up; that no process could be made.
+pub fn in_background(
+    mountpoint: &Path,
+    serve: impl FnOnce(&mut dyn Report) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let (hear, tell) = process::pipe().map_err(|errno| no_process("pipe(2)", errno))?;
+    match process::fork().map_err(|errno| no_process("fork(2)", errno))? {
+        Fork::Parent(child) => {
+            drop(tell);
+            wait_until_up(mountpoint, File::from(hear), child)
+        }
+        Fork::Child => {
+            drop(hear);
+            let prepared = process::close_inherited(tell.as_fd()).and_then(|()| process::detach());
+            let mut messenger = Messenger(Some(File::from(tell)));
+            let served = prepared
+                .map_err(|errno| no_process("the background process", errno))
+                .and_then(|()| serve(&mut messenger));
+            let status = match served {
+                Ok(()) => 0,
+                Err(failure) => {
+                    log::error!("{failure}");
+                    messenger.send(FAILED, &encode(&failure));
+                    failure.status
+                }
+            };
+            std::process::exit(i32::from(status))
+        }
+    }
+}
+
+fn no_process(what: &str, errno: Errno) -> Failure {
+    Failure::refused(what, errno.to_string(), "-f stays in the foreground")
+}
+
+/// Listens to the background process until it is up or has failed.
+fn wait_until_up(mountpoint: &Path, mut pipe: File, child: Pid) -> Result<(), Failure> {
+    let mut heard = String::new();
+    // What a broken-off line lacks is said below.
+    let _ = pipe.read_to_string(&mut heard);
+    let mut console = Console::default();
+    for line in heard.lines() {
+        if let Some(note) = line.strip_prefix(NOTE) {
+            console.note(note);
+        } else if let Some(failure) = line.strip_prefix(FAILED) {
+            return Err(decode(failure));
+        } else if line.starts_with(UP) {
+            answers(mountpoint)?;
+            console.up();
+            return Ok(());
+        }
+    }
+    let how = match process::wait_for(child) {
+        Ok(Some(status)) => format!("it ended with status {status}"),
+        _ => "a signal ended it".to_owned(),
+    };
+    let reason = format!("the background process did not get as far as mounting: {how}");
+    Err(Failure::refused(mountpoint.display().to_string(), reason, "-d shows what happens"))
+}
+
+/// Asks the new view something that only the daemon can answer.
+fn answers(mountpoint: &Path) -> Result<(), Failure> {
+    rustix::fs::statfs(mountpoint).map(drop).map_err(|errno| {
+        let reason = format!("mounted, and does not answer: {}", Errno::from(errno));
+        Failure::refused(mountpoint.display().to_string(), reason, "-d shows what happens")
+    })
+}
+
+/// A failure in one line: the status, then its three texts between unit separators.
+fn encode(failure: &Failure) -> String {
+    [&failure.status.to_string(), &failure.what, &failure.reason, &failure.hint]
+        .map(|text| one_line(text))
+        .join("\u{2063}")
+}
+
+fn decode(line: &str) -> Failure {
+    let mut parts = line.splitn(4, '\u{2063}').map(str::to_owned);
+    let status = parts.next().and_then(|status| status.parse().ok()).unwrap_or(Failure::REFUSED);
+    let mut text = || parts.next().unwrap_or_default();
+    Failure { what: text(), reason: text(), hint: text(), status }
+}
+
+/// The exit status and the one line of a command's end.
+pub fn finish(result: Result<(), Failure>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            let _ = writeln!(std::io::stderr(), "plyfs: {failure}");
+            ExitCode::from(failure.status)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_arrives_as_it_was_sent() {
+        for failure in [Failure::refused("/a", "b: c", "d"), Failure::usage("/a", "b", "")] {
+            assert_eq!(decode(&encode(&failure)), failure);
+        }
+        assert_eq!(decode("").status, Failure::REFUSED);
+    }
+}

@@ -1,0 +1,270 @@
+//! The words of a command line, with the escapes of the kernel's OverlayFS: `\,` in any option, `\:` between layers,
+//! `\\` for the backslash; a quotation mark is a character like any other.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+use super::options::{Form, Source, TABLE};
+use super::report::Failure;
+
+/// One `KEY` or `KEY=VALUE` of an option list. The value still has its backslashes: what they escape depends on the
+/// option.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Word {
+    /// What stands before the first `=`; for `KEY+=VALUE` with the plus.
+    pub key: String,
+    /// What stands behind it.
+    pub value: Option<Vec<u8>>,
+}
+
+impl Word {
+    /// The word as the user wrote it.
+    pub fn display(&self) -> String {
+        match &self.value {
+            Some(value) => format!("{}={}", self.key, String::from_utf8_lossy(value)),
+            None => self.key.clone(),
+        }
+    }
+}
+
+/// Splits the value of one `-o` at its unescaped commas. Empty words are skipped.
+pub fn split_options(list: &[u8]) -> Vec<Word> {
+    let mut words = Vec::new();
+    let mut rest = list;
+    while !rest.is_empty() {
+        let end = end_of_word(rest);
+        if end > 0 {
+            words.push(word(&rest[..end]));
+        }
+        rest = rest.get(end + 1..).unwrap_or_default();
+    }
+    words
+}
+
+/// Where the first word of `list` ends.
+fn end_of_word(list: &[u8]) -> usize {
+    if let Some(end) = end_of_quoted_context(list) {
+        return end;
+    }
+    let mut escaped = false;
+    for (at, &byte) in list.iter().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b',' => return at,
+            _ => {}
+        }
+    }
+    list.len()
+}
+
+/// SELinux takes its options out of the list before the file system sees it, and it knows quotes:
+/// `context="system_u:object_r:container_file_t:s0:c1,c2"`, as podman writes it.
+fn end_of_quoted_context(list: &[u8]) -> Option<usize> {
+    let security = TABLE.iter().filter(|option| option.source == Source::Security);
+    let key = security
+        .map(|option| option.name)
+        .find(|key| list.strip_prefix(key.as_bytes()).is_some_and(|rest| rest.starts_with(b"=\"")))?;
+    let opened = key.len() + 2;
+    list[opened..].iter().position(|&byte| byte == b'"').map(|closed| opened + closed + 1)
+}
+
+fn word(bytes: &[u8]) -> Word {
+    let (key, value) = match bytes.iter().position(|&byte| byte == b'=') {
+        Some(at) => (&bytes[..at], Some(bytes[at + 1..].to_vec())),
+        None => (bytes, None),
+    };
+    // An option's name has no escapes and is text; another one is unknown, whatever it is.
+    Word { key: String::from_utf8_lossy(key).into_owned(), value }
+}
+
+/// Takes one level of backslashes off.
+pub fn unescape(value: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(value.len());
+    let mut bytes = value.iter();
+    while let Some(&byte) = bytes.next() {
+        match byte {
+            b'\\' => plain.extend(bytes.next()),
+            other => plain.push(other),
+        }
+    }
+    plain
+}
+
+/// An unescaped path.
+pub fn path(value: &[u8]) -> PathBuf {
+    PathBuf::from(OsString::from_vec(unescape(value)))
+}
+
+/// The layers of `lowerdir=`: split at unescaped colons, or read from the file behind an `@`.
+///
+/// # Errors
+/// An empty layer, a data-only one (`::`), a file that cannot be read.
+pub fn layers(value: &[u8]) -> Result<Vec<PathBuf>, Failure> {
+    if let Some(file) = value.strip_prefix(b"@") {
+        return layers_in_file(&path(file));
+    }
+    let parts = split_at_colons(value);
+    if parts.iter().any(|part| part.is_empty()) {
+        let shown = String::from_utf8_lossy(value);
+        return Err(match value.windows(2).any(|pair| pair == b"::") {
+            true => Failure::usage(
+                "lowerdir",
+                format!("data-only layers (`::`) are not there yet: {shown}"),
+                "give them as ordinary layers if they are",
+            ),
+            false => Failure::usage(
+                "lowerdir",
+                format!("an empty path: {shown:?}"),
+                "lowerdir=TOP:…:BOTTOM; a colon in a path is written \\:",
+            ),
+        });
+    }
+    Ok(parts.into_iter().map(path).collect())
+}
+
+/// One more layer, of `lowerdir+=`: a colon is no separator there.
+///
+/// # Errors
+/// As [`layers`].
+pub fn more_layers(value: &[u8]) -> Result<Vec<PathBuf>, Failure> {
+    match value.strip_prefix(b"@") {
+        Some(file) => layers_in_file(&path(file)),
+        None if value.is_empty() => Err(Failure::usage("lowerdir+", "an empty path", "lowerdir+=DIR")),
+        None => Ok(vec![path(value)]),
+    }
+}
+
+fn split_at_colons(value: &[u8]) -> Vec<&[u8]> {
+    let mut escaped = false;
+    value
+        .split(|&byte| {
+            let separator = byte == b':' && !escaped;
+            escaped = byte == b'\\' && !escaped;
+            separator
+        })
+        .collect()
+}
+
+/// One path a line, as it stands: no escapes, so any path but one with a newline.
+fn layers_in_file(file: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let what = format!("lowerdir=@{}", file.display());
+    let bytes = std::fs::read(file).map_err(|error| {
+        Failure::refused(&what, crate::base::Errno::from(error).to_string(), "a file with one path a line")
+    })?;
+    let lines = bytes.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
+    let layers: Vec<PathBuf> = lines.map(|line| PathBuf::from(OsString::from_vec(line.to_vec()))).collect();
+    if layers.is_empty() {
+        return Err(Failure::refused(what, "no layer in it", "a file with one path a line"));
+    }
+    Ok(layers)
+}
+
+/// Seconds, fractions allowed.
+///
+/// # Errors
+/// What is no number, or below zero.
+pub fn seconds(word: &Word) -> Result<std::time::Duration, Failure> {
+    let longest = crate::base::config::Timeouts::FOREVER;
+    let text = word.value.as_deref().and_then(|value| std::str::from_utf8(value).ok());
+    text.and_then(|text| text.parse::<f64>().ok())
+        .filter(|seconds| *seconds >= 0.0)
+        .map(|seconds| std::time::Duration::try_from_secs_f64(seconds).map_or(longest, |time| time.min(longest)))
+        .ok_or_else(|| Failure::usage(word.display(), "not a time", format!("{}=SECONDS, such as 1 or 0.5", word.key)))
+}
+
+/// Checks that `word` has the value that its option takes.
+///
+/// # Errors
+/// A missing value, one too many, or none of the choices.
+pub fn check_form(word: &Word, form: Form) -> Result<(), Failure> {
+    let key = &word.key;
+    match (form, word.value.as_deref()) {
+        (Form::Flag, None) | (Form::Any, _) => Ok(()),
+        (Form::Flag, Some(_)) => Err(Failure::usage(word.display(), "this option takes no value", format!("-o {key}"))),
+        (Form::Value(_), Some(value)) if !value.is_empty() => Ok(()),
+        (Form::Value(what), _) => Err(Failure::usage(key, "a value is missing", format!("{key}={what}"))),
+        (Form::Choice(choices), Some(value)) if choices.iter().any(|choice| choice.as_bytes() == value) => Ok(()),
+        (Form::Choice(choices), value) => {
+            let reason = if value.is_some() { "no such value" } else { "a value is missing" };
+            Err(Failure::usage(word.display(), reason, format!("{key}={}", choices.join("|"))))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn split(list: &str) -> Vec<String> {
+        split_options(list.as_bytes()).iter().map(Word::display).collect()
+    }
+
+    #[test]
+    fn options_are_split_at_commas_that_are_not_escaped() {
+        for (list, expected) in [
+            ("a,b=c", &["a", "b=c"][..]),
+            ("", &[]),
+            (",,a,,b,", &["a", "b"]),
+            (r"lowerdir=/a\,b,ro", &[r"lowerdir=/a\,b", "ro"]),
+            (r"lowerdir=/a\\,ro", &[r"lowerdir=/a\\", "ro"]),
+            (r"upperdir=/a\", &[r"upperdir=/a\"]),
+            (r#"upperdir="/a,ro""#, &[r#"upperdir="/a"#, r#"ro""#]),
+            (r#"context="s0:c1,c2",ro"#, &[r#"context="s0:c1,c2""#, "ro"]),
+            (r#"context="s0:c1,ro"#, &[r#"context="s0:c1"#, "ro"]),
+            ("context=s0,ro", &["context=s0", "ro"]),
+            ("a=b=c", &["a=b=c"]),
+            ("lowerdir+=/a", &["lowerdir+=/a"]),
+        ] {
+            assert_eq!(split(list), expected, "{list}");
+        }
+    }
+
+    #[test]
+    fn layers_are_split_at_colons_that_are_not_escaped() {
+        for (value, expected) in [
+            ("/a:/b", Some(&["/a", "/b"][..])),
+            (r"/a\:b:/c", Some(&["/a:b", "/c"])),
+            (r"/a\\:/b", Some(&[r"/a\", "/b"])),
+            (r"/a\\\:b", Some(&[r"/a\:b"])),
+            (r"/a\,b", Some(&["/a,b"])),
+            (r#""/a":/b"#, Some(&[r#""/a""#, "/b"])),
+            ("/a::/b", None),
+            (":/a", None),
+            ("/a:", None),
+            ("", None),
+            (r"\@x", Some(&["@x"])),
+            ("./@x", Some(&["./@x"])),
+            ("@/no/such/file", None),
+        ] {
+            let expected = expected.map(|paths| paths.iter().map(PathBuf::from).collect::<Vec<_>>());
+            assert_eq!(layers(value.as_bytes()).ok(), expected, "{value}");
+        }
+        assert_eq!(more_layers(br"/a:b\,c").unwrap(), [PathBuf::from("/a:b,c")]);
+        assert!(more_layers(b"").is_err());
+    }
+
+    #[test]
+    fn a_list_of_layers_is_read_from_a_file_without_escapes() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, b"/a:b\n\n/c,d\\e\n/no newline \xff").unwrap();
+        let named = [b"@", file.path().as_os_str().as_encoded_bytes()].concat();
+        let last = PathBuf::from(OsString::from_vec(b"/no newline \xff".to_vec()));
+        assert_eq!(layers(&named).unwrap(), [PathBuf::from("/a:b"), PathBuf::from(r"/c,d\e"), last]);
+        std::fs::write(&file, b"\n").unwrap();
+        assert!(layers(&named).unwrap_err().reason.contains("no layer"));
+    }
+
+    #[test]
+    fn times_are_seconds_with_fractions() {
+        let time = |text: &str| seconds(&Word { key: "timeout".into(), value: Some(text.into()) }).ok();
+        assert_eq!(time("0"), Some(std::time::Duration::ZERO));
+        assert_eq!(time("0.5"), Some(std::time::Duration::from_millis(500)));
+        assert_eq!(time("1000000000.0"), Some(std::time::Duration::from_secs(1_000_000_000)));
+        assert_eq!(time("1e30"), Some(crate::base::config::Timeouts::FOREVER));
+        for wrong in ["", "-1", "NaN", "1s", "x"] {
+            assert_eq!(time(wrong), None, "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! The command: options, messages, and what runs in the background.
+
+pub mod commands;
+mod daemon;
+pub mod grammar;
+pub mod help;
+pub mod options;
+pub mod report;
+pub mod resolve;

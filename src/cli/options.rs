@@ -1,0 +1,360 @@
+//! The one table of every `-o` option: ours, those of the kernel's OverlayFS, of fuse-overlayfs and of mount(8).
+//!
+//! The parser, `--help` and the README's list come from it, so that what is documented is what happens.
+
+use super::grammar::{self, Word};
+use super::report::Failure;
+
+/// One option.
+#[derive(Debug)]
+pub struct Spec {
+    /// Its name; a trailing `*` stands for any rest.
+    pub name: &'static str,
+    /// What may follow the name.
+    pub form: Form,
+    /// Where users know it from.
+    pub source: Source,
+    /// What becomes of it.
+    pub fate: Fate,
+    /// One line for `--help` and the README.
+    pub help: &'static str,
+}
+
+/// What may follow an option's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// Nothing.
+    Flag,
+    /// `=` and something that is not empty; the word stands for it in `--help`.
+    Value(&'static str),
+    /// `=` and one of these.
+    Choice(&'static [&'static str]),
+    /// Anything.
+    Any,
+}
+
+/// Where users know an option from; also the order of `--help`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// The kernel's OverlayFS.
+    Overlay,
+    /// FUSE, and options of plyfs itself.
+    Fuse,
+    /// fuse-overlayfs 1.x and 2.0.
+    FuseOverlayfs,
+    /// The kernel's security modules.
+    Security,
+    /// mount(8) and fstab(5).
+    Mount,
+}
+
+/// What becomes of an option.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It does what it says.
+    Honoured(Key),
+    /// Accepted, because there is nothing to do for it.
+    Nothing,
+    /// Refused by name until it does what it says, except at these values, which say what happens today.
+    Later(&'static [&'static str]),
+    /// Refused for good: why, and what to do instead.
+    Refused(&'static str, &'static str),
+}
+
+/// The options that are honoured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub enum Key {
+    LowerDir,
+    LowerDirMore,
+    UpperDir,
+    WorkDir,
+    DefaultPermissions,
+    Xino,
+    Volatile,
+    Fsync,
+    UserXattr,
+    NoAcl,
+    StaticNlink,
+    Timeout,
+    AttrTimeout,
+    EntryTimeout,
+    NegativeTimeout,
+    AllowOther,
+    FsName,
+    Subtype,
+    Threads,
+    Debug,
+    Security,
+    Ro,
+    Rw,
+    Suid,
+    NoSuid,
+    Dev,
+    NoDev,
+    Exec,
+    NoExec,
+    Atime,
+    NoAtime,
+    Sync,
+    Async,
+    DirSync,
+}
+
+use Fate::{Honoured, Later, Nothing, Refused};
+use Form::{Any, Choice, Flag, Value};
+use Source::{Fuse, FuseOverlayfs, Mount, Overlay, Security};
+
+const ON_OFF: Form = Choice(&["on", "off"]);
+const ONE_ZERO: Form = Choice(&["1", "0"]);
+
+const fn row(name: &'static str, form: Form, source: Source, fate: Fate, help: &'static str) -> Spec {
+    Spec { name, form, source, fate, help }
+}
+
+/// Every option. A name stands once.
+#[rustfmt::skip]
+pub const TABLE: &[Spec] = &[
+    row("lowerdir", Value("TOP:…:BOTTOM"), Overlay, Honoured(Key::LowerDir), "the lower layers, the topmost first; `\\:` is a colon in a path; `@FILE` reads one path a line"),
+    row("lowerdir+", Value("DIR"), Overlay, Honoured(Key::LowerDirMore), "one more lower layer below those before it; repeatable"),
+    row("upperdir", Value("DIR"), Overlay, Honoured(Key::UpperDir), "the writable layer; without one every change fails with EROFS"),
+    row("workdir", Value("DIR"), Overlay, Honoured(Key::WorkDir), "a directory for unfinished work, on the upper's file system"),
+    row("datadir+", Value("DIR"), Overlay, Later(&[]), "a layer that holds only the data of metacopy files"),
+    row("default_permissions", Flag, Overlay, Honoured(Key::DefaultPermissions), "the kernel checks modes and owners; always so"),
+    row("redirect_dir", Choice(&["on", "follow", "nofollow", "off"]), Overlay, Later(&["nofollow", "off"]), "renamed directories of lower layers (today: EXDEV, as the kernel does by default)"),
+    row("index", ON_OFF, Overlay, Later(&["off"]), "hard links of lower files stay together over a remount"),
+    row("metacopy", ON_OFF, Overlay, Later(&["off"]), "a change of metadata copies no data"),
+    row("nfs_export", ON_OFF, Overlay, Later(&["off"]), "file handles that outlive a mount"),
+    row("verity", Choice(&["off", "on", "require"]), Overlay, Later(&["off"]), "check the digests of metacopy files"),
+    row("uuid", Choice(&["off", "null", "auto", "on"]), Overlay, Later(&["null"]), "an identity of the upper layer of its own"),
+    row("xino", Choice(&["off", "auto", "on"]), Overlay, Honoured(Key::Xino), "where inode numbers of several file systems come from; they are unique in every mode"),
+    row("volatile", Flag, Overlay, Honoured(Key::Volatile), "nothing is synced: a crash of the machine may lose the upper layer"),
+    row("fsync", Choice(&["auto", "strict", "volatile", "1", "0"]), Overlay, Honoured(Key::Fsync), "auto (1): data is on disk before its name is; strict: metadata too; volatile (0): nothing is synced"),
+    row("userxattr", Flag, Overlay, Honoured(Key::UserXattr), "the marks in the upper layer are user.overlay.* attributes; always so without privilege"),
+    row("override_creds", Flag, Overlay, Nothing, "layers are reached with the daemon's rights; always so"),
+    row("nooverride_creds", Flag, Overlay, Refused("the daemon reaches the layers as itself, it has nobody else's rights", "leave it out"), "layers are reached with the caller's rights"),
+
+    row("allow_other", Flag, Fuse, Honoured(Key::AllowOther), "other users may enter; always so for root and inside a user namespace"),
+    row("allow_root", Flag, Fuse, Refused("the kernel only knows allow_other, and a filter in the daemon would let reads and writes through", "use allow_other and the permissions of the directory above"), "root may enter"),
+    row("timeout", Value("SECONDS"), Fuse, Honoured(Key::Timeout), "how long the kernel may keep names and attributes (default: for good, layers do not change underneath)"),
+    row("attr_timeout", Value("SECONDS"), Fuse, Honoured(Key::AttrTimeout), "the same for attributes only"),
+    row("entry_timeout", Value("SECONDS"), Fuse, Honoured(Key::EntryTimeout), "the same for names only"),
+    row("negative_timeout", Value("SECONDS"), Fuse, Honoured(Key::NegativeTimeout), "the same for names that do not exist"),
+    row("fsname", Value("NAME"), Fuse, Honoured(Key::FsName), "the source in the mount table (default: SOURCE, or plyfs)"),
+    row("subtype", Value("NAME"), Fuse, Honoured(Key::Subtype), "the type in the mount table is fuse.NAME (default: plyfs)"),
+    row("threads", Value("N"), Fuse, Honoured(Key::Threads), "requests served at once, 1 to 256 (default: the processors, at least 4)"),
+    row("auto_unmount", Flag, Fuse, Later(&[]), "unmount when the daemon dies"),
+    row("nonempty", Flag, Fuse, Nothing, "mount over a directory that is not empty; always allowed"),
+
+    row("noacl", Flag, FuseOverlayfs, Honoured(Key::NoAcl), "POSIX ACLs are not interpreted"),
+    row("static_nlink", Flag, FuseOverlayfs, Honoured(Key::StaticNlink), "every directory shows a link count of 1"),
+    row("debug", Flag, FuseOverlayfs, Honoured(Key::Debug), "as -d"),
+    row("threaded", ONE_ZERO, FuseOverlayfs, Nothing, "see threads="),
+    row("writeback", ONE_ZERO, FuseOverlayfs, Nothing, "what the kernel may hold back is decided by what is safe"),
+    row("fast_ino", ONE_ZERO, FuseOverlayfs, Nothing, "inode numbers cost nothing here"),
+    row("fast_ino_check", ONE_ZERO, FuseOverlayfs, Nothing, "see fast_ino="),
+    row("ino32_t", ONE_ZERO, FuseOverlayfs, Later(&["0"]), "inode numbers of 32 bits"),
+    row("noxattrs", ONE_ZERO, FuseOverlayfs, Later(&["0"]), "users see no extended attributes"),
+    row("xattr_permissions", Choice(&["0", "1", "2"]), FuseOverlayfs, Later(&["0"]), "owners and modes are read from and kept in attributes"),
+    row("uidmapping", Value("HOST:VIEW:LEN…"), FuseOverlayfs, Later(&[]), "owners are shown under other numbers"),
+    row("gidmapping", Value("HOST:VIEW:LEN…"), FuseOverlayfs, Later(&[]), "groups are shown under other numbers"),
+    row("squash_to_root", Flag, FuseOverlayfs, Later(&[]), "everything belongs to root"),
+    row("squash_to_uid", Value("UID"), FuseOverlayfs, Later(&[]), "everything belongs to one user"),
+    row("squash_to_gid", Value("GID"), FuseOverlayfs, Later(&[]), "everything belongs to one group"),
+    row("plugins", Value("FILE…"), FuseOverlayfs, Refused("no code is loaded from outside", "mount what the plugin serves and name it as a layer"), "layers served by shared libraries"),
+    row("kernel_cache", Flag, FuseOverlayfs, Nothing, "the kernel keeps what it has read anyway"),
+    row("max_write", Value("BYTES"), FuseOverlayfs, Nothing, "the largest that the kernel offers is used"),
+    row("splice_read", Flag, FuseOverlayfs, Nothing, "no splicing here"),
+    row("splice_write", Flag, FuseOverlayfs, Nothing, "no splicing here"),
+    row("splice_move", Flag, FuseOverlayfs, Nothing, "no splicing here"),
+
+    row("context", Value("CONTEXT"), Security, Honoured(Key::Security), "SELinux: given to the kernel as it stands, quotes included"),
+    row("fscontext", Value("CONTEXT"), Security, Honoured(Key::Security), "SELinux: given to the kernel as it stands"),
+    row("defcontext", Value("CONTEXT"), Security, Honoured(Key::Security), "SELinux: given to the kernel as it stands"),
+    row("rootcontext", Value("CONTEXT"), Security, Honoured(Key::Security), "SELinux: given to the kernel as it stands"),
+
+    row("ro", Flag, Mount, Honoured(Key::Ro), "read-only; always so without an upper layer"),
+    row("rw", Flag, Mount, Honoured(Key::Rw), "read-write, if there is an upper layer"),
+    row("suid", Flag, Mount, Honoured(Key::Suid), "set-user-id bits count; the default for root, and for root only"),
+    row("nosuid", Flag, Mount, Honoured(Key::NoSuid), "set-user-id bits do not count; always so for a normal user"),
+    row("dev", Flag, Mount, Honoured(Key::Dev), "device files work; the default for root, and for root only"),
+    row("nodev", Flag, Mount, Honoured(Key::NoDev), "device files do not work; always so for a normal user"),
+    row("exec", Flag, Mount, Honoured(Key::Exec), "programs may be run"),
+    row("noexec", Flag, Mount, Honoured(Key::NoExec), "programs may not be run"),
+    row("atime", Flag, Mount, Honoured(Key::Atime), "takes back noatime"),
+    row("noatime", Flag, Mount, Honoured(Key::NoAtime), "reading changes no access time; it never does, but the mount table says so"),
+    row("sync", Flag, Mount, Honoured(Key::Sync), "a write is on disk when it returns"),
+    row("async", Flag, Mount, Honoured(Key::Async), "takes back sync"),
+    row("dirsync", Flag, Mount, Honoured(Key::DirSync), "a flag of the mount"),
+    row("relatime", Flag, Mount, Nothing, "the daemon changes no access times"),
+    row("norelatime", Flag, Mount, Nothing, "the same"),
+    row("strictatime", Flag, Mount, Nothing, "the same"),
+    row("nostrictatime", Flag, Mount, Nothing, "the same"),
+    row("diratime", Flag, Mount, Nothing, "the same"),
+    row("nodiratime", Flag, Mount, Nothing, "the same"),
+    row("lazytime", Flag, Mount, Nothing, "the same"),
+    row("nolazytime", Flag, Mount, Nothing, "the same"),
+    row("defaults", Flag, Mount, Nothing, "a word of fstab(5)"),
+    row("nofail", Flag, Mount, Nothing, "for the system's start, not for the mount"),
+    row("auto", Flag, Mount, Nothing, "for the system's start"),
+    row("noauto", Flag, Mount, Nothing, "for the system's start"),
+    row("_netdev", Flag, Mount, Nothing, "for the system's start"),
+    row("user", Any, Mount, Nothing, "for mount(8), which passes on what follows from it"),
+    row("nouser", Flag, Mount, Nothing, "for mount(8)"),
+    row("users", Flag, Mount, Nothing, "for mount(8)"),
+    row("nousers", Flag, Mount, Nothing, "for mount(8)"),
+    row("owner", Flag, Mount, Nothing, "for mount(8)"),
+    row("noowner", Flag, Mount, Nothing, "for mount(8)"),
+    row("group", Flag, Mount, Nothing, "for mount(8)"),
+    row("nogroup", Flag, Mount, Nothing, "for mount(8)"),
+    row("silent", Flag, Mount, Nothing, "for mount(8)"),
+    row("loud", Flag, Mount, Nothing, "for mount(8)"),
+    row("comment", Value("TEXT"), Mount, Nothing, "for whoever reads fstab"),
+    row("x-*", Any, Mount, Nothing, "for other programs"),
+    row("X-*", Any, Mount, Nothing, "for mount(8)"),
+    row("remount", Flag, Mount, Later(&[]), "change a mounted view (unmount and mount again)"),
+];
+
+/// The option that a word names.
+pub fn find(key: &str) -> Option<&'static Spec> {
+    TABLE.iter().find(|option| match option.name.strip_suffix('*') {
+        Some(prefix) => key.starts_with(prefix) && key.len() > prefix.len(),
+        None => option.name == key,
+    })
+}
+
+/// Takes a word that the table knows: the key if there is something to do for it.
+///
+/// # Errors
+/// An unknown option (with the nearest known one), a value that it does not take, one that is refused.
+pub fn check(word: &Word) -> Result<Option<Key>, Failure> {
+    let Some(option) = find(&word.key) else { return Err(unknown(&word.key)) };
+    grammar::check_form(word, option.form)?;
+    match option.fate {
+        Honoured(key) => Ok(Some(key)),
+        Nothing => Ok(None),
+        Later(today) if word.value.as_deref().is_some_and(|value| today.iter().any(|is| is.as_bytes() == value)) => {
+            Ok(None)
+        }
+        Later(today) => {
+            let hint = match today {
+                [] => format!("leave {} out", word.key),
+                values => format!("today's behaviour is {}={}", word.key, values.join("|")),
+            };
+            Err(Failure::usage(word.display(), "not there yet", hint))
+        }
+        Refused(reason, hint) => Err(Failure::usage(word.display(), reason, hint)),
+    }
+}
+
+fn unknown(key: &str) -> Failure {
+    let near = TABLE.iter().map(|option| option.name).min_by_key(|name| distance(key, name)).unwrap_or_default();
+    Failure::usage(key, "unknown option", format!("the nearest known one is {near}; plyfs --help lists all"))
+}
+
+/// How many letters must be inserted, removed or exchanged to make one word of the other (Levenshtein).
+fn distance(from: &str, to: &str) -> usize {
+    let to: Vec<char> = to.chars().collect();
+    let mut row: Vec<usize> = (0..=to.len()).collect();
+    for (i, a) in from.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, &b) in to.iter().enumerate() {
+            let exchanged = diagonal + usize::from(a != b);
+            diagonal = row[j + 1];
+            row[j + 1] = exchanged.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[to.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    fn checked(word: &str) -> Result<Option<Key>, Failure> {
+        check(&grammar::split_options(word.as_bytes())[0])
+    }
+
+    #[test]
+    fn a_name_stands_once_and_has_its_line() {
+        let mut seen = HashSet::new();
+        for option in TABLE {
+            assert!(seen.insert(option.name), "{} twice", option.name);
+            assert!(!option.help.is_empty() && !option.help.contains('\n'), "{}", option.name);
+            if let (Form::Choice(choices), Later(today)) = (option.form, option.fate) {
+                assert!(today.iter().all(|value| choices.contains(value)), "{}", option.name);
+            }
+        }
+    }
+
+    #[test]
+    fn a_later_option_is_refused_by_name_except_at_what_happens_today() {
+        for (word, accepted) in [
+            ("redirect_dir=off", true),
+            ("redirect_dir=nofollow", true),
+            ("redirect_dir=on", false),
+            ("redirect_dir=follow", false),
+            ("index=off", true),
+            ("index=on", false),
+            ("metacopy=off", true),
+            ("metacopy=on", false),
+            ("nfs_export=off", true),
+            ("nfs_export=on", false),
+            ("verity=off", true),
+            ("verity=require", false),
+            ("uuid=null", true),
+            ("uuid=on", false),
+            ("noxattrs=0", true),
+            ("noxattrs=1", false),
+            ("xattr_permissions=2", false),
+            ("squash_to_root", false),
+            ("uidmapping=0:1:2", false),
+            ("datadir+=/x", false),
+            ("threaded=0", true),
+            ("x-systemd.requires=/a", true),
+            ("user", true),
+            ("user=me", true),
+            ("X-mount.mkdir", true),
+            ("allow_root", false),
+            ("x-", false),
+        ] {
+            let result = checked(word);
+            assert_eq!(result.is_ok(), accepted, "{word}: {result:?}");
+            if let Err(failure) = result {
+                let name = word.split('=').next().unwrap();
+                assert!(failure.to_string().starts_with(name), "{failure}");
+                assert_eq!(failure.status, Failure::USAGE);
+            }
+        }
+    }
+
+    #[test]
+    fn an_unknown_option_is_answered_with_the_nearest_known_one() {
+        for (wrong, near) in [("lowrdir=/a", "lowerdir"), ("volatil", "volatile"), ("no_atime", "noatime")] {
+            let failure = checked(wrong).unwrap_err();
+            assert!(failure.reason.contains("unknown") && failure.hint.contains(near), "{failure}");
+        }
+        assert_eq!(distance("kitten", "sitting"), 3);
+        assert_eq!(distance("", "abc"), 3);
+    }
+
+    #[test]
+    fn a_value_is_what_the_option_takes() {
+        for (word, accepted) in [
+            ("ro", true),
+            ("ro=1", false),
+            ("upperdir", false),
+            ("upperdir=", false),
+            ("upperdir=/u", true),
+            ("xino=auto", true),
+            ("xino=maybe", false),
+            ("xino", false),
+            ("fsync=0", true),
+        ] {
+            assert_eq!(checked(word).is_ok(), accepted, "{word}");
+        }
+    }
+}

@@ -1,0 +1,362 @@
+//! From words to settings: what was explicitly set is remembered first, and what contradicts is resolved in one place.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::grammar::{self, Word};
+use super::options::{self, Key};
+use super::report::Failure;
+use crate::base::config::{Config, Fsync, Timeouts, UpperDirs, Xino};
+use crate::fuse::settings::{Flags, MountSettings};
+
+/// What the process may do, as far as it changes what the options mean.
+#[derive(Debug, Clone, Copy)]
+pub struct Abilities {
+    /// It mounts by mount(2): as root, or inside a user namespace.
+    pub mounts_directly: bool,
+    /// User ids mean what they mean in the initial user namespace.
+    pub ids_are_initial: bool,
+}
+
+/// Everything that the command line says about the view.
+#[derive(Debug)]
+pub struct Resolved {
+    /// For the engine.
+    pub config: Config,
+    /// For the mount.
+    pub mount: MountSettings,
+    /// `-o debug`
+    pub debug: bool,
+    /// `userxattr`
+    pub userxattr: bool,
+}
+
+/// What was explicitly set; `None` where nothing was said.
+#[derive(Debug, Default)]
+struct Wishes {
+    lowers: Vec<PathBuf>,
+    upper: Option<PathBuf>,
+    work: Option<PathBuf>,
+    xino: Option<Xino>,
+    volatile: bool,
+    fsync: Option<Fsync>,
+    userxattr: bool,
+    noacl: bool,
+    static_nlink: bool,
+    timeout: Option<Duration>,
+    attr: Option<Duration>,
+    entry: Option<Duration>,
+    negative: Option<Duration>,
+    allow_other: bool,
+    fsname: Option<OsString>,
+    subtype: Option<OsString>,
+    threads: Option<usize>,
+    debug: bool,
+    security: Vec<OsString>,
+    flags: Flags,
+}
+
+/// Reads the words of all `-o`, in their order: of an option given twice, or with its opposite, the last one counts.
+///
+/// `sloppy` (mount(8)'s `-s`) passes over unknown options. Paths are made absolute by the current directory.
+///
+/// # Errors
+/// An option that is unknown, malformed, refused or contradicts another; no lower layer.
+pub fn resolve(
+    words: &[Word],
+    source: Option<&OsStr>,
+    mountpoint: &Path,
+    sloppy: bool,
+    abilities: Abilities,
+) -> Result<Resolved, Failure> {
+    let mut wishes = Wishes::default();
+    for word in words {
+        if sloppy && options::find(&word.key).is_none() {
+            continue;
+        }
+        if let Some(key) = options::check(word)? {
+            wishes.take(key, word)?;
+        }
+    }
+    wishes.settle(source, mountpoint, abilities)
+}
+
+impl Wishes {
+    fn take(&mut self, key: Key, word: &Word) -> Result<(), Failure> {
+        let value = word.value.as_deref().unwrap_or_default();
+        match key {
+            Key::LowerDir => self.lowers = grammar::layers(value)?,
+            Key::LowerDirMore => self.lowers.append(&mut grammar::more_layers(value)?),
+            Key::UpperDir => self.upper = Some(grammar::path(value)),
+            Key::WorkDir => self.work = Some(grammar::path(value)),
+            Key::Xino => self.xino = Some(xino(value)),
+            Key::Volatile => self.volatile = true,
+            Key::Fsync => self.fsync = Some(fsync(value)),
+            Key::UserXattr => self.userxattr = true,
+            Key::NoAcl => self.noacl = true,
+            Key::StaticNlink => self.static_nlink = true,
+            Key::Timeout => self.timeout = Some(grammar::seconds(word)?),
+            Key::AttrTimeout => self.attr = Some(grammar::seconds(word)?),
+            Key::EntryTimeout => self.entry = Some(grammar::seconds(word)?),
+            Key::NegativeTimeout => self.negative = Some(grammar::seconds(word)?),
+            Key::AllowOther => self.allow_other = true,
+            Key::FsName => self.fsname = Some(OsString::from_vec(grammar::unescape(value))),
+            Key::Subtype => self.subtype = Some(OsString::from_vec(grammar::unescape(value))),
+            Key::Threads => self.threads = Some(threads(word)?),
+            Key::Debug => self.debug = true,
+            Key::Security => {
+                self.security.push(OsString::from_vec([word.key.as_bytes(), b"=", value].concat()));
+            }
+            Key::DefaultPermissions => {}
+            _ => self.take_flag(key),
+        }
+        Ok(())
+    }
+
+    /// The words that mount(8) knows.
+    fn take_flag(&mut self, key: Key) {
+        let flags = &mut self.flags;
+        match key {
+            Key::Ro => flags.ro = true,
+            Key::Rw => flags.ro = false,
+            Key::NoSuid => flags.nosuid = true,
+            Key::Suid => flags.nosuid = false,
+            Key::NoDev => flags.nodev = true,
+            Key::Dev => flags.nodev = false,
+            Key::NoExec => flags.noexec = true,
+            Key::Exec => flags.noexec = false,
+            Key::NoAtime => flags.noatime = true,
+            Key::Atime => flags.noatime = false,
+            Key::Sync => flags.sync = true,
+            Key::Async => flags.sync = false,
+            Key::DirSync => flags.dirsync = true,
+            _ => {}
+        }
+    }
+
+    /// The one place where options meet.
+    fn settle(self, source: Option<&OsStr>, mountpoint: &Path, abilities: Abilities) -> Result<Resolved, Failure> {
+        if self.lowers.is_empty() {
+            return Err(Failure::usage("lowerdir", "no lower layer is given", "-o lowerdir=TOP:…:BOTTOM"));
+        }
+        let upper = self.upper_dirs()?;
+        let fsync = match (self.volatile, self.fsync) {
+            (true, Some(Fsync::Auto | Fsync::Strict)) => {
+                return Err(Failure::usage("volatile", "contradicts fsync=", "give one of the two"));
+            }
+            (true, _) => Fsync::Volatile,
+            (false, fsync) => fsync.unwrap_or_default(),
+        };
+        let mut flags = self.flags;
+        flags.ro |= upper.is_none();
+        flags.nosuid |= !abilities.mounts_directly;
+        flags.nodev |= !abilities.mounts_directly;
+        let all = self.timeout.unwrap_or(Timeouts::FOREVER);
+        let timeouts = Timeouts {
+            attr: self.attr.unwrap_or(all),
+            entry: self.entry.unwrap_or(all),
+            negative: self.negative.unwrap_or(all),
+        };
+        let config = Config {
+            lowers: self.lowers.iter().map(|path| absolute(path)).collect::<Result<_, _>>()?,
+            upper,
+            fsync,
+            xino: self.xino.unwrap_or_default(),
+            noacl: self.noacl,
+            static_nlink: self.static_nlink,
+            suid_view: abilities.mounts_directly && abilities.ids_are_initial && !flags.nosuid,
+            timeouts,
+            mountpoint: Some(mountpoint.to_owned()),
+        };
+        let mount = MountSettings {
+            mountpoint: mountpoint.to_owned(),
+            flags,
+            fsname: self.fsname.or(source.map(OsStr::to_owned)).unwrap_or_else(|| "plyfs".into()),
+            subtype: self.subtype.unwrap_or_else(|| "plyfs".into()),
+            allow_other: self.allow_other,
+            threads: self.threads.unwrap_or_else(default_threads),
+            security: self.security,
+        };
+        Ok(Resolved { config, mount, debug: self.debug, userxattr: self.userxattr })
+    }
+
+    fn upper_dirs(&self) -> Result<Option<UpperDirs>, Failure> {
+        match (&self.upper, &self.work) {
+            (Some(upper), Some(work)) => Ok(Some(UpperDirs { dir: absolute(upper)?, work: absolute(work)? })),
+            (Some(_), None) => {
+                let hint = "workdir=DIR, an empty directory on the upper's file system and outside of it";
+                Err(Failure::usage("upperdir", "needs a workdir", hint))
+            }
+            // As the kernel: a work directory without an upper layer is of no use, and does no harm.
+            (None, _) => Ok(None),
+        }
+    }
+}
+
+fn xino(value: &[u8]) -> Xino {
+    match value {
+        b"off" => Xino::Off,
+        b"on" => Xino::On,
+        _ => Xino::Auto,
+    }
+}
+
+fn fsync(value: &[u8]) -> Fsync {
+    match value {
+        b"volatile" | b"0" => Fsync::Volatile,
+        b"strict" => Fsync::Strict,
+        _ => Fsync::Auto,
+    }
+}
+
+fn threads(word: &Word) -> Result<usize, Failure> {
+    let text = word.value.as_deref().and_then(|value| std::str::from_utf8(value).ok());
+    text.and_then(|text| text.parse().ok())
+        .filter(|threads| (1..=256).contains(threads))
+        .ok_or_else(|| Failure::usage(word.display(), "not a number of threads", "threads=1 to 256"))
+}
+
+/// A request may wait for a disk or a copy-up: some more than one must get through even on one processor.
+fn default_threads() -> usize {
+    std::thread::available_parallelism().map_or(4, |processors| processors.get().clamp(4, 64))
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(path).map_err(|error| Failure::refused(path.display().to_string(), error.to_string(), ""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROOT: Abilities = Abilities { mounts_directly: true, ids_are_initial: true };
+    const USER: Abilities = Abilities { mounts_directly: false, ids_are_initial: true };
+    const NAMESPACE: Abilities = Abilities { mounts_directly: true, ids_are_initial: false };
+
+    fn with(options: &str, abilities: Abilities) -> Result<Resolved, Failure> {
+        let words = grammar::split_options(options.as_bytes());
+        resolve(&words, None, Path::new("/m"), false, abilities)
+    }
+
+    fn config(options: &str) -> Config {
+        with(&format!("lowerdir=/l,{options}"), ROOT).unwrap().config
+    }
+
+    fn flags(options: &str, abilities: Abilities) -> Flags {
+        with(&format!("lowerdir=/l,upperdir=/u,workdir=/w,{options}"), abilities).unwrap().mount.flags
+    }
+
+    #[test]
+    fn layers_come_in_the_order_given_and_lowerdir_starts_anew() {
+        let lowers = |options: &str| with(options, ROOT).unwrap().config.lowers;
+        assert_eq!(lowers("lowerdir=/a:/b"), [Path::new("/a"), Path::new("/b")]);
+        assert_eq!(
+            lowers("lowerdir=/a,lowerdir+=/b:x,lowerdir+=/c"),
+            [Path::new("/a"), Path::new("/b:x"), Path::new("/c")]
+        );
+        assert_eq!(lowers("lowerdir+=/a,lowerdir=/b"), [Path::new("/b")]);
+        assert_eq!(lowers("lowerdir=a"), [std::env::current_dir().unwrap().join("a")]);
+    }
+
+    #[test]
+    fn a_stack_needs_a_lower_and_an_upper_needs_a_work_directory() {
+        assert!(with("ro", ROOT).unwrap_err().to_string().starts_with("lowerdir"));
+        assert!(with("lowerdir=/l,upperdir=/u", ROOT).unwrap_err().to_string().contains("workdir"));
+        assert!(with("lowerdir=/l,workdir=/w", ROOT).unwrap().config.upper.is_none());
+    }
+
+    #[test]
+    fn without_an_upper_the_view_is_read_only_whatever_is_said() {
+        assert!(with("lowerdir=/l,rw", ROOT).unwrap().mount.flags.ro);
+        assert!(!flags("rw", ROOT).ro);
+        assert!(flags("ro", ROOT).ro);
+        assert!(!flags("ro,rw", ROOT).ro);
+    }
+
+    #[test]
+    fn root_gets_suid_and_dev_and_a_normal_user_neither() {
+        for (options, abilities, nosuid, nodev) in [
+            ("rw", ROOT, false, false),
+            ("nosuid", ROOT, true, false),
+            ("nosuid,nodev,suid,dev", ROOT, false, false),
+            ("rw", NAMESPACE, false, false),
+            ("suid,dev", USER, true, true),
+        ] {
+            let flags = flags(options, abilities);
+            assert_eq!((flags.nosuid, flags.nodev), (nosuid, nodev), "{options} {abilities:?}");
+        }
+    }
+
+    #[test]
+    fn set_user_id_counts_only_where_ids_mean_what_they_mean_outside() {
+        let suid =
+            |options: &str, abilities| with(&format!("lowerdir=/l,{options}"), abilities).unwrap().config.suid_view;
+        assert!(suid("rw", ROOT));
+        assert!(!suid("nosuid", ROOT));
+        assert!(!suid("suid", USER));
+        assert!(!suid("suid", NAMESPACE));
+    }
+
+    #[test]
+    fn what_is_synced_is_said_once() {
+        for (options, expected) in [
+            ("rw", Some(Fsync::Auto)),
+            ("volatile", Some(Fsync::Volatile)),
+            ("fsync=0", Some(Fsync::Volatile)),
+            ("fsync=1", Some(Fsync::Auto)),
+            ("fsync=strict", Some(Fsync::Strict)),
+            ("volatile,fsync=0", Some(Fsync::Volatile)),
+            ("fsync=volatile,volatile", Some(Fsync::Volatile)),
+            ("volatile,fsync=strict", None),
+            ("fsync=1,volatile", None),
+        ] {
+            let got = with(&format!("lowerdir=/l,{options}"), ROOT).ok().map(|resolved| resolved.config.fsync);
+            assert_eq!(got, expected, "{options}");
+        }
+    }
+
+    #[test]
+    fn a_special_timeout_wins_over_the_general_one_in_any_order() {
+        let second = Duration::from_secs(1);
+        for options in ["timeout=0,attr_timeout=1", "attr_timeout=1,timeout=0"] {
+            let timeouts = config(options).timeouts;
+            assert_eq!((timeouts.attr, timeouts.entry, timeouts.negative), (second, Duration::ZERO, Duration::ZERO));
+        }
+        assert_eq!(config("negative_timeout=0.5").timeouts.entry, Timeouts::FOREVER);
+    }
+
+    #[test]
+    fn the_source_names_the_mount_unless_fsname_does() {
+        let name = |options: &str, source: Option<&str>| {
+            let words = grammar::split_options(options.as_bytes());
+            resolve(&words, source.map(OsStr::new), Path::new("/m"), false, ROOT).unwrap().mount.fsname
+        };
+        assert_eq!(name("lowerdir=/l", None), "plyfs");
+        assert_eq!(name("lowerdir=/l", Some("overlay")), "overlay");
+        assert_eq!(name(r"lowerdir=/l,fsname=a\,b", Some("overlay")), "a,b");
+    }
+
+    #[test]
+    fn security_options_reach_the_kernel_as_they_stand() {
+        let mount = with(r#"lowerdir=/l,context="a:b:c1,c2",ro"#, ROOT).unwrap().mount;
+        assert_eq!(mount.security, [r#"context="a:b:c1,c2""#]);
+    }
+
+    #[test]
+    fn numbers_are_checked() {
+        assert_eq!(with("lowerdir=/l,threads=3", ROOT).unwrap().mount.threads, 3);
+        for wrong in ["threads=0", "threads=x", "threads=257", "timeout=-1"] {
+            assert!(with(&format!("lowerdir=/l,{wrong}"), ROOT).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn sloppy_passes_over_unknown_options_only() {
+        let sloppy =
+            |options: &str| resolve(&grammar::split_options(options.as_bytes()), None, Path::new("/m"), true, ROOT);
+        assert!(sloppy("lowerdir=/l,nosuchoption").is_ok());
+        assert!(sloppy("lowerdir=/l,index=on").is_err());
+    }
+}

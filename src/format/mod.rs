@@ -1,0 +1,24 @@
+//! Bytes and the meaning of the marks in a layer: pure, no I/O, and no policy.
+//!
+//! The values are those of the kernel's OverlayFS, of OCI layers and of fuse-overlayfs, so that either can go on with
+//! what the other wrote.
+
+pub mod escape;
+pub mod mark;
+pub mod origin;
+pub mod wh;
+
+pub use escape::{from_disk, to_disk};
+pub use mark::{DEVICE_VALUE, LEGACY_OPAQUE, Mark, Namespace, Opacity, WhiteoutStyle};
+pub use origin::{Decoded, Origin};
+pub use wh::{AufsName, whiteout_name};
+
+/// A mark whose value is none that it can have. What follows from that is for the reader of the layer to decide.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("malformed mark {mark}: {why}")]
+pub struct Malformed {
+    /// The last part of its key, such as `origin`.
+    pub mark: &'static str,
+    /// What is wrong, in a few words.
+    pub why: &'static str,
+}

@@ -1,0 +1,36 @@
+//! What is agreed on with the kernel when the session starts.
+
+use fuser::{InitFlags, KernelConfig};
+
+use crate::base::config::Timeouts;
+use crate::union::Union;
+
+/// Requests of one kind that may wait: RELEASE and read-ahead must never starve behind others.
+const MAX_BACKGROUND: u16 = 1024;
+/// Bytes in one WRITE; the kernel's own limit is 256 pages.
+const MAX_WRITE: u32 = 1 << 20;
+
+pub(super) fn negotiate(union: &Union, config: &mut KernelConfig) {
+    let mut wished = InitFlags::FUSE_DO_READDIRPLUS
+        | InitFlags::FUSE_PARALLEL_DIROPS
+        | InitFlags::FUSE_CACHE_SYMLINKS
+        | InitFlags::FUSE_NO_OPEN_SUPPORT
+        | InitFlags::FUSE_NO_OPENDIR_SUPPORT
+        | InitFlags::FUSE_HANDLE_KILLPRIV_V2
+        | InitFlags::FUSE_ASYNC_DIO
+        | InitFlags::FUSE_HAS_IOCTL_DIR;
+    if union.has_acls() {
+        // The daemon then applies default ACLs, and the umask where there is none.
+        wished |= InitFlags::FUSE_POSIX_ACL | InitFlags::FUSE_DONT_MASK;
+    }
+    if union.timeouts().attr != Timeouts::FOREVER {
+        wished |= InitFlags::FUSE_AUTO_INVAL_DATA;
+    }
+    for flag in wished.iter() {
+        if config.add_capabilities(flag).is_err() {
+            log::info!("this kernel has no {flag:?}");
+        }
+    }
+    let _ = config.set_max_background(MAX_BACKGROUND);
+    let _ = config.set_max_write(MAX_WRITE);
+}

@@ -1,0 +1,10 @@
+//! The adapter for fuser and the mount: they translate and hold no logic of the union.
+
+mod adapter;
+mod convert;
+mod init;
+mod ioctl;
+pub mod session;
+pub mod settings;
+
+pub use adapter::Adapter;

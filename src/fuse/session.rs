@@ -1,0 +1,212 @@
+//! A mounted view from its beginning to its end: mount, serve, unmount when asked to.
+
+use std::ffi::OsString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use fuser::{Config, Filesystem, Session, SessionACL};
+
+use super::settings::MountSettings;
+use crate::base::Errno;
+use crate::sys::{mount, process};
+use crate::union::SetupError;
+
+/// How this process may mount.
+#[derive(Debug, Clone)]
+enum Way {
+    /// mount(2): root, or inside a user namespace.
+    Direct,
+    /// The set-user-id helper of the package fuse3.
+    Helper(PathBuf),
+}
+
+/// Whether this process mounts by mount(2), which it may as root and inside a user namespace with mounts of its own.
+pub fn mounts_directly() -> bool {
+    process::is_admin()
+}
+
+/// Finds out whether [`serve`] can mount, without changing anything.
+///
+/// # Errors
+/// What stands in the way: the mountpoint, `/dev/fuse`, or that there is neither the privilege nor `fusermount3`.
+pub fn preflight(settings: &MountSettings) -> Result<(), SetupError> {
+    open_mountpoint(&settings.mountpoint)?;
+    mount::open_device().map_err(device_closed)?;
+    match way(&settings.mountpoint)? {
+        Way::Direct => Ok(()),
+        Way::Helper(_) => helper_would_mount(settings),
+    }
+}
+
+/// Mounts, calls `on_ready` once requests come, and answers them until the view is unmounted: from outside, or by
+/// SIGTERM, SIGINT or SIGHUP to this process.
+///
+/// # Errors
+/// Why it could not be mounted (then nothing is), or why serving ended before its time (then it is unmounted).
+pub fn serve<F: Filesystem>(fs: F, settings: &MountSettings, on_ready: impl FnOnce()) -> Result<(), SetupError> {
+    process::block_endings();
+    let (connection, way) = mount(settings)?;
+    let mounted =
+        Mounted { path: settings.mountpoint.clone(), way, device: mount::device_at(&settings.mountpoint).ok() };
+
+    let mut config = Config::default();
+    config.acl = SessionACL::All; // who may enter is the kernel's affair
+    config.n_threads = Some(settings.threads.max(1));
+    config.clone_fd = settings.threads > 1;
+    let end_early = |error: std::io::Error| {
+        mounted.give_up();
+        failure(settings, format!("the connection to the kernel failed: {error}"), "")
+    };
+    let session = Session::from_fd(fs, connection, SessionACL::All, config).map_err(end_early)?;
+    let watcher = mounted.clone();
+    thread::Builder::new().name("signals".to_owned()).spawn(move || watcher.unmount_when_told()).map_err(end_early)?;
+    on_ready();
+    session.run().map_err(end_early)
+}
+
+/// The connection to the kernel of a mount just made, and how it was made.
+fn mount(settings: &MountSettings) -> Result<(OwnedFd, Way), SetupError> {
+    let target = open_mountpoint(&settings.mountpoint)?;
+    let mut request = mount::MountRequest {
+        source: settings.fsname.clone(),
+        subtype: settings.subtype.clone(),
+        flags: settings.flags,
+        allow_other: true,
+        security: settings.security.clone(),
+    };
+    let mut way = way(&settings.mountpoint)?;
+    if matches!(way, Way::Direct) {
+        let device = mount::open_device().map_err(device_closed)?;
+        match mount::mount_on(target.as_fd(), device.as_fd(), &request) {
+            Ok(()) => return Ok((device, way)),
+            // Such as a container that lets nobody mount: its fusermount3 may.
+            Err(Errno::EPERM) => way = helper(&settings.mountpoint)?,
+            Err(Errno::EINVAL) if !request.security.is_empty() => {
+                let options = request.security.join(&OsString::from(","));
+                let reason = format!("the kernel does not take {}", options.to_string_lossy());
+                return Err(failure(settings, reason, "is SELinux enabled here?"));
+            }
+            Err(errno) => return Err(failure(settings, format!("mount(2): {errno}"), "")),
+        }
+    }
+    let Way::Helper(program) = &way else { return Err(failure(settings, "no way to mount".to_owned(), "")) };
+    request.allow_other = settings.allow_other;
+    request.flags.nosuid = true;
+    request.flags.nodev = true;
+    let connection = mount::fusermount_on(program, target.as_fd(), &request)
+        .map_err(|said| failure(settings, said, "a normal user mounts on a directory of their own"))?;
+    Ok((connection, way))
+}
+
+/// What this process can mount with.
+fn way(mountpoint: &Path) -> Result<Way, SetupError> {
+    if mounts_directly() { Ok(Way::Direct) } else { helper(mountpoint) }
+}
+
+/// The set-user-id helper.
+fn helper(mountpoint: &Path) -> Result<Way, SetupError> {
+    ["fusermount3", "fusermount"].into_iter().find_map(process::find_program).map(Way::Helper).ok_or_else(|| {
+        SetupError {
+            what: mountpoint.display().to_string(),
+            reason: "this user may not mount, and there is no fusermount3".to_owned(),
+            hint: "install the package fuse3, or run the command inside `unshare -Urm`".to_owned(),
+        }
+    })
+}
+
+/// What `fusermount3` would refuse, as far as can be known beforehand.
+fn helper_would_mount(settings: &MountSettings) -> Result<(), SetupError> {
+    if rustix::fs::access(&settings.mountpoint, rustix::fs::Access::WRITE_OK).is_err() {
+        let reason = "this user may not write to the mountpoint".to_owned();
+        return Err(failure(settings, reason, "a normal user mounts on a directory of their own"));
+    }
+    // Where the file cannot be read the helper decides.
+    let conf = std::fs::read_to_string("/etc/fuse.conf");
+    let allowed = conf.map_or(true, |conf| conf.lines().any(|line| line.trim() == "user_allow_other"));
+    if settings.allow_other && !allowed && !rustix::process::getuid().is_root() {
+        return Err(SetupError {
+            what: "allow_other".to_owned(),
+            reason: "normal users may not let others in on this machine".to_owned(),
+            hint: "leave it out, or put the line user_allow_other into /etc/fuse.conf".to_owned(),
+        });
+    }
+    Ok(())
+}
+
+fn open_mountpoint(path: &Path) -> Result<OwnedFd, SetupError> {
+    mount::open_mountpoint(path).map_err(|errno| SetupError {
+        what: path.display().to_string(),
+        reason: errno.to_string(),
+        hint: match errno {
+            errno if errno.raw() == libc::ENOTCONN => {
+                format!("a mount whose daemon died is in the way: fusermount3 -u {}", path.display())
+            }
+            Errno::ENOENT => format!("mkdir {}", path.display()),
+            _ => "the mountpoint is an existing directory".to_owned(),
+        },
+    })
+}
+
+fn device_closed(errno: Errno) -> SetupError {
+    let hint = match errno {
+        Errno::EACCES | Errno::EPERM => "open it to this user (chmod 666 /dev/fuse), or give the container the device",
+        _ => "modprobe fuse; for a container: --device /dev/fuse",
+    };
+    SetupError { what: mount::DEVICE.to_owned(), reason: errno.to_string(), hint: hint.to_owned() }
+}
+
+fn failure(settings: &MountSettings, reason: String, hint: &str) -> SetupError {
+    SetupError { what: settings.mountpoint.display().to_string(), reason, hint: hint.to_owned() }
+}
+
+/// What it takes to unmount.
+#[derive(Debug, Clone)]
+struct Mounted {
+    path: PathBuf,
+    way: Way,
+    /// The number that stat(2) gives as `st_dev` inside the view: whatever else is mounted at `path` is left alone.
+    device: Option<u64>,
+}
+
+impl Mounted {
+    /// Waits for a signal and unmounts: lazily if the view is in use, so that it is gone from the tree either way, and
+    /// those who are in it can finish. A second signal ends the process at once.
+    fn unmount_when_told(&self) {
+        match process::wait_for_ending() {
+            Ok(signal) => log::info!("signal {signal}: unmounting {}", self.path.display()),
+            Err(errno) => return log::error!("signals: {errno}"),
+        }
+        if !self.is_there() {
+            // Detached from outside and still in use; it was asked for that this process ends.
+            std::process::exit(0);
+        }
+        if let Err(said) = self.unmount(false).or_else(|_| self.unmount(true)) {
+            log::error!("{}: cannot be unmounted: {said}", self.path.display());
+            std::process::exit(1);
+        }
+        if process::wait_for_ending().is_ok() {
+            std::process::exit(1);
+        }
+    }
+
+    /// Unmounts a view that nobody answers for any more.
+    fn give_up(&self) {
+        if self.is_there() {
+            if let Err(said) = self.unmount(true) {
+                log::error!("{}: cannot be unmounted: {said}", self.path.display());
+            }
+        }
+    }
+
+    fn is_there(&self) -> bool {
+        self.device.is_some() && mount::device_at(&self.path).ok() == self.device
+    }
+
+    fn unmount(&self, lazy: bool) -> Result<(), String> {
+        match &self.way {
+            Way::Direct => mount::unmount(&self.path, lazy).map_err(|errno| errno.to_string()),
+            Way::Helper(program) => mount::fusermount_unmount(program, &self.path, lazy),
+        }
+    }
+}

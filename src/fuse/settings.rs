@@ -1,0 +1,25 @@
+//! How a view is mounted, as far as the kernel and the session need to know.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+pub use crate::sys::mount::Flags;
+
+/// Where and how to mount.
+#[derive(Debug, Clone)]
+pub struct MountSettings {
+    /// The directory to mount on, absolute and without symbolic links.
+    pub mountpoint: PathBuf,
+    /// What was asked for; a mount by a normal user is `nosuid` and `nodev` whatever stands here.
+    pub flags: Flags,
+    /// The first column of the mount table.
+    pub fsname: OsString,
+    /// The type in the mount table is `fuse.SUBTYPE`.
+    pub subtype: OsString,
+    /// Let other users in. A mount by mount(2) always does, as the kernel's OverlayFS.
+    pub allow_other: bool,
+    /// Requests served at once, at least 1.
+    pub threads: usize,
+    /// Options for the kernel's security modules, as they stand (`context=…`).
+    pub security: Vec<OsString>,
+}

@@ -1,0 +1,238 @@
+//! One live inode.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use smallvec::SmallVec;
+
+use super::{DataFd, InodeId, Key};
+use crate::base::sync::{Mutex, RwLock};
+use crate::base::{Errno, Name, Result};
+use crate::layer::{Evict, Place};
+use crate::merge::{DirView, Listing};
+use crate::sys::stat::{Kind, Stat};
+
+/// An object that the kernel (or a user of the engine) knows.
+pub struct Inode {
+    /// Its number.
+    pub id: InodeId,
+    /// Its type; it never changes.
+    pub kind: Kind,
+    /// Lookups that were not forgotten, and children that are held.
+    refs: AtomicU64,
+    /// Held through its copy-up (lock order: `locks.rs`).
+    pub up: Mutex<()>,
+    /// What is particular to its kind.
+    pub body: Body,
+}
+
+/// What directories and other objects have of their own.
+pub enum Body {
+    /// A directory.
+    Dir(DirBody),
+    /// Anything else.
+    Leaf(LeafBody),
+}
+
+/// A directory.
+pub struct DirBody {
+    /// Held (shared) to resolve a name in it, exclusively to change one.
+    pub names: RwLock<Names>,
+    /// Where it is. Short holds, no system call inside.
+    pub state: RwLock<DirState>,
+}
+
+/// What is known of the names in a directory.
+#[derive(Default)]
+pub struct Names {
+    /// The last listing.
+    pub listing: Option<Arc<Listing>>,
+    /// Whether the listing has every name.
+    pub complete: bool,
+    /// Whether the directory has a default ACL, where known.
+    pub default_acl: Option<bool>,
+}
+
+/// Where a directory is.
+pub struct DirState {
+    /// Its parent and name; the root and removed directories have none.
+    pub at: Option<(Arc<Inode>, Name)>,
+    /// Its parts.
+    pub view: DirView,
+    /// Set when it was removed: its last attributes.
+    pub removed: Option<Stat>,
+}
+
+/// An object other than a directory.
+pub struct LeafBody {
+    /// Where it is. Short holds, no system call inside.
+    pub state: Mutex<LeafState>,
+    /// The descriptor of its data. Opening is done under this lock, so that copy-up can replace it for good.
+    pub data: Mutex<Option<DataFd>>,
+    used: AtomicBool,
+    /// Known to have no set-user-id, set-group-id or file capability left to clear.
+    pub no_privileges: AtomicBool,
+}
+
+/// Where an object other than a directory is.
+pub struct LeafState {
+    /// Names by which it is known; not always all.
+    pub names: SmallVec<[(Arc<Inode>, Name); 1]>,
+    /// The lower object, if one was seen.
+    pub lower: Option<LeafObject>,
+    /// The upper object, once there is one.
+    pub upper: Option<LeafObject>,
+    /// The upper object's only name is one in workdir that must go when the inode does.
+    pub hidden: bool,
+    /// The link count in the union, where it differs from the object's own.
+    pub nlink: Option<u32>,
+    /// The hard-link keys that lead to it.
+    pub keys: SmallVec<[Key; 1]>,
+    /// It stands for a 0/0 character device.
+    pub device: bool,
+}
+
+/// An object in a layer.
+#[derive(Debug, Clone)]
+pub struct LeafObject {
+    /// Where.
+    pub place: Place,
+    /// `st_dev` and `st_ino` there.
+    pub key: Key,
+}
+
+impl LeafState {
+    /// The object that is seen: the upper one as soon as there is one.
+    pub fn current(&self) -> Result<&LeafObject> {
+        self.upper.as_ref().or(self.lower.as_ref()).ok_or(Errno::ESTALE)
+    }
+
+    /// Most names that are remembered: one is enough to work, a few save a rename into workdir.
+    const MAX_NAMES: usize = 8;
+
+    /// Remembers a name.
+    pub fn add_name(&mut self, parent: &Arc<Inode>, name: &Name) -> bool {
+        let known = self.names.iter().any(|(p, n)| Arc::ptr_eq(p, parent) && n == name);
+        if known || self.names.len() >= Self::MAX_NAMES {
+            return false;
+        }
+        self.names.push((parent.clone(), name.clone()));
+        true
+    }
+
+    /// Forgets a name; true where it was known.
+    pub fn remove_name(&mut self, parent: &Inode, name: &Name) -> bool {
+        let before = self.names.len();
+        self.names.retain(|(p, n)| p.id != parent.id || n != name);
+        before != self.names.len()
+    }
+}
+
+/// `refs` of an inode that is being taken out of the table.
+const DEAD: u64 = u64::MAX;
+
+impl Inode {
+    /// A new inode with one reference.
+    pub fn new(id: InodeId, kind: Kind, body: Body) -> Self {
+        Self { id, kind, refs: AtomicU64::new(1), up: Mutex::new(()), body }
+    }
+
+    /// The directory's part.
+    ///
+    /// # Errors
+    /// `ENOTDIR`
+    pub fn dir(&self) -> Result<&DirBody> {
+        match &self.body {
+            Body::Dir(dir) => Ok(dir),
+            Body::Leaf(_) => Err(Errno::ENOTDIR),
+        }
+    }
+
+    /// The other objects' part.
+    ///
+    /// # Errors
+    /// `EISDIR`
+    pub fn leaf(&self) -> Result<&LeafBody> {
+        match &self.body {
+            Body::Leaf(leaf) => Ok(leaf),
+            Body::Dir(_) => Err(Errno::EISDIR),
+        }
+    }
+
+    /// The regular file's part.
+    ///
+    /// # Errors
+    /// `EISDIR`, or `EINVAL` for what has no data.
+    pub fn file(&self) -> Result<&LeafBody> {
+        if self.kind == Kind::File || self.kind == Kind::Dir { self.leaf() } else { Err(Errno::EINVAL) }
+    }
+
+    /// One reference more; false where the inode is on its way out.
+    pub fn acquire(&self) -> bool {
+        let more = |refs| if refs == DEAD { None } else { Some(refs + 1) };
+        self.refs.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok()
+    }
+
+    /// `n` references less; true where these were the last (exactly one caller is told so).
+    pub fn release(&self, n: u64) -> bool {
+        let less = |refs| match refs {
+            DEAD => None,
+            refs if refs <= n => Some(DEAD),
+            refs => Some(refs - n),
+        };
+        matches!(self.refs.fetch_update(Ordering::AcqRel, Ordering::Acquire, less), Ok(refs) if refs <= n)
+    }
+}
+
+impl DirBody {
+    /// A directory at `at`.
+    pub fn new(at: Option<(Arc<Inode>, Name)>, view: DirView) -> Self {
+        Self { names: RwLock::default(), state: RwLock::new(DirState { at, view, removed: None }) }
+    }
+
+    /// Its parts as of now.
+    pub fn view(&self) -> DirView {
+        self.state.read().view.clone()
+    }
+
+    /// Its parts, for a change of its names.
+    ///
+    /// # Errors
+    /// `ENOENT` where it was removed.
+    pub fn live_view(&self) -> Result<DirView> {
+        let state = self.state.read();
+        if state.removed.is_some() { Err(Errno::ENOENT) } else { Ok(state.view.clone()) }
+    }
+}
+
+impl LeafBody {
+    /// An object with what is known of it.
+    pub fn new(state: LeafState) -> Self {
+        Self {
+            state: Mutex::new(state),
+            data: Mutex::new(None),
+            used: AtomicBool::new(false),
+            no_privileges: AtomicBool::new(false),
+        }
+    }
+
+    /// The descriptor was used.
+    pub fn touch(&self) {
+        self.used.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Evict for Inode {
+    fn take_used(&self) -> bool {
+        self.leaf().is_ok_and(|leaf| leaf.used.swap(false, Ordering::Relaxed))
+    }
+
+    fn evict(&self) {
+        if let Ok(leaf) = self.leaf() {
+            // Held while it is opened: that one is in use.
+            if let Some(mut data) = leaf.data.try_lock() {
+                *data = None;
+            }
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! Inode numbers: unique over all layers, the same over copy-up, rename and remount wherever a layer gives one.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::base::config::Xino;
+use crate::format::origin::Origin;
+
+/// An inode of the union: its `st_ino`, its `d_ino` and the node id that the kernel knows it by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct InodeId(pub u64);
+
+impl InodeId {
+    /// The root of the mount (FUSE fixes it).
+    pub const ROOT: Self = Self(1);
+}
+
+/// A file system's index stands above this bit, a layer's own number below it.
+const SYSTEM_SHIFT: u32 = 56;
+/// More file systems than this have no room for their index.
+const MAX_SYSTEMS: usize = 0x7f;
+/// Numbers that last as long as the inode is held start here: no file system's index is 0x7f.
+const PRIVATE: u64 = 0x7f << SYSTEM_SHIFT;
+
+/// Gives out numbers.
+#[derive(Debug)]
+pub struct Numbers {
+    systems: Vec<System>,
+    xino: Xino,
+    next: AtomicU64,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct System {
+    dev: u64,
+    uuid: [u8; 16],
+}
+
+impl Numbers {
+    /// `layers`: `st_dev` and file system id of each layer's root; the first is the one whose numbers stay bare.
+    pub fn new(layers: impl IntoIterator<Item = (u64, [u8; 16])>, xino: Xino) -> Self {
+        let mut systems: Vec<System> = Vec::new();
+        for (dev, uuid) in layers {
+            if !systems.iter().any(|system| system.dev == dev) {
+                systems.push(System { dev, uuid });
+            }
+        }
+        Self { systems, xino, next: AtomicU64::new(PRIVATE) }
+    }
+
+    /// How many file systems the layers are on.
+    pub fn systems(&self) -> usize {
+        self.systems.len()
+    }
+
+    /// The number for an object of a layer, where it has one that lasts.
+    pub fn of_object(&self, dev: u64, ino: u64) -> Option<InodeId> {
+        let system = self.systems.iter().position(|system| system.dev == dev)?;
+        self.compose(system, ino)
+    }
+
+    /// The number of the object that an `origin` mark names.
+    pub fn of_origin(&self, origin: &Origin) -> Option<InodeId> {
+        let ino = origin.ino()?;
+        let mut same = self.systems.iter().enumerate().filter(|(_, system)| system.uuid == origin.uuid);
+        match (same.next(), same.next()) {
+            (Some((system, _)), None) => self.compose(system, ino),
+            _ => None,
+        }
+    }
+
+    fn compose(&self, system: usize, ino: u64) -> Option<InodeId> {
+        // 0 is "no entry" and 1 the root to FUSE.
+        if ino <= InodeId::ROOT.0 || ino >> SYSTEM_SHIFT != 0 || system >= MAX_SYSTEMS {
+            return None;
+        }
+        if system > 0 && self.xino == Xino::Off {
+            return None;
+        }
+        Some(InodeId((system as u64) << SYSTEM_SHIFT | ino))
+    }
+
+    /// A number that nothing else has had in this mount.
+    pub fn private(&self) -> InodeId {
+        InodeId(self.next.fetch_add(1, Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UUID: [u8; 16] = [7; 16];
+
+    #[test]
+    fn numbers_of_several_file_systems_never_meet() {
+        let numbers = Numbers::new([(10, UUID), (20, [0; 16]), (10, UUID)], Xino::Auto);
+        assert_eq!(numbers.systems(), 2);
+        assert_eq!(numbers.of_object(10, 5), Some(InodeId(5)));
+        assert_eq!(numbers.of_object(20, 5), Some(InodeId(1 << 56 | 5)));
+        for (dev, ino, why) in [
+            (10, 0, "no number at all"),
+            (10, 1, "FUSE's root"),
+            (10, 1 << 56, "no room for the file system's index"),
+            (30, 5, "a file system within a layer"),
+        ] {
+            assert_eq!(numbers.of_object(dev, ino), None, "{why}");
+        }
+        assert_ne!(numbers.private(), numbers.private());
+    }
+
+    #[test]
+    fn xino_off_keeps_the_high_bits_out_of_lasting_numbers() {
+        let numbers = Numbers::new([(10, UUID), (20, UUID)], Xino::Off);
+        assert_eq!(numbers.of_object(10, 5), Some(InodeId(5)));
+        assert_eq!(numbers.of_object(20, 5), None);
+    }
+}

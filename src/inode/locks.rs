@@ -1,0 +1,62 @@
+//! The lock order, and the only code that locks two inodes.
+//!
+//! 1. `Union::topology`: exclusive while a directory moves to another parent, shared by every other rename.
+//! 2. [`Inode::up`](super::Inode): an inode's copy-up. Ancestors are copied up before it is taken; one at a time.
+//! 3. [`DirBody::names`](super::DirBody): an ancestor before its descendant, else by number.
+//! 4. `state` of an inode, and a leaf's `data`: leaves. `data` may be held to open the file; it is never taken
+//!    under `state`.
+//! 5. Shards of the table, a place's descriptor, the descriptor queue: never two at once, never across a call.
+
+use std::sync::Arc;
+
+use super::{DirBody, Inode, Names};
+use crate::base::Result;
+use crate::base::sync::RwLockWriteGuard;
+
+/// Exclusive hold of the names of one or two directories.
+pub struct PairGuard<'a> {
+    first: RwLockWriteGuard<'a, Names>,
+    second: Option<RwLockWriteGuard<'a, Names>>,
+    swapped: bool,
+}
+
+impl PairGuard<'_> {
+    /// The names of the first and of the second directory (the same where they are one).
+    pub fn each(&mut self, mut change: impl FnMut(&mut Names, bool)) {
+        let swapped = self.swapped;
+        change(&mut self.first, !swapped);
+        match &mut self.second {
+            Some(second) => change(second, swapped),
+            None => change(&mut self.first, swapped),
+        }
+    }
+}
+
+/// Locks the names of two directories, which may be one. The caller holds `topology`.
+///
+/// # Errors
+/// `ENOTDIR`
+pub fn lock_names<'a>(a: &'a Arc<Inode>, b: &'a Arc<Inode>) -> Result<PairGuard<'a>> {
+    let (dir_a, dir_b) = (a.dir()?, b.dir()?);
+    if Arc::ptr_eq(a, b) {
+        return Ok(PairGuard { first: dir_a.names.write(), second: None, swapped: false });
+    }
+    let swapped = if is_ancestor(a, dir_b) { false } else { is_ancestor(b, dir_a) || b.id < a.id };
+    let (first, second) = if swapped { (dir_b, dir_a) } else { (dir_a, dir_b) };
+    Ok(PairGuard { first: first.names.write(), second: Some(second.names.write()), swapped })
+}
+
+/// Whether `above` is a proper ancestor of `below`.
+pub fn is_ancestor(above: &Arc<Inode>, below: &DirBody) -> bool {
+    let mut at = below.state.read().at.clone();
+    while let Some((parent, _)) = at {
+        if Arc::ptr_eq(&parent, above) {
+            return true;
+        }
+        at = match parent.dir() {
+            Ok(dir) => dir.state.read().at.clone(),
+            Err(_) => None,
+        };
+    }
+    false
+}

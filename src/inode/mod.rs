@@ -1,0 +1,13 @@
+//! The live state: the concurrent inode cache, inode numbers, and the locks.
+
+mod body;
+mod data;
+mod ino;
+mod locks;
+mod table;
+
+pub use body::{Body, DirBody, DirState, Inode, LeafBody, LeafObject, LeafState, Names};
+pub use data::DataFd;
+pub use ino::{InodeId, Numbers};
+pub use locks::{is_ancestor, lock_names};
+pub use table::{Key, Table};

@@ -1,0 +1,341 @@
+//! The concurrent inode cache. It dies with FORGET: an inode is in it as long as somebody can name it by its number.
+
+use std::sync::Arc;
+
+use super::body::{LeafObject, LeafState};
+use super::{Body, DirBody, Inode, InodeId, LeafBody, Numbers};
+use crate::base::Name;
+use crate::base::sync::{DashMap, Entry};
+use crate::merge::{DirView, Found, FoundLeaf};
+use crate::sys::stat::{Kind, Stat};
+
+/// An object of a layer: `st_dev` and `st_ino`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// `st_dev`
+    pub dev: u64,
+    /// `st_ino`
+    pub ino: u64,
+}
+
+impl Key {
+    /// The key of what `stat` describes.
+    pub fn of(stat: &Stat) -> Self {
+        Self { dev: stat.dev, ino: stat.ino }
+    }
+}
+
+/// All live inodes: by number, by parent and name, and (those with several links) by object.
+///
+/// Directories are never found by object: a bind mount shows one directory under two names.
+pub struct Table {
+    by_id: DashMap<InodeId, Arc<Inode>>,
+    by_name: DashMap<(InodeId, Name), Arc<Inode>>,
+    by_key: DashMap<Key, Arc<Inode>>,
+    numbers: Numbers,
+    root: Arc<Inode>,
+}
+
+impl Table {
+    /// A table with nothing but the root.
+    pub fn new(numbers: Numbers, root: DirView) -> Self {
+        let root = Arc::new(Inode::new(InodeId::ROOT, Kind::Dir, Body::Dir(DirBody::new(None, root))));
+        let by_id = DashMap::new();
+        by_id.insert(InodeId::ROOT, root.clone());
+        Self { by_id, by_name: DashMap::new(), by_key: DashMap::new(), numbers, root }
+    }
+
+    /// The inode with this number.
+    pub fn get(&self, id: InodeId) -> Option<Arc<Inode>> {
+        if id == InodeId::ROOT {
+            return Some(self.root.clone());
+        }
+        self.by_id.get(&id).map(|inode| inode.clone())
+    }
+
+    /// A number that leads nowhere, for a name that can be listed but not looked up.
+    pub fn spare_id(&self) -> InodeId {
+        self.numbers.private()
+    }
+
+    /// How many inodes are live.
+    pub fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// The inode for what was found under `name`, with one reference more. The caller holds the parent's `names`.
+    pub fn intern(&self, parent: &Arc<Inode>, name: &Name, found: &Found) -> Arc<Inode> {
+        loop {
+            if let Some(inode) = self.by_name(parent.id, name) {
+                if matches(&inode, found) {
+                    if inode.acquire() {
+                        return inode;
+                    }
+                    std::thread::yield_now();
+                    continue;
+                }
+                // The layers changed underneath: the old inode lives on under its number only.
+                self.by_name.remove_if(&(parent.id, name.clone()), |_, held| Arc::ptr_eq(held, &inode));
+            }
+            match self.by_link(parent, name, found) {
+                Linked::No => {}
+                Linked::Yes(inode) => return inode,
+                Linked::Again => {
+                    std::thread::yield_now();
+                    continue;
+                }
+            }
+            if let Some(inode) = self.insert(parent, name, found) {
+                return inode;
+            }
+        }
+    }
+
+    /// The inode known under this name, if any.
+    pub fn by_name(&self, parent: InodeId, name: &Name) -> Option<Arc<Inode>> {
+        self.by_name.get(&(parent, name.clone())).map(|inode| inode.clone())
+    }
+
+    fn by_link(&self, parent: &Arc<Inode>, name: &Name, found: &Found) -> Linked {
+        let Found::Leaf(leaf) = found else { return Linked::No };
+        let Some(inode) = self.by_key.get(&Key::of(&leaf.stat)).map(|inode| inode.clone()) else { return Linked::No };
+        if !inode.acquire() {
+            return Linked::Again;
+        }
+        self.add_name(&inode, parent, name);
+        Linked::Yes(inode)
+    }
+
+    fn insert(&self, parent: &Arc<Inode>, name: &Name, found: &Found) -> Option<Arc<Inode>> {
+        let inode = self.number(parent, name, found);
+        let key = link_key(found);
+        let linked = key.is_none_or(|key| vacant_insert(&self.by_key, key, &inode));
+        if linked && vacant_insert(&self.by_name, (parent.id, name.clone()), &inode) {
+            parent.acquire();
+            return Some(inode);
+        }
+        // Another thread was first: its inode it is.
+        if let (true, Some(key)) = (linked, key) {
+            self.by_key.remove(&key);
+        }
+        self.by_id.remove(&inode.id);
+        None
+    }
+
+    /// A new inode in the table by its number: its lasting one, unless something else still holds that.
+    fn number(&self, parent: &Arc<Inode>, name: &Name, found: &Found) -> Arc<Inode> {
+        let mut id = self.lasting(found).unwrap_or_else(|| self.numbers.private());
+        loop {
+            let inode = Arc::new(make(id, parent, name, found));
+            if vacant_insert(&self.by_id, id, &inode) {
+                return inode;
+            }
+            id = self.numbers.private();
+        }
+    }
+
+    /// The number that the layers give an object.
+    fn lasting(&self, found: &Found) -> Option<InodeId> {
+        match found {
+            Found::Dir(dir) => {
+                let stat = dir.lower.as_ref().unwrap_or(&dir.stat);
+                self.numbers.of_object(stat.dev, stat.ino)
+            }
+            Found::Leaf(leaf) => {
+                let origin = leaf.origin.as_ref().and_then(|origin| self.numbers.of_origin(origin));
+                origin.or_else(|| self.numbers.of_object(leaf.stat.dev, leaf.stat.ino))
+            }
+        }
+    }
+
+    /// `inode` has this name too, from now on.
+    pub fn add_name(&self, inode: &Arc<Inode>, parent: &Arc<Inode>, name: &Name) {
+        let known = match &inode.body {
+            Body::Leaf(leaf) => !leaf.state.lock().add_name(parent, name),
+            Body::Dir(_) => true,
+        };
+        if !known {
+            parent.acquire();
+            self.by_name.insert((parent.id, name.clone()), inode.clone());
+        }
+    }
+
+    /// The object of `inode` has this key, too.
+    pub fn add_key(&self, inode: &Arc<Inode>, key: Key) {
+        if let Body::Leaf(leaf) = &inode.body {
+            let mut state = leaf.state.lock();
+            if state.keys.contains(&key) {
+                return;
+            }
+            state.keys.push(key);
+        }
+        self.by_key.insert(key, inode.clone());
+    }
+
+    /// The name is gone or leads elsewhere. Returns the inode that it led to.
+    pub fn remove_name(&self, parent: &Arc<Inode>, name: &Name) -> Option<Arc<Inode>> {
+        let (_, inode) = self.by_name.remove(&(parent.id, name.clone()))?;
+        let known = match &inode.body {
+            Body::Leaf(leaf) => leaf.state.lock().remove_name(parent, name),
+            Body::Dir(dir) => {
+                let mut state = dir.state.write();
+                let here = state.at.as_ref().is_some_and(|(p, n)| Arc::ptr_eq(p, parent) && n == name);
+                if here {
+                    state.at = None;
+                }
+                here
+            }
+        };
+        if known {
+            self.release(parent, 1, &mut |_| {});
+        }
+        Some(inode)
+    }
+
+    /// The inode moved from one name to another.
+    pub fn rename(&self, inode: &Arc<Inode>, from: (&Arc<Inode>, &Name), to: (&Arc<Inode>, &Name)) {
+        self.by_name.remove_if(&(from.0.id, from.1.clone()), |_, held| Arc::ptr_eq(held, inode));
+        match &inode.body {
+            Body::Leaf(leaf) => {
+                let mut state = leaf.state.lock();
+                let known = state.remove_name(from.0, from.1);
+                to.0.acquire();
+                state.names.push((to.0.clone(), to.1.clone()));
+                drop(state);
+                if known {
+                    self.release(from.0, 1, &mut |_| {});
+                }
+            }
+            Body::Dir(dir) => {
+                to.0.acquire();
+                let old = dir.state.write().at.replace((to.0.clone(), to.1.clone()));
+                if let Some((parent, _)) = old {
+                    self.release(&parent, 1, &mut |_| {});
+                }
+            }
+        }
+        self.by_name.insert((to.0.id, to.1.clone()), inode.clone());
+    }
+
+    /// Takes `n` references back; `dead` is called for each inode that dies of it.
+    pub fn forget(&self, id: InodeId, n: u64, dead: &mut dyn FnMut(&Arc<Inode>)) {
+        if id != InodeId::ROOT {
+            if let Some(inode) = self.get(id) {
+                self.release(&inode, n, dead);
+            }
+        }
+    }
+
+    fn release(&self, inode: &Arc<Inode>, n: u64, dead: &mut dyn FnMut(&Arc<Inode>)) {
+        let mut less = vec![(inode.clone(), n)];
+        while let Some((inode, n)) = less.pop() {
+            if Arc::ptr_eq(&inode, &self.root) || !inode.release(n) {
+                continue;
+            }
+            let parents = self.take_out(&inode);
+            dead(&inode);
+            less.extend(parents.into_iter().map(|parent| (parent, 1)));
+        }
+    }
+
+    /// Removes a dead inode from all maps; returns the parents that it held.
+    fn take_out(&self, inode: &Arc<Inode>) -> Vec<Arc<Inode>> {
+        let (names, keys) = match &inode.body {
+            Body::Leaf(leaf) => {
+                let mut state = leaf.state.lock();
+                (std::mem::take(&mut state.names).into_vec(), std::mem::take(&mut state.keys).into_vec())
+            }
+            Body::Dir(dir) => (dir.state.write().at.take().into_iter().collect(), Vec::new()),
+        };
+        self.by_id.remove_if(&inode.id, |_, held| Arc::ptr_eq(held, inode));
+        for key in keys {
+            self.by_key.remove_if(&key, |_, held| Arc::ptr_eq(held, inode));
+        }
+        let mut parents = Vec::with_capacity(names.len());
+        for (parent, name) in names {
+            self.by_name.remove_if(&(parent.id, name), |_, held| Arc::ptr_eq(held, inode));
+            parents.push(parent);
+        }
+        parents
+    }
+
+    /// Every live inode.
+    pub fn for_each(&self, mut each: impl FnMut(&Arc<Inode>)) {
+        self.by_id.iter().for_each(|entry| each(entry.value()));
+    }
+}
+
+fn vacant_insert<K: Eq + std::hash::Hash>(map: &DashMap<K, Arc<Inode>>, key: K, inode: &Arc<Inode>) -> bool {
+    match map.entry(key) {
+        Entry::Occupied(_) => false,
+        Entry::Vacant(vacant) => {
+            vacant.insert(inode.clone());
+            true
+        }
+    }
+}
+
+enum Linked {
+    No,
+    Yes(Arc<Inode>),
+    Again,
+}
+
+/// Objects with several links are found by key, so that every name leads to one inode.
+fn link_key(found: &Found) -> Option<Key> {
+    match found {
+        Found::Leaf(leaf) if leaf.stat.nlink > 1 => Some(Key::of(&leaf.stat)),
+        _ => None,
+    }
+}
+
+fn matches(inode: &Inode, found: &Found) -> bool {
+    match (&inode.body, found) {
+        (Body::Dir(_), Found::Dir(_)) => true,
+        (Body::Leaf(leaf), Found::Leaf(found)) => {
+            let state = leaf.state.lock();
+            let held = if found.upper { &state.upper } else { &state.lower };
+            held.as_ref().is_some_and(|object| object.key == Key::of(&found.stat))
+        }
+        _ => false,
+    }
+}
+
+fn make(id: InodeId, parent: &Arc<Inode>, name: &Name, found: &Found) -> Inode {
+    match found {
+        Found::Dir(dir) => {
+            let at = Some((parent.clone(), name.clone()));
+            Inode::new(id, Kind::Dir, Body::Dir(DirBody::new(at, dir.view.clone())))
+        }
+        Found::Leaf(leaf) => {
+            let state = leaf_state(parent, name, leaf, link_key(found));
+            Inode::new(id, leaf.stat.kind(), Body::Leaf(LeafBody::new(state)))
+        }
+    }
+}
+
+fn leaf_state(parent: &Arc<Inode>, name: &Name, leaf: &FoundLeaf, key: Option<Key>) -> LeafState {
+    let object = Some(LeafObject { place: leaf.place.clone(), key: Key::of(&leaf.stat) });
+    let (upper, lower) = if leaf.upper { (object, None) } else { (None, object) };
+    LeafState {
+        names: [(parent.clone(), name.clone())].into_iter().collect(),
+        lower,
+        upper,
+        hidden: false,
+        nlink: None,
+        keys: key.into_iter().collect(),
+        device: leaf.device,
+    }
+}
+
+impl Drop for Table {
+    /// Children hold their parents: taken apart here, a deep tree does not unwind on the stack.
+    fn drop(&mut self) {
+        self.by_name.clear();
+        self.by_key.clear();
+        let inodes: Vec<_> = self.by_id.iter().map(|entry| entry.value().clone()).collect();
+        for inode in &inodes {
+            self.take_out(inode);
+        }
+    }
+}

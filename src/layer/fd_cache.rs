@@ -1,0 +1,111 @@
+//! A bound on open descriptors: whoever holds one can be asked to let it go, and opens it again when needed.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Weak};
+
+use crate::base::sync::Mutex;
+
+/// A holder of one descriptor that can be opened again.
+pub trait Evict: Send + Sync {
+    /// Whether the descriptor was used since the last call.
+    fn take_used(&self) -> bool;
+    /// Drops the descriptor (a user in the middle of a call keeps its own reference).
+    fn evict(&self);
+}
+
+/// Second-chance (CLOCK) eviction over all holders.
+pub struct FdCache {
+    limit: usize,
+    queue: Mutex<VecDeque<Weak<dyn Evict>>>,
+}
+
+impl FdCache {
+    /// A cache that keeps about `limit` descriptors open.
+    pub fn new(limit: usize) -> Self {
+        Self { limit, queue: Mutex::new(VecDeque::new()) }
+    }
+
+    /// Enters a holder that has just opened its descriptor; others lose theirs where the limit is passed.
+    ///
+    /// Must be called without a lock that `evict` of any holder takes.
+    pub fn opened(&self, holder: Weak<dyn Evict>) {
+        let mut spare = {
+            let mut queue = self.queue.lock();
+            queue.push_back(holder);
+            queue.len().saturating_sub(self.limit)
+        };
+        // One round of second chances at most for each descriptor over the limit.
+        let mut chances = self.limit;
+        while spare > 0 {
+            let Some(weak) = self.queue.lock().pop_front() else { return };
+            let Some(oldest) = weak.upgrade() else {
+                spare -= 1;
+                continue;
+            };
+            if chances > 0 && oldest.take_used() {
+                chances -= 1;
+                self.queue.lock().push_back(weak);
+                continue;
+            }
+            oldest.evict();
+            spare -= 1;
+        }
+    }
+
+    /// Lets go of every descriptor: what helps when the process itself has run out (`EMFILE`).
+    pub fn evict_all(&self) {
+        let all: Vec<Arc<dyn Evict>> = self.queue.lock().drain(..).filter_map(|weak| weak.upgrade()).collect();
+        all.iter().for_each(|holder| holder.evict());
+    }
+}
+
+impl std::fmt::Debug for FdCache {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "FdCache({} of {})", self.queue.lock().len(), self.limit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+    #[derive(Default)]
+    struct Holder {
+        used: AtomicBool,
+        gone: AtomicBool,
+    }
+
+    impl Evict for Holder {
+        fn take_used(&self) -> bool {
+            self.used.swap(false, Relaxed)
+        }
+        fn evict(&self) {
+            self.gone.store(true, Relaxed);
+        }
+    }
+
+    #[test]
+    fn the_oldest_unused_descriptor_goes_first() {
+        let cache = FdCache::new(2);
+        let holders: Vec<_> = (0..3).map(|_| Arc::new(Holder::default())).collect();
+        let enter = |holder: &Arc<Holder>| {
+            let weak: Weak<Holder> = Arc::downgrade(holder);
+            cache.opened(weak);
+        };
+        holders[0].used.store(true, Relaxed);
+        holders.iter().for_each(enter);
+        let gone: Vec<_> = holders.iter().map(|h| h.gone.load(Relaxed)).collect();
+        assert_eq!(gone, [false, true, false]);
+    }
+
+    #[test]
+    fn dead_holders_do_not_count_for_long() {
+        let cache = FdCache::new(2);
+        for _ in 0..100 {
+            let weak: Weak<Holder> = Arc::downgrade(&Arc::new(Holder::default()));
+            cache.opened(weak);
+        }
+        assert!(cache.queue.lock().len() <= 3);
+    }
+}

@@ -1,0 +1,71 @@
+//! The names in one directory of a layer, whiteouts told apart.
+
+use std::os::fd::AsFd;
+
+use super::DirPlace;
+use super::marks::is_xattr_whiteout;
+use crate::base::{Errno, Name, Result};
+use crate::format::wh::AufsName;
+use crate::sys::dirent;
+use crate::sys::stat::Kind;
+
+/// One name as a layer has it.
+pub struct ListedName {
+    /// The name that is shown or hidden.
+    pub name: Name,
+    /// It is deleted here.
+    pub whiteout: bool,
+    /// What the directory says of its type, if it does.
+    pub kind: Option<Kind>,
+}
+
+/// Lists a directory of a layer; a covered one is empty.
+///
+/// # Errors
+/// What `openat2(2)` and `getdents64(2)` say.
+pub fn list_names(dir: &DirPlace, xattr_whiteouts: bool) -> Result<Vec<ListedName>> {
+    let fd = match dir.open() {
+        Err(Errno::EXDEV) => return Ok(Vec::new()),
+        fd => fd?,
+    };
+    let mut names = Vec::new();
+    let mut failed = None;
+    dirent::read_dir(fd.as_fd(), &mut |entry| match list_one(dir, xattr_whiteouts, &entry) {
+        Ok(Some(listed)) => names.push(listed),
+        Ok(None) => {}
+        Err(errno) => failed = Some(errno),
+    })?;
+    match failed {
+        Some(errno) => Err(errno),
+        None => Ok(names),
+    }
+}
+
+fn list_one(dir: &DirPlace, xattr_whiteouts: bool, entry: &dirent::Dirent<'_>) -> Result<Option<ListedName>> {
+    let bytes = entry.name.to_bytes();
+    if dir.layer.wh_names {
+        match AufsName::parse(bytes) {
+            AufsName::Opaque | AufsName::Metadata => return Ok(None),
+            AufsName::Whiteout(hidden) => {
+                // `X` beside `.wh.X` is visible: the object's own entry counts.
+                let Ok(name) = Name::new(hidden) else { return Ok(None) };
+                let hides = dir.stat(&name)?.is_none();
+                return Ok(hides.then_some(ListedName { name, whiteout: true, kind: None }));
+            }
+            AufsName::Plain => {}
+        }
+    }
+    // A name that the view cannot have (beyond 255 bytes on an exotic file system) is not shown.
+    let Ok(name) = Name::new(bytes) else { return Ok(None) };
+    let doubtful = match entry.kind {
+        None | Some(Kind::Char) => true,
+        Some(Kind::File) => xattr_whiteouts,
+        _ => false,
+    };
+    if !doubtful {
+        return Ok(Some(ListedName { name, whiteout: false, kind: entry.kind }));
+    }
+    let Some(stat) = dir.stat(&name)? else { return Ok(None) };
+    let whiteout = stat.is_whiteout() || (xattr_whiteouts && is_xattr_whiteout(dir, &name, &stat)?);
+    Ok(Some(ListedName { name, whiteout, kind: Some(stat.kind()) }))
+}

@@ -1,0 +1,273 @@
+//! Where an object is in its layer, independent of the union's tree.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
+
+use super::{Evict, Layer};
+use crate::base::sync::Mutex;
+use crate::base::{Errno, Name, Result};
+use crate::sys::path::{OFlags, open_beneath};
+use crate::sys::stat::{self, Stat};
+
+/// A directory of one layer.
+///
+/// It knows its parent and name there, so that its descriptor is only a cache: an evicted one is opened again beneath
+/// the nearest ancestor that has one, and checked to be the same directory. A rename within the layer changes one
+/// link and everything below follows.
+pub struct DirPlace {
+    /// The layer it is in.
+    pub layer: Arc<Layer>,
+    ino: u64,
+    link: Mutex<Link>,
+    fd: Mutex<Option<Arc<OwnedFd>>>,
+    used: AtomicBool,
+    this: Weak<DirPlace>,
+}
+
+enum Link {
+    Root,
+    Below { parent: Arc<DirPlace>, name: Name },
+}
+
+/// A relative path handed to one `openat2` is kept below `PATH_MAX`.
+const PATH_STEP: usize = 3800;
+/// How often a directory is looked for again while others rename what is above it.
+const RENAME_RACES: usize = 3;
+
+impl DirPlace {
+    /// A layer's root: its descriptor stays open.
+    pub fn root(layer: Arc<Layer>, fd: OwnedFd, ino: u64) -> Arc<Self> {
+        Self::make(layer, ino, Link::Root, Some(Arc::new(fd)))
+    }
+
+    /// The directory `name` of this one, whose inode number was just seen to be `ino`.
+    pub fn child(self: &Arc<Self>, name: &Name, ino: u64) -> Arc<Self> {
+        Self::make(self.layer.clone(), ino, Link::Below { parent: self.clone(), name: name.clone() }, None)
+    }
+
+    fn make(layer: Arc<Layer>, ino: u64, link: Link, fd: Option<Arc<OwnedFd>>) -> Arc<Self> {
+        Arc::new_cyclic(|this| Self {
+            layer,
+            ino,
+            link: Mutex::new(link),
+            fd: Mutex::new(fd),
+            used: AtomicBool::new(false),
+            this: this.clone(),
+        })
+    }
+
+    /// Its inode number in the layer.
+    pub fn ino(&self) -> u64 {
+        self.ino
+    }
+
+    /// It was renamed in its layer.
+    pub fn moved(&self, parent: &Arc<DirPlace>, name: &Name) {
+        *self.link.lock() = Link::Below { parent: parent.clone(), name: name.clone() };
+    }
+
+    /// Its parent and name, unless it is the root.
+    pub fn parent(&self) -> Option<(Arc<DirPlace>, Name)> {
+        match &*self.link.lock() {
+            Link::Root => None,
+            Link::Below { parent, name } => Some((parent.clone(), name.clone())),
+        }
+    }
+
+    /// An `O_PATH` descriptor of it.
+    ///
+    /// # Errors
+    /// `ESTALE` where another directory stands in its place; `EXDEV` where a mount covers it; what `openat2(2)` says.
+    pub fn fd(&self) -> Result<Arc<OwnedFd>> {
+        self.used.store(true, Relaxed);
+        if let Some(fd) = &*self.fd.lock() {
+            return Ok(fd.clone());
+        }
+        let mut fd = self.reopen();
+        for _ in 0..RENAME_RACES {
+            match fd {
+                // A directory on the way was renamed meanwhile.
+                Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ESTALE) => fd = self.reopen(),
+                Err(Errno::EMFILE | Errno::ENFILE) => {
+                    self.layer.fds.evict_all();
+                    fd = self.reopen();
+                }
+                _ => break,
+            }
+        }
+        let fd = fd?;
+        *self.fd.lock() = Some(fd.clone());
+        self.layer.fds.opened(self.this.clone());
+        Ok(fd)
+    }
+
+    fn reopen(&self) -> Result<Arc<OwnedFd>> {
+        let (mut fd, names) = self.way();
+        for path in joined(&names) {
+            fd = Arc::new(open_beneath(fd.as_fd(), &path, OFlags::PATH | OFlags::DIRECTORY)?);
+        }
+        // A foreign object in its place (a layer that is changed underneath, or a race of the hostile kind).
+        if stat::stat_fd(fd.as_fd())?.ino == self.ino { Ok(fd) } else { Err(Errno::ESTALE) }
+    }
+
+    /// The nearest open ancestor and the names from there to here.
+    fn way(&self) -> (Arc<OwnedFd>, Vec<Name>) {
+        let mut names = Vec::new();
+        let Some((mut at, name)) = self.parent() else { unreachable_root() };
+        names.push(name);
+        loop {
+            if let Some(fd) = &*at.fd.lock() {
+                names.reverse();
+                return (fd.clone(), names);
+            }
+            let Some((parent, name)) = at.parent() else { unreachable_root() };
+            names.push(name);
+            at = parent;
+        }
+    }
+
+    /// A descriptor to list, sync or read xattrs with.
+    ///
+    /// # Errors
+    /// As [`DirPlace::fd`]; `EACCES` where the process may not read it.
+    pub fn open(&self) -> Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        open_beneath(self.fd()?.as_fd(), c".", flags)
+    }
+
+    /// What stands under `name`; `None` where nothing does.
+    ///
+    /// A directory that another mount covers shows as an empty one without an inode number of its own.
+    ///
+    /// # Errors
+    /// What `fstatat(2)` says, but for absence.
+    pub fn stat(&self, name: &Name) -> Result<Option<Stat>> {
+        let fd = match self.fd() {
+            Err(Errno::EXDEV) => return Ok(None),
+            fd => fd?,
+        };
+        let found = if self.layer.isolated {
+            stat::stat_at(fd.as_fd(), name.as_c_str())
+        } else {
+            stat::stat_beneath(fd.as_fd(), name.as_c_str())
+        };
+        match found {
+            Ok(mut stat) => {
+                if self.layer.nosuid && stat.is_file() {
+                    stat.mode &= !(libc::S_ISUID | libc::S_ISGID);
+                }
+                Ok(Some(stat))
+            }
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ENAMETOOLONG) => Ok(None),
+            Err(Errno::EXDEV) => self.covered().map(Some),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    fn covered(&self) -> Result<Stat> {
+        let parent = stat::stat_fd(self.fd()?.as_fd())?;
+        Ok(Stat { ino: 0, mode: libc::S_IFDIR | 0o555, nlink: 2, size: 0, blocks: 0, ..parent })
+    }
+
+    /// Its own attributes.
+    ///
+    /// # Errors
+    /// As [`DirPlace::fd`].
+    pub fn stat_self(&self) -> Result<Stat> {
+        match self.fd() {
+            Err(Errno::EXDEV) => match self.parent() {
+                Some((parent, _)) => parent.covered(),
+                None => Err(Errno::EXDEV),
+            },
+            fd => stat::stat_fd(fd?.as_fd()),
+        }
+    }
+}
+
+/// A root always has its descriptor, and every chain of parents ends in a root.
+fn unreachable_root() -> ! {
+    unreachable!("a layer's root keeps its descriptor")
+}
+
+/// The names as relative paths, none longer than the kernel takes.
+fn joined(names: &[Name]) -> Vec<CString> {
+    let mut paths = Vec::new();
+    let mut path: Vec<u8> = Vec::new();
+    for name in names {
+        if path.len() + name.as_bytes().len() + 1 > PATH_STEP {
+            paths.push(std::mem::take(&mut path));
+        }
+        if !path.is_empty() {
+            path.push(b'/');
+        }
+        path.extend_from_slice(name.as_bytes());
+    }
+    paths.push(path);
+    paths.into_iter().filter_map(|path| CString::new(path).ok()).collect()
+}
+
+impl Evict for DirPlace {
+    fn take_used(&self) -> bool {
+        self.used.swap(false, Relaxed)
+    }
+
+    fn evict(&self) {
+        if !matches!(*self.link.lock(), Link::Root) {
+            *self.fd.lock() = None;
+        }
+    }
+}
+
+impl Drop for DirPlace {
+    /// A deep chain of parents is taken apart here one by one, not by recursion on the stack.
+    fn drop(&mut self) {
+        let mut next = std::mem::replace(self.link.get_mut(), Link::Root);
+        while let Link::Below { parent, .. } = next {
+            match Arc::try_unwrap(parent) {
+                Ok(mut owned) => next = std::mem::replace(owned.link.get_mut(), Link::Root),
+                Err(_) => break,
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for DirPlace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.parent() {
+            None => write!(f, "{}", self.layer.path.display()),
+            Some((parent, name)) => write!(f, "{parent:?}/{}", name.as_os_str().display()),
+        }
+    }
+}
+
+/// Where an object that is not a directory is.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// The directory.
+    pub dir: Arc<DirPlace>,
+    /// The name in it.
+    pub name: Name,
+}
+
+impl Place {
+    /// The object's attributes.
+    ///
+    /// # Errors
+    /// `ESTALE` where nothing is there any more; what `fstatat(2)` says.
+    pub fn stat(&self) -> Result<Stat> {
+        self.dir.stat(&self.name)?.ok_or(Errno::ESTALE)
+    }
+
+    /// Opens it as the regular file with inode number `ino`; nothing else is ever opened.
+    ///
+    /// # Errors
+    /// `ESTALE` where it is no longer that file; what `openat2(2)` says.
+    pub fn open_file(&self, ino: u64, flags: OFlags) -> Result<OwnedFd> {
+        let flags = flags | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let fd = open_beneath(self.dir.fd()?.as_fd(), self.name.as_c_str(), flags)?;
+        let stat = stat::stat_fd(fd.as_fd())?;
+        if stat.is_file() && stat.ino == ino { Ok(fd) } else { Err(Errno::ESTALE) }
+    }
+}

@@ -1,0 +1,129 @@
+//! File handles, which name an inode over renames and remounts, and the identity of file systems.
+#![allow(unsafe_code)]
+
+use std::ffi::CStr;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use rustix::ioctl::{Getter, Opcode, ioctl, opcode};
+
+use super::seam::{self, Call};
+use crate::base::{Errno, Result};
+
+/// The longest handle in bytes (`MAX_HANDLE_SZ`).
+const MAX: usize = 128;
+
+/// A file handle: opaque bytes whose meaning the file system's `kind` decides.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Handle {
+    /// `handle_type`
+    pub kind: i32,
+    /// `f_handle`, at most 128 bytes.
+    pub bytes: Vec<u8>,
+}
+
+/// The handle of `name` in `dir`, of a symlink itself
+/// ([name_to_handle_at(2)](https://man7.org/linux/man-pages/man2/open_by_handle_at.2.html)).
+///
+/// # Errors
+/// `EOPNOTSUPP` where the file system has no handles, `ENOENT`, and those of name_to_handle_at(2).
+pub fn handle_at(dir: BorrowedFd<'_>, name: &CStr) -> Result<Handle> {
+    seam::enter(Call::Handle)?;
+    name_to_handle(dir, name, 0)
+}
+
+/// The handle of an open object, opened with `O_PATH` or otherwise.
+///
+/// # Errors
+/// As [`handle_at`].
+pub fn handle_fd(fd: BorrowedFd<'_>) -> Result<Handle> {
+    seam::enter(Call::Handle)?;
+    name_to_handle(fd, c"", libc::AT_EMPTY_PATH)
+}
+
+/// `struct file_handle` with room for any handle.
+#[repr(C)]
+struct FileHandle {
+    bytes: u32,
+    kind: i32,
+    handle: [u8; MAX],
+}
+
+fn name_to_handle(dir: BorrowedFd<'_>, name: &CStr, flags: libc::c_int) -> Result<Handle> {
+    let mut found = FileHandle { bytes: MAX as u32, kind: 0, handle: [0; MAX] };
+    let mut mount_id: libc::c_int = 0;
+    // SAFETY: `name` is NUL-terminated; `found` has the room that its first field says, and `mount_id` is an int.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_name_to_handle_at,
+            dir.as_raw_fd(),
+            name.as_ptr(),
+            &raw mut found,
+            &raw mut mount_id,
+            flags,
+        )
+    };
+    super::check(result)?;
+    let bytes = found.handle.get(..found.bytes as usize).ok_or(Errno::EOVERFLOW)?;
+    Ok(Handle { kind: found.kind, bytes: bytes.to_vec() })
+}
+
+/// `struct fsuuid2`
+#[repr(C)]
+struct FsUuid {
+    len: u8,
+    uuid: [u8; 16],
+}
+
+const FS_IOC_GETFSUUID: Opcode = opcode::read::<FsUuid>(0x15, 0);
+
+/// The UUID of the file system that `fd` is on (`FS_IOC_GETFSUUID`, Linux 6.9); `None` if it has none or the kernel
+/// cannot say.
+///
+/// # Errors
+/// `EBADF` for an `O_PATH` descriptor, `EIO`.
+pub fn fs_uuid(fd: BorrowedFd<'_>) -> Result<Option<[u8; 16]>> {
+    seam::enter(Call::FsUuid)?;
+    // SAFETY: the number carries the size of what the kernel writes: 17 bytes, for which any value is valid.
+    let answer = unsafe { ioctl(fd, Getter::<FS_IOC_GETFSUUID, FsUuid>::new()) };
+    match answer.map_err(Errno::from) {
+        Ok(found) => Ok((found.len == 16).then_some(found.uuid)),
+        Err(Errno::ENOTTY | Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP | Errno::EPERM) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::sys::{OFlags, create_at, open_beneath, open_root, reopen};
+
+    #[test]
+    fn an_object_has_one_handle_however_it_is_reached() {
+        let here = tempfile::tempdir().unwrap();
+        let dir = open_root(here.path()).unwrap();
+        let file = create_at(dir.as_fd(), c"f", OFlags::WRONLY, 0o600).unwrap();
+        symlink("f", here.path().join("l")).unwrap();
+        let handle = match handle_at(dir.as_fd(), c"f") {
+            Err(Errno::EOPNOTSUPP) => return eprintln!("skipped: no file handles on this file system"),
+            found => found.unwrap(),
+        };
+        assert!(!handle.bytes.is_empty() && handle.bytes.len() <= MAX);
+        assert_eq!(handle_fd(file.as_fd()), Ok(handle.clone()));
+        let path_only = open_beneath(dir.as_fd(), c"f", OFlags::PATH).unwrap();
+        assert_eq!(handle_fd(path_only.as_fd()), Ok(handle.clone()));
+        assert_ne!(handle_at(dir.as_fd(), c"l"), Ok(handle));
+        assert_eq!(handle_at(dir.as_fd(), c"none"), Err(Errno::ENOENT));
+    }
+
+    #[test]
+    fn a_file_system_has_one_uuid_or_none() {
+        let here = tempfile::tempdir().unwrap();
+        let dir = reopen(open_root(here.path()).unwrap().as_fd(), OFlags::RDONLY).unwrap();
+        assert_eq!(fs_uuid(dir.as_fd()), fs_uuid(tempfile::tempfile_in(here.path()).unwrap().as_fd()));
+        let proc = std::fs::File::open("/proc/version").unwrap();
+        assert_eq!(fs_uuid(proc.as_fd()), Ok(None));
+    }
+}

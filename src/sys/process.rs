@@ -1,0 +1,219 @@
+//! The process as a whole: forking, descriptors, signals, limits.
+
+#![allow(unsafe_code)]
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::ptr;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::process::{Pid, Resource, Rlimit, WaitOptions};
+use rustix::thread::{CapabilitySet, LinkNameSpaceType};
+
+use crate::base::{Errno, Result};
+
+/// Which side of a [`fork`] this is.
+#[derive(Debug)]
+pub enum Fork {
+    /// The process that forked, and the child's id.
+    Parent(Pid),
+    /// The new process.
+    Child,
+}
+
+/// Makes a second process of this one, which must have one thread only.
+///
+/// # Errors
+/// `EAGAIN` and `ENOMEM` of [fork(2)](https://man7.org/linux/man-pages/man2/fork.2.html); `EBUSY` if there is another
+/// thread, whose locks the child would inherit held for good.
+pub fn fork() -> Result<Fork> {
+    // An unreadable /proc says nothing about threads: then the caller's word must do.
+    if std::fs::read_dir("/proc/self/task").is_ok_and(|tasks| tasks.count() > 1) {
+        return Err(Errno::EBUSY);
+    }
+    // SAFETY: this process has one thread (checked above), so that the child is as whole as its parent.
+    let pid = unsafe { libc::fork() };
+    match pid {
+        -1 => Err(std::io::Error::last_os_error().into()),
+        0 => Ok(Fork::Child),
+        pid => Pid::from_raw(pid).map(Fork::Parent).ok_or(Errno::EINVAL),
+    }
+}
+
+/// Waits for the end of child `pid`: its exit status, or `None` if a signal ended it.
+///
+/// # Errors
+/// `ECHILD` of [waitpid(2)](https://man7.org/linux/man-pages/man2/waitpid.2.html).
+pub fn wait_for(pid: Pid) -> Result<Option<i32>> {
+    loop {
+        match rustix::process::waitpid(Some(pid), WaitOptions::empty()) {
+            Ok(Some((_, status))) if status.exited() || status.signaled() => return Ok(status.exit_status()),
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// Leaves the caller's session, terminal and directory; standard input, output and error become `/dev/null`.
+///
+/// # Errors
+/// `EPERM` of [setsid(2)](https://man7.org/linux/man-pages/man2/setsid.2.html) for a process group's leader (a forked
+/// child is none); those of opening `/dev/null`.
+pub fn detach() -> Result<()> {
+    rustix::process::setsid()?;
+    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::stdio::dup2_stdin(&null)?;
+    rustix::stdio::dup2_stdout(&null)?;
+    rustix::stdio::dup2_stderr(&null)?;
+    rustix::process::chdir("/")?;
+    Ok(())
+}
+
+/// Closes every descriptor from 3 on but `keep`: what a caller left open (a pipe that it waits on, a file that it
+/// locked) must not stay open as long as a daemon lives.
+///
+/// To be called by a new process that holds no other descriptor of its own, before it opens any.
+///
+/// # Errors
+/// Those of reading `/proc/self/fd`, needed where the kernel has no
+/// [close_range(2)](https://man7.org/linux/man-pages/man2/close_range.2.html) (before Linux 5.9).
+pub fn close_inherited(keep: BorrowedFd<'_>) -> Result<()> {
+    let keep = keep.as_raw_fd().unsigned_abs();
+    let ranges = [(3, keep.saturating_sub(1)), (keep.saturating_add(1).max(3), u32::MAX)];
+    for (first, last) in ranges {
+        if first > last {
+            continue;
+        }
+        // SAFETY: no descriptor in the range belongs to an object of this process (the function's contract).
+        let closed = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+        if closed != 0 {
+            return close_listed(keep);
+        }
+    }
+    Ok(())
+}
+
+/// [`close_inherited`] by the list in `/proc/self/fd`.
+fn close_listed(keep: u32) -> Result<()> {
+    // Collected first: the listing has a descriptor of its own, closed (harmlessly, again) below.
+    let open: Vec<u32> = std::fs::read_dir("/proc/self/fd")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect();
+    for fd in open.into_iter().filter(|&fd| fd > 2 && fd != keep) {
+        // SAFETY: as in `close_inherited`; an error means that it is closed already.
+        unsafe { libc::syscall(libc::SYS_close, fd) };
+    }
+    Ok(())
+}
+
+/// A pipe, closed in programs that this process runs: (read end, write end).
+///
+/// # Errors
+/// `EMFILE` and `ENFILE` of [pipe2(2)](https://man7.org/linux/man-pages/man2/pipe.2.html).
+pub fn pipe() -> Result<(OwnedFd, OwnedFd)> {
+    Ok(rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?)
+}
+
+/// Modes given to the kernel are meant: no umask is taken from them.
+pub fn clear_umask() {
+    rustix::process::umask(Mode::empty());
+}
+
+/// Raises the number of descriptors that may be open to the hard limit; what cannot be raised stays.
+pub fn raise_open_files() {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+        if let Err(errno) = rustix::process::setrlimit(Resource::Nofile, raised) {
+            log::warn!("the limit of open files stays at {:?}: {errno}", limit.current);
+        }
+    }
+}
+
+/// SIGTERM, SIGINT and SIGHUP, which ask a daemon to unmount.
+fn endings() -> libc::sigset_t {
+    // SAFETY: an all-zero sigset_t is a value of the type, and sigemptyset makes it a proper set; the signal numbers are
+    // valid, so that sigaddset cannot fail.
+    unsafe {
+        let mut set = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+            libc::sigaddset(&mut set, signal);
+        }
+        set
+    }
+}
+
+/// Keeps SIGTERM, SIGINT and SIGHUP pending for [`wait_for_ending`], in this thread and those that it starts from now on.
+pub fn block_endings() {
+    // SAFETY: the set is initialised, and no old set is asked for.
+    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &endings(), ptr::null_mut()) };
+}
+
+/// Sleeps until one of the signals that [`block_endings`] holds back arrives; its number.
+///
+/// # Errors
+/// `EINVAL` of [sigwait(3)](https://man7.org/linux/man-pages/man3/sigwait.3.html), which does not happen with this set.
+pub fn wait_for_ending() -> Result<i32> {
+    let mut signal = 0;
+    // SAFETY: both pointers are to live values of this frame.
+    match unsafe { libc::sigwait(&endings(), &mut signal) } {
+        0 => Ok(signal),
+        errno => Err(Errno::from_raw(errno)),
+    }
+}
+
+/// Moves the process, which must have one thread only, into the mount namespace that `path` names
+/// (`/proc/PID/ns/mnt`); the current directory becomes that namespace's root.
+///
+/// # Errors
+/// Those of open(2), and `EPERM`, `EINVAL` of [setns(2)](https://man7.org/linux/man-pages/man2/setns.2.html).
+pub fn enter_mount_namespace(path: &Path) -> Result<()> {
+    let namespace = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Mount))?;
+    Ok(())
+}
+
+/// Whether the process holds CAP_SYS_ADMIN in its user namespace
+/// ([capabilities(7)](https://man7.org/linux/man-pages/man7/capabilities.7.html)).
+pub fn is_admin() -> bool {
+    rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN))
+}
+
+/// Whether user ids mean here what they mean in the initial user namespace
+/// ([user_namespaces(7)](https://man7.org/linux/man-pages/man7/user_namespaces.7.html)).
+pub fn ids_are_initial() -> bool {
+    // A kernel without user namespaces has no such file.
+    let Ok(map) = std::fs::read_to_string("/proc/self/uid_map") else { return true };
+    map.split_whitespace().eq(["0", "0", "4294967295"])
+}
+
+/// The program `name` in the directories of `PATH`, or in the usual ones where there is no `PATH`.
+pub fn find_program(name: &str) -> Option<std::path::PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_else(|| OsStr::new("/usr/bin:/bin").to_owned());
+    path.as_bytes().split(|&byte| byte == b':').filter(|dir| !dir.is_empty()).find_map(|dir| {
+        let program = Path::new(OsStr::from_bytes(dir)).join(name);
+        rustix::fs::access(&program, rustix::fs::Access::EXEC_OK).is_ok().then_some(program)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_is_found_in_the_path_or_not_at_all() {
+        assert!(find_program("sh").is_some_and(|path| path.is_absolute()));
+        assert_eq!(find_program("no-such-program-anywhere"), None);
+    }
+
+    #[test]
+    fn limits_and_capabilities_can_be_asked_for() {
+        raise_open_files();
+        let limit = rustix::process::getrlimit(Resource::Nofile);
+        assert_eq!(limit.current, limit.maximum);
+        assert_eq!(is_admin(), crate::sys::effective_caps() & (1 << 21) != 0);
+    }
+}

@@ -1,0 +1,51 @@
+//! Names that nobody else has.
+
+use std::ffi::CString;
+use std::fmt::Write as _;
+
+use rustix::rand::{GetRandomFlags, getrandom};
+
+use super::seam::{self, Call};
+use crate::base::{Errno, Result};
+
+/// `N` random bytes, at most 256 ([getrandom(2)](https://man7.org/linux/man-pages/man2/getrandom.2.html)).
+///
+/// # Errors
+/// `ENOSYS` before Linux 3.17; `EIO` for fewer bytes than asked for.
+pub fn random_bytes<const N: usize>() -> Result<[u8; N]> {
+    seam::enter(Call::Random)?;
+    let mut bytes = [0; N];
+    loop {
+        match getrandom(&mut bytes, GetRandomFlags::empty()) {
+            Err(rustix::io::Errno::INTR) => {}
+            Ok(count) if count < N => return Err(Errno::EIO),
+            result => return Ok(result.map(|_| bytes)?),
+        }
+    }
+}
+
+/// A name for something temporary: `prefix` and 64 random bits in hexadecimal.
+///
+/// # Errors
+/// Those of [`random_bytes`]; `EINVAL` if `prefix` holds a NUL.
+pub fn temp_name(prefix: &str) -> Result<CString> {
+    let bits = u64::from_ne_bytes(random_bytes()?);
+    let mut name = String::with_capacity(prefix.len() + 17);
+    name.push_str(prefix);
+    // Cannot fail: it is a String.
+    let _ = write!(name, "{bits:016x}");
+    CString::new(name).map_err(|_| Errno::EINVAL)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_differ_and_keep_their_prefix() {
+        let (one, other) = (temp_name("#").unwrap(), temp_name("#").unwrap());
+        assert_ne!(one, other);
+        assert!(one.to_bytes().starts_with(b"#") && one.to_bytes().len() == 17);
+        assert_eq!(temp_name("a\0b"), Err(Errno::EINVAL));
+    }
+}

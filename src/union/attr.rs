@@ -1,0 +1,188 @@
+//! Attributes: getattr, setattr, statfs.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::copy_up::CopyUp;
+use super::{Attr, Caller, InodeId, SetAttr, Union};
+use crate::base::{Errno, Name, Result};
+use crate::inode::{Body, DirState, Inode, LeafObject, LeafState};
+use crate::sys::stat::{self, Kind, SetTime, Stat, StatFs};
+use crate::sys::{data, tree};
+use crate::upper::clear_privileges;
+
+/// How often an object is looked for again while others rename it.
+const RENAME_RACES: usize = 8;
+
+impl Union {
+    /// The attributes of an inode.
+    ///
+    /// # Errors
+    /// `ESTALE`; what `fstatat(2)` says.
+    pub fn getattr(&self, id: InodeId) -> Result<Attr> {
+        self.attr(self.inode(id)?.as_ref())
+    }
+
+    pub(super) fn attr(&self, inode: &Inode) -> Result<Attr> {
+        match &inode.body {
+            Body::Dir(dir) => {
+                let top = {
+                    let state = dir.state.read();
+                    if let Some(last) = &state.removed {
+                        return Ok(Attr::new(inode, last, 0));
+                    }
+                    state.view.top().ok_or(Errno::ESTALE)?.place.clone()
+                };
+                let stat = top.stat_self()?;
+                Ok(self.dir_attr(inode, &dir.state.read(), &stat))
+            }
+            Body::Leaf(leaf) => {
+                let stat = self.at_leaf(inode, |object| object.place.stat())?;
+                Ok(self.leaf_attr(inode, &leaf.state.lock(), &stat))
+            }
+        }
+    }
+
+    /// A merged directory has a link count of 1, as the kernel's OverlayFS shows it: counting would read all parts.
+    pub(super) fn dir_attr(&self, inode: &Inode, state: &DirState, stat: &Stat) -> Attr {
+        let counted = state.view.len() == 1 && !self.static_nlink;
+        Attr::new(inode, stat, if counted { links(stat.nlink) } else { 1 })
+    }
+
+    pub(super) fn leaf_attr(&self, inode: &Inode, state: &LeafState, stat: &Stat) -> Attr {
+        let own = links(stat.nlink).saturating_sub(u32::from(state.hidden));
+        let mut attr = Attr::new(inode, stat, state.nlink.unwrap_or(own));
+        if state.device {
+            attr.rdev = 0;
+        }
+        attr
+    }
+
+    /// Does something with an inode's object by its place, again if it was renamed meanwhile.
+    pub(super) fn at_leaf<T>(&self, inode: &Inode, mut act: impl FnMut(&LeafObject) -> Result<T>) -> Result<T> {
+        let leaf = inode.leaf()?;
+        let mut done = Err(Errno::ESTALE);
+        for _ in 0..RENAME_RACES {
+            let object = leaf.state.lock().current()?.clone();
+            done = act(&object);
+            if !matches!(done, Err(Errno::ENOENT | Errno::ESTALE)) {
+                return done;
+            }
+            if Arc::ptr_eq(&object.place.dir, &leaf.state.lock().current()?.place.dir)
+                && object.place.name == leaf.state.lock().current()?.place.name
+            {
+                return done;
+            }
+        }
+        done
+    }
+
+    /// The same with the open directory and the name of any inode's current object, a directory included.
+    pub(super) fn at_object<T>(
+        &self,
+        inode: &Inode,
+        mut act: impl FnMut(BorrowedFd<'_>, &std::ffi::CStr) -> Result<T>,
+    ) -> Result<T> {
+        match &inode.body {
+            Body::Dir(dir) => {
+                let place = dir.live_view()?.top().ok_or(Errno::ESTALE)?.place.clone();
+                act(place.fd()?.as_fd(), c".")
+            }
+            Body::Leaf(_) => {
+                self.at_leaf(inode, |object| act(object.place.dir.fd()?.as_fd(), object.place.name.as_c_str()))
+            }
+        }
+    }
+
+    /// Sets attributes; the object is copied up first.
+    ///
+    /// # Errors
+    /// `EROFS`; `EPERM` and `EOVERFLOW` as for copy-up; what the system calls say.
+    pub fn setattr(&self, caller: &Caller, id: InodeId, set: &SetAttr) -> Result<Attr> {
+        self.upper()?;
+        let inode = self.inode(id)?;
+        if let Body::Dir(dir) = &inode.body {
+            if dir.live_view().is_err() {
+                return self.set_removed(&inode, set);
+            }
+        }
+        self.copy_up(&inode, &CopyUp { len: set.size, pid: caller.pid })?;
+        if let Some(size) = set.size {
+            self.resize(caller, &inode, size)?;
+        }
+        if set.uid.is_some() || set.gid.is_some() {
+            self.at_object(&inode, |dir, name| tree::chown_at(dir, name, set.uid, set.gid)).map_err(|errno| {
+                // An id that the daemon's user namespace does not have.
+                if errno == Errno::EINVAL { Errno::EOVERFLOW } else { errno }
+            })?;
+        }
+        if let Some(mode) = set.mode {
+            self.at_object(&inode, |dir, name| tree::chmod_at(dir, name, mode & 0o7777))?;
+            if let Body::Leaf(leaf) = &inode.body {
+                leaf.no_privileges.store(false, Relaxed);
+            }
+        }
+        if set.atime != SetTime::Omit || set.mtime != SetTime::Omit {
+            self.at_object(&inode, |dir, name| tree::utimens_at(dir, name, [set.atime, set.mtime]))?;
+        }
+        self.attr(&inode)
+    }
+
+    /// A removed directory that somebody still holds has attributes in memory only.
+    fn set_removed(&self, inode: &Inode, set: &SetAttr) -> Result<Attr> {
+        if let Some(last) = &mut inode.dir()?.state.write().removed {
+            last.mode = set.mode.map_or(last.mode, |mode| libc::S_IFDIR | (mode & 0o7777));
+            last.uid = set.uid.unwrap_or(last.uid);
+            last.gid = set.gid.unwrap_or(last.gid);
+            for (time, to) in [(&mut last.atime, set.atime), (&mut last.mtime, set.mtime)] {
+                if let SetTime::At(at) = to {
+                    *time = at;
+                }
+            }
+        }
+        self.attr(inode)
+    }
+
+    fn resize(&self, caller: &Caller, inode: &Arc<Inode>, size: u64) -> Result<()> {
+        let fd = self.data_fd(inode, true)?;
+        data::truncate(fd.as_fd(), size)?;
+        if !caller.keeps_privileges() {
+            clear_privileges(fd.as_fd(), false)?;
+        }
+        Ok(())
+    }
+
+    /// The file system that changes go to, or the topmost one.
+    ///
+    /// # Errors
+    /// What `fstatvfs(3)` says.
+    pub fn statfs(&self) -> Result<StatFs> {
+        stat::statfs_fd(self.top.fd()?.as_fd())
+    }
+
+    /// The target of a symlink.
+    ///
+    /// # Errors
+    /// `EINVAL` for anything else; what `readlinkat(2)` says.
+    pub fn readlink(&self, id: InodeId) -> Result<Vec<u8>> {
+        let inode = self.inode(id)?;
+        if inode.kind != Kind::Symlink {
+            return Err(Errno::EINVAL);
+        }
+        self.at_object(&inode, tree::readlink_at)
+    }
+
+    /// Whether this name is kept for the union's own use in an upper layer whose whiteouts are files.
+    pub(super) fn check_name(&self, name: &Name) -> Result<()> {
+        let reserved = self.upper.as_ref().is_some_and(|upper| upper.root.layer.wh_names);
+        if reserved && name.as_bytes().starts_with(crate::format::wh::PREFIX) {
+            return Err(Errno::EINVAL);
+        }
+        Ok(())
+    }
+}
+
+fn links(nlink: u64) -> u32 {
+    u32::try_from(nlink).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,278 @@
+//! Copy-up: a lower object gets its upper copy, whole or not at all, before its first change.
+//!
+//! Parents first; then the object is built in workdir with everything it has, synced, and appears by one rename under
+//! its parent's `names`. One inode's copy-up holds up nobody else.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use super::Union;
+use crate::base::{Errno, Name, Result};
+use crate::inode::{Body, Inode, Key, LeafBody, LeafObject};
+use crate::layer::{DirPlace, Place};
+use crate::merge::{DirPart, DirView};
+use crate::sys::path::{OFlags, open_beneath};
+use crate::sys::stat::{Kind, SetTime, Stat, stat_at, stat_fd};
+use crate::sys::{caller, tree};
+use crate::upper::{Metadata, Staged, Temp, Upper, WhiteoutStyle, copy_data};
+
+/// How much of a file is copied up, and for whom.
+pub(super) struct CopyUp {
+    /// The file is truncated to this anyway.
+    pub len: Option<u64>,
+    /// Whose pending SIGKILL ends it; 0 for nobody's.
+    pub pid: u32,
+}
+
+/// More than this many bytes are worth a thread of their own.
+const LONG: u64 = 1 << 20;
+
+impl Union {
+    /// Whether a change of this inode first copies so much that the caller should not wait in line with others.
+    pub fn is_long_copy_up(&self, id: super::InodeId) -> bool {
+        let Ok(inode) = self.inode(id) else { return false };
+        let Ok(leaf) = inode.leaf() else { return false };
+        if inode.kind != Kind::File || leaf.state.lock().upper.is_some() || self.upper.is_none() {
+            return false;
+        }
+        self.at_leaf(&inode, |object| object.place.stat()).is_ok_and(|stat| stat.size > LONG)
+    }
+
+    /// Gives an inode its upper object, if it has none.
+    ///
+    /// # Errors
+    /// `EROFS`; `EPERM` and `EOVERFLOW` for an owner that the process may not set; `EINTR`; what the layers say.
+    pub(super) fn copy_up(&self, inode: &Arc<Inode>, how: &CopyUp) -> Result<()> {
+        match &inode.body {
+            Body::Dir(_) => self.copy_up_dir(inode),
+            Body::Leaf(leaf) => self.copy_up_leaf(inode, leaf, how),
+        }
+    }
+
+    /// A directory and all above it that have no upper part yet, from the top.
+    pub(super) fn copy_up_dir(&self, inode: &Arc<Inode>) -> Result<()> {
+        let upper = self.upper()?;
+        let mut missing = Vec::new();
+        let mut at = inode.clone();
+        loop {
+            let parent = {
+                let state = at.dir()?.state.read();
+                if state.removed.is_some() {
+                    return Err(Errno::ENOENT);
+                }
+                match &state.at {
+                    _ if state.view.upper.is_some() => break,
+                    Some((parent, _)) => parent.clone(),
+                    None => return Err(Errno::ESTALE),
+                }
+            };
+            missing.push(std::mem::replace(&mut at, parent));
+        }
+        missing.iter().rev().try_for_each(|dir| self.copy_up_one_dir(upper, dir))
+    }
+
+    fn copy_up_one_dir(&self, upper: &Upper, inode: &Arc<Inode>) -> Result<()> {
+        let dir = inode.dir()?;
+        let _up = inode.up.lock();
+        let (view, at) = {
+            let state = dir.state.read();
+            (state.view.clone(), state.at.clone())
+        };
+        if view.upper.is_some() {
+            return Ok(());
+        }
+        let (parent, name) = at.ok_or(Errno::ENOENT)?;
+        let staged = stage_dir(upper, &view)?;
+        let parent_dir = parent.dir()?;
+        let names = parent_dir.names.write();
+        let into = parent_dir.live_view()?.upper.ok_or(Errno::ESTALE)?;
+        let stat = self.publish_copy(upper, &parent, &into.place, staged, &name, true)?;
+        let place = into.place.child(&name, stat.ino);
+        let xattr_whiteouts = upper.style == WhiteoutStyle::Xattr;
+        dir.state.write().view.upper = Some(DirPart { place, xattr_whiteouts });
+        drop(names);
+        Ok(())
+    }
+
+    fn copy_up_leaf(&self, inode: &Arc<Inode>, leaf: &LeafBody, how: &CopyUp) -> Result<()> {
+        let upper = self.upper()?;
+        loop {
+            let at = {
+                let state = leaf.state.lock();
+                if state.upper.is_some() {
+                    return Ok(());
+                }
+                state.names.first().cloned()
+            };
+            if let Some((parent, _)) = &at {
+                self.copy_up_dir(parent)?;
+            }
+            let _up = inode.up.lock();
+            if leaf.state.lock().upper.is_some() {
+                return Ok(());
+            }
+            let copy = stage_leaf(upper, inode, leaf, how)?;
+            let Some((parent, name)) = at else {
+                return self.keep_copy_hidden(upper, inode, leaf, copy.temp);
+            };
+            let parent_dir = parent.dir()?;
+            let names = parent_dir.names.write();
+            let still = leaf.state.lock().names.iter().any(|(p, n)| Arc::ptr_eq(p, &parent) && *n == name);
+            let into = parent_dir.live_view().ok().and_then(|view| view.upper);
+            let (true, Some(into)) = (still, into) else {
+                // It was unlinked or renamed meanwhile: the copy goes, and it is looked for again.
+                drop(names);
+                continue;
+            };
+            let stat = self.publish_copy(upper, &parent, &into.place, copy.temp, &name, copy.has_origin)?;
+            let place = Place { dir: into.place.clone(), name };
+            self.now_upper(inode, leaf, place, &stat, copy.links);
+            return Ok(());
+        }
+    }
+
+    /// A file without a name left that somebody still holds: its copy lives in workdir.
+    fn keep_copy_hidden(&self, upper: &Upper, inode: &Arc<Inode>, leaf: &LeafBody, temp: Temp<'_>) -> Result<()> {
+        let stat = stat_at(upper.work(), temp.name())?;
+        let dir = self.work.clone().ok_or(Errno::EROFS)?;
+        let name = Name::new(temp.keep().to_bytes())?;
+        leaf.state.lock().hidden = true;
+        self.now_upper(inode, leaf, Place { dir, name }, &stat, 1);
+        Ok(())
+    }
+
+    /// The upper object is there: from now on everybody reads and writes it.
+    fn now_upper(&self, inode: &Arc<Inode>, leaf: &LeafBody, place: Place, stat: &Stat, links: u64) {
+        {
+            let mut state = leaf.state.lock();
+            state.upper = Some(LeafObject { place, key: Key::of(stat) });
+            if links > 1 && state.nlink.is_none() {
+                state.nlink = Some(u32::try_from(links).unwrap_or(u32::MAX));
+            }
+        }
+        if links > 1 {
+            // The other names of the lower file lead here as long as this is mounted: it must not be forgotten.
+            self.table.add_key(inode, Key::of(stat));
+            inode.acquire();
+        }
+        *leaf.data.lock() = None;
+    }
+
+    /// Moves a staged copy to its name; the parent keeps its times. The caller holds the parent's `names`.
+    fn publish_copy(
+        &self,
+        upper: &Upper,
+        parent: &Arc<Inode>,
+        into: &Arc<DirPlace>,
+        staged: Temp<'_>,
+        name: &Name,
+        has_origin: bool,
+    ) -> Result<Stat> {
+        let fd = into.fd()?;
+        let before = stat_fd(fd.as_fd())?;
+        if has_origin {
+            self.make_impure(upper, parent, into)?;
+        }
+        let stat = stat_at(upper.work(), staged.name())?;
+        staged.publish_new(fd.as_fd(), name.as_c_str())?;
+        // Not part of the change itself: a crash in between leaves the parent's time too new.
+        let times = [SetTime::At(before.atime), SetTime::At(before.mtime)];
+        if let Err(errno) = tree::utimens_at(fd.as_fd(), c".", times) {
+            log::debug!("{into:?}: its times are not restored: {errno}");
+        }
+        Ok(stat)
+    }
+
+    /// Marks a directory as holding objects that have an origin. The caller holds its `names`.
+    pub(super) fn make_impure(&self, upper: &Upper, dir: &Arc<Inode>, place: &DirPlace) -> Result<()> {
+        let state = &dir.dir()?.state;
+        if state.read().view.impure {
+            return Ok(());
+        }
+        upper.set_impure(place.fd()?.as_fd())?;
+        state.write().view.impure = true;
+        Ok(())
+    }
+}
+
+/// A copy of a directory without its entries.
+fn stage_dir<'a>(upper: &'a Upper, view: &DirView) -> Result<Temp<'a>> {
+    let from = &view.lowers.first().ok_or(Errno::ESTALE)?.place;
+    let fd = from.fd()?;
+    let metadata = Metadata::of(fd.as_fd(), c".", from.stat_self()?, false)?;
+    let temp = Temp::new(upper, Kind::Dir)?;
+    tree::mkdir_at(upper.work(), temp.name(), 0o700)?;
+    let staged = open_beneath(upper.work(), temp.name(), OFlags::RDONLY | OFlags::DIRECTORY)?;
+    let staged = Staged::Open(staged.as_fd());
+    upper.set_origin(staged, &from.layer, fd.as_fd(), c".")?;
+    metadata.apply(staged, false)?;
+    Ok(temp)
+}
+
+/// A copy in workdir.
+struct Copy<'a> {
+    temp: Temp<'a>,
+    /// It tells the number of the lower object.
+    has_origin: bool,
+    /// Of the lower object.
+    links: u64,
+}
+
+fn stage_leaf<'a>(upper: &'a Upper, inode: &Inode, leaf: &LeafBody, how: &CopyUp) -> Result<Copy<'a>> {
+    let lower = leaf.state.lock().lower.clone().ok_or(Errno::ESTALE)?;
+    let place = &lower.place;
+    let stat = place.stat()?;
+    if stat.kind() != inode.kind || Key::of(&stat) != lower.key {
+        return Err(Errno::ESTALE);
+    }
+    let from = place.dir.fd()?;
+    let name = place.name.as_c_str();
+    let metadata = Metadata::of(from.as_fd(), name, stat, place.dir.layer.nosuid)?;
+    let temp = Temp::new(upper, inode.kind)?;
+    let mut has_origin = false;
+    // A lower hard link gets no origin: after a remount its names are files of their own.
+    let mut mark = |staged: Staged<'_>| -> Result<()> {
+        if stat.nlink == 1 {
+            has_origin = upper.set_origin(staged, &place.dir.layer, from.as_fd(), name)?;
+        }
+        Ok(())
+    };
+    match inode.kind {
+        Kind::File => stage_file(upper, &temp, &lower, &metadata, how, &mut mark)?,
+        Kind::Dir => return Err(Errno::EISDIR),
+        kind => {
+            if kind == Kind::Symlink {
+                let target = std::ffi::CString::new(tree::readlink_at(from.as_fd(), name)?).map_err(|_| Errno::EIO)?;
+                tree::symlink_at(&target, upper.work(), temp.name())?;
+            } else {
+                tree::mknod_at(upper.work(), temp.name(), kind.to_mode() | 0o600, stat.rdev)?;
+            }
+            let staged = Staged::Named(upper.work(), temp.name());
+            mark(staged)?;
+            metadata.apply(staged, kind == Kind::Symlink)?;
+        }
+    }
+    Ok(Copy { temp, has_origin, links: stat.nlink })
+}
+
+fn stage_file(
+    upper: &Upper,
+    temp: &Temp<'_>,
+    lower: &LeafObject,
+    metadata: &Metadata,
+    how: &CopyUp,
+    mark: &mut dyn FnMut(Staged<'_>) -> Result<()>,
+) -> Result<()> {
+    let size = metadata.stat.size;
+    let len = how.len.map_or(size, |len| len.min(size));
+    let to = tree::create_at(upper.work(), temp.name(), OFlags::RDWR, 0o600)?;
+    if len > 0 {
+        let from = lower.place.open_file(lower.key.ino, OFlags::RDONLY)?;
+        let killed = || how.pid != 0 && caller::sigkill_pending(how.pid);
+        copy_data(from.as_fd(), to.as_fd(), len, len == size, &killed)?;
+    }
+    let staged = Staged::Open(to.as_fd());
+    mark(staged)?;
+    metadata.apply(staged, false).inspect_err(|errno| log::info!("{:?} is not copied up: {errno}", lower.place))?;
+    if len > 0 { upper.sync_staged(to.as_fd()) } else { Ok(()) }
+}

@@ -1,0 +1,269 @@
+//! New objects: create, mkdir, mknod, symlink.
+//!
+//! Where no whiteout stands in the way the object is made in the real parent as the caller: one system call, and the
+//! upper layer's file system does set-group-id directories, default ACLs and quotas right. Else it grows up in a
+//! nursery in workdir, which is like the parent, and takes the whiteout's place by one rename.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use super::{Caller, Entry, InodeId, Union};
+use crate::base::{Errno, Name, Result};
+use crate::inode::{Body, DataFd, Inode, Names};
+use crate::layer::Evict;
+use crate::merge::{self, Absent, Answer, DirPart, DirView, Found, FoundDir, FoundLeaf};
+use crate::sys::path::OFlags;
+use crate::sys::stat::{Kind, Stat, stat_at};
+use crate::sys::{caller, tree, xattr};
+use crate::upper::{Nursery, Temp, Upper, WhiteoutStyle};
+
+/// What to make; modes are permission bits.
+#[derive(Debug, Clone, Copy)]
+pub enum Make<'a> {
+    /// A regular file.
+    File {
+        /// Permission bits before the umask.
+        mode: u32,
+    },
+    /// A directory.
+    Dir {
+        /// Permission bits before the umask.
+        mode: u32,
+    },
+    /// A fifo, socket or device, or a regular file, as `mknod(2)` makes it.
+    Node {
+        /// Type and permission bits before the umask.
+        mode: u32,
+        /// Device number.
+        rdev: u64,
+    },
+    /// A symlink.
+    Symlink {
+        /// Where it points.
+        target: &'a CStr,
+    },
+}
+
+impl Make<'_> {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::File { .. } => Kind::File,
+            Self::Dir { .. } => Kind::Dir,
+            Self::Node { mode, .. } => Kind::from_mode(*mode),
+            Self::Symlink { .. } => Kind::Symlink,
+        }
+    }
+
+    /// A 0/0 character device would be a whiteout: it is stored as a marked empty file.
+    fn is_whiteout_like(&self) -> bool {
+        matches!(self, Self::Node { rdev: 0, .. }) && self.kind() == Kind::Char
+    }
+
+    /// Makes it; a regular file comes back open.
+    fn at(&self, dir: BorrowedFd<'_>, name: &CStr, mask: u32) -> Result<Option<OwnedFd>> {
+        match *self {
+            Self::File { mode } => tree::create_at(dir, name, OFlags::RDWR, mode & !mask).map(Some),
+            Self::Dir { mode } => tree::mkdir_at(dir, name, mode & !mask).map(|()| None),
+            Self::Node { mode, .. } if self.is_whiteout_like() => {
+                tree::create_at(dir, name, OFlags::RDWR, mode & 0o7777 & !mask).map(|_| None)
+            }
+            Self::Node { mode, rdev } => tree::mknod_at(dir, name, mode & !mask, rdev).map(|()| None),
+            Self::Symlink { target } => tree::symlink_at(target, dir, name).map(|()| None),
+        }
+    }
+}
+
+/// A new object in the upper layer, not yet in the table.
+struct Made {
+    stat: Stat,
+    file: Option<OwnedFd>,
+}
+
+impl Union {
+    /// Makes an object under `name`, owned by the caller. The entry counts one lookup.
+    ///
+    /// # Errors
+    /// `EEXIST`, `EROFS`, `ENOENT` in a removed directory, `EPERM` or `EOVERFLOW` where the process cannot make
+    /// objects of this caller; what the system calls say.
+    pub fn make(&self, caller: &Caller, parent: InodeId, name: &Name, what: Make<'_>) -> Result<Entry> {
+        let upper = self.upper()?;
+        self.check_name(name)?;
+        let parent = self.inode(parent)?;
+        self.copy_up_dir(&parent)?;
+        let body = parent.dir()?;
+        let mut names = body.names.write();
+        let view = body.live_view()?;
+        let absent = match merge::lookup(&view, name)? {
+            Answer::Found(_) => return Err(Errno::EEXIST),
+            Answer::Absent(absent) => absent,
+        };
+        let into = view.upper.as_ref().ok_or(Errno::ESTALE)?;
+        let dir = into.place.fd()?;
+        let mask = if self.has_default_acl(&mut names, dir.as_fd())? { 0 } else { caller.umask };
+        let staged = absent == Absent::UpperWhiteout || what.is_whiteout_like();
+        let made = if staged && upper.style != WhiteoutStyle::File {
+            make_staged(upper, caller, dir.as_fd(), name, &what, mask, absent)?
+        } else {
+            make_direct(upper, caller, dir.as_fd(), name, &what, mask, absent, view.len() > 1)?
+        };
+        names.complete = false;
+        self.enter_new(&parent, name, into, &what, made)
+    }
+
+    /// Whether the umask does not count here; known after the first look.
+    fn has_default_acl(&self, names: &mut Names, dir: BorrowedFd<'_>) -> Result<bool> {
+        if self.noacl {
+            return Ok(false);
+        }
+        if let Some(known) = names.default_acl {
+            return Ok(known);
+        }
+        let found = xattr::get_at(dir, c".", c"system.posix_acl_default")?.is_some();
+        names.default_acl = Some(found);
+        Ok(found)
+    }
+
+    fn enter_new(
+        &self,
+        parent: &Arc<Inode>,
+        name: &Name,
+        into: &DirPart,
+        what: &Make<'_>,
+        made: Made,
+    ) -> Result<Entry> {
+        let Made { mut stat, file } = made;
+        let found = if stat.is_dir() {
+            let place = into.place.child(name, stat.ino);
+            let upper = Some(DirPart { place, xattr_whiteouts: into.xattr_whiteouts });
+            Found::Dir(FoundDir { view: DirView { upper, lowers: Arc::new([]), impure: false }, stat, lower: None })
+        } else {
+            let device = what.is_whiteout_like();
+            if device {
+                stat.mode = libc::S_IFCHR | (stat.mode & 0o7777);
+            }
+            let place = crate::layer::Place { dir: into.place.clone(), name: name.clone() };
+            Found::Leaf(FoundLeaf { place, stat, upper: true, origin: None, device })
+        };
+        let entry = self.enter(parent, name, &found)?;
+        if let (Some(file), Some(inode)) = (file, self.table.get(entry.id)) {
+            self.keep_open(&inode, file);
+        }
+        Ok(entry)
+    }
+
+    /// The descriptor of a new file writes it even where its mode forbids to open it again.
+    fn keep_open(&self, inode: &Arc<Inode>, file: OwnedFd) {
+        let Body::Leaf(leaf) = &inode.body else { return };
+        leaf.touch();
+        *leaf.data.lock() = Some(DataFd { fd: Arc::new(file), readable: true, writable: true });
+        let holder: std::sync::Weak<Inode> = Arc::downgrade(inode);
+        let holder: std::sync::Weak<dyn Evict> = holder;
+        self.fds.opened(holder);
+    }
+}
+
+/// Runs `act` with the ids of the caller.
+fn as_caller<T>(caller: &Caller, act: impl FnOnce() -> Result<T>) -> Result<T> {
+    if !caller::may_act_as_others() && caller.uid != rustix::process::geteuid().as_raw() {
+        return Err(Errno::EPERM);
+    }
+    caller::as_caller(caller.uid, caller.gid, act)
+}
+
+#[allow(clippy::too_many_arguments)]
+fn make_direct(
+    upper: &Upper,
+    caller: &Caller,
+    dir: BorrowedFd<'_>,
+    name: &Name,
+    what: &Make<'_>,
+    mask: u32,
+    absent: Absent,
+    merged: bool,
+) -> Result<Made> {
+    let is_dir = what.kind() == Kind::Dir;
+    if absent == Absent::UpperWhiteout && is_dir {
+        // `.wh.` style: opaque before it is seen.
+        let temp = grow(upper, caller, dir, what, mask)?;
+        upper.set_opaque(upper.work(), temp.name())?;
+        temp.publish_new(dir, name.as_c_str())?;
+        upper.drop_wh_file(dir, name)?;
+        return Ok(Made { stat: stat_at(dir, name.as_c_str())?, file: None });
+    }
+    let file = as_caller(caller, || what.at(dir, name.as_c_str(), mask))?;
+    if absent == Absent::UpperWhiteout {
+        upper.drop_wh_file(dir, name)?;
+    }
+    if is_dir && merged {
+        // Nothing is below it now; this keeps it so when the layers below are others one day.
+        if let Err(errno) = upper.set_opaque(dir, name.as_c_str()) {
+            log::debug!("{name:?} is not marked opaque: {errno}");
+        }
+    }
+    Ok(Made { stat: stat_at(dir, name.as_c_str())?, file })
+}
+
+fn make_staged(
+    upper: &Upper,
+    caller: &Caller,
+    dir: BorrowedFd<'_>,
+    name: &Name,
+    what: &Make<'_>,
+    mask: u32,
+    absent: Absent,
+) -> Result<Made> {
+    let mut temp = grow(upper, caller, dir, what, mask)?;
+    let is_dir = what.kind() == Kind::Dir;
+    if is_dir {
+        writable(upper.work(), temp.name(), || upper.set_opaque(upper.work(), temp.name()))?;
+    }
+    if what.is_whiteout_like() {
+        writable(upper.work(), temp.name(), || upper.set_device(upper.work(), temp.name()))?;
+    }
+    let stat = stat_at(upper.work(), temp.name())?;
+    match absent {
+        Absent::Nowhere => temp.publish_new(dir, name.as_c_str())?,
+        Absent::UpperWhiteout if !is_dir => temp.publish(dir, name.as_c_str())?,
+        Absent::UpperWhiteout if upper.features.exchange => temp.exchange(dir, name.as_c_str(), Kind::Char)?,
+        Absent::UpperWhiteout => {
+            // Two steps without RENAME_EXCHANGE: in between the name is the lower layers' again.
+            tree::unlink_at(dir, name.as_c_str())?;
+            temp.publish_new(dir, name.as_c_str())?;
+        }
+    }
+    Ok(Made { stat, file: None })
+}
+
+/// The object, made as the caller in a place like `dir`.
+fn grow<'a>(upper: &'a Upper, caller: &Caller, dir: BorrowedFd<'_>, what: &Make<'_>, mask: u32) -> Result<Temp<'a>> {
+    let nursery = Nursery::new(upper, dir)?;
+    as_caller(caller, || what.at(nursery.fd(), Nursery::CHILD, mask))?;
+    let on_disk = if what.is_whiteout_like() { Kind::File } else { what.kind() };
+    nursery.grown(on_disk)
+}
+
+/// Sets a mark on a staged object whose mode may forbid its owner to.
+pub(super) fn writable(dir: BorrowedFd<'_>, name: &CStr, mark: impl Fn() -> Result<()>) -> Result<()> {
+    match mark() {
+        Err(Errno::EACCES) => {
+            let mode = stat_at(dir, name)?.mode & 0o7777;
+            tree::chmod_at(dir, name, mode | 0o700)?;
+            let marked = mark();
+            tree::chmod_at(dir, name, mode)?;
+            marked
+        }
+        done => done,
+    }
+}
+
+/// A symlink's target as a system call takes it.
+///
+/// # Errors
+/// `EINVAL` with a NUL in it, `ENOENT` where it is empty.
+pub fn symlink_target(bytes: &[u8]) -> Result<CString> {
+    if bytes.is_empty() {
+        return Err(Errno::ENOENT);
+    }
+    CString::new(bytes).map_err(|_| Errno::EINVAL)
+}

@@ -1,0 +1,234 @@
+//! A file's data. Every operation finds the file by its inode: an open need not be seen.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Weak};
+
+use super::copy_up::CopyUp;
+use super::{Caller, InodeId, Union};
+use crate::base::config::Fsync;
+use crate::base::{Errno, Result};
+use crate::inode::{Body, DataFd, Inode, LeafBody, LeafObject};
+use crate::layer::Evict;
+use crate::sys::path::OFlags;
+use crate::sys::stat::stat_at;
+use crate::sys::{data, tree};
+use crate::upper::clear_privileges;
+
+/// How a write is to be done.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct WriteHow {
+    /// The writer has no right to keep set-user-id and set-group-id bits.
+    pub kill_privileges: bool,
+    /// The data is on disk when it returns (`O_SYNC`, `O_DSYNC`).
+    pub sync: bool,
+}
+
+/// What `lseek` looks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seek {
+    /// The next data (`SEEK_DATA`).
+    Data,
+    /// The next hole (`SEEK_HOLE`).
+    Hole,
+}
+
+/// A reply carries the count in 32 bits, and a whole 4 GiB would read as 0.
+const MOST_COPIED: u64 = 0xffff_f000;
+
+impl Union {
+    /// Reads up to `buffer.len()` bytes at `offset`; fewer only at the end of the file.
+    ///
+    /// # Errors
+    /// `EISDIR`, `EACCES` where the process may not read the layer's file, `EIO` …
+    pub fn read(&self, id: InodeId, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        let inode = self.inode(id)?;
+        let fd = self.data_fd(&inode, false)?;
+        data::pread_full(fd.as_fd(), buffer, offset)
+    }
+
+    /// Writes at `offset`, after copy-up. Returns how much was written.
+    ///
+    /// # Errors
+    /// `EROFS`, `ENOSPC`, `EDQUOT`, `EFBIG`, `EIO` …; what copy-up says.
+    pub fn write(&self, caller: &Caller, id: InodeId, offset: u64, bytes: &[u8], how: WriteHow) -> Result<usize> {
+        let inode = self.inode(id)?;
+        let fd = self.writable(caller, &inode)?;
+        self.end_privileges(&inode, &fd, how.kill_privileges)?;
+        let mut written = 0;
+        while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
+            match data::pwrite(fd.as_fd(), rest, offset + written as u64) {
+                Ok(0) => break,
+                Ok(n) => written += n,
+                // What is on disk counts; the next write meets the error again.
+                Err(_) if written > 0 => break,
+                Err(errno) => return Err(errno),
+            }
+        }
+        if how.sync && !self.is_volatile() {
+            data::fdatasync(fd.as_fd())?;
+        }
+        Ok(written)
+    }
+
+    /// The descriptor for a change of the data.
+    fn writable(&self, caller: &Caller, inode: &Arc<Inode>) -> Result<Arc<OwnedFd>> {
+        inode.file()?;
+        self.copy_up(inode, &CopyUp { len: None, pid: caller.pid })?;
+        self.data_fd(inode, true)
+    }
+
+    /// Clears suid and sgid for who may not keep them. Looked at once until the mode changes.
+    fn end_privileges(&self, inode: &Inode, fd: &OwnedFd, kill: bool) -> Result<()> {
+        let leaf = inode.leaf()?;
+        if !kill || leaf.no_privileges.load(Relaxed) {
+            return Ok(());
+        }
+        clear_privileges(fd.as_fd(), false)?;
+        leaf.no_privileges.store(true, Relaxed);
+        Ok(())
+    }
+
+    /// The descriptor of a file's data as it is now: the upper one as soon as there is one.
+    pub(super) fn data_fd(&self, inode: &Arc<Inode>, write: bool) -> Result<Arc<OwnedFd>> {
+        let leaf = inode.file()?;
+        leaf.touch();
+        let fd = {
+            // Held while opening, so that a copy-up replaces what it finds here for good.
+            let mut data = leaf.data.lock();
+            if let Some(open) = data.as_ref().filter(|open| open.serves(write)) {
+                return Ok(open.fd.clone());
+            }
+            let open = || self.at_leaf(inode, |object| open_object(leaf, object, write));
+            let opened = match open() {
+                Err(Errno::EMFILE | Errno::ENFILE) => {
+                    self.fds.evict_all();
+                    open()?
+                }
+                opened => opened?,
+            };
+            let fd = opened.fd.clone();
+            *data = Some(opened);
+            fd
+        };
+        let holder: Weak<Inode> = Arc::downgrade(inode);
+        let holder: Weak<dyn Evict> = holder;
+        self.fds.opened(holder);
+        Ok(fd)
+    }
+
+    /// Data and attributes are on disk; with them what leads to the file.
+    ///
+    /// # Errors
+    /// `EIO`, `ENOSPC`, `EDQUOT`
+    pub fn fsync(&self, id: InodeId, data_only: bool) -> Result<()> {
+        let inode = self.inode(id)?;
+        let Ok(upper) = self.upper() else { return Ok(()) };
+        if upper.fsync == Fsync::Volatile {
+            return Ok(());
+        }
+        match &inode.body {
+            Body::Dir(dir) => match dir.live_view().ok().and_then(|view| view.upper) {
+                Some(part) => data::fsync(part.place.open()?.as_fd()),
+                None => Ok(()),
+            },
+            Body::Leaf(leaf) => {
+                // A lower file is on disk.
+                if leaf.state.lock().upper.is_none() {
+                    return Ok(());
+                }
+                let fd = match self.data_fd(&inode, true) {
+                    Err(Errno::EACCES | Errno::EPERM | Errno::ETXTBSY) => self.data_fd(&inode, false)?,
+                    fd => fd?,
+                };
+                if data_only {
+                    data::fdatasync(fd.as_fd())?
+                } else {
+                    data::fsync(fd.as_fd())?
+                }
+                if upper.fsync == Fsync::Strict { self.sync_parent(leaf) } else { Ok(()) }
+            }
+        }
+    }
+
+    fn sync_parent(&self, leaf: &LeafBody) -> Result<()> {
+        let place = leaf.state.lock().upper.as_ref().map(|object| object.place.dir.clone());
+        match place {
+            Some(dir) => data::fsync(dir.open()?.as_fd()),
+            None => Ok(()),
+        }
+    }
+
+    /// Reserves, zeroes or frees space (`fallocate(2)`); `mode` as there.
+    ///
+    /// # Errors
+    /// As for write; `EOPNOTSUPP` where the upper layer's file system has no such mode.
+    pub fn fallocate(&self, caller: &Caller, id: InodeId, mode: i32, offset: u64, len: u64) -> Result<()> {
+        let inode = self.inode(id)?;
+        let fd = self.writable(caller, &inode)?;
+        data::fallocate(fd.as_fd(), mode, offset, len)?;
+        self.end_privileges(&inode, &fd, !caller.keeps_privileges())
+    }
+
+    /// The next data or hole at or after `offset`.
+    ///
+    /// # Errors
+    /// `ENXIO` beyond the end.
+    pub fn seek(&self, id: InodeId, offset: u64, what: Seek) -> Result<u64> {
+        let inode = self.inode(id)?;
+        let fd = self.data_fd(&inode, false)?;
+        let found = match what {
+            Seek::Data => data::seek_data(fd.as_fd(), offset)?,
+            Seek::Hole => data::seek_hole(fd.as_fd(), offset)?,
+        };
+        found.ok_or(Errno::ENXIO)
+    }
+
+    /// Copies between files below the mount; blocks are shared where the upper layer's file system can.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` where the kernel must copy through pages instead; as for write.
+    pub fn copy_range(&self, caller: &Caller, from: (InodeId, u64), to: (InodeId, u64), len: u64) -> Result<u32> {
+        let (source, target) = (self.inode(from.0)?, self.inode(to.0)?);
+        let out = self.writable(caller, &target)?;
+        let input = self.data_fd(&source, false)?;
+        let step = usize::try_from(len.min(MOST_COPIED)).unwrap_or(0);
+        let copied = data::copy_range(input.as_fd(), from.1, out.as_fd(), to.1, step).map_err(|errno| match errno {
+            Errno::EXDEV | Errno::EBADF | Errno::ENOSYS => Errno::EOPNOTSUPP,
+            errno => errno,
+        })?;
+        self.end_privileges(&target, &out, !caller.keeps_privileges())?;
+        Ok(u32::try_from(copied).unwrap_or(0))
+    }
+}
+
+fn open_object(leaf: &LeafBody, object: &LeafObject, write: bool) -> Result<DataFd> {
+    let open = |flags| object.place.open_file(object.key.ino, flags);
+    let data = |fd, readable, writable| DataFd { fd: Arc::new(fd), readable, writable };
+    if !write {
+        // A lower file's time of access stays as it is.
+        let fd = match open(OFlags::RDONLY | OFlags::NOATIME) {
+            Err(Errno::EPERM) => open(OFlags::RDONLY)?,
+            fd => fd?,
+        };
+        return Ok(data(fd, true, false));
+    }
+    if leaf.state.lock().upper.is_none() {
+        return Err(Errno::EROFS);
+    }
+    match open(OFlags::RDWR) {
+        Err(Errno::EACCES) => {}
+        fd => return Ok(data(fd?, true, true)),
+    }
+    match open(OFlags::WRONLY) {
+        Err(Errno::EACCES) => {}
+        fd => return Ok(data(fd?, false, true)),
+    }
+    // Whoever writes had it open when its mode still allowed that (or made it so): the daemon's own file.
+    let (dir, name) = (object.place.dir.fd()?, object.place.name.as_c_str());
+    let mode = stat_at(dir.as_fd(), name)?.mode & 0o7777;
+    tree::chmod_at(dir.as_fd(), name, mode | 0o600)?;
+    let fd = open(OFlags::RDWR);
+    tree::chmod_at(dir.as_fd(), name, mode)?;
+    Ok(data(fd?, true, true))
+}

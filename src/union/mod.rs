@@ -1,0 +1,103 @@
+//! The operations of the union, one file a verb. Each is a method of [`Union`] that a file system's request maps to.
+//!
+//! The pattern of every change: load the view, *prepare* (copy up, stage; no names held), *lock* the names,
+//! *revalidate*, *publish* by one system call, *update* the live state, unlock.
+
+mod attr;
+mod copy_up;
+mod create;
+mod dir;
+mod io;
+mod ioctl;
+mod link;
+mod lookup;
+mod remove;
+mod rename;
+mod setup;
+mod types;
+mod xattr;
+
+pub use crate::inode::InodeId;
+pub use crate::sys::stat::{Kind, SetTime, StatFs, Time};
+pub use crate::sys::tree::RenameFlags;
+pub use create::{Make, symlink_target};
+pub use dir::{DirSink, ListedEntry};
+pub use io::{Seek, WriteHow};
+pub use setup::{Builder, SetupError};
+pub use types::{Attr, Caller, Entry, SetAttr};
+
+use std::sync::Arc;
+
+use crate::base::config::{Fsync, Timeouts};
+use crate::base::sync::RwLock;
+use crate::base::{Errno, Result};
+use crate::inode::{Inode, Table};
+use crate::layer::{DirPlace, FdCache};
+use crate::merge::CookieKey;
+use crate::upper::Upper;
+
+/// A union of layers, ready to serve: the engine. It needs no mount.
+pub struct Union {
+    table: Table,
+    upper: Option<Upper>,
+    /// workdir as a place: where unlinked files that are still held live.
+    work: Option<Arc<DirPlace>>,
+    /// The topmost root, for `statfs`.
+    top: Arc<DirPlace>,
+    fds: Arc<FdCache>,
+    cookies: CookieKey,
+    listings: dir::ListingCache,
+    /// Lock order: `inode/locks.rs`.
+    topology: RwLock<()>,
+    noacl: bool,
+    static_nlink: bool,
+    timeouts: Timeouts,
+    notes: Vec<String>,
+}
+
+impl Union {
+    /// A builder over [`crate::base::config::Config`].
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// What does not work in full on this upper layer, a line each.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// How long the kernel may keep what it is told.
+    pub fn timeouts(&self) -> Timeouts {
+        self.timeouts
+    }
+
+    /// Whether POSIX ACLs are interpreted.
+    pub fn has_acls(&self) -> bool {
+        !self.noacl
+    }
+
+    /// Whether anything can be changed.
+    pub fn is_writable(&self) -> bool {
+        self.upper.is_some()
+    }
+
+    /// How many inodes are live.
+    pub fn live_inodes(&self) -> usize {
+        self.table.len()
+    }
+
+    /// The inode of a number that was given out.
+    fn inode(&self, id: InodeId) -> Result<Arc<Inode>> {
+        self.table.get(id).ok_or(Errno::ESTALE)
+    }
+
+    /// The writable layer.
+    fn upper(&self) -> Result<&Upper> {
+        self.upper.as_ref().ok_or(Errno::EROFS)
+    }
+
+    /// Whether nothing is to be synced.
+    fn is_volatile(&self) -> bool {
+        self.upper.as_ref().is_none_or(|upper| upper.fsync == Fsync::Volatile)
+    }
+}

@@ -1,0 +1,214 @@
+//! Removal: unlink and rmdir. What a lower layer has is hidden by a whiteout in the same step.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use super::{Caller, InodeId, Union};
+use crate::base::{Errno, Name, Result};
+use crate::inode::{Inode, LeafBody, LeafObject, Names};
+use crate::layer::Place;
+use crate::merge::{self, Answer, DirView, Found, FoundDir, FoundLeaf};
+use crate::sys::stat::{Kind, Stat};
+use crate::sys::tree;
+use crate::upper::{Temp, Upper};
+
+impl Union {
+    /// Removes a name of anything but a directory. Who has the object open keeps it.
+    ///
+    /// # Errors
+    /// `ENOENT`, `EISDIR`, `EROFS`; what the system calls say, and then the name is still there.
+    pub fn unlink(&self, _caller: &Caller, parent: InodeId, name: &Name) -> Result<()> {
+        let upper = self.upper()?;
+        let parent = self.inode(parent)?;
+        self.copy_up_dir(&parent)?;
+        let body = parent.dir()?;
+        let mut names = body.names.write();
+        let view = body.live_view()?;
+        let found = match merge::lookup(&view, name)? {
+            Answer::Absent(_) => return Err(Errno::ENOENT),
+            Answer::Found(Found::Dir(_)) => return Err(Errno::EISDIR),
+            Answer::Found(found) => found,
+        };
+        let inode = self.table.intern(&parent, name, &found);
+        let done = match &found {
+            Found::Leaf(leaf) => self.unlink_found(upper, &view, &parent, name, &inode, leaf),
+            Found::Dir(_) => Err(Errno::EISDIR),
+        };
+        if done.is_ok() {
+            self.name_is_gone(&mut names, &parent, name);
+        }
+        drop(names);
+        self.forget(inode.id, 1);
+        done
+    }
+
+    fn unlink_found(
+        &self,
+        upper: &Upper,
+        view: &DirView,
+        parent: &Arc<Inode>,
+        name: &Name,
+        inode: &Arc<Inode>,
+        found: &FoundLeaf,
+    ) -> Result<()> {
+        let into = view.upper.as_ref().ok_or(Errno::ESTALE)?;
+        let dir = into.place.fd()?;
+        let leaf = inode.leaf()?;
+        if !found.upper {
+            upper.place_whiteout(dir.as_fd(), name)?;
+            self.one_link_less(inode, leaf, found.stat.nlink);
+            return Ok(());
+        }
+        let kind = if found.device { Kind::File } else { inode.kind };
+        let whiteout = merge::lower_has(view, name)?;
+        let keep = self.leave_name(leaf, parent, name, &found.stat);
+        if !whiteout && !keep {
+            tree::unlink_at(dir.as_fd(), name.as_c_str())?;
+        } else {
+            let old = if whiteout {
+                upper.replace_with_whiteout(dir.as_fd(), name, kind)?
+            } else {
+                upper.take_away(dir.as_fd(), name.as_c_str(), kind)?
+            };
+            if keep {
+                self.hide(leaf, old)?;
+            }
+        }
+        self.one_link_less(inode, leaf, 0);
+        Ok(())
+    }
+
+    /// Finds the inode another place before `name` goes; true where it has none and must be kept in workdir.
+    pub(super) fn leave_name(&self, leaf: &LeafBody, parent: &Arc<Inode>, name: &Name, stat: &Stat) -> bool {
+        let (names, object) = {
+            let state = leaf.state.lock();
+            if state.hidden {
+                return false;
+            }
+            (state.names.clone(), state.upper.clone())
+        };
+        let Some(object) = object else { return false };
+        if stat.nlink < 2 {
+            return true;
+        }
+        for (other, other_name) in &names {
+            if Arc::ptr_eq(other, parent) && other_name == name {
+                continue;
+            }
+            let Some(part) = other.dir().ok().and_then(|dir| dir.view().upper) else { continue };
+            let there = part.place.stat(other_name).ok().flatten();
+            if there.is_some_and(|stat| crate::inode::Key::of(&stat) == object.key) {
+                let place = Place { dir: part.place.clone(), name: other_name.clone() };
+                leaf.state.lock().upper = Some(LeafObject { place, key: object.key });
+                return false;
+            }
+        }
+        // It has other names, but none that is known here.
+        true
+    }
+
+    /// What was taken away lives on in workdir until the inode is forgotten.
+    pub(super) fn hide(&self, leaf: &LeafBody, old: Temp<'_>) -> Result<()> {
+        let dir = self.work.clone().ok_or(Errno::EROFS)?;
+        let name = Name::new(old.name().to_bytes())?;
+        let mut state = leaf.state.lock();
+        if let Some(object) = &mut state.upper {
+            object.place = Place { dir, name };
+            state.hidden = true;
+            drop(old.keep());
+        }
+        Ok(())
+    }
+
+    /// The count of links in the union, where it is kept: for names of one lower file, `lower_links` of them.
+    pub(super) fn one_link_less(&self, inode: &Arc<Inode>, leaf: &LeafBody, lower_links: u64) {
+        let mut state = leaf.state.lock();
+        if let Some(links) = &mut state.nlink {
+            *links = links.saturating_sub(1);
+            if *links == 0 && state.upper.is_some() {
+                // Nothing leads to it any more: it may be forgotten (see `now_upper`).
+                state.nlink = Some(0);
+                drop(state);
+                self.forget(inode.id, 1);
+            }
+        } else if lower_links > 0 {
+            state.nlink = Some(u32::try_from(lower_links - 1).unwrap_or(u32::MAX));
+        }
+    }
+
+    /// The live state after a name went. The caller holds the parent's `names`.
+    pub(super) fn name_is_gone(&self, names: &mut Names, parent: &Arc<Inode>, name: &Name) {
+        self.table.remove_name(parent, name);
+        if let Some(listing) = &names.listing {
+            listing.remove(self.cookies.cookie(name), name);
+        }
+    }
+
+    /// Removes an empty directory.
+    ///
+    /// # Errors
+    /// `ENOTEMPTY`, `ENOENT`, `ENOTDIR`, `EROFS`; what the system calls say, and then it is still there.
+    pub fn rmdir(&self, _caller: &Caller, parent: InodeId, name: &Name) -> Result<()> {
+        let upper = self.upper()?;
+        let parent = self.inode(parent)?;
+        self.copy_up_dir(&parent)?;
+        let body = parent.dir()?;
+        let mut names = body.names.write();
+        let view = body.live_view()?;
+        let found = match merge::lookup(&view, name)? {
+            Answer::Absent(_) => return Err(Errno::ENOENT),
+            Answer::Found(Found::Leaf(_)) => return Err(Errno::ENOTDIR),
+            Answer::Found(found) => found,
+        };
+        let inode = self.table.intern(&parent, name, &found);
+        let done = match &found {
+            Found::Dir(dir) => self.rmdir_found(upper, &view, name, &inode, dir),
+            Found::Leaf(_) => Err(Errno::ENOTDIR),
+        };
+        if done.is_ok() {
+            self.name_is_gone(&mut names, &parent, name);
+        }
+        drop(names);
+        self.forget(inode.id, 1);
+        done
+    }
+
+    fn rmdir_found(
+        &self,
+        upper: &Upper,
+        view: &DirView,
+        name: &Name,
+        inode: &Arc<Inode>,
+        found: &FoundDir,
+    ) -> Result<()> {
+        let dir = view.upper.as_ref().ok_or(Errno::ESTALE)?.place.fd()?;
+        let child = inode.dir()?;
+        let mut child_names = child.names.write();
+        let seen = child.view();
+        let whiteout = merge::lower_has(view, name)?;
+        let plain = !whiteout && seen.lowers.is_empty();
+        let removed = if plain { tree::rmdir_at(dir.as_fd(), name.as_c_str()) } else { Err(Errno::ENOTEMPTY) };
+        match removed {
+            Ok(()) => {}
+            Err(Errno::ENOTEMPTY | Errno::EEXIST) => {
+                self.check_empty(&seen)?;
+                if !whiteout {
+                    drop(upper.take_away(dir.as_fd(), name.as_c_str(), Kind::Dir)?);
+                } else if seen.upper.is_some() {
+                    drop(upper.replace_with_whiteout(dir.as_fd(), name, Kind::Dir)?);
+                } else {
+                    upper.place_whiteout(dir.as_fd(), name)?;
+                }
+            }
+            Err(errno) => return Err(errno),
+        }
+        child_names.listing = None;
+        child.state.write().removed = Some(found.stat);
+        Ok(())
+    }
+
+    /// Whether nothing is seen in a directory. The caller holds its `names`.
+    pub(super) fn check_empty(&self, view: &DirView) -> Result<()> {
+        if merge::list(view, &self.cookies)?.len() == 0 { Ok(()) } else { Err(Errno::ENOTEMPTY) }
+    }
+}

@@ -1,0 +1,403 @@
+//! Rename: plain, without replacing, exchanging, and leaving a whiteout.
+//!
+//! One `renameat2` moves the object, covers the target and leaves the whiteout that a lower name needs.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+use super::copy_up::CopyUp;
+use super::create::writable;
+use super::{Caller, InodeId, Union};
+use crate::base::{Errno, Name, Result};
+use crate::inode::{Body, Inode, LeafBody, is_ancestor, lock_names};
+use crate::layer::{DirPlace, Place};
+use crate::merge::{self, Absent, Answer, DirView, Found};
+use crate::sys::stat::Kind;
+use crate::sys::tree::{self, RenameFlags};
+use crate::upper::{Metadata, Staged, Temp, Upper, WhiteoutStyle, relocate};
+
+/// One side of a rename.
+struct Side<'a> {
+    parent: &'a Arc<Inode>,
+    name: &'a Name,
+    /// The directory's parts, under its `names`.
+    view: DirView,
+    /// What is under the name.
+    found: Answer,
+    /// Its inode, held.
+    inode: Option<Arc<Inode>>,
+    /// A lower layer shows something under the name.
+    below: bool,
+}
+
+impl Side<'_> {
+    fn place(&self) -> Result<&Arc<DirPlace>> {
+        Ok(&self.view.upper.as_ref().ok_or(Errno::ESTALE)?.place)
+    }
+
+    fn is_dir(&self) -> bool {
+        matches!(self.found, Answer::Found(Found::Dir(_)))
+    }
+
+    fn upper_whiteout(&self) -> bool {
+        matches!(self.found, Answer::Absent(Absent::UpperWhiteout))
+    }
+
+    /// The object stands in the upper layer under this name.
+    fn is_upper(&self) -> bool {
+        match &self.found {
+            Answer::Found(Found::Dir(dir)) => dir.view.upper.is_some(),
+            Answer::Found(Found::Leaf(leaf)) => leaf.upper,
+            Answer::Absent(_) => false,
+        }
+    }
+
+    fn inode(&self) -> Result<&Arc<Inode>> {
+        self.inode.as_ref().ok_or(Errno::ENOENT)
+    }
+}
+
+impl Union {
+    /// Moves `name` of one directory to `new_name` of another.
+    ///
+    /// `flags`: `RENAME_NOREPLACE`, `RENAME_EXCHANGE`, `RENAME_WHITEOUT` of `renameat2(2)`.
+    ///
+    /// # Errors
+    /// `EXDEV` for a directory that has lower parts; `EEXIST`, `ENOTEMPTY`, `EISDIR`, `ENOTDIR`, `ENOENT`, `EINVAL`,
+    /// `EROFS`; what copy-up and the system calls say, and then nothing has moved.
+    #[allow(clippy::too_many_arguments)]
+    pub fn rename(
+        &self,
+        caller: &Caller,
+        parent: InodeId,
+        name: &Name,
+        new_parent: InodeId,
+        new_name: &Name,
+        flags: RenameFlags,
+    ) -> Result<()> {
+        if flags.contains(RenameFlags::EXCHANGE) && flags != RenameFlags::EXCHANGE {
+            return Err(Errno::EINVAL);
+        }
+        self.upper()?;
+        self.check_name(new_name)?;
+        let (parent, new_parent) = (self.inode(parent)?, self.inode(new_parent)?);
+        loop {
+            match self.try_rename(caller, (&parent, name), (&new_parent, new_name), flags) {
+                // The name led elsewhere when it was locked.
+                Err(Errno::EAGAIN) => {}
+                done => return done,
+            }
+        }
+    }
+
+    fn try_rename(
+        &self,
+        caller: &Caller,
+        (parent, name): (&Arc<Inode>, &Name),
+        (new_parent, new_name): (&Arc<Inode>, &Name),
+        flags: RenameFlags,
+    ) -> Result<()> {
+        let upper = self.upper()?;
+        let exchange = flags.contains(RenameFlags::EXCHANGE);
+        self.copy_up_dir(parent)?;
+        self.copy_up_dir(new_parent)?;
+        let moves_dir = self.prepare(caller, parent, name)?;
+        let moves_dir = (exchange && self.prepare(caller, new_parent, new_name)?) || moves_dir;
+        // Directories that change their parent change who is whose ancestor.
+        let (_shared, _exclusive) = if moves_dir && !Arc::ptr_eq(parent, new_parent) {
+            (None, Some(self.topology.write()))
+        } else {
+            (Some(self.topology.read()), None)
+        };
+        let mut names = lock_names(parent, new_parent)?;
+        let from = self.side(parent, name)?;
+        let to = self.side(new_parent, new_name).inspect_err(|_| self.put(&from))?;
+        let done = self.rename_sides(upper, &from, &to, flags);
+        if done == Ok(true) {
+            names.each(|names, first| {
+                if let (Some(listing), true) = (&names.listing, first && !exchange) {
+                    listing.remove(self.cookies.cookie(name), name);
+                }
+                names.complete = false;
+            });
+        }
+        drop(names);
+        self.put(&from);
+        self.put(&to);
+        done.map(drop)
+    }
+
+    /// Copies up what will be moved; true for a directory. No `names` are held.
+    fn prepare(&self, caller: &Caller, parent: &Arc<Inode>, name: &Name) -> Result<bool> {
+        let entry = self.lookup(parent.id, name)?.ok_or(Errno::ENOENT)?;
+        let inode = self.inode(entry.id)?;
+        let done = match &inode.body {
+            Body::Dir(dir) if dir.view().lowers.is_empty() => Ok(true),
+            Body::Dir(_) => Err(Errno::EXDEV),
+            Body::Leaf(_) => self.copy_up(&inode, &CopyUp { len: None, pid: caller.pid }).map(|()| false),
+        };
+        self.forget(entry.id, 1);
+        done
+    }
+
+    /// What is under a name, looked up again under the lock; its inode is held until [`Union::put`].
+    fn side<'a>(&self, parent: &'a Arc<Inode>, name: &'a Name) -> Result<Side<'a>> {
+        let view = parent.dir()?.live_view()?;
+        let found = merge::lookup(&view, name)?;
+        let below = merge::lower_has(&view, name)?;
+        let inode = match &found {
+            Answer::Found(found) => Some(self.table.intern(parent, name, found)),
+            Answer::Absent(_) => None,
+        };
+        Ok(Side { parent, name, view, found, inode, below })
+    }
+
+    fn put(&self, side: &Side<'_>) {
+        if let Some(inode) = &side.inode {
+            self.forget(inode.id, 1);
+        }
+    }
+
+    /// The rename itself; false where there was nothing to do. Both directories' `names` are held.
+    fn rename_sides(&self, upper: &Upper, from: &Side<'_>, to: &Side<'_>, flags: RenameFlags) -> Result<bool> {
+        let exchange = flags.contains(RenameFlags::EXCHANGE);
+        let source = from.inode()?;
+        match &to.inode {
+            None if exchange => return Err(Errno::ENOENT),
+            Some(_) if flags.contains(RenameFlags::NOREPLACE) => return Err(Errno::EEXIST),
+            Some(target) if Arc::ptr_eq(source, target) => return Ok(false),
+            Some(target) if !exchange => check_replace(from, to, target)?,
+            _ => {}
+        }
+        if let (Ok(dir), true) = (to.parent.dir(), from.is_dir()) {
+            if Arc::ptr_eq(source, to.parent) || is_ancestor(source, dir) {
+                return Err(Errno::EINVAL);
+            }
+        }
+        self.settle(upper, from, to)?;
+        if exchange {
+            self.settle(upper, to, from)?;
+            relocate(at(from)?.each(), at(to)?.each(), RenameFlags::EXCHANGE)?;
+            self.swapped(from, to)?;
+            return Ok(true);
+        }
+        let kept = self.keep_target(upper, to)?;
+        self.move_over(upper, from, to)?;
+        self.moved(from, to, kept)?;
+        if flags.contains(RenameFlags::WHITEOUT) {
+            self.leave_device(upper, from)?;
+        }
+        Ok(true)
+    }
+
+    /// Makes sure that the object can be moved by one rename and shows right at the other side.
+    fn settle(&self, upper: &Upper, from: &Side<'_>, to: &Side<'_>) -> Result<()> {
+        let inode = from.inode()?;
+        match &from.found {
+            Answer::Found(Found::Dir(dir)) => {
+                if !dir.view.lowers.is_empty() {
+                    return Err(Errno::EXDEV);
+                }
+                if !to.view.lowers.is_empty() {
+                    // Before it is seen there: nothing of a lower directory of that name may show through it.
+                    let (fd, name) = (from.place()?.fd()?, from.name.as_c_str());
+                    writable(fd.as_fd(), name, || upper.set_opaque(fd.as_fd(), name))?;
+                }
+            }
+            Answer::Found(Found::Leaf(leaf)) => {
+                if !leaf.upper {
+                    // Copied up under another name of the same lower file, or not at all (a race that was lost).
+                    if inode.leaf()?.state.lock().upper.is_none() {
+                        return Err(Errno::EAGAIN);
+                    }
+                    self.materialize(inode, from.place()?, from.name)?;
+                }
+                if from.view.impure {
+                    self.make_impure(upper, to.parent, to.place()?)?;
+                }
+            }
+            Answer::Absent(_) => return Err(Errno::ENOENT),
+        }
+        Ok(())
+    }
+
+    /// A target that is replaced may be open: a second link in workdir keeps it.
+    fn keep_target<'a>(&self, upper: &'a Upper, to: &Side<'_>) -> Result<Option<Temp<'a>>> {
+        let (Answer::Found(Found::Leaf(found)), Some(inode)) = (&to.found, &to.inode) else { return Ok(None) };
+        if !found.upper || !self.leave_name(inode.leaf()?, to.parent, to.name, &found.stat) {
+            return Ok(None);
+        }
+        let on_disk = if found.device { Kind::File } else { inode.kind };
+        let temp = Temp::new(upper, on_disk)?;
+        let (dir, name) = (to.place()?.fd()?, to.name.as_c_str());
+        match tree::link_at(dir.as_fd(), name, upper.work(), temp.name()) {
+            Ok(()) => Ok(Some(temp)),
+            // Without links there: who has it open keeps the descriptor that is cached.
+            Err(Errno::EPERM | Errno::EOPNOTSUPP | Errno::EMLINK) => Ok(None),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// The one call that moves the object, covers the target and leaves a whiteout where one is needed.
+    fn move_over(&self, upper: &Upper, from: &Side<'_>, to: &Side<'_>) -> Result<()> {
+        let (source, target) = (at(from)?, at(to)?);
+        if from.is_dir() && to.is_dir() && to.is_upper() {
+            clear_dir(upper, &target)?;
+        }
+        if upper.style == WhiteoutStyle::File {
+            if from.below {
+                // `X` beside `.wh.X` is seen until X has moved.
+                upper.whiteout_beside(source.fd(), from.name)?;
+            }
+            relocate(source.each(), target.each(), RenameFlags::empty())?;
+            return upper.drop_wh_file(target.fd(), to.name);
+        }
+        let swap = to.upper_whiteout() && upper.features.exchange && (from.below || from.is_dir());
+        if swap {
+            // The whiteout that stands at the target goes where one is needed, or away.
+            relocate(source.each(), target.each(), RenameFlags::EXCHANGE)?;
+            return if from.below { Ok(()) } else { tree::unlink_at(source.fd(), source.name) };
+        }
+        if from.below && upper.features.rename_whiteout {
+            return relocate(source.each(), target.each(), RenameFlags::WHITEOUT);
+        }
+        if to.upper_whiteout() && from.is_dir() {
+            tree::unlink_at(target.fd(), target.name)?;
+        }
+        relocate(source.each(), target.each(), RenameFlags::empty())?;
+        // Two steps without RENAME_WHITEOUT: in between both names are seen.
+        if from.below { upper.place_whiteout(source.fd(), from.name) } else { Ok(()) }
+    }
+
+    /// The live state after a move.
+    fn moved(&self, from: &Side<'_>, to: &Side<'_>, kept: Option<Temp<'_>>) -> Result<()> {
+        if let Some(target) = &to.inode {
+            match &target.body {
+                Body::Dir(dir) => {
+                    if let Answer::Found(Found::Dir(found)) = &to.found {
+                        dir.state.write().removed = Some(found.stat);
+                    }
+                }
+                Body::Leaf(leaf) => {
+                    if let Some(kept) = kept {
+                        self.hide(leaf, kept)?;
+                    }
+                    let lower_links = match &to.found {
+                        Answer::Found(Found::Leaf(found)) if !found.upper => found.stat.nlink,
+                        _ => 0,
+                    };
+                    self.one_link_less(target, leaf, lower_links);
+                }
+            }
+            self.table.remove_name(to.parent, to.name);
+        }
+        self.arrived(from.inode()?, from, to)?;
+        self.table.rename(from.inode()?, (from.parent, from.name), (to.parent, to.name));
+        Ok(())
+    }
+
+    /// The live state after an exchange.
+    fn swapped(&self, from: &Side<'_>, to: &Side<'_>) -> Result<()> {
+        let (source, target) = (from.inode()?, to.inode()?);
+        self.arrived(source, from, to)?;
+        self.arrived(target, to, from)?;
+        self.table.rename(source, (from.parent, from.name), (to.parent, to.name));
+        self.table.rename(target, (to.parent, to.name), (from.parent, from.name));
+        Ok(())
+    }
+
+    /// The inode's object is at the other side now.
+    fn arrived(&self, inode: &Arc<Inode>, from: &Side<'_>, to: &Side<'_>) -> Result<()> {
+        let into = to.place()?;
+        match &inode.body {
+            Body::Dir(dir) => {
+                if let Some(part) = &dir.state.read().view.upper {
+                    part.place.moved(into, to.name);
+                }
+            }
+            Body::Leaf(leaf) => arrived_leaf(leaf, from.place()?, from.name, into, to.name),
+        }
+        Ok(())
+    }
+
+    /// `RENAME_WHITEOUT` by a user (an overlay on top of this one): its whiteout is a device to see here.
+    fn leave_device(&self, upper: &Upper, from: &Side<'_>) -> Result<()> {
+        let temp = Temp::new(upper, Kind::File)?;
+        drop(tree::create_at(upper.work(), temp.name(), crate::sys::path::OFlags::RDWR, 0o600)?);
+        upper.set_device(upper.work(), temp.name())?;
+        tree::chmod_at(upper.work(), temp.name(), 0)?;
+        temp.publish(at(from)?.fd(), from.name.as_c_str())
+    }
+}
+
+/// A name in an open directory of the upper layer.
+struct At<'a> {
+    fd: Arc<std::os::fd::OwnedFd>,
+    name: &'a CStr,
+}
+
+impl At<'_> {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    fn each(&self) -> (BorrowedFd<'_>, &CStr) {
+        (self.fd(), self.name)
+    }
+}
+
+fn at<'a>(side: &Side<'a>) -> Result<At<'a>> {
+    Ok(At { fd: side.place()?.fd()?, name: side.name.as_c_str() })
+}
+
+fn arrived_leaf(leaf: &LeafBody, old: &Arc<DirPlace>, old_name: &Name, into: &Arc<DirPlace>, name: &Name) {
+    let mut state = leaf.state.lock();
+    if let Some(object) = &mut state.upper {
+        if Arc::ptr_eq(&object.place.dir, old) && object.place.name == *old_name {
+            object.place = Place { dir: into.clone(), name: name.clone() };
+        }
+    }
+}
+
+/// Whether the target may be replaced; an empty directory by a directory only.
+fn check_replace(from: &Side<'_>, to: &Side<'_>, target: &Arc<Inode>) -> Result<()> {
+    match (from.is_dir(), to.is_dir()) {
+        (true, false) => Err(Errno::ENOTDIR),
+        (false, true) => Err(Errno::EISDIR),
+        (false, false) => Ok(()),
+        (true, true) => {
+            let dir = target.dir()?;
+            if is_ancestor(target, from.parent.dir()?) || Arc::ptr_eq(target, from.parent) {
+                return Err(Errno::ENOTEMPTY);
+            }
+            let view = dir.view();
+            let key = merge::CookieKey::default();
+            if merge::list(&view, &key)?.len() > 0 { Err(Errno::ENOTEMPTY) } else { Ok(()) }
+        }
+    }
+}
+
+/// An upper directory that is seen as empty may hold whiteouts: an empty opaque one takes its place, so that a rename
+/// can replace it.
+fn clear_dir(upper: &Upper, target: &At<'_>) -> Result<()> {
+    let open = crate::sys::path::OFlags::RDONLY | crate::sys::path::OFlags::DIRECTORY;
+    let dir = crate::sys::path::open_beneath(target.fd(), target.name, open)?;
+    let mut empty = true;
+    crate::sys::dirent::read_dir(dir.as_fd(), &mut |_| empty = false)?;
+    if empty {
+        return Ok(());
+    }
+    let stat = crate::sys::stat::stat_fd(dir.as_fd())?;
+    let metadata = Metadata::of(target.fd(), target.name, stat, false)?;
+    let mut temp = Temp::new(upper, Kind::Dir)?;
+    tree::mkdir_at(upper.work(), temp.name(), 0o700)?;
+    upper.set_opaque(upper.work(), temp.name())?;
+    metadata.apply(Staged::Named(upper.work(), temp.name()), false)?;
+    if upper.features.exchange {
+        temp.exchange(target.fd(), target.name, Kind::Dir)
+    } else {
+        drop(upper.take_away(target.fd(), target.name, Kind::Dir)?);
+        temp.publish_new(target.fd(), target.name)
+    }
+}

@@ -1,0 +1,120 @@
+//! What operations take and answer: plain values.
+
+use super::InodeId;
+use crate::inode::Inode;
+use crate::sys::caller;
+use crate::sys::stat::{Kind, SetTime, Stat, Time};
+
+/// Who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Caller {
+    /// Owner of what it makes.
+    pub uid: u32,
+    /// Group of what it makes.
+    pub gid: u32,
+    /// Thread id, 0 where it is not known.
+    pub pid: u32,
+    /// Mode bits that it does not give to what it makes, unless a default ACL says so.
+    pub umask: u32,
+}
+
+impl Caller {
+    /// This process itself, with no umask.
+    pub fn this_process() -> Self {
+        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        Self { uid, gid, pid: 0, umask: 0 }
+    }
+
+    /// `CAP_FSETID`: its changes leave set-user-id bits alone. Where that cannot be read, root has it.
+    pub(super) fn keeps_privileges(self) -> bool {
+        const CAP_FSETID: u32 = 4;
+        self.has_cap(CAP_FSETID)
+    }
+
+    /// `CAP_SYS_ADMIN`: it sees `trusted.*`.
+    pub(super) fn sees_trusted(self) -> bool {
+        const CAP_SYS_ADMIN: u32 = 21;
+        self.has_cap(CAP_SYS_ADMIN)
+    }
+
+    fn has_cap(self, cap: u32) -> bool {
+        caller::caller_has_cap(self.pid, cap).unwrap_or(self.uid == 0)
+    }
+}
+
+/// Attributes as they are shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attr {
+    /// The inode.
+    pub id: InodeId,
+    /// Its type.
+    pub kind: Kind,
+    /// Permission bits (`0o7777`).
+    pub mode: u32,
+    /// Link count.
+    pub nlink: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Device number, as `makedev(3)` composes it.
+    pub rdev: u64,
+    /// Bytes.
+    pub size: u64,
+    /// 512-byte blocks on disk.
+    pub blocks: u64,
+    /// Preferred size of a request, in bytes.
+    pub blksize: u32,
+    /// Last access.
+    pub atime: Time,
+    /// Last change of the content.
+    pub mtime: Time,
+    /// Last change of the inode.
+    pub ctime: Time,
+}
+
+impl Attr {
+    pub(super) fn new(inode: &Inode, stat: &Stat, nlink: u32) -> Self {
+        Self {
+            id: inode.id,
+            kind: inode.kind,
+            mode: stat.mode & 0o7777,
+            nlink,
+            uid: stat.uid,
+            gid: stat.gid,
+            rdev: stat.rdev,
+            size: stat.size,
+            blocks: stat.blocks,
+            blksize: stat.blksize,
+            atime: stat.atime,
+            mtime: stat.mtime,
+            ctime: stat.ctime,
+        }
+    }
+}
+
+/// An inode that was looked up or made; it counts one lookup until [`super::Union::forget`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    /// The inode.
+    pub id: InodeId,
+    /// Its attributes.
+    pub attr: Attr,
+}
+
+/// Attributes to set; what is `None` or [`SetTime::Omit`] stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SetAttr {
+    /// Permission bits (`0o7777`).
+    pub mode: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Bytes.
+    pub size: Option<u64>,
+    /// Last access.
+    pub atime: SetTime,
+    /// Last change of the content.
+    pub mtime: SetTime,
+}

@@ -1,0 +1,126 @@
+//! Extended attributes as users see them: the union's own marks are neither visible nor settable.
+
+use std::ffi::{CStr, CString};
+
+use super::copy_up::CopyUp;
+use super::{Caller, InodeId, Union};
+use crate::base::{Errno, Result};
+use crate::format::escape;
+use crate::inode::{Body, Inode};
+use crate::sys::stat::stat_at;
+use crate::sys::{caller, tree, xattr};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+const ACL_ACCESS: &CStr = c"system.posix_acl_access";
+const ACL_DEFAULT: &CStr = c"system.posix_acl_default";
+const CAPABILITY: &CStr = c"security.capability";
+
+impl Union {
+    /// The value of an extended attribute.
+    ///
+    /// # Errors
+    /// `ENODATA`, `EOPNOTSUPP`
+    pub fn getxattr(&self, id: InodeId, name: &[u8]) -> Result<Vec<u8>> {
+        let inode = self.inode(id)?;
+        let key = self.stored(name)?;
+        if self.hides_capability(&inode, &key) {
+            return Err(Errno::ENODATA);
+        }
+        self.at_object(&inode, |dir, at| xattr::get_at_raw(dir, at, &key))
+    }
+
+    /// The names of all extended attributes that the caller may see, each with a NUL.
+    ///
+    /// # Errors
+    /// What `listxattr(2)` says.
+    pub fn listxattr(&self, caller: &Caller, id: InodeId) -> Result<Vec<u8>> {
+        let inode = self.inode(id)?;
+        let stored = self.at_object(&inode, xattr::list_at)?;
+        let mut trusted = None;
+        let mut list = Vec::new();
+        for name in stored.iter().filter_map(|name| escape::from_disk(name)) {
+            if name.starts_with(b"trusted.") && !*trusted.get_or_insert_with(|| caller.sees_trusted()) {
+                continue;
+            }
+            if (self.noacl && is_acl(&name))
+                || (name == CAPABILITY.to_bytes() && self.hides_capability(&inode, CAPABILITY))
+            {
+                continue;
+            }
+            list.extend_from_slice(&name);
+            list.push(0);
+        }
+        Ok(list)
+    }
+
+    /// Sets an extended attribute; `flags`: `XATTR_CREATE`, `XATTR_REPLACE`.
+    ///
+    /// # Errors
+    /// `EEXIST`, `ENODATA`, `EOPNOTSUPP`, `ENOSPC`, `EROFS`; what copy-up says.
+    pub fn setxattr(&self, caller: &Caller, id: InodeId, name: &[u8], value: &[u8], flags: u32) -> Result<()> {
+        self.upper()?;
+        let inode = self.inode(id)?;
+        let key = self.stored(name)?;
+        self.copy_up(&inode, &CopyUp { len: None, pid: caller.pid })?;
+        self.at_object(&inode, |dir, at| xattr::set_at(dir, at, &key, value, flags))?;
+        self.xattr_changed(&inode, &key);
+        if key.as_c_str() == ACL_ACCESS { self.drop_foreign_sgid(caller, &inode) } else { Ok(()) }
+    }
+
+    /// Removes an extended attribute.
+    ///
+    /// # Errors
+    /// `ENODATA`, `EOPNOTSUPP`, `EROFS`; what copy-up says.
+    pub fn removexattr(&self, caller: &Caller, id: InodeId, name: &[u8]) -> Result<()> {
+        self.upper()?;
+        let inode = self.inode(id)?;
+        let key = self.stored(name)?;
+        // Nothing is copied up for what is not there.
+        self.at_object(&inode, |dir, at| xattr::get_at_raw(dir, at, &key))?;
+        self.copy_up(&inode, &CopyUp { len: None, pid: caller.pid })?;
+        self.at_object(&inode, |dir, at| xattr::remove_at(dir, at, &key))?;
+        self.xattr_changed(&inode, &key);
+        Ok(())
+    }
+
+    fn stored(&self, name: &[u8]) -> Result<CString> {
+        if self.noacl && is_acl(name) {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        escape::to_disk(name)
+    }
+
+    /// A layer on a `nosuid` mount gives no file capability.
+    fn hides_capability(&self, inode: &Inode, key: &CStr) -> bool {
+        key == CAPABILITY
+            && inode
+                .leaf()
+                .is_ok_and(|leaf| leaf.state.lock().current().is_ok_and(|object| object.place.dir.layer.nosuid))
+    }
+
+    fn xattr_changed(&self, inode: &Inode, key: &CStr) {
+        match &inode.body {
+            Body::Dir(dir) if key == ACL_DEFAULT => dir.names.write().default_acl = None,
+            Body::Dir(_) => {}
+            Body::Leaf(leaf) => leaf.no_privileges.store(false, Relaxed),
+        }
+    }
+
+    /// An ACL that sets the mode drops set-group-id where the caller is neither in the group nor privileged: the
+    /// kernel leaves that to the daemon.
+    fn drop_foreign_sgid(&self, caller: &Caller, inode: &Arc<Inode>) -> Result<()> {
+        self.at_object(inode, |dir, at| {
+            let stat = stat_at(dir, at)?;
+            let sgid = stat.mode & libc::S_ISGID != 0 && !stat.is_dir();
+            if !sgid || caller.keeps_privileges() || caller::in_group(caller.pid, caller.gid, stat.gid) {
+                return Ok(());
+            }
+            tree::chmod_at(dir, at, stat.mode & 0o7777 & !libc::S_ISGID)
+        })
+    }
+}
+
+fn is_acl(name: &[u8]) -> bool {
+    name == ACL_ACCESS.to_bytes() || name == ACL_DEFAULT.to_bytes()
+}

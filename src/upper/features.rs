@@ -1,0 +1,89 @@
+//! What the upper layer's file system can do, found by trying it once in workdir.
+
+use std::os::fd::BorrowedFd;
+
+use super::WhiteoutStyle;
+use crate::base::{Errno, Result};
+use crate::format::mark::{Mark, Namespace};
+use crate::sys::path::OFlags;
+use crate::sys::tree::{self, RenameFlags};
+use crate::sys::xattr;
+
+/// What was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Features {
+    /// The namespace in which marks can be written.
+    pub marks: Option<Namespace>,
+    /// 0/0 character devices can be made.
+    pub devices: bool,
+    /// `RENAME_EXCHANGE` works.
+    pub exchange: bool,
+    /// `RENAME_WHITEOUT` works.
+    pub rename_whiteout: bool,
+}
+
+impl Features {
+    /// Tries everything in the (empty, own) directory `work`; `trusted` is tried first where the process may.
+    ///
+    /// # Errors
+    /// What making a file there says: then nothing at all can be written.
+    pub fn probe(work: BorrowedFd<'_>) -> Result<Self> {
+        let names = [c"#probe-a", c"#probe-b", c"#probe-c"];
+        let [a, b, c] = names;
+        let clean = || {
+            for name in names {
+                let _ = tree::unlink_at(work, name);
+            }
+        };
+        clean();
+        let found = (|| {
+            drop(tree::create_at(work, a, OFlags::WRONLY, 0o600)?);
+            let marks = [Namespace::Trusted, Namespace::User]
+                .into_iter()
+                .find(|ns| xattr::set_at(work, a, ns.key(Mark::Whiteout), b"y", 0).is_ok());
+            let devices = tree::mknod_at(work, b, libc::S_IFCHR, 0).is_ok();
+            if !devices {
+                drop(tree::create_at(work, b, OFlags::WRONLY, 0o600)?);
+            }
+            let exchange = tree::rename_at(work, a, work, b, RenameFlags::EXCHANGE).is_ok();
+            let rename_whiteout = devices && tree::rename_at(work, a, work, c, RenameFlags::WHITEOUT).is_ok();
+            Ok::<_, Errno>(Self { marks, devices, exchange, rename_whiteout })
+        })();
+        clean();
+        found
+    }
+
+    /// How deleted names are written there.
+    pub fn whiteout_style(&self) -> WhiteoutStyle {
+        match (self.devices, self.marks) {
+            (true, _) => WhiteoutStyle::Device,
+            (false, Some(_)) => WhiteoutStyle::Xattr,
+            (false, None) => WhiteoutStyle::File,
+        }
+    }
+
+    /// What does not work as it should there, a line each.
+    pub fn degraded(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        if self.marks.is_none() {
+            lines.push(
+                "takes no extended attributes: inode numbers may change over a remount, and opaque directories are \
+                 written as .wh..wh..opq files"
+                    .into(),
+            );
+        }
+        match self.whiteout_style() {
+            WhiteoutStyle::Device => {}
+            WhiteoutStyle::Xattr => {
+                lines.push("takes no device nodes: whiteouts are written as marked empty files".into());
+            }
+            WhiteoutStyle::File => {
+                lines.push("takes no device nodes: whiteouts are written as .wh.NAME files".into());
+            }
+        }
+        if !self.exchange {
+            lines.push("has no RENAME_EXCHANGE: removing or replacing a directory takes two steps there".into());
+        }
+        lines
+    }
+}

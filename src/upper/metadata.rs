@@ -1,0 +1,166 @@
+//! Everything of an object but its data: read from one layer, set on a staged object in the order that keeps it.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::BorrowedFd;
+
+use crate::base::{Errno, Result};
+use crate::format::escape;
+use crate::sys::stat::{self, SetTime, Stat};
+use crate::sys::{tree, xattr};
+
+const CAPABILITY: &CStr = c"security.capability";
+const DEFAULT_ACL: &CStr = c"system.posix_acl_default";
+
+/// Attributes and extended attributes of an object.
+#[derive(Debug, Clone)]
+pub struct Metadata {
+    /// Its attributes.
+    pub stat: Stat,
+    xattrs: Vec<(CString, Vec<u8>)>,
+}
+
+/// A staged object: open, or by name where it cannot be opened (symlinks, devices).
+#[derive(Debug, Clone, Copy)]
+pub enum Staged<'a> {
+    /// An open file or directory.
+    Open(BorrowedFd<'a>),
+    /// A name in a directory.
+    Named(BorrowedFd<'a>, &'a CStr),
+}
+
+impl Staged<'_> {
+    /// Sets an extended attribute.
+    ///
+    /// # Errors
+    /// What `setxattr(2)` says.
+    pub fn set_xattr(self, key: &CStr, value: &[u8]) -> Result<()> {
+        match self {
+            Self::Open(fd) => xattr::set_fd(fd, key, value, 0),
+            Self::Named(dir, name) => xattr::set_at(dir, name, key, value, 0),
+        }
+    }
+
+    fn chown(self, uid: u32, gid: u32) -> Result<()> {
+        match self {
+            Self::Open(fd) => tree::chown_fd(fd, Some(uid), Some(gid)),
+            Self::Named(dir, name) => tree::chown_at(dir, name, Some(uid), Some(gid)),
+        }
+    }
+
+    fn chmod(self, mode: u32) -> Result<()> {
+        match self {
+            Self::Open(fd) => tree::chmod_fd(fd, mode),
+            Self::Named(dir, name) => tree::chmod_at(dir, name, mode),
+        }
+    }
+
+    fn utimens(self, times: [SetTime; 2]) -> Result<()> {
+        match self {
+            Self::Open(fd) => tree::utimens_fd(fd, times),
+            Self::Named(dir, name) => tree::utimens_at(dir, name, times),
+        }
+    }
+}
+
+impl Metadata {
+    /// Of `name` in `dir`, whose attributes `stat` the caller has (with what the layer's mount takes away).
+    ///
+    /// # Errors
+    /// What reading the extended attributes says.
+    pub fn of(dir: BorrowedFd<'_>, name: &CStr, stat: Stat, nosuid: bool) -> Result<Self> {
+        let mut xattrs = Vec::new();
+        for key in xattr::list_at(dir, name)? {
+            let Ok(key) = CString::new(key) else { continue };
+            if !is_copied(&key) || (nosuid && key.as_c_str() == CAPABILITY) {
+                continue;
+            }
+            if let Some(value) = xattr::get_at(dir, name, &key)? {
+                xattrs.push((key, value));
+            }
+        }
+        Ok(Self { stat, xattrs })
+    }
+
+    /// Of an open directory, only what its children inherit.
+    ///
+    /// # Errors
+    /// What the system calls say.
+    pub fn of_dir(dir: BorrowedFd<'_>) -> Result<Self> {
+        let acl = xattr::get_fd(dir, DEFAULT_ACL)?;
+        let xattrs = acl.into_iter().map(|acl| (DEFAULT_ACL.to_owned(), acl)).collect();
+        Ok(Self { stat: stat::stat_fd(dir)?, xattrs })
+    }
+
+    /// Gives a staged directory of ours what children inherit.
+    ///
+    /// # Errors
+    /// What the system calls say.
+    pub fn bequeath(&self, to: BorrowedFd<'_>) -> Result<()> {
+        for (key, value) in &self.xattrs {
+            xattr::set_fd(to, key, value, 0)?;
+        }
+        if self.stat.mode & libc::S_ISGID != 0 {
+            tree::chown_fd(to, None, Some(self.stat.gid))?;
+            tree::chmod_fd(to, 0o700 | libc::S_ISGID)?;
+        }
+        Ok(())
+    }
+
+    /// Sets everything on a staged object whose data is complete: the owner first (it clears set-user-id bits and
+    /// capabilities), the mode after what needs write permission, the times last.
+    ///
+    /// # Errors
+    /// `EPERM` for what the process may not set, `EOVERFLOW` for an id that its user namespace does not have: nothing
+    /// is ever copied with another owner.
+    pub fn apply(&self, to: Staged<'_>, symlink: bool) -> Result<()> {
+        to.chown(self.stat.uid, self.stat.gid).map_err(|errno| match errno {
+            Errno::EINVAL => Errno::EOVERFLOW,
+            errno => errno,
+        })?;
+        let capability_last = |(key, _): &&(CString, Vec<u8>)| key.as_c_str() == CAPABILITY;
+        let (last, first): (Vec<_>, Vec<_>) = self.xattrs.iter().partition(capability_last);
+        for (key, value) in first.into_iter().chain(last) {
+            match to.set_xattr(key, value) {
+                // A label that this file system or process cannot set is the policy's affair, not data.
+                Err(Errno::EOPNOTSUPP | Errno::EPERM) if !must_copy(key) => {}
+                set => set?,
+            }
+        }
+        if !symlink {
+            to.chmod(self.stat.mode & 0o7777)?;
+        }
+        to.utimens([SetTime::At(self.stat.atime), SetTime::At(self.stat.mtime)])
+    }
+}
+
+/// Marks are a layer's own; what a user wrote under an escaped name is copied as it stands.
+fn is_copied(key: &CStr) -> bool {
+    escape::from_disk(key.to_bytes()).is_some()
+}
+
+fn must_copy(key: &CStr) -> bool {
+    let key = key.to_bytes();
+    key == CAPABILITY.to_bytes() || key.starts_with(b"system.posix_acl_") || key.starts_with(b"user.")
+}
+
+/// Clears what a write by someone else than a privileged process ends: set-user-id, set-group-id of a
+/// group-executable file, and (for everyone) file capabilities.
+///
+/// # Errors
+/// What the system calls say.
+pub fn clear_privileges(file: BorrowedFd<'_>, keep_ids: bool) -> Result<()> {
+    if !keep_ids {
+        let mode = stat::stat_fd(file)?.mode;
+        let mut cleared = mode & !libc::S_ISUID;
+        if mode & libc::S_IXGRP != 0 {
+            cleared &= !libc::S_ISGID;
+        }
+        if cleared != mode {
+            tree::chmod_fd(file, cleared & 0o7777)?;
+        }
+    }
+    match xattr::remove_fd(file, CAPABILITY) {
+        Err(Errno::ENODATA | Errno::EOPNOTSUPP) => Ok(()),
+        done => done,
+    }
+}

@@ -1,0 +1,168 @@
+//! Objects being built in workdir: they appear whole by one rename or link, or are gone with the value.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use super::workdir::remove;
+use super::{Metadata, Upper};
+use crate::base::{Errno, Result};
+use crate::sys::path::{OFlags, open_beneath};
+use crate::sys::random::temp_name;
+use crate::sys::stat::{Kind, stat_at};
+use crate::sys::tree::{self, RenameFlags};
+
+/// A name of ours in workdir; whatever stands there goes when the value does.
+pub struct Temp<'a> {
+    upper: &'a Upper,
+    name: Option<CString>,
+    kind: Kind,
+}
+
+impl<'a> Temp<'a> {
+    /// A fresh name for an object of this kind, which the caller makes next.
+    ///
+    /// # Errors
+    /// What `getrandom(2)` says.
+    pub fn new(upper: &'a Upper, kind: Kind) -> Result<Self> {
+        Ok(Self { upper, name: Some(temp_name("#")?), kind })
+    }
+
+    /// Takes over a name in workdir.
+    pub fn adopt(upper: &'a Upper, name: CString, kind: Kind) -> Self {
+        Self { upper, name: Some(name), kind }
+    }
+
+    /// Its name in workdir.
+    pub fn name(&self) -> &CStr {
+        self.name.as_deref().unwrap_or(c"#")
+    }
+
+    /// Moves it to `name` in `dir`: over what is there, if that is not a directory.
+    ///
+    /// # Errors
+    /// What `renameat2(2)` says.
+    pub fn publish(mut self, dir: BorrowedFd<'_>, name: &CStr) -> Result<()> {
+        relocate((self.upper.work(), self.name()), (dir, name), RenameFlags::empty())?;
+        self.name = None;
+        Ok(())
+    }
+
+    /// Moves it to `name` in `dir`, where nothing stands.
+    ///
+    /// # Errors
+    /// `EEXIST`; what `renameat2(2)` says.
+    pub fn publish_new(mut self, dir: BorrowedFd<'_>, name: &CStr) -> Result<()> {
+        let rename = |flags| relocate((self.upper.work(), self.name()), (dir, name), flags);
+        match rename(RenameFlags::NOREPLACE) {
+            // A file system without flags: the caller's lock keeps others of this process away.
+            Err(Errno::EINVAL) => match stat_at(dir, name) {
+                Ok(_) => return Err(Errno::EEXIST),
+                Err(Errno::ENOENT) => rename(RenameFlags::empty())?,
+                Err(errno) => return Err(errno),
+            },
+            done => done?,
+        }
+        self.name = None;
+        Ok(())
+    }
+
+    /// Swaps it with `name` in `dir`; the value then stands for what was there, which is of `kind`.
+    ///
+    /// # Errors
+    /// What `renameat2(2)` says.
+    pub fn exchange(&mut self, dir: BorrowedFd<'_>, name: &CStr, kind: Kind) -> Result<()> {
+        relocate((self.upper.work(), self.name()), (dir, name), RenameFlags::EXCHANGE)?;
+        self.kind = kind;
+        Ok(())
+    }
+
+    /// Keeps what stands there; its name.
+    pub fn keep(mut self) -> CString {
+        self.name.take().unwrap_or_default()
+    }
+}
+
+impl Drop for Temp<'_> {
+    fn drop(&mut self) {
+        let Some(name) = &self.name else { return };
+        match remove(self.upper.work(), name, self.kind) {
+            Ok(()) | Err(Errno::ENOENT) => {}
+            Err(errno) => log::warn!("workdir: {} stays until the next mount: {errno}", name.to_string_lossy()),
+        }
+    }
+}
+
+/// Renames within the upper layer's file system.
+///
+/// A directory that its owner may not write cannot be moved to another parent by an unprivileged daemon (its `..`
+/// changes): it gets that permission for the moment of the move.
+///
+/// # Errors
+/// What `renameat2(2)` says.
+pub fn relocate(from: (BorrowedFd<'_>, &CStr), to: (BorrowedFd<'_>, &CStr), flags: RenameFlags) -> Result<()> {
+    let rename = || tree::rename_at(from.0, from.1, to.0, to.1, flags);
+    match rename() {
+        Err(Errno::EACCES) => {}
+        done => return done,
+    }
+    let widened = |(dir, name): (BorrowedFd<'_>, &CStr)| -> Result<Option<u32>> {
+        let mode = match stat_at(dir, name) {
+            Ok(stat) if stat.is_dir() && stat.mode & 0o200 == 0 => stat.mode & 0o7777,
+            _ => return Ok(None),
+        };
+        tree::chmod_at(dir, name, mode | 0o200)?;
+        Ok(Some(mode))
+    };
+    let (source, target) = (widened(from)?, widened(to)?);
+    let done = rename();
+    let swapped = flags.contains(RenameFlags::EXCHANGE) && done.is_ok();
+    let source_at = if done.is_ok() { to } else { from };
+    let target_at = if swapped { from } else { to };
+    for (at, mode) in [(source_at, source), (target_at, target)] {
+        if let Some(mode) = mode {
+            // The target of a plain rename is gone.
+            let _ = tree::chmod_at(at.0, at.1, mode);
+        }
+    }
+    done
+}
+
+/// A directory in workdir that is like another one in all that a new object inherits from its parent: group,
+/// set-group-id bit, default ACL. What is made in it can be moved to that parent as if it had been made there.
+pub struct Nursery<'a> {
+    temp: Temp<'a>,
+    fd: OwnedFd,
+}
+
+impl<'a> Nursery<'a> {
+    /// A nursery for children of `parent`, an open directory of the upper layer.
+    ///
+    /// # Errors
+    /// What the system calls say.
+    pub fn new(upper: &'a Upper, parent: BorrowedFd<'_>) -> Result<Self> {
+        let temp = Temp::new(upper, Kind::Dir)?;
+        tree::mkdir_at(upper.work(), temp.name(), 0o700)?;
+        let fd = open_beneath(upper.work(), temp.name(), OFlags::RDONLY | OFlags::DIRECTORY)?;
+        Metadata::of_dir(parent)?.bequeath(fd.as_fd())?;
+        Ok(Self { temp, fd })
+    }
+
+    /// Where to make the object, under the name [`Nursery::CHILD`].
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// The object's name in the nursery.
+    pub const CHILD: &'static CStr = c"child";
+
+    /// The object, moved to workdir itself.
+    ///
+    /// # Errors
+    /// What `renameat2(2)` says.
+    pub fn grown(self, kind: Kind) -> Result<Temp<'a>> {
+        let upper = self.temp.upper;
+        let temp = Temp::new(upper, kind)?;
+        relocate((self.fd(), Self::CHILD), (upper.work(), temp.name()), RenameFlags::empty())?;
+        Ok(temp)
+    }
+}

@@ -1,0 +1,122 @@
+//! Whiteouts: a deleted name of a lower layer, written so that one system call makes it so.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::BorrowedFd;
+
+use super::{Temp, Upper, WhiteoutStyle, relocate};
+use crate::base::{Errno, Name, Result};
+use crate::format::mark::Mark;
+use crate::format::wh;
+use crate::sys::path::OFlags;
+use crate::sys::stat::Kind;
+use crate::sys::{tree, xattr};
+
+impl Upper {
+    /// Hides `name` of the layers below in `dir`, where the upper layer has nothing of that name.
+    ///
+    /// # Errors
+    /// What the system calls say (`ENOSPC`, `EDQUOT`, `EROFS` …); then the name is still seen.
+    pub fn place_whiteout(&self, dir: BorrowedFd<'_>, name: &Name) -> Result<()> {
+        if self.style == WhiteoutStyle::File {
+            return self.whiteout_beside(dir, name);
+        }
+        self.set_xattr_whiteouts(dir)?;
+        self.stage_whiteout()?.publish_new(dir, name.as_c_str())
+    }
+
+    /// Replaces `name` in `dir`, an object of the upper layer, by a whiteout. Returns what was there, in workdir.
+    ///
+    /// # Errors
+    /// What the system calls say; then the object is still there.
+    pub fn replace_with_whiteout(&self, dir: BorrowedFd<'_>, name: &Name, kind: Kind) -> Result<Temp<'_>> {
+        if self.style == WhiteoutStyle::File {
+            // `X` beside `.wh.X` is seen: nothing changes until X goes.
+            self.whiteout_beside(dir, name)?;
+            return self.take_away(dir, name.as_c_str(), kind);
+        }
+        self.set_xattr_whiteouts(dir)?;
+        let mut staged = self.stage_whiteout()?;
+        if self.features.exchange {
+            staged.exchange(dir, name.as_c_str(), kind)?;
+            return Ok(staged);
+        }
+        if kind == Kind::Dir {
+            let taken = self.take_away(dir, name.as_c_str(), kind)?;
+            staged.publish_new(dir, name.as_c_str())?;
+            return Ok(taken);
+        }
+        // A second link keeps the object reachable while the rename covers its name.
+        let kept = Temp::new(self, kind)?;
+        match tree::link_at(dir, name.as_c_str(), self.work(), kept.name()) {
+            Ok(()) | Err(Errno::EPERM | Errno::EOPNOTSUPP | Errno::EMLINK) => {}
+            Err(errno) => return Err(errno),
+        }
+        staged.publish(dir, name.as_c_str())?;
+        Ok(kept)
+    }
+
+    /// Moves `name` of `dir` into workdir: gone from the view in one step.
+    ///
+    /// # Errors
+    /// What `renameat2(2)` says.
+    pub fn take_away(&self, dir: BorrowedFd<'_>, name: &CStr, kind: Kind) -> Result<Temp<'_>> {
+        let temp = Temp::new(self, kind)?;
+        relocate((dir, name), (self.work(), temp.name()), tree::RenameFlags::empty())?;
+        Ok(temp)
+    }
+
+    /// A name that was created where a `.wh.` file hides it is seen already; the file goes.
+    ///
+    /// # Errors
+    /// What `unlinkat(2)` says.
+    pub fn drop_wh_file(&self, dir: BorrowedFd<'_>, name: &Name) -> Result<()> {
+        let hidden = wh::whiteout_name(name.as_bytes())?;
+        match tree::unlink_at(dir, hidden.as_c_str()) {
+            Err(Errno::ENOENT) => Ok(()),
+            done => done,
+        }
+    }
+
+    /// Hides `name` of the layers below by a `.wh.` file; an object of that name in `dir` is still seen.
+    ///
+    /// # Errors
+    /// What `openat(2)` says; `ENAMETOOLONG` where the name has no room for the prefix.
+    pub fn whiteout_beside(&self, dir: BorrowedFd<'_>, name: &Name) -> Result<()> {
+        let hidden = wh::whiteout_name(name.as_bytes())?;
+        match tree::create_at(dir, hidden.as_c_str(), OFlags::WRONLY, 0o600) {
+            Ok(_) | Err(Errno::EEXIST) => Ok(()),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// A whiteout in workdir: a link of the one that all share, as the kernel does it.
+    pub fn stage_whiteout(&self) -> Result<Temp<'_>> {
+        let temp = Temp::new(self, Kind::Char)?;
+        let shared = self.whiteout.lock().clone();
+        if let Some(shared) = shared {
+            match tree::link_at(self.work(), &shared, self.work(), temp.name()) {
+                Ok(()) => return Ok(temp),
+                // Too many links, or a file system without any: a new one.
+                Err(Errno::EMLINK | Errno::EPERM | Errno::EOPNOTSUPP | Errno::ENOENT) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        self.make_whiteout(temp.name())?;
+        let next = Temp::new(self, Kind::Char)?;
+        if tree::link_at(self.work(), temp.name(), self.work(), next.name()).is_ok() {
+            let old: Option<CString> = self.whiteout.lock().replace(next.keep());
+            drop(old.map(|old| Temp::adopt(self, old, Kind::Char)));
+        }
+        Ok(temp)
+    }
+
+    fn make_whiteout(&self, name: &CStr) -> Result<()> {
+        match (self.style, self.namespace()) {
+            (WhiteoutStyle::Xattr, Some(namespace)) => {
+                drop(tree::create_at(self.work(), name, OFlags::WRONLY, 0o600)?);
+                xattr::set_at(self.work(), name, namespace.key(Mark::Whiteout), b"y", 0)
+            }
+            _ => tree::mknod_at(self.work(), name, libc::S_IFCHR, 0),
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! The work directory: taken for one process, cleaned, and marked while the layer is volatile.
+//!
+//! Layout as the kernel's OverlayFS has it (`Documentation/filesystems/overlayfs.rst`): changes are staged in
+//! `workdir/work`, `work/incompat/volatile/dirty` says that nothing was synced.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use crate::base::{Errno, Result};
+use crate::sys::path::{OFlags, open_beneath};
+use crate::sys::stat::{Kind, stat_at};
+use crate::sys::{dirent, lock, tree};
+
+const WORK: &CStr = c"work";
+const INCOMPAT: &CStr = c"incompat";
+
+/// Why a workdir cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WorkError {
+    /// Another process has the upper or work directory.
+    InUse,
+    /// A volatile mount was not unmounted in order, or an unknown feature is in use.
+    Incompatible,
+    /// A system call failed.
+    Failed(Errno),
+}
+
+impl From<Errno> for WorkError {
+    fn from(errno: Errno) -> Self {
+        Self::Failed(errno)
+    }
+}
+
+/// A workdir that is ours.
+pub struct Workdir {
+    work: OwnedFd,
+    locks: Vec<OwnedFd>,
+}
+
+impl Workdir {
+    /// Locks the upper and the work directory for this process. Nothing is changed yet.
+    ///
+    /// # Errors
+    /// [`WorkError::InUse`]; what opening them says.
+    pub fn lock(dirs: [BorrowedFd<'_>; 2]) -> std::result::Result<Vec<OwnedFd>, WorkError> {
+        dirs.into_iter()
+            .map(|dir| {
+                let fd = open_beneath(dir, c".", OFlags::RDONLY | OFlags::DIRECTORY)?;
+                if lock::try_lock(fd.as_fd())? { Ok(fd) } else { Err(WorkError::InUse) }
+            })
+            .collect()
+    }
+
+    /// Makes `workdir/work` an empty directory of ours.
+    ///
+    /// # Errors
+    /// [`WorkError::Incompatible`]; what the system calls say.
+    pub fn prepare(workdir: BorrowedFd<'_>, locks: Vec<OwnedFd>) -> std::result::Result<Self, WorkError> {
+        match tree::mkdir_at(workdir, WORK, 0o700) {
+            Ok(()) => {}
+            Err(Errno::EEXIST) => {
+                // The kernel leaves it with mode 0000, which its owner cannot look into without privilege.
+                tree::chmod_at(workdir, WORK, 0o700)?;
+            }
+            Err(errno) => return Err(errno.into()),
+        }
+        let work = open_beneath(workdir, WORK, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        if stat_at(work.as_fd(), INCOMPAT).is_ok() {
+            return Err(WorkError::Incompatible);
+        }
+        empty(work.as_fd())?;
+        Ok(Self { work, locks })
+    }
+
+    /// The directory in which changes are staged.
+    pub fn work(&self) -> BorrowedFd<'_> {
+        self.work.as_fd()
+    }
+
+    /// Leaves the kernel's mark that nothing in this layer is synced.
+    ///
+    /// # Errors
+    /// What the system calls say.
+    pub fn mark_volatile(&self) -> Result<()> {
+        let work = self.work.as_fd();
+        tree::mkdir_at(work, INCOMPAT, 0o700)?;
+        let incompat = open_beneath(work, INCOMPAT, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        tree::mkdir_at(incompat.as_fd(), c"volatile", 0o700)?;
+        let volatile = open_beneath(incompat.as_fd(), c"volatile", OFlags::RDONLY | OFlags::DIRECTORY)?;
+        tree::create_at(volatile.as_fd(), c"dirty", OFlags::WRONLY, 0o600).map(drop)
+    }
+
+    pub(super) fn into_parts(self) -> (OwnedFd, Vec<OwnedFd>) {
+        (self.work, self.locks)
+    }
+}
+
+/// Removes everything in `dir`.
+///
+/// # Errors
+/// What the system calls say.
+pub fn empty(dir: BorrowedFd<'_>) -> Result<()> {
+    for (name, kind) in children(dir)? {
+        remove(dir, &name, kind)?;
+    }
+    Ok(())
+}
+
+/// Removes `name` and all below it; a directory's depth costs no stack.
+///
+/// # Errors
+/// What the system calls say.
+pub fn remove(dir: BorrowedFd<'_>, name: &CStr, kind: Kind) -> Result<()> {
+    if kind != Kind::Dir {
+        return tree::unlink_at(dir, name);
+    }
+    match tree::rmdir_at(dir, name) {
+        Err(Errno::ENOTEMPTY | Errno::EEXIST) => {}
+        done => return done,
+    }
+    // (open directory, its name in the one before, what is left in it)
+    let open = |at: BorrowedFd<'_>, name: &CStr| -> Result<OwnedFd> {
+        let open = || open_beneath(at, name, OFlags::RDONLY | OFlags::DIRECTORY);
+        match open() {
+            Err(Errno::EACCES) => {
+                tree::chmod_at(at, name, 0o700)?;
+                open()
+            }
+            fd => fd,
+        }
+    };
+    let first = open(dir, name)?;
+    let left = children(first.as_fd())?;
+    let mut stack: Vec<(OwnedFd, CString, Vec<(CString, Kind)>)> = vec![(first, name.to_owned(), left)];
+    while let Some((fd, _, left)) = stack.last_mut() {
+        match left.pop() {
+            Some((name, Kind::Dir)) => match tree::rmdir_at(fd.as_fd(), &name) {
+                Err(Errno::ENOTEMPTY | Errno::EEXIST) => {
+                    let below = open(fd.as_fd(), &name)?;
+                    let left = children(below.as_fd())?;
+                    stack.push((below, name, left));
+                }
+                done => done?,
+            },
+            Some((name, _)) => unlink_in(fd.as_fd(), &name)?,
+            None => {
+                let Some((_, name, _)) = stack.pop() else { break };
+                let parent = stack.last().map_or(dir, |(fd, _, _)| fd.as_fd());
+                tree::rmdir_at(parent, &name)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Unlinks in a directory of our own that may lack write permission.
+fn unlink_in(dir: BorrowedFd<'_>, name: &CStr) -> Result<()> {
+    match tree::unlink_at(dir, name) {
+        Err(Errno::EACCES) => {
+            tree::chmod_fd(dir, 0o700)?;
+            tree::unlink_at(dir, name)
+        }
+        done => done,
+    }
+}
+
+fn children(dir: BorrowedFd<'_>) -> Result<Vec<(CString, Kind)>> {
+    let mut found = Vec::new();
+    let mut unknown = Vec::new();
+    dirent::read_dir(dir, &mut |entry| match entry.kind {
+        Some(kind) => found.push((entry.name.to_owned(), kind)),
+        None => unknown.push(entry.name.to_owned()),
+    })?;
+    for name in unknown {
+        let kind = stat_at(dir, &name)?.kind();
+        found.push((name, kind));
+    }
+    Ok(found)
+}

@@ -1,0 +1,66 @@
+//! Directories for layers, and file systems of their own for some.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use tempfile::TempDir;
+
+/// A directory that goes with the test.
+pub struct Scratch(TempDir);
+
+impl Scratch {
+    /// A new one, under `PLYFS_TEST_DIR` or the system's directory for temporary files.
+    pub fn new() -> Self {
+        let base = std::env::var_os("PLYFS_TEST_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
+        let dir = tempfile::Builder::new().prefix("plyfs-").tempdir_in(base).unwrap();
+        // Other users walk through it to the mount.
+        rustix::fs::chmod(dir.path(), 0o755.into()).unwrap();
+        Scratch(dir)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// A new directory in it.
+    pub fn dir(&self, name: &str) -> PathBuf {
+        let path = self.path().join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        path
+    }
+}
+
+/// A file system mounted for the test; unmounted on Drop.
+pub struct Mounted(PathBuf);
+
+impl Mounted {
+    /// A tmpfs at `at`; `None` where this process may not mount.
+    pub fn tmpfs(at: &Path) -> Option<Self> {
+        mount("tmpfs", at, "tmpfs", MountFlags::empty(), c"mode=755").ok().map(|()| Mounted(at.to_owned()))
+    }
+
+    /// What the test has mounted at `at` itself.
+    pub fn adopt(at: &Path) -> Self {
+        Mounted(at.to_owned())
+    }
+
+    /// A journaled ext4 of `mib` MiB from an image beside `at`; `None` without root, mkfs.ext4 or loop devices.
+    pub fn ext4(at: &Path, mib: u64) -> Option<Self> {
+        let image = at.with_extension("img");
+        std::fs::File::create(&image).ok()?.set_len(mib << 20).ok()?;
+        let done = |c: &mut Command| c.output().is_ok_and(|o| o.status.success());
+        (done(Command::new("mkfs.ext4").arg("-qF").arg(&image))
+            && done(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(at)))
+        .then(|| Mounted(at.to_owned()))
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if unmount(&self.0, UnmountFlags::empty()).is_err() {
+            let _ = unmount(&self.0, UnmountFlags::DETACH);
+        }
+    }
+}
