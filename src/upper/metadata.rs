@@ -159,8 +159,6 @@ pub fn clear_privileges(file: BorrowedFd<'_>, keep_ids: bool) -> Result<()> {
             tree::chmod_fd(file, cleared & 0o7777)?;
         }
     }
-    match xattr::remove_fd(file, CAPABILITY) {
-        Err(Errno::ENODATA | Errno::EOPNOTSUPP) => Ok(()),
-        done => done,
-    }
+    // Asking first: without privilege removing what is not there is refused, too.
+    if xattr::get_fd(file, CAPABILITY)?.is_some() { xattr::remove_fd(file, CAPABILITY) } else { Ok(()) }
 }

@@ -22,6 +22,11 @@ pub fn binary() -> OsString {
     std::env::var_os("PLYFS_TEST_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_plyfs").into())
 }
 
+/// Whether that is plyfs, and not another to compare with.
+pub fn is_plyfs() -> bool {
+    Path::new(&binary()).file_name().is_some_and(|name| name == "plyfs")
+}
+
 /// Whether a mount stands at `at`, from the mount table: no file system is asked, none can hang.
 pub fn is_mounted(at: &Path) -> bool {
     let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
@@ -150,7 +155,7 @@ impl Mount {
         let mut command = Command::new(&binary);
         command.arg("-f").arg("-o").arg(&self.options).arg(self.tree.root());
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-        let mut child = command.spawn().map_err(|e| format!("{}: {e}", binary.display()))?;
+        let mut child = command.spawn().map_err(|e| format!("{}: {e}", binary.to_string_lossy()))?;
         with_daemons(|d| d.push(Pid::from_child(&child)));
         let mut ended = None;
         wait_until(|| {

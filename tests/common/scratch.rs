@@ -48,10 +48,19 @@ impl Mounted {
 
     /// A journaled ext4 of `mib` MiB from an image beside `at`; `None` without root, mkfs.ext4 or loop devices.
     pub fn ext4(at: &Path, mib: u64) -> Option<Self> {
+        Mounted::image(at, mib, &["mkfs.ext4", "-qF"])
+    }
+
+    /// An XFS at `at`, which has reflinks; `None` without root, mkfs.xfs or loop devices.
+    pub fn xfs(at: &Path) -> Option<Self> {
+        Mounted::image(at, 320, &["mkfs.xfs", "-qf"])
+    }
+
+    fn image(at: &Path, mib: u64, mkfs: &[&str]) -> Option<Self> {
         let image = at.with_extension("img");
         std::fs::File::create(&image).ok()?.set_len(mib << 20).ok()?;
         let done = |c: &mut Command| c.output().is_ok_and(|o| o.status.success());
-        (done(Command::new("mkfs.ext4").arg("-qF").arg(&image))
+        (done(Command::new(mkfs[0]).args(&mkfs[1..]).arg(&image))
             && done(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(at)))
         .then(|| Mounted(at.to_owned()))
     }

@@ -198,7 +198,7 @@ impl View {
             kind,
             mode: st.st_mode & 0o7777,
             owner: (st.st_uid, st.st_gid),
-            size: if is_file { st.st_size.cast_unsigned() } else { 0 },
+            size: if is_file { st.st_size as u64 } else { 0 },
             content: match is_file {
                 true => tree.read(name).map(|c| fingerprint(&c)).map_err(Errno::raw_os_error),
                 false => Ok(0),
@@ -208,7 +208,7 @@ impl View {
             nlink: if is_dir || walk.without_links { 0 } else { st.st_nlink },
             xattrs,
             changed: match walk.times {
-                true if st.st_mtime < RECENT => Changed::At(st.st_mtime, st.st_mtime_nsec.cast_signed()),
+                true if st.st_mtime < RECENT => Changed::At(st.st_mtime, st.st_mtime_nsec as i64),
                 true => Changed::Lately,
                 false => Changed::Whenever,
             },

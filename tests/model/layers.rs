@@ -55,7 +55,7 @@ pub fn plan(drawn: &[Vec<Thing>], links: bool) -> Vec<Plan> {
             .iter()
             .filter(|(path, kind)| {
                 let parent = path.rsplit_once('/').map_or("", |(dir, _)| dir);
-                **kind == Kind::Whiteout && stack_of(&plans[i..], parent).first_chunk::<2>().is_none_or(|c| c[0] != 0)
+                **kind == Kind::Whiteout && !merges(&plans[i..], parent)
             })
             .map(|(path, _)| path.clone())
             .collect();
@@ -124,6 +124,11 @@ pub fn stack_of(plans: &[Plan], path: &str) -> Vec<usize> {
         stack = next;
     }
     stack
+}
+
+/// Whether the directory stands in the first of these layers and in one below.
+fn merges(plans: &[Plan], path: &str) -> bool {
+    matches!(stack_of(plans, path)[..], [0, _, ..])
 }
 
 /// Writes the layers to disk, with equal old times.

@@ -64,7 +64,7 @@ fn times_of_the_object_and_of_its_parents_are_kept() {
         for _ in 0..2 {
             for path in ["a", "a/b", "a/b/f", "a/l", "a/p", "a/d"] {
                 let st = mount.stat(path).unwrap();
-                assert_eq!((st.st_mtime, st.st_mtime_nsec.cast_signed()), (OLD.tv_sec, OLD.tv_nsec), "{path}");
+                assert_eq!((st.st_mtime, st.st_mtime_nsec as i64), (OLD.tv_sec, OLD.tv_nsec), "{path}");
             }
             mount.remount();
         }

@@ -4,8 +4,9 @@ use crate::common::*;
 
 /// The error of a mount that should fail; everything else is a failure of the test.
 fn refused(stack: &Stack, options: &str) -> String {
-    let at = stack.scratch.dir("refused");
-    match Mount::try_with(options, &at, &stack.scratch.path().join("refused-log")) {
+    let (at, log) = (stack.scratch.dir("refused"), stack.scratch.path().join("refused-log"));
+    let _ = std::fs::remove_file(&log);
+    match Mount::try_with(options, &at, &log) {
         Ok(_) => panic!("mounted: {options}"),
         Err(why) => {
             assert!(!mount::is_mounted(&at));
