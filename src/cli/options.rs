@@ -130,7 +130,7 @@ pub const TABLE: &[Spec] = &[
     row("xino", Choice(&["off", "auto", "on"]), Overlay, Honoured(Key::Xino), "where inode numbers of several file systems come from; they are unique in every mode"),
     row("volatile", Flag, Overlay, Honoured(Key::Volatile), "nothing is synced: a crash of the machine may lose the upper layer"),
     row("fsync", Choice(&["auto", "strict", "volatile", "1", "0"]), Overlay, Honoured(Key::Fsync), "auto (1): data is on disk before its name is; strict: metadata too; volatile (0): nothing is synced"),
-    row("userxattr", Flag, Overlay, Honoured(Key::UserXattr), "the marks in the upper layer are user.overlay.* attributes; always so without privilege"),
+    row("userxattr", Flag, Overlay, Honoured(Key::UserXattr), "the marks in the upper layer are user.overlay.* attributes; always so without privilege, refused for root until it is so there"),
     row("override_creds", Flag, Overlay, Nothing, "layers are reached with the daemon's rights; always so"),
     row("nooverride_creds", Flag, Overlay, Refused("the daemon reaches the layers as itself, it has nobody else's rights", "leave it out"), "layers are reached with the caller's rights"),
 

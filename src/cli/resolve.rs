@@ -29,8 +29,6 @@ pub struct Resolved {
     pub mount: MountSettings,
     /// `-o debug`
     pub debug: bool,
-    /// `userxattr`
-    pub userxattr: bool,
 }
 
 /// What was explicitly set; `None` where nothing was said.
@@ -149,6 +147,11 @@ impl Wishes {
             (true, _) => Fsync::Volatile,
             (false, fsync) => fsync.unwrap_or_default(),
         };
+        if self.userxattr && abilities.mounts_directly && abilities.ids_are_initial {
+            // Its marks are trusted.overlay.*: a kernel mount with userxattr would not see what was deleted.
+            let reason = "not there yet for root, who writes trusted.overlay.* attributes";
+            return Err(Failure::usage("userxattr", reason, "leave userxattr out"));
+        }
         let mut flags = self.flags;
         flags.ro |= upper.is_none();
         flags.nosuid |= !abilities.mounts_directly;
@@ -179,7 +182,7 @@ impl Wishes {
             threads: self.threads.unwrap_or_else(default_threads),
             security: self.security,
         };
-        Ok(Resolved { config, mount, debug: self.debug, userxattr: self.userxattr })
+        Ok(Resolved { config, mount, debug: self.debug })
     }
 
     fn upper_dirs(&self) -> Result<Option<UpperDirs>, Failure> {
@@ -342,6 +345,13 @@ mod tests {
     fn security_options_reach_the_kernel_as_they_stand() {
         let mount = with(r#"lowerdir=/l,context="a:b:c1,c2",ro"#, ROOT).unwrap().mount;
         assert_eq!(mount.security, [r#"context="a:b:c1,c2""#]);
+    }
+
+    #[test]
+    fn userxattr_is_what_happens_without_privilege_and_is_refused_with_it() {
+        assert!(with("lowerdir=/l,userxattr", USER).is_ok());
+        assert!(with("lowerdir=/l,userxattr", NAMESPACE).is_ok());
+        assert!(with("lowerdir=/l,userxattr", ROOT).is_err());
     }
 
     #[test]

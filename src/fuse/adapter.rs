@@ -1,7 +1,7 @@
 //! The file system as fuser calls it: each handler translates one request and its answer.
 //!
-//! Opens are stateless: OPEN and OPENDIR are answered `ENOSYS` once, after which the kernel asks no more, a warm read
-//! of a cached file costs no request, and a file is copied up by its first write.
+//! Opens are stateless: OPEN is answered `ENOSYS` once, after which the kernel asks no more, a warm read of a cached
+//! file costs no request, and a file is copied up by its first write. So is OPENDIR where nothing can change.
 
 use std::ffi::OsStr;
 use std::io;
@@ -27,6 +27,9 @@ use crate::union::{
 
 /// Never the backing inode's: copy-up would make the kernel's inode bad.
 const GENERATION: Generation = Generation(0);
+
+/// The handle of a directory that was opened with the kernel's cache.
+const CACHED: FileHandle = FileHandle(1);
 
 /// Serves a [`Union`] to the kernel.
 pub struct Adapter {
@@ -329,9 +332,16 @@ impl Filesystem for Adapter {
         self.run(self.union.is_writable(), move |union| empty(reply, union.fsync(ino, datasync)));
     }
 
-    /// Answered away, as [`Adapter::open`].
-    fn opendir(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        reply.error(FuseErrno::ENOSYS);
+    /// Answered away, as [`Adapter::open`], where names cannot change.
+    fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        if !self.union.is_writable() {
+            return reply.error(FuseErrno::ENOSYS);
+        }
+        guard(|| match self.union.opendir(id(ino)) {
+            Ok(true) => reply.opened(CACHED, FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE),
+            Ok(false) => reply.opened(FileHandle(0), FopenFlags::empty()),
+            Err(error) => reply.error(errno(error)),
+        });
     }
 
     fn readdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
@@ -349,8 +359,8 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn releasedir(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
-        reply.ok();
+    fn releasedir(&self, _req: &Request, ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+        guard(|| empty(reply, if fh == CACHED { self.union.releasedir(id(ino)) } else { Ok(()) }));
     }
 
     fn fsyncdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, datasync: bool, reply: ReplyEmpty) {

@@ -45,12 +45,23 @@ pub struct DirBody {
 /// What is known of the names in a directory.
 #[derive(Default)]
 pub struct Names {
-    /// The last listing.
-    pub listing: Option<Arc<Listing>>,
-    /// Whether the listing has every name.
-    pub complete: bool,
+    /// All of them, if somebody listed the directory.
+    pub listing: Option<Listing>,
     /// Whether the directory has a default ACL, where known.
     pub default_acl: Option<bool>,
+    /// Opens that may fill and read the kernel's cache of the directory.
+    pub cached_opens: u32,
+    /// A name changed under such an open.
+    pub cache_is_stale: bool,
+}
+
+impl Names {
+    /// A name changes: what the kernel's cache of the directory has so far may be completed by a reader that does not
+    /// know of it.
+    pub fn changed(&mut self) -> &mut Option<Listing> {
+        self.cache_is_stale |= self.cached_opens > 0;
+        &mut self.listing
+    }
 }
 
 /// Where a directory is.

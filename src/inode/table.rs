@@ -258,11 +258,6 @@ impl Table {
         }
         parents
     }
-
-    /// Every live inode.
-    pub fn for_each(&self, mut each: impl FnMut(&Arc<Inode>)) {
-        self.by_id.iter().for_each(|entry| each(entry.value()));
-    }
 }
 
 fn vacant_insert<K: Eq + std::hash::Hash>(map: &DashMap<K, Arc<Inode>>, key: K, inode: &Arc<Inode>) -> bool {

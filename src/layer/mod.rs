@@ -9,26 +9,26 @@ mod place;
 
 pub use fd_cache::{Evict, FdCache};
 pub use list::list_names;
-pub use marks::{DirMarks, LookedUp, look_up, read_dir_marks};
+pub use marks::{DirMarks, LookedUp, look_up, read_dir_marks, read_leaf_marks};
 pub use place::{DirPlace, Place};
 
 use std::sync::Arc;
 
-use crate::format::mark::Namespace;
+use crate::format::mark::{Namespace, WhiteoutStyle};
 
 /// What is the same for everything in one layer.
 #[derive(Debug)]
 pub struct Layer {
     /// For messages.
     pub path: std::path::PathBuf,
-    /// `st_dev` of the root.
-    pub dev: u64,
     /// Identifier of the root's file system (zero where it has none).
     pub uuid: [u8; 16],
     /// Objects of this layer give no set-user-id, set-group-id or file capability.
     pub nosuid: bool,
     /// `.wh.` names are whiteouts here (not in a layer of overlay style, where a user may make such a name).
     pub wh_names: bool,
+    /// The layer is the upper one, and how it hides names.
+    pub upper_style: Option<WhiteoutStyle>,
     /// The root is a private clone of the mount: no other mount can lie below it.
     pub isolated: bool,
     /// The namespace whose marks come first.

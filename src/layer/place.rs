@@ -133,8 +133,15 @@ impl DirPlace {
     /// # Errors
     /// As [`DirPlace::fd`]; `EACCES` where the process may not read it.
     pub fn open(&self) -> Result<OwnedFd> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-        open_beneath(self.fd()?.as_fd(), c".", flags)
+        let (fd, flags) = (self.fd()?, OFlags::RDONLY | OFlags::DIRECTORY);
+        // A layer's time of access stays as it is; a clone of its mount sees to that already.
+        if self.layer.isolated || self.layer.upper_style.is_some() {
+            return open_beneath(fd.as_fd(), c".", flags);
+        }
+        match open_beneath(fd.as_fd(), c".", flags | OFlags::NOATIME) {
+            Err(Errno::EPERM) => open_beneath(fd.as_fd(), c".", flags),
+            fd => fd,
+        }
     }
 
     /// What stands under `name`; `None` where nothing does.

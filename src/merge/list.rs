@@ -1,8 +1,7 @@
 //! The merged listing of a directory, in an order that comes out the same whenever it is built again.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::DirView;
 use crate::base::{Name, Result};
@@ -24,45 +23,37 @@ impl CookieKey {
 }
 
 /// One name of a listing.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Listed {
-    /// Its place in the order.
-    pub cookie: u64,
-    /// The name.
-    pub name: Name,
     /// Its type, where the topmost layer's directory told.
     pub kind: Option<Kind>,
     /// The slot of the topmost part that has it.
     pub slot: u16,
-    removed: AtomicBool,
 }
 
-impl Listed {
-    /// It was deleted since the listing was built.
-    pub fn removed(&self) -> bool {
-        self.removed.load(Relaxed)
-    }
-}
-
-/// A directory's names, sorted by cookie.
-#[derive(Debug)]
-pub struct Listing(Vec<Listed>);
+/// A directory's names in the order of their cookies. Changes are entered as they are made, so that a walk that goes on
+/// sees what the kernel's own cache of the directory would.
+#[derive(Debug, Default)]
+pub struct Listing(BTreeMap<(u64, Option<Name>), Listed>);
 
 impl Listing {
     /// What comes after `cookie`.
-    pub fn after(&self, cookie: u64) -> &[Listed] {
-        let start = self.0.partition_point(|listed| listed.cookie <= cookie);
-        self.0.get(start..).unwrap_or_default()
+    pub fn after(&self, cookie: u64) -> impl Iterator<Item = (u64, &Name, &Listed)> {
+        let rest = self.0.range((cookie.saturating_add(1), None)..);
+        rest.filter_map(|((cookie, name), listed)| name.as_ref().map(|name| (*cookie, name, listed)))
     }
 
-    /// Marks a name as deleted.
-    pub fn remove(&self, cookie: u64, name: &Name) {
-        let start = self.0.partition_point(|listed| listed.cookie < cookie);
-        let same = self.0.iter().skip(start).take_while(|listed| listed.cookie == cookie);
-        same.filter(|listed| listed.name == *name).for_each(|listed| listed.removed.store(true, Relaxed));
+    /// Enters a name that now stands in the upper layer.
+    pub fn insert(&mut self, cookie: u64, name: &Name, kind: Kind) {
+        self.0.insert((cookie, Some(name.clone())), Listed { kind: Some(kind), slot: 0 });
     }
 
-    /// How many names it was built with.
+    /// Takes a name out.
+    pub fn remove(&mut self, cookie: u64, name: &Name) {
+        self.0.remove(&(cookie, Some(name.clone())));
+    }
+
+    /// How many names it has.
     pub fn len(&self) -> usize {
         self.0.len()
     }
@@ -83,17 +74,12 @@ pub fn list(dir: &DirView, key: &CookieKey) -> Result<Listing> {
                 continue;
             }
             if !entry.whiteout {
-                let cookie = key.cookie(&entry.name);
-                listed.push(Listed {
-                    cookie,
-                    name: entry.name,
-                    kind: entry.kind,
-                    slot,
-                    removed: AtomicBool::new(false),
-                });
+                let at = (key.cookie(&entry.name), Some(entry.name));
+                listed.push((at, Listed { kind: entry.kind, slot }));
             }
         }
     }
-    listed.sort_unstable_by_key(|listed| listed.cookie);
-    Ok(Listing(listed))
+    // Sorted here, the map is built in one pass.
+    listed.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+    Ok(Listing(listed.into_iter().collect()))
 }

@@ -4,11 +4,9 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use crate::base::{Name, Result};
-use crate::format::mark::{DEVICE_VALUE, Mark};
-use crate::format::origin::{Decoded, Origin};
-use crate::layer::{DirPlace, LookedUp, Place, look_up, read_dir_marks};
+use crate::format::origin::Origin;
+use crate::layer::{DirPlace, LookedUp, Place, look_up, read_dir_marks, read_leaf_marks};
 use crate::sys::stat::Stat;
-use crate::sys::xattr;
 
 /// One layer's part of a merged directory.
 #[derive(Debug, Clone)]
@@ -17,6 +15,8 @@ pub struct DirPart {
     pub place: Arc<DirPlace>,
     /// Empty files in it may be whiteouts.
     pub xattr_whiteouts: bool,
+    /// Objects in it may have an `origin`, or their data elsewhere.
+    pub impure: bool,
 }
 
 /// A merged directory: its parts, the topmost first.
@@ -26,8 +26,6 @@ pub struct DirView {
     pub upper: Option<DirPart>,
     /// The parts in lower layers, only those that have it.
     pub lowers: Arc<[DirPart]>,
-    /// The upper part may hold objects with an `origin`.
-    pub impure: bool,
 }
 
 impl DirView {
@@ -96,7 +94,7 @@ pub struct FoundLeaf {
     pub stat: Stat,
     /// It is in the upper layer.
     pub upper: bool,
-    /// The lower object that it was copied up from.
+    /// The object of another layer that it was copied up from.
     pub origin: Option<Origin>,
     /// It stands for a 0/0 character device that a user made.
     pub device: bool,
@@ -131,7 +129,7 @@ pub fn lookup_from(dir: &DirView, name: &Name, from: usize) -> Result<Answer> {
             }
             // A file below a directory hides what is further down.
             LookedUp::Object(_) if merged.top.is_some() => break,
-            LookedUp::Object(stat) => return leaf(part, name, slot == 0, stat, dir.impure),
+            LookedUp::Object(stat) => return leaf(part, name, slot == 0, stat),
         }
     }
     Ok(merged.answer())
@@ -144,7 +142,6 @@ struct Merged {
     lower: Option<Stat>,
     upper: Option<DirPart>,
     lowers: Vec<DirPart>,
-    impure: bool,
 }
 
 impl Merged {
@@ -155,9 +152,8 @@ impl Merged {
         self.top.get_or_insert(stat);
         // An upper that writes xattr whiteouts has them everywhere.
         let xattr_whiteouts = marks.xattr_whiteouts || (slot == 0 && within.xattr_whiteouts);
-        let part = DirPart { place, xattr_whiteouts };
+        let part = DirPart { place, xattr_whiteouts, impure: marks.impure };
         if slot == 0 {
-            self.impure = marks.impure;
             self.upper = Some(part);
         } else {
             self.lower.get_or_insert(stat);
@@ -168,32 +164,19 @@ impl Merged {
 
     fn answer(self) -> Answer {
         let Some(stat) = self.top else { return Answer::Absent(Absent::Nowhere) };
-        let view = DirView { upper: self.upper, lowers: self.lowers.into(), impure: self.impure };
+        let view = DirView { upper: self.upper, lowers: self.lowers.into() };
         Answer::Found(Found::Dir(FoundDir { view, stat, lower: self.lower }))
     }
 }
 
-fn leaf(part: &DirPart, name: &Name, upper: bool, mut stat: Stat, impure: bool) -> Result<Answer> {
-    let place = Place { dir: part.place.clone(), name: name.clone() };
-    let layer = &part.place.layer;
-    let mut device = false;
-    if stat.is_file() && stat.size == 0 && !layer.wh_names {
-        let key = layer.namespace.key(Mark::Device);
-        let value = xattr::get_at(part.place.fd()?.as_fd(), name.as_c_str(), key)?;
-        device = value.as_deref() == Some(DEVICE_VALUE);
-    }
-    if device {
+fn leaf(part: &DirPart, name: &Name, upper: bool, mut stat: Stat) -> Result<Answer> {
+    let marks = read_leaf_marks(&part.place, name, &stat, part.impure)?;
+    if marks.device {
         stat.mode = libc::S_IFCHR | (stat.mode & 0o7777);
         stat.rdev = 0;
     }
-    let mut origin = None;
-    if upper && impure {
-        let key = layer.namespace.key(Mark::Origin);
-        let value = xattr::get_at(part.place.fd()?.as_fd(), name.as_c_str(), key)?;
-        if let Some(Ok(Decoded::Known(known))) = value.map(|value| Origin::decode(&value)) {
-            origin = Some(known);
-        }
-    }
+    let place = Place { dir: part.place.clone(), name: name.clone() };
+    let (origin, device) = (marks.origin, marks.device);
     Ok(Answer::Found(Found::Leaf(FoundLeaf { place, stat, upper, origin, device })))
 }
 
@@ -219,5 +202,6 @@ pub fn lower_has(dir: &DirView, name: &Name) -> Result<bool> {
 pub fn root_part(root: &Arc<DirPlace>, below: bool) -> Result<(DirPart, crate::layer::DirMarks)> {
     let fd = root.open()?;
     let marks = read_dir_marks(root, fd.as_fd(), c".", below)?;
-    Ok((DirPart { place: root.clone(), xattr_whiteouts: marks.xattr_whiteouts }, marks))
+    let part = DirPart { place: root.clone(), xattr_whiteouts: marks.xattr_whiteouts, impure: marks.impure };
+    Ok((part, marks))
 }

@@ -14,7 +14,7 @@ use crate::merge::{DirPart, DirView};
 use crate::sys::path::{OFlags, open_beneath};
 use crate::sys::stat::{Kind, SetTime, Stat, stat_at, stat_fd};
 use crate::sys::{caller, tree};
-use crate::upper::{Metadata, Staged, Temp, Upper, WhiteoutStyle, copy_data};
+use crate::upper::{Metadata, Staged, Temp, Upper, WhiteoutStyle, Widened, copy_data};
 
 /// How much of a file is copied up, and for whom.
 pub(super) struct CopyUp {
@@ -84,13 +84,13 @@ impl Union {
         let (parent, name) = at.ok_or(Errno::ENOENT)?;
         let staged = stage_dir(upper, &view)?;
         let parent_dir = parent.dir()?;
-        let names = parent_dir.names.write();
+        let mut names = parent_dir.names.write();
         let into = parent_dir.live_view()?.upper.ok_or(Errno::ESTALE)?;
         let stat = self.publish_copy(upper, &parent, &into.place, staged, &name, true)?;
         let place = into.place.child(&name, stat.ino);
         let xattr_whiteouts = upper.style == WhiteoutStyle::Xattr;
-        dir.state.write().view.upper = Some(DirPart { place, xattr_whiteouts });
-        drop(names);
+        dir.state.write().view.upper = Some(DirPart { place, xattr_whiteouts, impure: false });
+        self.name_is_new(&mut names, &name, Kind::Dir);
         Ok(())
     }
 
@@ -116,7 +116,7 @@ impl Union {
                 return self.keep_copy_hidden(upper, inode, leaf, copy.temp);
             };
             let parent_dir = parent.dir()?;
-            let names = parent_dir.names.write();
+            let mut names = parent_dir.names.write();
             let still = leaf.state.lock().names.iter().any(|(p, n)| Arc::ptr_eq(p, &parent) && *n == name);
             let into = parent_dir.live_view().ok().and_then(|view| view.upper);
             let (true, Some(into)) = (still, into) else {
@@ -125,6 +125,7 @@ impl Union {
                 continue;
             };
             let stat = self.publish_copy(upper, &parent, &into.place, copy.temp, &name, copy.has_origin)?;
+            self.name_is_new(&mut names, &name, inode.kind);
             let place = Place { dir: into.place.clone(), name };
             self.now_upper(inode, leaf, place, &stat, copy.links);
             return Ok(());
@@ -170,6 +171,7 @@ impl Union {
     ) -> Result<Stat> {
         let fd = into.fd()?;
         let before = stat_fd(fd.as_fd())?;
+        let _widened = Widened::new(fd.as_fd(), before.mode)?;
         if has_origin {
             self.make_impure(upper, parent, into)?;
         }
@@ -186,11 +188,13 @@ impl Union {
     /// Marks a directory as holding objects that have an origin. The caller holds its `names`.
     pub(super) fn make_impure(&self, upper: &Upper, dir: &Arc<Inode>, place: &DirPlace) -> Result<()> {
         let state = &dir.dir()?.state;
-        if state.read().view.impure {
+        if state.read().view.upper.as_ref().is_some_and(|part| part.impure) {
             return Ok(());
         }
         upper.set_impure(place.fd()?.as_fd())?;
-        state.write().view.impure = true;
+        if let Some(part) = &mut state.write().view.upper {
+            part.impure = true;
+        }
         Ok(())
     }
 }

@@ -107,7 +107,7 @@ impl Union {
         } else {
             make_direct(upper, caller, dir.as_fd(), name, &what, mask, absent, view.len() > 1)?
         };
-        names.complete = false;
+        self.name_is_new(&mut names, name, what.kind());
         self.enter_new(&parent, name, into, &what, made)
     }
 
@@ -135,8 +135,8 @@ impl Union {
         let Made { mut stat, file } = made;
         let found = if stat.is_dir() {
             let place = into.place.child(name, stat.ino);
-            let upper = Some(DirPart { place, xattr_whiteouts: into.xattr_whiteouts });
-            Found::Dir(FoundDir { view: DirView { upper, lowers: Arc::new([]), impure: false }, stat, lower: None })
+            let upper = Some(DirPart { place, xattr_whiteouts: into.xattr_whiteouts, impure: false });
+            Found::Dir(FoundDir { view: DirView { upper, lowers: Arc::new([]) }, stat, lower: None })
         } else {
             let device = what.is_whiteout_like();
             if device {

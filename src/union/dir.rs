@@ -7,10 +7,10 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 
 use super::{Attr, InodeId, Union};
-use crate::base::sync::Mutex;
+use crate::base::sync::{Mutex, RwLockReadGuard, RwLockWriteGuard};
 use crate::base::{Errno, Name, Result};
-use crate::inode::{DirBody, Inode};
-use crate::merge::{self, Answer, DirView, Listed, Listing};
+use crate::inode::{DirBody, Inode, Names};
+use crate::merge::{self, Answer, DirView, Listed};
 use crate::sys::stat::Kind;
 
 /// One entry of a listing.
@@ -70,6 +70,36 @@ impl ListingCache {
 }
 
 impl Union {
+    /// Opens a directory; true where the kernel may fill and use its cache of the names for this open.
+    ///
+    /// The kernel looks whether its cache is out of date at the start of a walk only: a walk that is under way goes on in
+    /// a cache that a slower reader from before a change has completed, and shows names that were gone when it began. So
+    /// while a reader from before the last change is left, new opens do without.
+    ///
+    /// # Errors
+    /// `ENOTDIR`, `ESTALE`
+    pub fn opendir(&self, id: InodeId) -> Result<bool> {
+        let inode = self.inode(id)?;
+        let mut names = inode.dir()?.names.write();
+        if names.cache_is_stale && names.cached_opens > 0 {
+            return Ok(false);
+        }
+        names.cache_is_stale = false;
+        names.cached_opens += 1;
+        Ok(true)
+    }
+
+    /// Closes a directory that was opened with the kernel's cache.
+    ///
+    /// # Errors
+    /// `ENOTDIR`, `ESTALE`
+    pub fn releasedir(&self, id: InodeId) -> Result<()> {
+        let inode = self.inode(id)?;
+        let mut names = inode.dir()?.names.write();
+        names.cached_opens = names.cached_opens.saturating_sub(1);
+        Ok(())
+    }
+
     /// Lists a directory after `cookie` (0: from the start) into `sink` until it is full. With `plus` every entry
     /// comes with attributes and counts one lookup.
     ///
@@ -87,16 +117,17 @@ impl Union {
                 return Ok(());
             }
         }
-        let listing = self.listing(&inode, body, cookie < DOT)?;
-        let Ok(view) = body.live_view() else { return Ok(()) };
-        let rest = listing.after(cookie.max(DOT_DOT));
-        for listed in rest {
-            if !listed.removed() && !self.list_one(&inode, body, &view, listed, plus, sink)? {
+        let names = self.listed(&inode, body)?;
+        let (Some(listing), Ok(view)) = (&names.listing, body.live_view()) else { return Ok(()) };
+        let mut over = true;
+        for (cookie, name, listed) in listing.after(cookie.max(DOT_DOT)) {
+            over = false;
+            if !self.list_one(&inode, &view, (cookie, name, listed), plus, sink)? {
                 return Ok(());
             }
         }
-        if rest.is_empty() && listing.len() > 0 {
-            // The walk is over.
+        drop(names);
+        if over {
             if let Some(mut names) = body.names.try_write() {
                 names.listing = None;
             }
@@ -109,68 +140,55 @@ impl Union {
         Ok(ListedEntry { name, cookie, id: inode.id, kind: Kind::Dir, attr })
     }
 
-    /// The listing to go on with; a walk from the start sees all changes.
-    fn listing(&self, inode: &Arc<Inode>, body: &DirBody, start: bool) -> Result<Arc<Listing>> {
-        if let Some(listing) = cached(body, start) {
-            return Ok(listing);
+    /// The names of a directory, with a listing unless it was removed.
+    fn listed<'a>(&self, inode: &Arc<Inode>, body: &'a DirBody) -> Result<RwLockReadGuard<'a, Names>> {
+        let names = body.names.read();
+        if names.listing.is_some() {
+            return Ok(names);
         }
-        let mut names = body.names.write();
-        let view = match body.live_view() {
-            Ok(view) => view,
-            // A removed directory has nothing.
-            Err(_) => DirView { upper: None, lowers: Arc::new([]), impure: false },
-        };
-        let listing = Arc::new(merge::list(&view, &self.cookies)?);
-        names.listing = Some(listing.clone());
-        names.complete = true;
         drop(names);
-        self.listings.built(inode, listing.len());
-        Ok(listing)
+        let mut names = body.names.write();
+        let Ok(view) = body.live_view() else { return Ok(RwLockWriteGuard::downgrade(names)) };
+        let listing = merge::list(&view, &self.cookies)?;
+        let count = listing.len();
+        names.listing = Some(listing);
+        let names = RwLockWriteGuard::downgrade(names);
+        self.listings.built(inode, count);
+        Ok(names)
     }
 
-    /// True where the sink took the entry, or it is gone meanwhile.
+    /// True where the sink took the entry, or it is gone. The caller holds the directory's `names`.
     fn list_one(
         &self,
         dir: &Arc<Inode>,
-        body: &DirBody,
         view: &DirView,
-        listed: &Listed,
+        (cookie, name, listed): (u64, &Name, &Listed),
         plus: bool,
         sink: &mut dyn DirSink,
     ) -> Result<bool> {
-        let names = body.names.read();
-        // Where nothing was added or moved since, the layers above the one that has it need not be asked again.
-        let from = if names.complete { usize::from(listed.slot) } else { 0 };
-        let found = match merge::lookup_from(view, &listed.name, from) {
+        let found = match merge::lookup_from(view, name, usize::from(listed.slot)) {
             Ok(Answer::Found(found)) => found,
             Ok(Answer::Absent(_)) => return Ok(true),
             // A name that cannot be looked at is a name all the same.
-            Err(errno) => return Ok(self.list_unknown(&listed.name, listed, errno, sink)),
+            Err(errno) => return Ok(self.list_unknown(name, cookie, listed, errno, sink)),
         };
-        let entry = match self.enter(dir, &listed.name, &found) {
+        let entry = match self.enter(dir, name, &found) {
             Ok(entry) => entry,
             Err(Errno::ESTALE | Errno::ENOENT) => return Ok(true),
             Err(errno) => return Err(errno),
         };
-        drop(names);
         let (kind, attr) = (entry.attr.kind, plus.then_some(entry.attr));
-        let name = listed.name.as_bytes();
-        let taken = sink.add(&ListedEntry { name, cookie: listed.cookie, id: entry.id, kind, attr });
+        let taken = sink.add(&ListedEntry { name: name.as_bytes(), cookie, id: entry.id, kind, attr });
         if !taken || !plus {
             self.forget(entry.id, 1);
         }
         Ok(taken)
     }
 
-    fn list_unknown(&self, name: &Name, listed: &Listed, errno: Errno, sink: &mut dyn DirSink) -> bool {
+    fn list_unknown(&self, name: &Name, cookie: u64, listed: &Listed, errno: Errno, sink: &mut dyn DirSink) -> bool {
         log::info!("{name:?} is listed without attributes: {errno}");
         let id = self.table.spare_id();
         let kind = listed.kind.unwrap_or(Kind::File);
-        sink.add(&ListedEntry { name: name.as_bytes(), cookie: listed.cookie, id, kind, attr: None })
+        sink.add(&ListedEntry { name: name.as_bytes(), cookie, id, kind, attr: None })
     }
-}
-
-fn cached(body: &DirBody, start: bool) -> Option<Arc<Listing>> {
-    let names = body.names.read();
-    if start && !names.complete { None } else { names.listing.clone() }
 }

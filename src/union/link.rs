@@ -43,7 +43,7 @@ impl Union {
         };
         self.table.add_key(&inode, key);
         self.table.add_name(&inode, &parent, name);
-        names.complete = false;
+        self.name_is_new(&mut names, name, inode.kind);
         if !inode.acquire() {
             return Err(Errno::ESTALE);
         }

@@ -10,7 +10,7 @@ use crate::layer::Place;
 use crate::merge::{self, Answer, DirView, Found, FoundDir, FoundLeaf};
 use crate::sys::stat::{Kind, Stat};
 use crate::sys::tree;
-use crate::upper::{Temp, Upper};
+use crate::upper::{Temp, Upper, Widened};
 
 impl Union {
     /// Removes a name of anything but a directory. Who has the object open keeps it.
@@ -139,8 +139,15 @@ impl Union {
     /// The live state after a name went. The caller holds the parent's `names`.
     pub(super) fn name_is_gone(&self, names: &mut Names, parent: &Arc<Inode>, name: &Name) {
         self.table.remove_name(parent, name);
-        if let Some(listing) = &names.listing {
+        if let Some(listing) = names.changed() {
             listing.remove(self.cookies.cookie(name), name);
+        }
+    }
+
+    /// A name now stands in the upper layer. The caller holds the directory's `names`.
+    pub(super) fn name_is_new(&self, names: &mut Names, name: &Name, kind: Kind) {
+        if let Some(listing) = names.changed() {
+            listing.insert(self.cookies.cookie(name), name, kind);
         }
     }
 
@@ -209,6 +216,15 @@ impl Union {
 
     /// Whether nothing is seen in a directory. The caller holds its `names`.
     pub(super) fn check_empty(&self, view: &DirView) -> Result<()> {
-        if merge::list(view, &self.cookies)?.len() == 0 { Ok(()) } else { Err(Errno::ENOTEMPTY) }
+        let listing = match (merge::list(view, &self.cookies), &view.upper) {
+            // Its owner may remove a directory that he may not read.
+            (Err(Errno::EACCES), Some(part)) => {
+                let fd = part.place.fd()?;
+                let _widened = Widened::new(fd.as_fd(), part.place.stat_self()?.mode)?;
+                merge::list(view, &self.cookies)?
+            }
+            (listing, _) => listing?,
+        };
+        if listing.len() == 0 { Ok(()) } else { Err(Errno::ENOTEMPTY) }
     }
 }

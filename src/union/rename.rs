@@ -115,11 +115,15 @@ impl Union {
         let to = self.side(new_parent, new_name).inspect_err(|_| self.put(&from))?;
         let done = self.rename_sides(upper, &from, &to, flags);
         if done == Ok(true) {
-            names.each(|names, first| {
-                if let (Some(listing), true) = (&names.listing, first && !exchange) {
-                    listing.remove(self.cookies.cookie(name), name);
+            let leaves = exchange || flags.contains(RenameFlags::WHITEOUT);
+            names.each(|names, first| match (first, &from.inode) {
+                (true, Some(_)) if leaves => self.name_is_new(names, name, Kind::Char),
+                (false, Some(moved)) => self.name_is_new(names, new_name, moved.kind),
+                _ => {
+                    if let Some(listing) = names.changed() {
+                        listing.remove(self.cookies.cookie(name), name);
+                    }
                 }
-                names.complete = false;
             });
         }
         drop(names);
@@ -167,7 +171,7 @@ impl Union {
             None if exchange => return Err(Errno::ENOENT),
             Some(_) if flags.contains(RenameFlags::NOREPLACE) => return Err(Errno::EEXIST),
             Some(target) if Arc::ptr_eq(source, target) => return Ok(false),
-            Some(target) if !exchange => check_replace(from, to, target)?,
+            Some(target) if !exchange => check_replace(self, from, to, target)?,
             _ => {}
         }
         if let (Ok(dir), true) = (to.parent.dir(), from.is_dir()) {
@@ -213,7 +217,7 @@ impl Union {
                     }
                     self.materialize(inode, from.place()?, from.name)?;
                 }
-                if from.view.impure {
+                if from.view.upper.as_ref().is_some_and(|part| part.impure) {
                     self.make_impure(upper, to.parent, to.place()?)?;
                 }
             }
@@ -361,7 +365,7 @@ fn arrived_leaf(leaf: &LeafBody, old: &Arc<DirPlace>, old_name: &Name, into: &Ar
 }
 
 /// Whether the target may be replaced; an empty directory by a directory only.
-fn check_replace(from: &Side<'_>, to: &Side<'_>, target: &Arc<Inode>) -> Result<()> {
+fn check_replace(union: &Union, from: &Side<'_>, to: &Side<'_>, target: &Arc<Inode>) -> Result<()> {
     match (from.is_dir(), to.is_dir()) {
         (true, false) => Err(Errno::ENOTDIR),
         (false, true) => Err(Errno::EISDIR),
@@ -371,9 +375,7 @@ fn check_replace(from: &Side<'_>, to: &Side<'_>, target: &Arc<Inode>) -> Result<
             if is_ancestor(target, from.parent.dir()?) || Arc::ptr_eq(target, from.parent) {
                 return Err(Errno::ENOTEMPTY);
             }
-            let view = dir.view();
-            let key = merge::CookieKey::default();
-            if merge::list(&view, &key)?.len() > 0 { Err(Errno::ENOTEMPTY) } else { Ok(()) }
+            union.check_empty(&dir.view())
         }
     }
 }

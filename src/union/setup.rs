@@ -106,7 +106,7 @@ impl Union {
         let mut notes = Vec::new();
         let locks = match &upper {
             Some(upper) => {
-                check_overlap(&lowers, upper, &mut notes)?;
+                check_overlap(&lowers, upper)?;
                 Some(lock(upper)?)
             }
             None => None,
@@ -141,12 +141,9 @@ impl Union {
         notes: Vec<String>,
     ) -> Setup<Self> {
         let failed = |what: &str, errno: Errno| SetupError::new(what, errno.to_string(), "check the directory");
-        let mut impure = false;
         let upper_part = match &upper {
             Some(upper) => {
-                let (mut part, marks) =
-                    merge::root_part(&upper.root, false).map_err(|errno| failed("upperdir", errno))?;
-                impure = marks.impure;
+                let (mut part, _) = merge::root_part(&upper.root, false).map_err(|errno| failed("upperdir", errno))?;
                 part.xattr_whiteouts |= upper.style == WhiteoutStyle::Xattr;
                 Some(part)
             }
@@ -156,7 +153,7 @@ impl Union {
             Some(upper) => Some(work_place(upper).map_err(|errno| failed("workdir", errno))?),
             None => None,
         };
-        let view = DirView { upper: upper_part, lowers: lowers.into(), impure };
+        let view = DirView { upper: upper_part, lowers: lowers.into() };
         let Some(top) = view.top().map(|part| part.place.clone()) else {
             return Err(failed("lowerdir", Errno::ENOENT));
         };
@@ -195,18 +192,24 @@ impl Root {
         self
     }
 
-    fn layer(&self, suid_view: bool, wh_names: bool, namespace: Namespace, fds: &Arc<FdCache>) -> Result<Arc<Layer>> {
-        let stat = stat_fd(self.fd.as_fd())?;
-        Ok(Arc::new(Layer {
+    fn layer(
+        &self,
+        suid_view: bool,
+        wh_names: bool,
+        upper_style: Option<WhiteoutStyle>,
+        namespace: Namespace,
+        fds: &Arc<FdCache>,
+    ) -> Arc<Layer> {
+        Arc::new(Layer {
             path: self.path.clone(),
-            dev: stat.dev,
             uuid: uuid(self.fd.as_fd()),
             nosuid: suid_view && self.nosuid,
             wh_names,
+            upper_style,
             isolated: self.isolated,
             namespace,
             fds: fds.clone(),
-        }))
+        })
     }
 
     fn into_lower(
@@ -221,7 +224,7 @@ impl Root {
             SetupError::new(format!("lowerdir={}", path.display()), errno.to_string(), "the layer must be readable")
         };
         let wh_names = !is_overlay_style(self.fd.as_fd()).map_err(failed)?;
-        let layer = self.layer(suid_view, wh_names, namespace, fds).map_err(failed)?;
+        let layer = self.layer(suid_view, wh_names, None, namespace, fds);
         let ino = stat_fd(self.fd.as_fd()).map_err(failed)?.ino;
         let root = DirPlace::root(layer, self.fd, ino);
         let (part, marks) = merge::root_part(&root, below).map_err(failed)?;
@@ -293,7 +296,8 @@ fn lies_in(below: BorrowedFd<'_>, above: BorrowedFd<'_>) -> Result<bool> {
     loop {
         let parent = rustix::fs::openat(&at, c"..", OFlags::PATH | OFlags::DIRECTORY, rustix::fs::Mode::empty())?;
         let there = stat_fd(parent.as_fd())?;
-        if (there.dev, there.ino) == (here.dev, here.ino) {
+        // The top, or another mount: that is no part of the layer.
+        if (there.dev, there.ino) == (here.dev, here.ino) || there.dev != here.dev {
             return Ok(false);
         }
         if (there.dev, there.ino) == (target.dev, target.ino) {
@@ -303,8 +307,8 @@ fn lies_in(below: BorrowedFd<'_>, above: BorrowedFd<'_>) -> Result<bool> {
     }
 }
 
-/// A lower layer must not be, or lie in, what is written; the other way round is said aloud.
-fn check_overlap(lowers: &[Root], upper: &UpperRoots, notes: &mut Vec<String>) -> Setup<()> {
+/// A lower layer must not be, hold, or lie in what is written.
+fn check_overlap(lowers: &[Root], upper: &UpperRoots) -> Setup<()> {
     for lower in lowers {
         let what = || format!("lowerdir={}", lower.path.display());
         for (written, option) in [(upper.upper.fd.as_fd(), "upperdir"), (upper.work.as_fd(), "workdir")] {
@@ -317,7 +321,8 @@ fn check_overlap(lowers: &[Root], upper: &UpperRoots, notes: &mut Vec<String>) -
                 return Err(SetupError::new(what(), reason, "use directories of their own for upperdir and workdir"));
             }
             if lies_in(written, lower.fd.as_fd()).unwrap_or(false) {
-                notes.push(format!("{option} lies in {}: what is written there is seen in that layer, too", what()));
+                let reason = format!("{option} lies in it: the layer would change with everything that is written");
+                return Err(SetupError::new(what(), reason, "put it outside, or on another file system (a tmpfs)"));
             }
         }
     }
@@ -386,7 +391,7 @@ fn prepare(
         || is_empty(roots.upper.fd.as_fd()).map_err(failed)?;
     let wh_names = style == WhiteoutStyle::File || !fresh;
     let namespace = features.marks.unwrap_or(Namespace::User);
-    let layer = roots.upper.layer(config.suid_view, wh_names, namespace, fds).map_err(failed)?;
+    let layer = roots.upper.layer(config.suid_view, wh_names, Some(style), namespace, fds);
     let ino = stat_fd(roots.upper.fd.as_fd()).map_err(failed)?.ino;
     if let (Some(namespace), false) = (features.marks, wh_names) {
         let (key, fd) = (namespace.key(Mark::Style), roots.upper.fd.as_fd());

@@ -27,7 +27,11 @@ impl Union {
         if self.hides_capability(&inode, &key) {
             return Err(Errno::ENODATA);
         }
-        self.at_object(&inode, |dir, at| xattr::get_at_raw(dir, at, &key))
+        self.at_object(&inode, |dir, at| xattr::get_at_raw(dir, at, &key)).map_err(|errno| match errno {
+            // A directory that another mount covers in its layer has none.
+            Errno::EXDEV => Errno::ENODATA,
+            errno => errno,
+        })
     }
 
     /// The names of all extended attributes that the caller may see, each with a NUL.
@@ -36,7 +40,10 @@ impl Union {
     /// What `listxattr(2)` says.
     pub fn listxattr(&self, caller: &Caller, id: InodeId) -> Result<Vec<u8>> {
         let inode = self.inode(id)?;
-        let stored = self.at_object(&inode, xattr::list_at)?;
+        let stored = match self.at_object(&inode, xattr::list_at) {
+            Err(Errno::EXDEV) => Vec::new(),
+            stored => stored?,
+        };
         let mut trusted = None;
         let mut list = Vec::new();
         for name in stored.iter().filter_map(|name| escape::from_disk(name)) {

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use super::workdir::remove;
 use super::{Metadata, Upper};
 use crate::base::{Errno, Result};
+use crate::sys::effective_caps;
 use crate::sys::path::{OFlags, open_beneath};
 use crate::sys::random::temp_name;
 use crate::sys::stat::{Kind, stat_at};
@@ -125,6 +126,37 @@ pub fn relocate(from: (BorrowedFd<'_>, &CStr), to: (BorrowedFd<'_>, &CStr), flag
         }
     }
     done
+}
+
+/// Permission for its owner to read and change a directory of the upper layer, for as long as this lives: an unprivileged daemon
+/// copies up into directories that their owner made unwritable.
+pub struct Widened<'a> {
+    dir: BorrowedFd<'a>,
+    mode: u32,
+}
+
+impl<'a> Widened<'a> {
+    /// Widens the mode of the open directory `dir` where that is needed.
+    ///
+    /// # Errors
+    /// What `fchmodat2(2)` says.
+    pub fn new(dir: BorrowedFd<'a>, mode: u32) -> Result<Option<Self>> {
+        const CAP_DAC_OVERRIDE: u64 = 1 << 1;
+        if mode & 0o700 == 0o700 || effective_caps() & CAP_DAC_OVERRIDE != 0 {
+            return Ok(None);
+        }
+        let mode = mode & 0o7777;
+        tree::chmod_at(dir, c".", mode | 0o700)?;
+        Ok(Some(Self { dir, mode }))
+    }
+}
+
+impl Drop for Widened<'_> {
+    fn drop(&mut self) {
+        if let Err(errno) = tree::chmod_at(self.dir, c".", self.mode) {
+            log::error!("a directory of the upper layer keeps mode 0700 beside its own {:o}: {errno}", self.mode);
+        }
+    }
 }
 
 /// A directory in workdir that is like another one in all that a new object inherits from its parent: group,

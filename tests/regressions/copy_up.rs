@@ -106,11 +106,11 @@ fn inode_numbers_are_kept_by_copy_up_and_rename() {
     });
 }
 
-/// An access and a default ACL: user::rw-, user:1:r--, group::r--, mask::r--, other::---.
+/// An access and a default ACL: user::rwx, user:1:r--, group::r--, mask::r--, other::---.
 fn acl(user: u32) -> Vec<u8> {
     let mut value = 2u32.to_le_bytes().to_vec();
     for (tag, perm, id) in
-        [(1u16, 6u16, u32::MAX), (2, 4, user), (4, 4, u32::MAX), (0x10, 4, u32::MAX), (0x20, 0, u32::MAX)]
+        [(1u16, 7u16, u32::MAX), (2, 4, user), (4, 4, u32::MAX), (0x10, 4, u32::MAX), (0x20, 0, u32::MAX)]
     {
         value.extend(tag.to_le_bytes());
         value.extend(perm.to_le_bytes());

@@ -1,0 +1,248 @@
+//! What cannot be done is said in one line, with status 1, or 2 for a wrong command; and nothing is touched.
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt;
+
+use super::*;
+use crate::common::*;
+
+/// Runs a command that must fail with this status and one line that has all of `says` in it.
+#[track_caller]
+fn fails(command: &mut Command, status: i32, says: &[&str]) {
+    let out = command.output().unwrap();
+    let said = stderr(&out);
+    assert_eq!(out.status.code(), Some(status), "{command:?}: {said}");
+    assert_eq!(said.lines().count(), 1, "{command:?}: {said}");
+    assert!(said.starts_with("plyfs: ") && said.ends_with('\n') && out.stdout.is_empty(), "{command:?}: {said}");
+    for word in says {
+        assert!(said.contains(word), "{command:?}: {said} lacks {word:?}");
+    }
+}
+
+fn stack() -> Stack {
+    let stack = Stack::new(1);
+    stack.lowers[0].file("file", "x").file("sub/f", "x");
+    stack.scratch.dir("work");
+    stack
+}
+
+#[test]
+fn a_wrong_command_is_answered_with_status_2() {
+    let merged = "/nonexistent/merged";
+    for (args, says) in [
+        (vec![], &["MERGED", "--help"][..]),
+        (vec!["-o", "lowerdir=/"], &["MERGED"]),
+        (vec!["-o"], &["-o", "missing"]),
+        (vec!["-x", merged], &["-x", "unknown"]),
+        (vec!["--frobnicate", merged], &["--frobnicate", "unknown"]),
+        (vec!["a", "b", "c"], &["c", "too many"]),
+        (vec![merged], &["lowerdir"]),
+        (vec!["-o", "rw", merged], &["lowerdir"]),
+        (vec!["-o", "lowrdir=/", merged], &["lowrdir", "unknown", "lowerdir"]),
+        (vec!["-o", "lowerdir=/,volatil", merged], &["volatil", "unknown", "volatile"]),
+        (vec!["-o", "lowerdir=/,upperdir=/u", merged], &["upperdir", "workdir"]),
+        (vec!["-o", "lowerdir=/,upperdir", merged], &["upperdir", "missing"]),
+        (vec!["-o", "lowerdir=", merged], &["lowerdir"]),
+        (vec!["-o", "lowerdir=/a::/b", merged], &["lowerdir", "data-only"]),
+        (vec!["-o", "lowerdir=/a:", merged], &["lowerdir", "empty"]),
+        (vec!["-o", "lowerdir=/,ro=1", merged], &["ro=1", "no value"]),
+        (vec!["-o", "lowerdir=/,xino=maybe", merged], &["xino=maybe", "off|auto|on"]),
+        (vec!["-o", "lowerdir=/,threads=0", merged], &["threads=0"]),
+        (vec!["-o", "lowerdir=/,timeout=soon", merged], &["timeout=soon"]),
+        (vec!["-o", "lowerdir=/,volatile,fsync=strict", merged], &["volatile", "fsync"]),
+        (vec!["-o", "lowerdir=/,allow_root", merged], &["allow_root", "allow_other"]),
+        (vec!["-o", "lowerdir=/,plugins=x", merged], &["plugins"]),
+        (vec!["-o", "lowerdir=/,nooverride_creds", merged], &["nooverride_creds"]),
+    ] {
+        fails(&mut plyfs(args), 2, says);
+    }
+}
+
+#[test]
+fn what_later_work_brings_is_refused_by_name() {
+    for option in [
+        "redirect_dir=on",
+        "redirect_dir=follow",
+        "index=on",
+        "metacopy=on",
+        "nfs_export=on",
+        "verity=on",
+        "verity=require",
+        "uuid=on",
+        "uuid=auto",
+        "uuid=off",
+        "datadir+=/d",
+        "uidmapping=0:1000:1",
+        "gidmapping=0:1000:1",
+        "squash_to_root",
+        "squash_to_uid=1",
+        "squash_to_gid=1",
+        "xattr_permissions=1",
+        "xattr_permissions=2",
+        "noxattrs=1",
+        "ino32_t=1",
+        "auto_unmount",
+        "remount",
+    ] {
+        let name = option.split('=').next().unwrap();
+        fails(&mut plyfs(["-o", &format!("lowerdir=/,{option}"), "/nonexistent"]), 2, &[name, "not there yet"]);
+    }
+    if who() == Who::Root {
+        fails(&mut plyfs(["-o", "lowerdir=/,userxattr", "/nonexistent"]), 2, &["userxattr"]);
+    }
+}
+
+/// In the foreground and in the background alike.
+#[track_caller]
+fn refused(stack: &Stack, options: &str, says: &[&str]) {
+    for how in [&["-f"][..], &[]] {
+        let before: Vec<_> = stack.lowers.iter().chain(&stack.upper).map(|layer| view::layer(layer.root())).collect();
+        let work = view::layer(&stack.scratch.dir("work"));
+        fails(plyfs(how).args(["-o", options]).arg(&stack.merged), 1, says);
+        assert!(!is_mounted(&stack.merged));
+        let after: Vec<_> = stack.lowers.iter().chain(&stack.upper).map(|layer| view::layer(layer.root())).collect();
+        assert!(before == after && work == view::layer(&stack.scratch.dir("work")), "{options}: something was touched");
+    }
+}
+
+#[test]
+fn layers_that_cannot_be_are_named() {
+    bounded(|| {
+        let stack = stack();
+        let base = stack.scratch.path().display().to_string();
+        let options = |lower: &str, upper: &str, work: &str| {
+            format!("lowerdir={base}/{lower},upperdir={base}/{upper},workdir={base}/{work}")
+        };
+        for (lower, upper, work, says) in [
+            ("none", "upper", "work", &["none", "No such file"][..]),
+            ("lower0/file", "upper", "work", &["lower0/file", "Not a directory"]),
+            ("lower0", "none", "work", &["none", "No such file"]),
+            ("lower0", "lower0/file", "work", &["lower0/file", "Not a directory"]),
+            ("lower0", "upper", "none", &["none", "No such file"]),
+            ("lower0", "upper", "lower0/file", &["lower0/file", "Not a directory"]),
+            ("lower0", "upper", "upper", &["upper"]),
+        ] {
+            refused(&stack, &options(lower, upper, work), says);
+        }
+        refused(&stack, &format!("lowerdir=@{base}/none"), &["none", "No such file"]);
+        fs::write(stack.scratch.path().join("empty"), "\n").unwrap();
+        refused(&stack, &format!("lowerdir=@{base}/empty"), &["empty", "no layer"]);
+        if who() == Who::User {
+            stack.lowers[0].perm("sub", 0);
+            refused(&stack, &format!("lowerdir={base}/lower0/sub"), &["lower0/sub", "Permission denied"]);
+            stack.lowers[0].perm("sub", 0o755);
+        }
+        if who() != Who::User {
+            let other = stack.scratch.dir("other");
+            let Some(_tmpfs) = scratch::Mounted::tmpfs(&other) else { skip!("no tmpfs to be had") };
+            fs::create_dir(other.join("work")).unwrap();
+            refused(&stack, &options("lower0", "upper", "other/work"), &["work"]);
+        }
+    });
+}
+
+#[test]
+fn an_upper_in_use_is_refused_and_stays_in_use() {
+    bounded(|| {
+        let (stack, second) = (stack(), Stack::new(1));
+        let _view = Background::start(&stack, "rw");
+        let options = stack.layer_options("work");
+        for how in [&["-f"][..], &[]] {
+            fails(plyfs(how).args(["-o", &options]).arg(&second.merged), 1, &["in use"]);
+        }
+        fs::write(stack.merged.join("new"), "x").unwrap();
+    });
+}
+
+#[test]
+fn a_mountpoint_that_cannot_be_is_named() {
+    bounded(|| {
+        let stack = stack();
+        let options = format!("lowerdir={}", stack.lowers[0].root().display());
+        let at = |path: &str| stack.scratch.path().join(path);
+        fails(plyfs(["-o", &options]).arg(at("none")), 1, &["none", "No such file", "mkdir"]);
+        fails(plyfs(["-o", &options]).arg(at("lower0/file")), 1, &["lower0/file", "Not a directory"]);
+        if who() == Who::User {
+            fails(plyfs(["-o", &options]).arg("/usr"), 1, &["/usr"]);
+        }
+        // What a killed daemon leaves.
+        let mut view = Background::start(&stack, "ro");
+        view.signal(Signal::KILL);
+        assert_eq!(view.ended(), None);
+        fails(plyfs(["-o", &options]).arg(&stack.merged), 1, &["merged", "fusermount3 -u"]);
+        unmount_any(&stack.merged, true).unwrap();
+    });
+}
+
+#[test]
+fn paths_with_odd_bytes_stay_on_their_line() {
+    fails(&mut plyfs(["-o", "lowerdir=/no\nsuch\x1bdir", "/"]), 1, &[r"/no\nsuch"]);
+    fails(&mut plyfs(["-o", "lowerdir=/,od\nd", "/"]), 2, &[r"od\nd"]);
+}
+
+/// Runs the command where `/dev/fuse` is what `device` (a shell command with `$D` for a directory) makes of it.
+fn with_device(device: &str, stack: &Stack, user: bool) -> Command {
+    let options = stack.layer_options("work");
+    let script = format!("{device}; shift; exec \"$@\"");
+    let mut command = Command::new("unshare");
+    command
+        .args(["-m", "--propagation", "private", "sh", "-ec", &script, "sh"])
+        .env("D", stack.scratch.path())
+        .arg("--");
+    if user {
+        command.args(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]);
+    }
+    command.arg(common::mount::binary()).args(["-o", &options]).arg(&stack.merged);
+    command
+}
+
+#[test]
+fn a_missing_or_closed_device_is_named() {
+    if who() != Who::Root {
+        return;
+    }
+    bounded(|| {
+        let stack = stack();
+        let work = view::layer(&stack.scratch.dir("work"));
+        let missing = "mkdir $D/dev; mount -t tmpfs none $D/dev; mknod $D/dev/null c 1 3; chmod 666 $D/dev/null; mount --move $D/dev /dev";
+        fails(&mut with_device(missing, &stack, false), 1, &["/dev/fuse", "No such file", "modprobe"]);
+        let closed = "mknod $D/fuse c 10 229; chmod 600 $D/fuse; mount --bind $D/fuse /dev/fuse";
+        fs::set_permissions(&stack.merged, fs::Permissions::from_mode(0o777)).unwrap();
+        let program = stack.scratch.path().join("plyfs");
+        fs::copy(common::mount::binary(), &program).unwrap();
+        let mut command = with_device(closed, &stack, true);
+        // The build directory may be closed to the user.
+        let args: Vec<_> = command
+            .get_args()
+            .map(|arg| if arg == common::mount::binary() { program.as_os_str() } else { arg })
+            .map(OsStr::to_owned)
+            .collect();
+        let mut again = Command::new("unshare");
+        again.args(args).env("D", stack.scratch.path());
+        command = again;
+        fails(&mut command, 1, &["/dev/fuse", "Permission denied", "chmod"]);
+        assert!(work == view::layer(&stack.scratch.dir("work")));
+    });
+}
+
+#[test]
+fn without_a_way_to_mount_the_line_says_what_helps() {
+    if who() != Who::User {
+        return;
+    }
+    let stack = stack();
+    let mut command = plyfs(["-o", &stack.layer_options("work")]);
+    fails(command.arg(&stack.merged).env("PATH", "/nonexistent"), 1, &["fuse3", "unshare -Urm"]);
+}
+
+#[test]
+fn a_reader_who_has_seen_enough_is_no_error() {
+    let out = Command::new("sh")
+        .args(["-c", "\"$0\" --help | head -n 1; echo end"])
+        .arg(common::mount::binary())
+        .output()
+        .unwrap();
+    assert!(stderr(&out).is_empty(), "{}", stderr(&out));
+    let _ = std::io::stdout().flush();
+}

@@ -1,0 +1,419 @@
+//! What each option does, seen from outside.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::process::{Command, Stdio};
+
+use rustix::fs::XattrFlags;
+
+use super::*;
+use crate::common::*;
+
+fn stack() -> Stack {
+    let stack = Stack::new(2);
+    stack.lowers[0].file("f", "top").file("d/x", "x");
+    stack.lowers[1].file("f", "bottom").file("g", "bottom");
+    stack
+}
+
+#[test]
+fn each_flag_stands_in_the_mount_table_and_the_last_of_two_counts() {
+    bounded(|| {
+        let stack = stack();
+        let safe = !mounts_directly();
+        for (options, flag, expected) in [
+            ("rw", "ro", false),
+            ("ro", "ro", true),
+            ("ro,rw", "ro", false),
+            ("nosuid", "nosuid", true),
+            ("suid", "nosuid", safe),
+            ("nodev", "nodev", true),
+            ("dev", "nodev", safe),
+            ("defaults", "nosuid", safe),
+            ("defaults", "nodev", safe),
+            ("noexec", "noexec", true),
+            ("noexec,exec", "noexec", false),
+            ("noatime", "noatime", true),
+            ("noatime,atime", "noatime", false),
+        ] {
+            let view = Background::start(&stack, options);
+            assert_eq!(view.entry().has(flag), expected, "{options}: {:?}", view.entry());
+        }
+        for (options, flag, expected) in
+            [("sync", "sync", true), ("sync,async", "sync", false), ("dirsync", "dirsync", true)]
+        {
+            let view = Background::start(&stack, options);
+            assert_eq!(view.entry().of_kernel.contains(flag), expected, "{options}: {:?}", view.entry());
+        }
+        let view = Background::start(&stack, "ro");
+        assert_eq!(fs::write(stack.merged.join("new"), "").unwrap_err().raw_os_error(), Some(libc::EROFS));
+        drop(view);
+        Background::start(&stack, "default_permissions,rw");
+        fs::write(stack.upper().at("program"), "#!/bin/sh\nexit 7\n").unwrap();
+        stack.upper().perm("program", 0o755);
+        for (options, runs) in [("exec", true), ("noexec", false)] {
+            let _view = Background::start(&stack, options);
+            let status = Command::new(stack.merged.join("program")).status();
+            assert_eq!(status.is_ok_and(|status| status.code() == Some(7)), runs, "{options}");
+        }
+    });
+}
+
+#[test]
+fn names_in_the_mount_table() {
+    bounded(|| {
+        let stack = stack();
+        let names = |view: &Background| (view.entry().kind, view.entry().source);
+        let is = |kind: &str, source: &str| (kind.to_owned(), source.to_owned());
+        assert_eq!(names(&Background::start(&stack, "rw")), is("fuse.plyfs", "plyfs"));
+        assert_eq!(names(&Background::start(&stack, r"fsname=a\,b,subtype=x")), is("fuse.x", "a,b"));
+        let mut command = plyfs(["overlay"]);
+        command.arg(&stack.merged).args(["-o", &stack.layer_options("work")]);
+        assert_eq!(names(&Background::run(&stack, &mut command)), is("fuse.plyfs", "overlay"));
+    });
+}
+
+#[test]
+fn others_may_enter_where_the_kernel_overlayfs_lets_them() {
+    bounded(|| {
+        let stack = stack();
+        let view = Background::start(&stack, "default_permissions");
+        assert!(view.entry().of_kernel.contains("default_permissions"));
+        assert_eq!(view.entry().of_kernel.contains("allow_other"), mounts_directly());
+        drop(view);
+        if mounts_directly() {
+            assert!(Background::start(&stack, "allow_other").entry().of_kernel.contains("allow_other"));
+            return;
+        }
+        if fs::read_to_string("/etc/fuse.conf").is_ok_and(|conf| conf.lines().any(|l| l.trim() == "user_allow_other")) {
+            assert!(Background::start(&stack, "allow_other").entry().of_kernel.contains("allow_other"));
+        } else {
+            say_skipped("/etc/fuse.conf lets no normal user give allow_other");
+        }
+    });
+}
+
+#[test]
+fn layers_are_named_as_the_kernel_names_them() {
+    bounded(|| {
+        let stack = Stack::read_only(0);
+        let base = stack.scratch.path().to_owned();
+        for (dir, name) in [
+            ("plain", "plain"),
+            ("co:lon", "colon"),
+            ("com,ma", "comma"),
+            (r"back\slash", "slash"),
+            ("\"q\"", "q"),
+            ("@at", "at"),
+        ] {
+            fs::write(stack.scratch.dir(dir).join(name), dir).unwrap();
+            fs::write(stack.scratch.dir(dir).join("same"), dir).unwrap();
+        }
+        fs::write(base.join("list"), format!("{0}/com,ma\n{0}/co:lon\n", base.display())).unwrap();
+        let base = base.display();
+        for (options, expected) in [
+            (format!(r"lowerdir={base}/co\:lon:{base}/com\,ma:{base}/back\\slash"), "colon comma same slash"),
+            (
+                format!(r"lowerdir={base}/plain,lowerdir+={base}/co:lon,lowerdir+={base}/com\,ma"),
+                "colon comma plain same",
+            ),
+            (format!("lowerdir=@{base}/list"), "colon comma same"),
+            (format!("lowerdir={base}/co\\:lon,lowerdir={base}/plain"), "plain same"),
+            (format!("lowerdir={base}/\"q\""), "q same"),
+        ] {
+            let _view = Background::run(&stack, plyfs(["-o", &options]).arg(&stack.merged));
+            let mut names: Vec<_> =
+                fs::read_dir(&stack.merged).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+            names.sort();
+            assert_eq!(names.join(" "), expected, "{options}");
+            let first = options.trim_start_matches("lowerdir=").split(':').next().unwrap();
+            let top = fs::read_to_string(stack.merged.join("same")).unwrap();
+            assert!(first.contains('@') || first.contains(&top[..2]), "{options}: {top} is on top");
+        }
+        // Relative paths count from where the command was called; the list itself too.
+        let mut command = plyfs(["-o", r"lowerdir=\@at:plain", "merged"]);
+        command.current_dir(stack.scratch.path());
+        adopt_orphans();
+        let out = command.output().unwrap();
+        assert!(out.status.success(), "{}", stderr(&out));
+        assert_eq!(fs::read_to_string(stack.merged.join("same")).unwrap(), "@at");
+        unmount_any(&stack.merged, false).unwrap();
+    });
+}
+
+#[test]
+fn options_may_be_given_in_pieces() {
+    bounded(|| {
+        let stack = stack();
+        let layers = stack.layer_options("work");
+        let mut command = plyfs(["mount", "-o", "noexec", "-onoatime"]);
+        command.arg(&stack.merged).args(["-o", &format!(",,{layers},")]);
+        let entry = Background::run(&stack, &mut command).entry();
+        assert!(entry.has("noexec") && entry.has("noatime") && !entry.has("ro"), "{entry:?}");
+    });
+}
+
+#[test]
+fn without_an_upper_layer_nothing_changes() {
+    bounded(|| {
+        let stack = Stack::read_only(1);
+        stack.lowers[0].file("f", "x");
+        let view = Background::start(&stack, "rw");
+        assert!(view.entry().has("ro"));
+        for result in [
+            fs::write(stack.merged.join("f"), "y"),
+            fs::remove_file(stack.merged.join("f")),
+            fs::create_dir(stack.merged.join("d")),
+        ] {
+            assert_eq!(result.unwrap_err().raw_os_error(), Some(libc::EROFS));
+        }
+        assert_eq!(fs::read_to_string(stack.merged.join("f")).unwrap(), "x");
+    });
+}
+
+#[test]
+fn threads_are_as_many_as_asked_for() {
+    bounded(|| {
+        let stack = stack();
+        for threads in [1, 3] {
+            let view = Background::start(&stack, &format!("threads={threads}"));
+            let workers = fs::read_dir(view.proc("task")).unwrap().filter(|task| {
+                fs::read_to_string(task.as_ref().unwrap().path().join("comm"))
+                    .is_ok_and(|name| name.starts_with("fuser-"))
+            });
+            assert_eq!(workers.count(), threads);
+        }
+    });
+}
+
+/// How many requests of one kind the kernel sends while `act` runs, by the log of `-d`.
+fn requests(stack: &Stack, options: &str, kind: &str, act: impl Fn()) -> usize {
+    let log = stack.scratch.path().join("requests");
+    let options = format!("{},{options}", stack.layer_options("work"));
+    let mut command = plyfs(["-d", "-o", &options]);
+    command.arg(&stack.merged).stdin(Stdio::null()).stdout(Stdio::null());
+    let mut child = command.stderr(fs::File::create(&log).unwrap()).spawn().unwrap();
+    assert!(wait_until(|| is_mounted(&stack.merged)));
+    fs::metadata(&stack.merged).unwrap();
+    let count = || fs::read_to_string(&log).unwrap().lines().filter(|line| line.contains(kind)).count();
+    let before = count();
+    act();
+    unmount_any(&stack.merged, false).unwrap();
+    assert!(child.wait().unwrap().success());
+    count() - before
+}
+
+#[test]
+fn the_kernel_keeps_what_it_was_told_as_long_as_it_is_allowed_to() {
+    bounded(|| {
+        let stack = stack();
+        let five = |name: &str| {
+            for _ in 0..5 {
+                let _ = fs::metadata(stack.merged.join(name));
+            }
+        };
+        for (options, kind, name, often) in [
+            ("timeout=60", "GETATTR", "f", false),
+            ("attr_timeout=0", "GETATTR", "f", true),
+            ("timeout=0,attr_timeout=60", "GETATTR", "f", false),
+            ("timeout=60", "LOOKUP", "f", false),
+            ("entry_timeout=0", "LOOKUP", "f", true),
+            ("timeout=0", "LOOKUP", "f", true),
+            ("negative_timeout=60", "LOOKUP", "missing", false),
+            ("negative_timeout=0", "LOOKUP", "missing", true),
+            ("timeout=0", "LOOKUP", "missing", true),
+            ("timeout=0.0", "LOOKUP", "missing", true),
+        ] {
+            let sent = requests(&stack, options, kind, || five(name));
+            assert_eq!(sent >= 4, often, "{options}: {sent} {kind} for five stats of {name}");
+        }
+    });
+}
+
+#[test]
+fn debug_stays_in_the_foreground_and_logs() {
+    bounded(|| {
+        let stack = stack();
+        for flag in [&["-d"][..], &["--debug"], &["-f", "-o", "debug"]] {
+            let log = stack.scratch.path().join("log");
+            let mut command = plyfs(flag);
+            command.args(["-o", &stack.layer_options("work")]).arg(&stack.merged).stdout(Stdio::null());
+            let mut child = command.stderr(fs::File::create(&log).unwrap()).spawn().unwrap();
+            assert!(wait_until(|| is_mounted(&stack.merged)));
+            fs::metadata(stack.merged.join("f")).unwrap();
+            unmount_any(&stack.merged, false).unwrap();
+            assert!(child.wait().unwrap().success(), "{flag:?}");
+            assert!(fs::read_to_string(&log).unwrap().contains("LOOKUP"), "{flag:?}");
+        }
+    });
+}
+
+#[test]
+fn a_volatile_view_is_marked_where_podman_looks_for_it() {
+    bounded(|| {
+        let stack = stack();
+        let mark = stack.scratch.path().join("work/work/incompat/volatile");
+        for options in ["volatile", "fsync=volatile", "fsync=0", "volatile,fsync=0"] {
+            let view = Background::start(&stack, options);
+            assert!(fs::symlink_metadata(&mark).is_ok(), "{options}");
+            drop(view);
+            // The kernel refuses such a workdir until the mark is gone; what removes it is not this test's affair.
+            let _ = fs::remove_dir_all(mark.parent().unwrap());
+        }
+        for options in ["fsync=auto", "fsync=1", "fsync=strict", "rw"] {
+            let _view = Background::start(&stack, options);
+            assert!(fs::symlink_metadata(&mark).is_err(), "{options}");
+        }
+    });
+}
+
+/// How often the daemon syncs while a lower file is changed, and a new one fsynced.
+fn syncs(options: &str) -> Option<usize> {
+    let stack = stack();
+    let trace = stack.scratch.path().join("trace");
+    let all = format!("{},{options}", stack.layer_options("work"));
+    let mut command = Command::new("strace");
+    command.args(["-f", "-qq", "-e", "trace=fsync,fdatasync,syncfs,sync_file_range", "-o"]).arg(&trace);
+    command.arg(common::mount::binary()).args(["-f", "-o", &all]).arg(&stack.merged);
+    let mut child = command.stderr(Stdio::null()).spawn().ok()?;
+    let mounted = wait_until(|| is_mounted(&stack.merged) || child.try_wait().unwrap().is_some());
+    if !mounted || !is_mounted(&stack.merged) {
+        return None;
+    }
+    stack.upper().file("unused", "");
+    fs::write(stack.merged.join("g"), "changed").unwrap();
+    fs::OpenOptions::new().append(true).open(stack.merged.join("f")).unwrap().sync_all().unwrap();
+    rustix::fs::chmod(stack.merged.join("d/x"), 0o600.into()).unwrap();
+    unmount_any(&stack.merged, false).unwrap();
+    child.wait().unwrap();
+    Some(fs::read_to_string(&trace).unwrap().lines().filter(|line| line.contains("sync")).count())
+}
+
+#[test]
+fn what_is_synced_follows_the_option() {
+    bounded(|| {
+        let Some(volatile) = syncs("volatile") else { skip!("no strace, or it may not trace here") };
+        let (auto, strict) = (syncs("fsync=auto").unwrap(), syncs("fsync=strict").unwrap());
+        assert_eq!(volatile, 0);
+        assert!(auto > 0 && strict > auto, "auto {auto}, strict {strict}");
+    });
+}
+
+#[test]
+fn numbers_are_unique_in_every_mode() {
+    bounded(|| {
+        let stack = stack();
+        for options in ["xino=off", "xino=auto", "rw"] {
+            let _view = Background::start(&stack, options);
+            let numbers: BTreeSet<u64> = ["", "f", "g", "d", "d/x"]
+                .iter()
+                .map(|name| fs::symlink_metadata(stack.merged.join(name)).unwrap().ino())
+                .collect();
+            assert_eq!(numbers.len(), 5, "{options}");
+        }
+    });
+}
+
+/// `system.posix_acl_access` that lets user 1 read.
+fn acl() -> Vec<u8> {
+    let entry =
+        |tag: u16, perm: u16, id: u32| [&tag.to_le_bytes()[..], &perm.to_le_bytes(), &id.to_le_bytes()].concat();
+    let none = u32::MAX;
+    let id = rustix::process::getuid().as_raw();
+    [
+        2u32.to_le_bytes().to_vec(),
+        entry(1, 6, none),
+        entry(2, 4, id),
+        entry(4, 4, none),
+        entry(16, 4, none),
+        entry(32, 4, none),
+    ]
+    .concat()
+}
+
+#[test]
+fn noacl_leaves_acls_alone() {
+    bounded(|| {
+        let stack = stack();
+        let probe =
+            rustix::fs::setxattr(stack.lowers[0].at("f"), c"system.posix_acl_access", &acl(), XattrFlags::empty());
+        if let Err(errno) = probe {
+            skip!("no ACLs on the file system for tests: {errno}");
+        }
+        let read = || {
+            let mut value = [0; 256];
+            rustix::fs::getxattr(stack.merged.join("f"), c"system.posix_acl_access", &mut value[..])
+        };
+        let view = Background::start(&stack, "rw");
+        assert_eq!(read().map(|n| n > 0), Ok(true));
+        drop(view);
+        let _view = Background::start(&stack, "noacl");
+        assert!(read().is_err());
+    });
+}
+
+#[test]
+fn static_nlink_shows_one_link() {
+    bounded(|| {
+        let stack = stack();
+        stack.lowers[0].dir("d/e", 0o755);
+        let _view = Background::start(&stack, "static_nlink");
+        assert_eq!(fs::metadata(stack.merged.join("d")).unwrap().nlink(), 1);
+        assert_eq!(fs::metadata(stack.merged.join("f")).unwrap().nlink(), 1);
+    });
+}
+
+#[test]
+fn words_with_nothing_to_do_are_accepted_together() {
+    bounded(|| {
+        let stack = stack();
+        let words = "defaults,auto,noauto,nofail,_netdev,user,users,nouser,relatime,strictatime,nodiratime,lazytime,\
+            x-systemd.automount,X-mount.mkdir=0755,comment=a b,async,suid,dev,exec,redirect_dir=off,redirect_dir=nofollow,\
+            index=off,metacopy=off,nfs_export=off,verity=off,uuid=null,xino=auto,threaded=1,writeback=1,fast_ino=0,\
+            noxattrs=0,xattr_permissions=0,kernel_cache,max_write=4096,splice_read,override_creds,nonempty";
+        let _view = Background::start(&stack, words);
+        assert_eq!(fs::read_to_string(stack.merged.join("f")).unwrap(), "top");
+    });
+}
+
+#[test]
+fn userxattr_is_what_a_process_without_privilege_does() {
+    if who() == Who::Root {
+        return; // Refused: see errors.
+    }
+    bounded(|| {
+        let stack = stack();
+        let _view = Background::start(&stack, "userxattr");
+        fs::remove_dir_all(stack.merged.join("d")).unwrap();
+        fs::create_dir(stack.merged.join("d")).unwrap();
+        let mut value = [0; 8];
+        let read = rustix::fs::getxattr(stack.upper().at("d"), c"user.overlay.opaque", &mut value[..]);
+        assert_eq!(read.map(|n| value[..n].to_vec()), Ok(b"y".to_vec()));
+    });
+}
+
+#[test]
+fn help_and_version_are_printed_without_a_mount() {
+    for args in [&["-h"][..], &["--help"], &["mount", "--help"]] {
+        let out = plyfs(args).output().unwrap();
+        let text = String::from_utf8(out.stdout).unwrap();
+        assert!(out.status.success() && out.stderr.is_empty());
+        for word in ["lowerdir=", "upperdir=", "volatile", "allow_root", "x-*", "-f", "fusermount3 -u"] {
+            assert!(text.contains(word), "{args:?}: {word}");
+        }
+    }
+    for flag in ["-V", "--version"] {
+        let out = plyfs([flag]).output().unwrap();
+        assert!(out.status.success());
+        assert_eq!(String::from_utf8(out.stdout).unwrap(), format!("plyfs {}\n", env!("CARGO_PKG_VERSION")));
+    }
+}
+
+#[test]
+fn the_readme_lists_the_options_as_they_are() {
+    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let Ok(readme) = fs::read_to_string(&readme) else { skip!("there is no README.md yet") };
+    for row in ::plyfs::cli::help::markdown().lines().filter(|row| row.starts_with('|')) {
+        assert!(readme.contains(row), "README.md lacks this row, or has another one:\n{row}");
+    }
+}
