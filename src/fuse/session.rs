@@ -192,10 +192,10 @@ impl Mounted {
 
     /// Unmounts a view that nobody answers for any more.
     fn give_up(&self) {
-        if self.is_there() {
-            if let Err(said) = self.unmount(true) {
-                log::error!("{}: cannot be unmounted: {said}", self.path.display());
-            }
+        if self.is_there()
+            && let Err(said) = self.unmount(true)
+        {
+            log::error!("{}: cannot be unmounted: {said}", self.path.display());
         }
     }
 

@@ -219,10 +219,10 @@ impl Table {
 
     /// Takes `n` references back; `dead` is called for each inode that dies of it.
     pub fn forget(&self, id: InodeId, n: u64, dead: &mut dyn FnMut(&Arc<Inode>)) {
-        if id != InodeId::ROOT {
-            if let Some(inode) = self.get(id) {
-                self.release(&inode, n, dead);
-            }
+        if id != InodeId::ROOT
+            && let Some(inode) = self.get(id)
+        {
+            self.release(&inode, n, dead);
         }
     }
 

@@ -57,12 +57,11 @@ pub fn look_up(dir: &DirPlace, name: &Name, xattr_whiteouts: bool) -> Result<Loo
         }
         return Ok(LookedUp::Object(stat));
     }
-    if dir.layer.wh_names {
-        if let Ok(hidden) = wh::whiteout_name(name.as_bytes()) {
-            if dir.stat(&hidden)?.is_some_and(|stat| stat.is_file()) {
-                return Ok(LookedUp::Whiteout);
-            }
-        }
+    if dir.layer.wh_names
+        && let Ok(hidden) = wh::whiteout_name(name.as_bytes())
+        && dir.stat(&hidden)?.is_some_and(|stat| stat.is_file())
+    {
+        return Ok(LookedUp::Whiteout);
     }
     Ok(LookedUp::Nothing)
 }

@@ -52,6 +52,7 @@ impl DirView {
 }
 
 /// What the layers say of a name.
+#[allow(clippy::large_enum_variant)] // Lives for one call, on the stack: a box would cost each lookup an allocation.
 pub enum Answer {
     /// It is seen.
     Found(Found),

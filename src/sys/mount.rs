@@ -180,10 +180,10 @@ fn in_directory(command: &mut Command, dir: BorrowedFd<'_>, inherit: Option<Borr
             if libc::fchdir(dir) != 0 {
                 return Err(std::io::Error::last_os_error());
             }
-            if let Some(fd) = inherit {
-                if libc::fcntl(fd, libc::F_SETFD, 0) != 0 {
-                    return Err(std::io::Error::last_os_error());
-                }
+            if let Some(fd) = inherit
+                && libc::fcntl(fd, libc::F_SETFD, 0) != 0
+            {
+                return Err(std::io::Error::last_os_error());
             }
         }
         Ok(())

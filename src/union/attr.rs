@@ -102,10 +102,10 @@ impl Union {
     pub fn setattr(&self, caller: &Caller, id: InodeId, set: &SetAttr) -> Result<Attr> {
         self.upper()?;
         let inode = self.inode(id)?;
-        if let Body::Dir(dir) = &inode.body {
-            if dir.live_view().is_err() {
-                return self.set_removed(&inode, set);
-            }
+        if let Body::Dir(dir) = &inode.body
+            && dir.live_view().is_err()
+        {
+            return self.set_removed(&inode, set);
         }
         self.copy_up(&inode, &CopyUp { len: set.size, pid: caller.pid })?;
         if let Some(size) = set.size {

@@ -40,11 +40,17 @@ const DOT_DOT: u64 = 2;
 
 /// Names that listings may hold in memory before the oldest are let go.
 const MOST_NAMES: usize = 1 << 20;
+/// The same for the directories that have a listing.
+const MOST_DIRS: usize = 1 << 14;
 
 /// Which directories have a listing in memory, oldest first.
 #[derive(Default)]
-pub(super) struct ListingCache {
-    queue: Mutex<(VecDeque<(Weak<Inode>, usize)>, usize)>,
+pub(super) struct ListingCache(Mutex<Held>);
+
+#[derive(Default)]
+struct Held {
+    dirs: VecDeque<(Weak<Inode>, usize)>,
+    names: usize,
 }
 
 impl ListingCache {
@@ -52,12 +58,12 @@ impl ListingCache {
     fn built(&self, dir: &Arc<Inode>, names: usize) {
         let mut old = Vec::new();
         {
-            let mut queue = self.queue.lock();
-            queue.0.push_back((Arc::downgrade(dir), names));
-            queue.1 += names;
-            while queue.1 > MOST_NAMES && queue.0.len() > 1 {
-                let Some((dir, names)) = queue.0.pop_front() else { break };
-                queue.1 = queue.1.saturating_sub(names);
+            let mut held = self.0.lock();
+            held.dirs.push_back((Arc::downgrade(dir), names));
+            held.names += names;
+            while (held.names > MOST_NAMES || held.dirs.len() > MOST_DIRS) && held.dirs.len() > 1 {
+                let Some((dir, names)) = held.dirs.pop_front() else { break };
+                held.names = held.names.saturating_sub(names);
                 old.push(dir);
             }
         }
@@ -127,10 +133,8 @@ impl Union {
             }
         }
         drop(names);
-        if over {
-            if let Some(mut names) = body.names.try_write() {
-                names.listing = None;
-            }
+        if over && let Some(mut names) = body.names.try_write() {
+            names.listing = None;
         }
         Ok(())
     }

@@ -174,10 +174,10 @@ impl Union {
             Some(target) if !exchange => check_replace(self, from, to, target)?,
             _ => {}
         }
-        if let (Ok(dir), true) = (to.parent.dir(), from.is_dir()) {
-            if Arc::ptr_eq(source, to.parent) || is_ancestor(source, dir) {
-                return Err(Errno::EINVAL);
-            }
+        if let (Ok(dir), true) = (to.parent.dir(), from.is_dir())
+            && (Arc::ptr_eq(source, to.parent) || is_ancestor(source, dir))
+        {
+            return Err(Errno::EINVAL);
         }
         self.settle(upper, from, to)?;
         if exchange {
@@ -357,10 +357,11 @@ fn at<'a>(side: &Side<'a>) -> Result<At<'a>> {
 
 fn arrived_leaf(leaf: &LeafBody, old: &Arc<DirPlace>, old_name: &Name, into: &Arc<DirPlace>, name: &Name) {
     let mut state = leaf.state.lock();
-    if let Some(object) = &mut state.upper {
-        if Arc::ptr_eq(&object.place.dir, old) && object.place.name == *old_name {
-            object.place = Place { dir: into.clone(), name: name.clone() };
-        }
+    if let Some(object) = &mut state.upper
+        && Arc::ptr_eq(&object.place.dir, old)
+        && object.place.name == *old_name
+    {
+        object.place = Place { dir: into.clone(), name: name.clone() };
     }
 }
 

@@ -106,6 +106,13 @@ pub fn empty(dir: BorrowedFd<'_>) -> Result<()> {
     Ok(())
 }
 
+/// A directory that is being emptied.
+struct Emptying {
+    fd: OwnedFd,
+    name: CString,
+    left: Vec<(CString, Kind)>,
+}
+
 /// Removes `name` and all below it; a directory's depth costs no stack.
 ///
 /// # Errors
@@ -118,7 +125,6 @@ pub fn remove(dir: BorrowedFd<'_>, name: &CStr, kind: Kind) -> Result<()> {
         Err(Errno::ENOTEMPTY | Errno::EEXIST) => {}
         done => return done,
     }
-    // (open directory, its name in the one before, what is left in it)
     let open = |at: BorrowedFd<'_>, name: &CStr| -> Result<OwnedFd> {
         let open = || open_beneath(at, name, OFlags::RDONLY | OFlags::DIRECTORY);
         match open() {
@@ -131,22 +137,22 @@ pub fn remove(dir: BorrowedFd<'_>, name: &CStr, kind: Kind) -> Result<()> {
     };
     let first = open(dir, name)?;
     let left = children(first.as_fd())?;
-    let mut stack: Vec<(OwnedFd, CString, Vec<(CString, Kind)>)> = vec![(first, name.to_owned(), left)];
-    while let Some((fd, _, left)) = stack.last_mut() {
+    let mut stack = vec![Emptying { fd: first, name: name.to_owned(), left }];
+    while let Some(Emptying { fd, left, .. }) = stack.last_mut() {
         match left.pop() {
             Some((name, Kind::Dir)) => match tree::rmdir_at(fd.as_fd(), &name) {
                 Err(Errno::ENOTEMPTY | Errno::EEXIST) => {
                     let below = open(fd.as_fd(), &name)?;
                     let left = children(below.as_fd())?;
-                    stack.push((below, name, left));
+                    stack.push(Emptying { fd: below, name, left });
                 }
                 done => done?,
             },
             Some((name, _)) => unlink_in(fd.as_fd(), &name)?,
             None => {
-                let Some((_, name, _)) = stack.pop() else { break };
-                let parent = stack.last().map_or(dir, |(fd, _, _)| fd.as_fd());
-                tree::rmdir_at(parent, &name)?;
+                let Some(empty) = stack.pop() else { break };
+                let parent = stack.last().map_or(dir, |above| above.fd.as_fd());
+                tree::rmdir_at(parent, &empty.name)?;
             }
         }
     }
