@@ -106,17 +106,38 @@ impl Metadata {
         Ok(())
     }
 
+    /// Whether the copy may get the daemon's group: the object is the daemon's own, in a group that it is not in, and no
+    /// ACL speaks of groups. A normal user could not change such a file of his at all otherwise.
+    fn may_leave_group(&self, to: Staged<'_>) -> Result<bool> {
+        let own = rustix::process::geteuid().as_raw() == self.stat.uid;
+        let acl = self.xattrs.iter().any(|(key, _)| key.to_bytes().starts_with(b"system.posix_acl_"));
+        if !own || acl {
+            return Ok(false);
+        }
+        log::info!(
+            "group {} cannot be set on a copy: it gets the daemon's group, without rights of its own",
+            self.stat.gid
+        );
+        match to {
+            Staged::Open(fd) => tree::chown_fd(fd, Some(self.stat.uid), None)?,
+            Staged::Named(dir, name) => tree::chown_at(dir, name, Some(self.stat.uid), None)?,
+        }
+        Ok(true)
+    }
+
     /// Sets everything on a staged object whose data is complete: the owner first (it clears set-user-id bits and
     /// capabilities), the mode after what needs write permission, the times last.
     ///
     /// # Errors
     /// `EPERM` for what the process may not set, `EOVERFLOW` for an id that its user namespace does not have: nothing
-    /// is ever copied with another owner.
+    /// is ever copied with another owner, nor with another group that gains by it.
     pub fn apply(&self, to: Staged<'_>, symlink: bool) -> Result<()> {
-        to.chown(self.stat.uid, self.stat.gid).map_err(|errno| match errno {
-            Errno::EINVAL => Errno::EOVERFLOW,
-            errno => errno,
-        })?;
+        let mode = match to.chown(self.stat.uid, self.stat.gid) {
+            Ok(()) => self.stat.mode & 0o7777,
+            Err(Errno::EPERM) if self.may_leave_group(to)? => without_group(self.stat.mode),
+            Err(Errno::EINVAL) => return Err(Errno::EOVERFLOW),
+            Err(errno) => return Err(errno),
+        };
         let capability_last = |(key, _): &&(CString, Vec<u8>)| key.as_c_str() == CAPABILITY;
         let (last, first): (Vec<_>, Vec<_>) = self.xattrs.iter().partition(capability_last);
         for (key, value) in first.into_iter().chain(last) {
@@ -127,10 +148,15 @@ impl Metadata {
             }
         }
         if !symlink {
-            to.chmod(self.stat.mode & 0o7777)?;
+            to.chmod(mode)?;
         }
         to.utimens([SetTime::At(self.stat.atime), SetTime::At(self.stat.mtime)])
     }
+}
+
+/// What a mode may grant where the group is another one: to the new group no more than to everybody.
+fn without_group(mode: u32) -> u32 {
+    mode & !libc::S_ISGID & 0o7707 | (mode & 0o007) << 3 & mode & 0o070
 }
 
 /// Marks are a layer's own; what a user wrote under an escaped name is copied as it stands.
@@ -161,4 +187,18 @@ pub fn clear_privileges(file: BorrowedFd<'_>, keep_ids: bool) -> Result<()> {
     }
     // Asking first: without privilege removing what is not there is refused, too.
     if xattr::get_fd(file, CAPABILITY)?.is_some() { xattr::remove_fd(file, CAPABILITY) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_group_gains_nothing_from_a_copy() {
+        for (mode, left) in
+            [(0o644, 0o644), (0o640, 0o600), (0o664, 0o644), (0o2755, 0o755), (0o4771, 0o4711), (0o060, 0)]
+        {
+            assert_eq!(without_group(mode), left, "{mode:o}");
+        }
+    }
 }
