@@ -1,1 +1,204 @@
+//! What copy-up costs: the first byte written to a lower file, through the engine alone, through a real mount, and on the
+//! kernel's OverlayFS beside it. Each iteration copies a file up that nobody has touched.
+//!
+//! `PLYFS_BENCH_SHORT=1` measures little (CI); `TMPDIR` says on which file system.
 
+use std::fs::{self, File};
+use std::hint::black_box;
+use std::io::Write as _;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use criterion::{BenchmarkId, Criterion, Throughput};
+use plyfs::base::config::Fsync;
+use plyfs::union::{Caller, InodeId, WriteHow};
+use plyfs::{Name, Union};
+use tempfile::TempDir;
+
+/// Name, apparent size, and the offsets at which 4 KiB of data stand (none: all of it is data).
+const FILES: [(&str, u64, &[u64]); 4] = [
+    ("4KiB", 4 << 10, &[]),
+    ("1MiB", 1 << 20, &[]),
+    ("64MiB", 64 << 20, &[]),
+    ("sparse-1GiB", 1 << 30, &[0, 256 << 20, 1 << 29, (1 << 30) - 4096]),
+];
+
+/// Files copied up before the layers are made anew.
+const BATCH: usize = 8;
+
+struct Layers {
+    dir: TempDir,
+}
+
+impl Layers {
+    fn new(size: u64, data: &[u64]) -> Self {
+        let dir = tempfile::tempdir().expect("a directory in TMPDIR");
+        for name in ["lower", "upper", "work", "merged"] {
+            fs::create_dir(dir.path().join(name)).expect("mkdir");
+        }
+        let layers = Self { dir };
+        for i in 0..BATCH {
+            let file = File::create(layers.path("lower").join(format!("f{i}"))).expect("create");
+            file.set_len(size).expect("truncate");
+            if data.is_empty() {
+                let block = vec![0x5a; 1 << 20];
+                let mut rest = size;
+                while rest > 0 {
+                    let step = rest.min(block.len() as u64) as usize;
+                    (&file).write_all(&block[..step]).expect("write");
+                    rest -= step as u64;
+                }
+            }
+            for at in data {
+                file.write_all_at(&[0x5a; 4096], *at).expect("write");
+            }
+            file.sync_all().expect("sync");
+        }
+        layers
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn options(&self, more: &str) -> String {
+        let path = |name| self.path(name).display().to_string();
+        format!("lowerdir={},upperdir={},workdir={}{more}", path("lower"), path("upper"), path("work"))
+    }
+}
+
+/// Who copies up.
+#[derive(Clone, Copy, PartialEq)]
+enum Way {
+    Engine,
+    Mount,
+    Kernel,
+}
+
+/// A mount that ends with the value.
+struct Mounted {
+    at: PathBuf,
+    daemon: Option<Child>,
+}
+
+impl Mounted {
+    fn new(way: Way, layers: &Layers, volatile: bool) -> Option<Self> {
+        let at = layers.path("merged");
+        let options = layers.options(if volatile { ",volatile" } else { "" });
+        if way == Way::Kernel {
+            let mounted = Command::new("mount").args(["-t", "overlay", "overlay", "-o", &options]).arg(&at).output();
+            return mounted.is_ok_and(|out| out.status.success()).then_some(Self { at, daemon: None });
+        }
+        let outside = fs::metadata(&at).ok()?.dev();
+        let daemon =
+            Command::new(env!("CARGO_BIN_EXE_plyfs")).args(["-f", "-o", &options]).arg(&at).spawn().ok()?;
+        let mut mounted = Self { at, daemon: Some(daemon) };
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while fs::metadata(&mounted.at).ok()?.dev() == outside {
+            let ended = mounted.daemon.as_mut().is_none_or(|d| !matches!(d.try_wait(), Ok(None)));
+            if ended || Instant::now() > deadline {
+                return None;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Some(mounted)
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        match &mut self.daemon {
+            None => drop(Command::new("umount").arg(&self.at).status()),
+            Some(daemon) => {
+                let pid = rustix::process::Pid::from_child(daemon);
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+                let _ = daemon.wait();
+            }
+        }
+    }
+}
+
+/// The time of `count` copy-ups of fresh files.
+fn copy_ups(way: Way, volatile: bool, size: u64, data: &[u64], count: u64) -> Duration {
+    let mut spent = Duration::ZERO;
+    let mut left = count as usize;
+    while left > 0 {
+        let (layers, batch) = (Layers::new(size, data), left.min(BATCH));
+        left -= batch;
+        spent += if way == Way::Engine {
+            engine_batch(&layers, volatile, batch)
+        } else {
+            let mounted = Mounted::new(way, &layers, volatile).expect("it was mounted before");
+            mount_batch(&mounted.at, batch)
+        };
+    }
+    spent
+}
+
+fn mount_batch(merged: &Path, batch: usize) -> Duration {
+    let files: Vec<_> = (0..batch).map(|i| merged.join(format!("f{i}"))).collect();
+    files.iter().for_each(|path| drop(black_box(fs::metadata(path).expect("stat"))));
+    let start = Instant::now();
+    for path in &files {
+        let file = File::options().write(true).open(path).expect("open");
+        file.write_all_at(b"x", 0).expect("write");
+    }
+    start.elapsed()
+}
+
+fn engine_batch(layers: &Layers, volatile: bool, batch: usize) -> Duration {
+    let fsync = if volatile { Fsync::Volatile } else { Fsync::Auto };
+    let union = Union::builder().lower(layers.path("lower")).upper(layers.path("upper"), layers.path("work"));
+    let union = union.fsync(fsync).build().expect("layers that were just made");
+    let caller = Caller::this_process();
+    let ids: Vec<_> = (0..batch)
+        .map(|i| {
+            let name = Name::new(format!("f{i}").as_bytes()).expect("a name");
+            union.lookup(InodeId::ROOT, &name).expect("lookup").expect("the file").id
+        })
+        .collect();
+    let start = Instant::now();
+    for id in ids {
+        union.write(&caller, id, 0, b"x", WriteHow::default()).expect("write");
+    }
+    start.elapsed()
+}
+
+fn copy_up(criterion: &mut Criterion) {
+    let short = std::env::var_os("PLYFS_BENCH_SHORT").is_some();
+    let ways = [(Way::Engine, "engine"), (Way::Mount, "mount"), (Way::Kernel, "kernel-overlayfs")];
+    let available: Vec<_> = ways
+        .into_iter()
+        .filter(|(way, name)| {
+            let there = *way == Way::Engine || Mounted::new(*way, &Layers::new(0, &[]), false).is_some();
+            if !there {
+                eprintln!("SKIPPED: {name}: it cannot be mounted here (root, or fusermount3 for the mount)");
+            }
+            there
+        })
+        .collect();
+    for (file, size, data) in FILES {
+        let mut group = criterion.benchmark_group(format!("copy_up/{file}"));
+        let bytes = if data.is_empty() { size } else { data.len() as u64 * 4096 };
+        group.throughput(Throughput::Bytes(bytes)).sample_size(10);
+        group.warm_up_time(Duration::from_millis(if short { 50 } else { 500 }));
+        group.measurement_time(Duration::from_millis(if short { 200 } else { 5000 }));
+        for volatile in [false, true] {
+            for (way, name) in &available {
+                let id = BenchmarkId::new(*name, if volatile { "volatile" } else { "synced" });
+                group.bench_function(id, |bencher| {
+                    bencher.iter_custom(|count| copy_ups(*way, volatile, size, data, count));
+                });
+            }
+        }
+        group.finish();
+    }
+}
+
+fn main() {
+    let mut criterion = Criterion::default().configure_from_args();
+    copy_up(&mut criterion);
+    criterion.final_summary();
+}
