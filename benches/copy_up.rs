@@ -92,8 +92,7 @@ impl Mounted {
             return mounted.is_ok_and(|out| out.status.success()).then_some(Self { at, daemon: None });
         }
         let outside = fs::metadata(&at).ok()?.dev();
-        let daemon =
-            Command::new(env!("CARGO_BIN_EXE_plyfs")).args(["-f", "-o", &options]).arg(&at).spawn().ok()?;
+        let daemon = Command::new(env!("CARGO_BIN_EXE_plyfs")).args(["-f", "-o", &options]).arg(&at).spawn().ok()?;
         let mut mounted = Self { at, daemon: Some(daemon) };
         let deadline = Instant::now() + Duration::from_secs(10);
         while fs::metadata(&mounted.at).ok()?.dev() == outside {

@@ -80,7 +80,10 @@ pub fn open_device() -> Result<OwnedFd> {
 /// `ENOENT`, `ENOTDIR`, `EACCES` of [open(2)](https://man7.org/linux/man-pages/man2/open.2.html); `ENOTCONN` for the
 /// mount of a daemon that died.
 pub fn open_mountpoint(path: &Path) -> Result<OwnedFd> {
-    Ok(rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+    let fd = rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    // What the kernel has cached of a dead mount answers everything but this.
+    rustix::fs::fstatfs(&fd)?;
+    Ok(fd)
 }
 
 /// Mounts on the directory `target` by [mount(2)](https://man7.org/linux/man-pages/man2/mount.2.html); the connection

@@ -182,6 +182,7 @@ impl Union {
         if let Err(errno) = tree::utimens_at(fd.as_fd(), c".", times) {
             log::debug!("{into:?}: its times are not restored: {errno}");
         }
+        upper.sync_name(into)?;
         Ok(stat)
     }
 
@@ -207,9 +208,10 @@ fn stage_dir<'a>(upper: &'a Upper, view: &DirView) -> Result<Temp<'a>> {
     let temp = Temp::new(upper, Kind::Dir)?;
     tree::mkdir_at(upper.work(), temp.name(), 0o700)?;
     let staged = open_beneath(upper.work(), temp.name(), OFlags::RDONLY | OFlags::DIRECTORY)?;
-    let staged = Staged::Open(staged.as_fd());
-    upper.set_origin(staged, &from.layer, fd.as_fd(), c".")?;
-    metadata.apply(staged, false)?;
+    let target = Staged::Open(staged.as_fd());
+    upper.set_origin(target, &from.layer, fd.as_fd(), c".")?;
+    metadata.apply(target, false)?;
+    upper.sync_staged(staged.as_fd(), false)?;
     Ok(temp)
 }
 
@@ -278,5 +280,5 @@ fn stage_file(
     let staged = Staged::Open(to.as_fd());
     mark(staged)?;
     metadata.apply(staged, false).inspect_err(|errno| log::info!("{:?} is not copied up: {errno}", lower.place))?;
-    if len > 0 { upper.sync_staged(to.as_fd()) } else { Ok(()) }
+    upper.sync_staged(to.as_fd(), len > 0)
 }

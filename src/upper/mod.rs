@@ -62,11 +62,23 @@ impl Upper {
         self.features.marks
     }
 
-    /// A staged file's content is on disk before its name is, unless `volatile`.
+    /// A staged object is on disk before its name is: a file with data always, unless `volatile`; with `strict` all.
     ///
     /// # Errors
     /// `EIO`, `ENOSPC`, `EDQUOT`
-    pub fn sync_staged(&self, fd: BorrowedFd<'_>) -> Result<()> {
-        if self.fsync == Fsync::Volatile { Ok(()) } else { data::fsync(fd) }
+    pub fn sync_staged(&self, fd: BorrowedFd<'_>, has_data: bool) -> Result<()> {
+        match self.fsync {
+            Fsync::Strict => data::fsync(fd),
+            Fsync::Auto if has_data => data::fsync(fd),
+            Fsync::Auto | Fsync::Volatile => Ok(()),
+        }
+    }
+
+    /// With `strict` a name that has just appeared in `dir` is on disk, too.
+    ///
+    /// # Errors
+    /// `EIO`, `ENOSPC`, `EDQUOT`
+    pub fn sync_name(&self, dir: &DirPlace) -> Result<()> {
+        if self.fsync == Fsync::Strict { data::fsync(dir.open()?.as_fd()) } else { Ok(()) }
     }
 }

@@ -5,6 +5,7 @@
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use crate::base::{Errno, Result};
 use crate::sys::path::{OFlags, open_beneath};
@@ -13,6 +14,8 @@ use crate::sys::{dirent, lock, tree};
 
 const WORK: &CStr = c"work";
 const INCOMPAT: &CStr = c"incompat";
+/// How long a daemon that was unmounted may take to end.
+const HANDOVER: Duration = Duration::from_millis(500);
 
 /// Why a workdir cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +49,15 @@ impl Workdir {
         dirs.into_iter()
             .map(|dir| {
                 let fd = open_beneath(dir, c".", OFlags::RDONLY | OFlags::DIRECTORY)?;
-                if lock::try_lock(fd.as_fd())? { Ok(fd) } else { Err(WorkError::InUse) }
+                // Who has just unmounted may mount again at once: that daemon is about to end.
+                let deadline = Instant::now() + HANDOVER;
+                while !lock::try_lock(fd.as_fd())? {
+                    if Instant::now() > deadline {
+                        return Err(WorkError::InUse);
+                    }
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                Ok(fd)
             })
             .collect()
     }

@@ -177,8 +177,8 @@ fn a_mountpoint_that_cannot_be_is_named() {
 
 #[test]
 fn paths_with_odd_bytes_stay_on_their_line() {
-    fails(&mut plyfs(["-o", "lowerdir=/no\nsuch\x1bdir", "/"]), 1, &[r"/no\nsuch"]);
-    fails(&mut plyfs(["-o", "lowerdir=/,od\nd", "/"]), 2, &[r"od\nd"]);
+    fails(&mut plyfs(["-o", "lowerdir=/no\nsuch\x1bdir", "/tmp"]), 1, &[r"/no\nsuch"]);
+    fails(&mut plyfs(["-o", "lowerdir=/,od\nd", "/tmp"]), 2, &[r"od\nd"]);
 }
 
 /// Runs the command where `/dev/fuse` is what `device` (a shell command with `$D` for a directory) makes of it.

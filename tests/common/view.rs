@@ -70,7 +70,7 @@ impl fmt::Debug for Object {
 }
 
 /// A whole tree.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct View {
     /// By path; the root is the empty one.
     pub objects: BTreeMap<Vec<u8>, Object>,

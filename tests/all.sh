@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# All that must hold before a change lands. Every section runs, even after one has failed; the last lines say which did.
+#
+# PLYFS_FSX_OPS (operations of each fsx run), PLYFS_STRESS_SECONDS and PLYFS_TEST_CASES make it shorter or longer.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+export PATH="$HOME/.cargo/bin:$PATH"
+export PLYFS_FSX_OPS="${PLYFS_FSX_OPS:-2000}"
+passed=0
+failed=0
+broken=()
+
+# section NAME COMMAND...
+section() {
+    local name=$1 start=$SECONDS
+    shift
+    printf '\n=== %s\n' "$name"
+    if "$@"; then
+        passed=$((passed + 1))
+    else
+        failed=$((failed + 1))
+        broken+=("$name")
+    fi
+    printf '=== %s: %s s\n' "$name" $((SECONDS - start))
+}
+
+section "formatting" cargo fmt --check
+section "clippy" cargo clippy --release --all-targets -- -D warnings
+section "tests" cargo test --release --no-fail-fast
+section "example" cargo run --release --quiet --example house
+section "bench copy_up (short)" env PLYFS_BENCH_SHORT=1 cargo bench --bench copy_up
+section "build" cargo build --release
+section "pjdfstest" bash tests/suites/pjdfstest.sh
+section "fsx" bash tests/suites/fsx.sh
+
+printf '\n'
+for name in ${broken[@]+"${broken[@]}"}; do echo "FAILED: $name"; done
+echo "$passed passed, $failed failed"
+[ "$failed" = 0 ]
