@@ -45,8 +45,20 @@ pub fn wait_until(mut ready: impl FnMut() -> bool) -> bool {
     true
 }
 
-/// Unmounts as the process can: umount2(2) or fusermount3.
+/// Unmounts as the process can: umount2(2) or fusermount3. What was just closed may be busy for an instant more.
 pub fn unmount_any(at: &Path, lazy: bool) -> io::Result<()> {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(2);
+    loop {
+        match unmount_once(at, lazy) {
+            Err(_) if std::time::Instant::now() < deadline && is_mounted(at) => {
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
+            done => return done,
+        }
+    }
+}
+
+fn unmount_once(at: &Path, lazy: bool) -> io::Result<()> {
     if who() == Who::User {
         let mut command = Command::new("fusermount3");
         command.arg(if lazy { "-uz" } else { "-u" }).arg(at);

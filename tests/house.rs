@@ -1,0 +1,129 @@
+//! The rules of the house that a compiler does not check: imports point downwards, rooms stay small, `unsafe` stays in
+//! its fence, and the README says what the program does.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What each floor may import besides itself.
+const FLOORS: [(&str, &[&str]); 10] = [
+    ("base", &[]),
+    ("sys", &["base"]),
+    ("format", &["base"]),
+    ("layer", &["base", "sys", "format"]),
+    ("merge", &["base", "sys", "format", "layer"]),
+    ("upper", &["base", "sys", "format", "layer"]),
+    ("inode", &["base", "sys", "format", "layer", "merge"]),
+    ("union", &["base", "sys", "format", "layer", "merge", "upper", "inode"]),
+    ("fuse", &["base", "sys", "union"]),
+    ("cli", &["base", "sys", "union", "fuse"]),
+];
+
+const MOST_LINES: usize = 600;
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// All source files below `dir`, with their text.
+fn sources(dir: &Path) -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = fs::read_to_string(&path).unwrap();
+            found.push((path, text));
+        }
+    }
+    found
+}
+
+#[test]
+fn imports_point_downwards_only() {
+    let mut wrong = Vec::new();
+    for (floor, below) in FLOORS {
+        for (path, text) in sources(&root().join("src").join(floor)) {
+            // Unit tests may ask any floor for something to test with.
+            let code = text.lines().take_while(|line| !line.starts_with("#[cfg(test)]"));
+            for (number, line) in code.enumerate() {
+                let mut rest = line.trim_start();
+                if rest.starts_with("//") {
+                    continue;
+                }
+                while let Some((_, after)) = rest.split_once("crate::") {
+                    let target: String = after.chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
+                    let known = FLOORS.iter().any(|(name, _)| *name == target);
+                    if known && target != floor && !below.contains(&target.as_str()) {
+                        wrong.push(format!("{}:{}: {line}", path.display(), number + 1));
+                    }
+                    rest = after;
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "imports that point upwards:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn no_file_is_too_long() {
+    for (path, text) in sources(&root().join("src")) {
+        let lines = text.lines().count();
+        assert!(lines <= MOST_LINES, "{} has {lines} lines", path.display());
+    }
+}
+
+#[test]
+fn unsafe_stays_in_sys_and_says_why() {
+    for (path, text) in sources(&root().join("src")) {
+        let lines: Vec<_> = text.lines().collect();
+        for (number, line) in lines.iter().enumerate() {
+            let code = line.split("//").next().unwrap_or_default();
+            let is_unsafe = ["unsafe {", "unsafe fn", "unsafe impl"].iter().any(|form| code.contains(form));
+            if !is_unsafe {
+                continue;
+            }
+            let here = format!("{}:{}", path.display(), number + 1);
+            assert!(path.starts_with(root().join("src/sys")), "{here}: unsafe outside sys");
+            let above = &lines[number.saturating_sub(8)..=number];
+            assert!(above.iter().any(|line| line.contains("SAFETY:")), "{here}: no SAFETY: comment above");
+        }
+    }
+}
+
+/// `PLYFS_UPDATE_README=1 cargo test --test house` writes the block anew.
+#[test]
+fn the_readme_lists_the_options_as_the_program_has_them() {
+    const START: &str = "<!-- options -->\n";
+    const END: &str = "<!-- /options -->";
+    let path = root().join("README.md");
+    let readme = fs::read_to_string(&path).unwrap();
+    let (before, rest) = readme.split_once(START).unwrap();
+    let (listed, after) = rest.split_once(END).unwrap();
+    let table = plyfs::cli::help::markdown();
+    if std::env::var_os("PLYFS_UPDATE_README").is_some() {
+        fs::write(&path, format!("{before}{START}{table}{END}{after}")).unwrap();
+    } else {
+        assert!(listed == table, "run PLYFS_UPDATE_README=1 cargo test --test house");
+    }
+}
+
+#[test]
+fn what_the_documents_name_exists() {
+    let tests: String = sources(&root().join("tests")).into_iter().map(|(_, text)| text).collect();
+    let semantics = fs::read_to_string(root().join("docs/semantics.md")).unwrap();
+    for name in semantics
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter_map(|code| code.strip_prefix("test:").filter(|name| !name.is_empty()))
+    {
+        assert!(tests.contains(&format!("fn {name}()")), "docs/semantics.md names a test that is not there: {name}");
+    }
+    let contributing = fs::read_to_string(root().join("CONTRIBUTING.md")).unwrap();
+    for code in contributing.split('`').skip(1).step_by(2) {
+        let is_path = ["src/", "tests/", "docs/", ".ci/"].iter().any(|start| code.starts_with(start));
+        assert!(!is_path || root().join(code).exists(), "CONTRIBUTING.md names {code}");
+    }
+}
