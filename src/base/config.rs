@@ -22,8 +22,6 @@ pub struct Config {
     pub suid_view: bool,
     /// How long the kernel may keep what it was told.
     pub timeouts: Timeouts,
-    /// Where the view will be mounted (absolute), if anywhere: the daemon must never walk into it.
-    pub mountpoint: Option<PathBuf>,
 }
 
 /// The writable layer and its work directory, on one file system.

@@ -159,7 +159,6 @@ fn mount(command: Mount) -> Result<(), Failure> {
     // The words first: what is wrong with them is true whatever the directories look like.
     let mut resolved = resolve::resolve(&command.words, command.source.as_deref(), merged, command.sloppy, abilities)?;
     let mountpoint = std::fs::canonicalize(merged).map_err(|error| no_mountpoint(merged, error.into()))?;
-    resolved.config.mountpoint = Some(mountpoint.clone());
     resolved.mount.mountpoint.clone_from(&mountpoint);
     if command.fake {
         return Ok(());

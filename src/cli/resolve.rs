@@ -171,7 +171,6 @@ impl Wishes {
             static_nlink: self.static_nlink,
             suid_view: abilities.mounts_directly && abilities.ids_are_initial && !flags.nosuid,
             timeouts,
-            mountpoint: Some(mountpoint.to_owned()),
         };
         let mount = MountSettings {
             mountpoint: mountpoint.to_owned(),

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use super::copy_up::CopyUp;
 use super::create::writable;
 use super::{Caller, InodeId, Union};
+use crate::base::sync::RwLockWriteGuard;
 use crate::base::{Errno, Name, Result};
-use crate::inode::{Body, Inode, LeafBody, is_ancestor, lock_names};
+use crate::inode::{Body, Inode, LeafBody, Names, is_ancestor, lock_names};
 use crate::layer::{DirPlace, Place};
 use crate::merge::{self, Absent, Answer, DirView, Found};
 use crate::sys::stat::Kind;
@@ -167,13 +168,14 @@ impl Union {
     fn rename_sides(&self, upper: &Upper, from: &Side<'_>, to: &Side<'_>, flags: RenameFlags) -> Result<bool> {
         let exchange = flags.contains(RenameFlags::EXCHANGE);
         let source = from.inode()?;
-        match &to.inode {
+        // A directory that is replaced stays empty meanwhile.
+        let _empty = match &to.inode {
             None if exchange => return Err(Errno::ENOENT),
             Some(_) if flags.contains(RenameFlags::NOREPLACE) => return Err(Errno::EEXIST),
             Some(target) if Arc::ptr_eq(source, target) => return Ok(false),
             Some(target) if !exchange => check_replace(self, from, to, target)?,
-            _ => {}
-        }
+            _ => None,
+        };
         if let (Ok(dir), true) = (to.parent.dir(), from.is_dir())
             && (Arc::ptr_eq(source, to.parent) || is_ancestor(source, dir))
         {
@@ -365,18 +367,26 @@ fn arrived_leaf(leaf: &LeafBody, old: &Arc<DirPlace>, old_name: &Name, into: &Ar
     }
 }
 
-/// Whether the target may be replaced; an empty directory by a directory only.
-fn check_replace(union: &Union, from: &Side<'_>, to: &Side<'_>, target: &Arc<Inode>) -> Result<()> {
+/// Whether the target may be replaced; an empty directory by a directory only. Its names are then held: it is below both
+/// parents, so this keeps the lock order.
+fn check_replace<'a>(
+    union: &Union,
+    from: &Side<'_>,
+    to: &Side<'_>,
+    target: &'a Arc<Inode>,
+) -> Result<Option<RwLockWriteGuard<'a, Names>>> {
     match (from.is_dir(), to.is_dir()) {
         (true, false) => Err(Errno::ENOTDIR),
         (false, true) => Err(Errno::EISDIR),
-        (false, false) => Ok(()),
+        (false, false) => Ok(None),
         (true, true) => {
-            let dir = target.dir()?;
             if is_ancestor(target, from.parent.dir()?) || Arc::ptr_eq(target, from.parent) {
                 return Err(Errno::ENOTEMPTY);
             }
-            union.check_empty(&dir.view())
+            let dir = target.dir()?;
+            let names = dir.names.write();
+            union.check_empty(&dir.view())?;
+            Ok(Some(names))
         }
     }
 }
