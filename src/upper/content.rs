@@ -26,6 +26,7 @@ pub fn copy_data(from: BorrowedFd<'_>, to: BorrowedFd<'_>, len: u64, whole: bool
     }
     let mut in_kernel = true;
     let mut at = 0;
+    let mut steps = 0;
     while at < len {
         let (start, end) = match segment(from, at, len)? {
             Some(segment) => segment,
@@ -33,9 +34,11 @@ pub fn copy_data(from: BorrowedFd<'_>, to: BorrowedFd<'_>, len: u64, whole: bool
         };
         let mut offset = start;
         while offset < end {
-            if interrupt() {
+            // A small file is copied sooner than the question is answered.
+            if steps > 0 && interrupt() {
                 return Err(Errno::EINTR);
             }
+            steps += 1;
             let step = (end - offset).min(STEP);
             let copied = copy_step(from, to, offset, step, &mut in_kernel)?;
             if copied == 0 {
