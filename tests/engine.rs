@@ -1,0 +1,98 @@
+//! The engine without a mount: what only an odd file system or a fault can show.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::fs;
+use std::path::Path;
+
+use plyfs::sys::seam::{Call, Plan, with_plan};
+use plyfs::union::{Caller, InodeId, ListedEntry, Make, RenameFlags, WriteHow};
+use plyfs::{Errno, Name, Union};
+
+fn name(text: &str) -> Name {
+    Name::new(text.as_bytes()).unwrap()
+}
+
+/// Layers with two lower files and a lower directory.
+fn layers() -> tempfile::TempDir {
+    let base = tempfile::tempdir().unwrap();
+    for dir in ["lower/dir", "upper", "work"] {
+        fs::create_dir_all(base.path().join(dir)).unwrap();
+    }
+    for file in ["lower/a", "lower/b", "lower/dir/old"] {
+        fs::write(base.path().join(file), file).unwrap();
+    }
+    base
+}
+
+fn open(base: &Path) -> Union {
+    Union::builder().lower(base.join("lower")).upper(base.join("upper"), base.join("work")).build().unwrap()
+}
+
+struct Names(Vec<String>);
+
+impl plyfs::union::DirSink for Names {
+    fn add(&mut self, entry: &ListedEntry<'_>) -> bool {
+        self.0.push(String::from_utf8_lossy(entry.name).into_owned());
+        true
+    }
+}
+
+fn names(union: &Union, dir: InodeId) -> Vec<String> {
+    let mut names = Names(Vec::new());
+    union.readdir(dir, 0, false, &mut names).unwrap();
+    let mut names: Vec<_> = names.0.into_iter().filter(|name| !name.starts_with('.')).collect();
+    names.sort();
+    names
+}
+
+/// Deletes, renames and replaces lower names; the view must be the same after the layers are opened again.
+fn delete_and_replace(base: &Path, union: &Union) {
+    let (me, root) = (Caller::this_process(), InodeId::ROOT);
+    union.unlink(&me, root, &name("a")).unwrap();
+    union.rename(&me, root, &name("b"), root, &name("moved"), RenameFlags::empty()).unwrap();
+    let dir = union.lookup(root, &name("dir")).unwrap().unwrap().id;
+    union.unlink(&me, dir, &name("old")).unwrap();
+    union.rmdir(&me, root, &name("dir")).unwrap();
+    assert_eq!(names(union, root), ["moved"]);
+    let dir = union.make(&me, root, &name("dir"), Make::Dir { mode: 0o755 }).unwrap().id;
+    assert_eq!(names(union, dir), [""; 0], "what was deleted shows through the new directory");
+    let a = union.make(&me, root, &name("a"), Make::File { mode: 0o644 }).unwrap().id;
+    union.write(&me, a, 0, b"new", WriteHow::default()).unwrap();
+    union.unlink(&me, root, &name("a")).unwrap();
+    assert_eq!(names(union, root), ["dir", "moved"]);
+    assert_eq!(fs::read_to_string(base.join("lower/a")).unwrap(), "lower/a");
+}
+
+#[test]
+fn whiteouts_are_marked_files_where_no_device_can_be_made() {
+    let base = layers();
+    for _ in 0..2 {
+        let (union, _) = with_plan(Plan::fail(0, Errno::EPERM).only(Call::Mknod), || open(base.path()));
+        if !fs::exists(base.path().join("upper/moved")).unwrap() {
+            assert!(union.notes().iter().any(|note| note.contains("device nodes")), "{:?}", union.notes());
+            delete_and_replace(base.path(), &union);
+            let whiteout = fs::symlink_metadata(base.path().join("upper/a")).unwrap();
+            assert!(whiteout.is_file() && whiteout.len() == 0);
+        } else {
+            assert_eq!(names(&union, InodeId::ROOT), ["dir", "moved"]);
+            let dir = union.lookup(InodeId::ROOT, &name("dir")).unwrap().unwrap().id;
+            assert_eq!(names(&union, dir), [""; 0]);
+        }
+    }
+}
+
+#[test]
+fn a_failing_whiteout_leaves_the_name_and_nothing_else() {
+    let base = layers();
+    let union = open(base.path());
+    let me = Caller::this_process();
+    for call in [Call::Mknod, Call::Rename] {
+        let plan = Plan::fail(0, Errno::ENOSPC).only(call);
+        let (done, _) = with_plan(plan, || union.unlink(&me, InodeId::ROOT, &name("a")));
+        if done == Err(Errno::ENOSPC) {
+            assert_eq!(names(&union, InodeId::ROOT), ["a", "b", "dir"], "after a failed {call:?}");
+        }
+    }
+    union.unlink(&me, InodeId::ROOT, &name("b")).unwrap();
+    assert!(!names(&union, InodeId::ROOT).contains(&"b".to_owned()));
+}
