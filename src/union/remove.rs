@@ -18,22 +18,28 @@ impl Union {
     /// # Errors
     /// `ENOENT`, `EISDIR`, `EROFS`; what the system calls say, and then the name is still there.
     pub fn unlink(&self, _caller: &Caller, parent: InodeId, name: &Name) -> Result<()> {
+        self.remove(parent, name, |upper, view, parent, inode, found| match found {
+            Found::Dir(_) => Err(Errno::EISDIR),
+            Found::Leaf(leaf) => self.unlink_found(upper, view, parent, name, inode, leaf),
+        })
+    }
+
+    /// Finds a name, lets `act` remove it from the layers, and takes it out of the live state.
+    fn remove(
+        &self,
+        parent: InodeId,
+        name: &Name,
+        act: impl FnOnce(&Upper, &DirView, &Arc<Inode>, &Arc<Inode>, &Found) -> Result<()>,
+    ) -> Result<()> {
         let upper = self.upper()?;
         let parent = self.inode(parent)?;
         self.copy_up_dir(&parent)?;
         let body = parent.dir()?;
         let mut names = body.names.write();
         let view = body.live_view()?;
-        let found = match merge::lookup(&view, name)? {
-            Answer::Absent(_) => return Err(Errno::ENOENT),
-            Answer::Found(Found::Dir(_)) => return Err(Errno::EISDIR),
-            Answer::Found(found) => found,
-        };
+        let Answer::Found(found) = merge::lookup(&view, name)? else { return Err(Errno::ENOENT) };
         let inode = self.table.intern(&parent, name, &found);
-        let done = match &found {
-            Found::Leaf(leaf) => self.unlink_found(upper, &view, &parent, name, &inode, leaf),
-            Found::Dir(_) => Err(Errno::EISDIR),
-        };
+        let done = act(upper, &view, &parent, &inode, &found);
         if done.is_ok() {
             self.name_is_gone(&mut names, &parent, name);
         }
@@ -156,28 +162,10 @@ impl Union {
     /// # Errors
     /// `ENOTEMPTY`, `ENOENT`, `ENOTDIR`, `EROFS`; what the system calls say, and then it is still there.
     pub fn rmdir(&self, _caller: &Caller, parent: InodeId, name: &Name) -> Result<()> {
-        let upper = self.upper()?;
-        let parent = self.inode(parent)?;
-        self.copy_up_dir(&parent)?;
-        let body = parent.dir()?;
-        let mut names = body.names.write();
-        let view = body.live_view()?;
-        let found = match merge::lookup(&view, name)? {
-            Answer::Absent(_) => return Err(Errno::ENOENT),
-            Answer::Found(Found::Leaf(_)) => return Err(Errno::ENOTDIR),
-            Answer::Found(found) => found,
-        };
-        let inode = self.table.intern(&parent, name, &found);
-        let done = match &found {
-            Found::Dir(dir) => self.rmdir_found(upper, &view, name, &inode, dir),
+        self.remove(parent, name, |upper, view, _, inode, found| match found {
+            Found::Dir(dir) => self.rmdir_found(upper, view, name, inode, dir),
             Found::Leaf(_) => Err(Errno::ENOTDIR),
-        };
-        if done.is_ok() {
-            self.name_is_gone(&mut names, &parent, name);
-        }
-        drop(names);
-        self.forget(inode.id, 1);
-        done
+        })
     }
 
     fn rmdir_found(
