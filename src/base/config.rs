@@ -8,12 +8,26 @@ use std::time::Duration;
 pub struct Config {
     /// Lower layers, the topmost first; at least one.
     pub lowers: Vec<PathBuf>,
+    /// Layers below those, whose files are reached by the absolute redirects of metacopy files only.
+    pub data_only: Vec<PathBuf>,
     /// The writable layer; without one every change answers `EROFS`.
     pub upper: Option<UpperDirs>,
     /// When what is changed is on disk.
     pub fsync: Fsync,
     /// How inode numbers of several file systems are kept apart.
     pub xino: Xino,
+    /// Marks are `user.overlay.*` even where the process could write `trusted.overlay.*`.
+    pub userxattr: bool,
+    /// `None`: on where the upper layer can hold it, else follow.
+    pub redirect_dir: Option<RedirectDir>,
+    /// `None`: on where the layers allow it.
+    pub index: Option<bool>,
+    /// `None`: on where the upper layer can hold it; what a layer has of them is then followed, too.
+    pub metacopy: Option<bool>,
+    /// Whether the digests of metacopy files are checked.
+    pub verity: Verity,
+    /// Which identity the upper layer and the origins in it get.
+    pub uuid: Uuid,
     /// POSIX ACLs are not interpreted.
     pub noacl: bool,
     /// Every directory shows a link count of 1.
@@ -54,6 +68,43 @@ pub enum Xino {
     #[default]
     Auto,
     /// As `Auto`, and the mount is refused where there is no room.
+    On,
+}
+
+/// `redirect_dir=`: whether a directory that has lower parts can be renamed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RedirectDir {
+    /// It can; the mark `redirect` says where its lower parts are.
+    On,
+    /// It cannot (`EXDEV`), but what a layer has of such marks is followed.
+    Follow,
+    /// It cannot, and an object with such a mark is refused (`EPERM`).
+    NoFollow,
+}
+
+/// `verity=`: whether a metacopy file's digest is compared with its data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Verity {
+    /// It is not looked at.
+    #[default]
+    Off,
+    /// It is checked where there is one, and written where the lower file has fs-verity.
+    On,
+    /// A metacopy file without one is refused (`EIO`); a file without fs-verity is copied up whole.
+    Require,
+}
+
+/// `uuid=`: which identities are written into the upper layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Uuid {
+    /// None at all: origins do not say on which file system they are.
+    Off,
+    /// The upper layer gets none of its own.
+    Null,
+    /// The upper layer keeps the one it has; a fresh one gets one.
+    #[default]
+    Auto,
+    /// The upper layer has one in any case.
     On,
 }
 
