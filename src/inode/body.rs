@@ -9,7 +9,7 @@ use super::{DataFd, InodeId, Key};
 use crate::base::sync::{Mutex, RwLock};
 use crate::base::{Errno, Name, Result};
 use crate::layer::{Evict, Place};
-use crate::merge::{DirView, Listing};
+use crate::merge::{DirView, FoundLeaf, Listing, MetaFile};
 use crate::sys::stat::{Kind, Stat};
 
 /// An object that the kernel (or a user of the engine) knows.
@@ -101,6 +101,23 @@ pub struct LeafState {
     pub keys: SmallVec<[Key; 1]>,
     /// It stands for a 0/0 character device.
     pub device: bool,
+    /// It is held in the table for the sake of its other lower names, which lead to its copy as long as this is mounted.
+    pub pinned: bool,
+    /// What few files have.
+    more: Option<Box<More>>,
+}
+
+/// What few files have.
+#[derive(Debug, Clone, Default)]
+struct More {
+    /// Its data is elsewhere.
+    meta: Option<MetaFile>,
+    /// The data was compared with its digest.
+    verified: bool,
+    /// Its entry in the index.
+    index: Option<Name>,
+    /// The upper layer has no room to say where the data is once the file is renamed.
+    stuck: bool,
 }
 
 /// An object in a layer.
@@ -116,6 +133,78 @@ impl LeafState {
     /// The object that is seen: the upper one as soon as there is one.
     pub fn current(&self) -> Result<&LeafObject> {
         self.upper.as_ref().or(self.lower.as_ref()).ok_or(Errno::ESTALE)
+    }
+
+    /// What was found under a name; `keys`: the hard-link keys that lead to it.
+    pub fn new(parent: &Arc<Inode>, name: &Name, found: &FoundLeaf, keys: SmallVec<[Key; 1]>) -> Self {
+        let object = Some(LeafObject { place: found.place.clone(), key: Key::of(&found.stat) });
+        let below = found.lower.as_ref().map(|lower| LeafObject {
+            place: lower.place.clone(),
+            key: Key::of(&lower.stat),
+        });
+        let (upper, lower) = if found.upper { (object, below) } else { (None, object) };
+        let more = (found.meta.is_some() || found.index.is_some()).then(|| {
+            let (meta, index) = (found.meta.clone(), found.index.clone());
+            Box::new(More { meta, index, ..More::default() })
+        });
+        Self {
+            names: [(parent.clone(), name.clone())].into_iter().collect(),
+            lower,
+            upper,
+            hidden: false,
+            nlink: found.links(),
+            keys,
+            device: found.device,
+            pinned: false,
+            more,
+        }
+    }
+
+    /// Where its data is, if not in its object.
+    pub fn meta(&self) -> Option<&MetaFile> {
+        self.more.as_ref()?.meta.as_ref()
+    }
+
+    /// The same, to be changed.
+    pub fn meta_mut(&mut self) -> Option<&mut MetaFile> {
+        self.more.as_mut()?.meta.as_mut()
+    }
+
+    /// Its data is elsewhere from now on, or (`None`) its object has it.
+    pub fn set_meta(&mut self, meta: Option<MetaFile>) {
+        if meta.is_some() || self.more.is_some() {
+            self.more.get_or_insert_default().meta = meta;
+        }
+    }
+
+    /// Its entry in the index.
+    pub fn index(&self) -> Option<&Name> {
+        self.more.as_ref()?.index.as_ref()
+    }
+
+    /// It has this entry in the index from now on, or none.
+    pub fn set_index(&mut self, entry: Option<Name>) {
+        self.more.get_or_insert_default().index = entry;
+    }
+
+    /// Whether the data was compared with its digest.
+    pub fn is_verified(&self) -> bool {
+        self.more.as_ref().is_some_and(|more| more.verified)
+    }
+
+    /// The data is what its digest says.
+    pub fn set_verified(&mut self) {
+        self.more.get_or_insert_default().verified = true;
+    }
+
+    /// Whether a rename must copy its data up first, as there is no room for a redirect.
+    pub fn is_stuck(&self) -> bool {
+        self.more.as_ref().is_some_and(|more| more.stuck)
+    }
+
+    /// A rename must copy its data up first.
+    pub fn set_stuck(&mut self) {
+        self.more.get_or_insert_default().stuck = true;
     }
 
     /// Most names that are remembered: one is enough to work, a few save a rename into workdir.

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::body::{LeafObject, LeafState};
+use super::body::LeafState;
 use super::{Body, DirBody, Inode, InodeId, LeafBody, Numbers};
 use crate::base::Name;
 use crate::base::sync::{DashMap, Entry};
-use crate::merge::{DirView, Found, FoundLeaf};
+use crate::merge::{DirView, Found};
 use crate::sys::stat::{Kind, Stat};
 
 /// An object of a layer: `st_dev` and `st_ino`.
@@ -142,7 +142,9 @@ impl Table {
                 self.numbers.of_object(stat.dev, stat.ino)
             }
             Found::Leaf(leaf) => {
-                let origin = leaf.origin.as_ref().and_then(|origin| self.numbers.of_origin(origin));
+                let lower = leaf.lower.as_ref().map(|lower| &lower.stat);
+                let lower = lower.and_then(|stat| self.numbers.of_object(stat.dev, stat.ino));
+                let origin = lower.or_else(|| leaf.origin.as_ref().and_then(|origin| self.numbers.of_origin(origin)));
                 origin.or_else(|| self.numbers.of_object(leaf.stat.dev, leaf.stat.ino))
             }
         }
@@ -303,23 +305,9 @@ fn make(id: InodeId, parent: &Arc<Inode>, name: &Name, found: &Found) -> Inode {
             Inode::new(id, Kind::Dir, Body::Dir(DirBody::new(at, dir.view.clone())))
         }
         Found::Leaf(leaf) => {
-            let state = leaf_state(parent, name, leaf, link_key(found));
+            let state = LeafState::new(parent, name, leaf, link_key(found).into_iter().collect());
             Inode::new(id, leaf.stat.kind(), Body::Leaf(LeafBody::new(state)))
         }
-    }
-}
-
-fn leaf_state(parent: &Arc<Inode>, name: &Name, leaf: &FoundLeaf, key: Option<Key>) -> LeafState {
-    let object = Some(LeafObject { place: leaf.place.clone(), key: Key::of(&leaf.stat) });
-    let (upper, lower) = if leaf.upper { (object, None) } else { (None, object) };
-    LeafState {
-        names: [(parent.clone(), name.clone())].into_iter().collect(),
-        lower,
-        upper,
-        hidden: false,
-        nlink: None,
-        keys: key.into_iter().collect(),
-        device: leaf.device,
     }
 }
 

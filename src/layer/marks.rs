@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use super::{DirPlace, Layer};
 use crate::base::{Errno, Name, Result};
-use crate::format::mark::{LEGACY_OPAQUE, Mark, Namespace, Opacity, WhiteoutStyle};
+use crate::format::mark::{LEGACY_OPAQUE, Mark, Namespace, Opacity};
 use crate::format::origin::{Decoded, Origin};
-use crate::format::wh;
+use crate::format::{Malformed, Metacopy, Nlink, Redirect, wh};
 use crate::sys::stat::Stat;
 use crate::sys::xattr;
 
@@ -23,7 +23,7 @@ pub enum LookedUp {
 }
 
 /// What the marks on a directory of a layer say.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DirMarks {
     /// Nothing of the layers below shows through.
     pub opaque: bool,
@@ -31,6 +31,8 @@ pub struct DirMarks {
     pub xattr_whiteouts: bool,
     /// Objects in it may have an `origin`.
     pub impure: bool,
+    /// Where its parts in the layers below are, if not under its own name.
+    pub redirect: Option<Redirect>,
 }
 
 impl Layer {
@@ -80,13 +82,52 @@ fn has(keys: &[Vec<u8>], key: &CStr) -> bool {
     keys.iter().any(|k| k.as_slice() == key.to_bytes())
 }
 
+/// What follows from a malformed mark that must be understood.
+fn refused(at: &dyn std::fmt::Debug, malformed: Malformed) -> Errno {
+    log::warn!("{at:?}: {malformed}");
+    if malformed.mark == Mark::Redirect.name() { Errno::EINVAL } else { Errno::EIO }
+}
+
+impl Layer {
+    /// The value of a mark that stands there. One that the daemon may not read is unknown, not absent: on an object of the
+    /// upper layer, its own, the mode is widened for an instant.
+    fn value(&self, at: BorrowedFd<'_>, name: &CStr, key: &CStr) -> Result<Vec<u8>> {
+        let read = || Ok(xattr::get_at(at, name, key)?.unwrap_or_default());
+        match read() {
+            Err(Errno::EACCES) if self.upper_style.is_some() => {
+                let read = self.widened(at, name, 0o400, read);
+                read.map_err(|errno| if errno == Errno::EPERM { Errno::EACCES } else { errno })
+            }
+            value => value,
+        }
+    }
+
+    /// A mark that leads elsewhere is believed in the layer's own namespace only: who may write `user.*` could else show
+    /// files of other layers through a root's mount.
+    ///
+    /// # Errors
+    /// `EPERM` where it stands in the other namespace.
+    fn leads(&self, keys: &[Vec<u8>], mark: Mark, at: &dyn std::fmt::Debug) -> Result<bool> {
+        let [own, other] = self.namespaces();
+        if has(keys, own.key(mark)) {
+            return Ok(true);
+        }
+        if has(keys, other.key(mark)) {
+            let hint = if own == Namespace::Trusted { " (mount with userxattr)" } else { "" };
+            log::warn!("{at:?} has {:?}, which is not followed here{hint}", other.key(mark));
+            return Err(Errno::EPERM);
+        }
+        Ok(false)
+    }
+}
+
 /// Reads the marks of the directory `place`, which is `name` (or `.`) in the open directory `at`, in one pass.
 ///
 /// `below`: there are layers below that an opaque directory would hide; else that mark is not looked for.
 ///
 /// # Errors
-/// `EPERM` for a directory whose lower part has another name (`redirect`), which is not followed; what the system calls
-/// say.
+/// `EPERM` for a `redirect` in the namespace that is not the layer's own, `EINVAL` for a malformed one; what the system
+/// calls say.
 pub fn read_dir_marks(place: &Arc<DirPlace>, at: BorrowedFd<'_>, name: &CStr, below: bool) -> Result<DirMarks> {
     let mut marks = DirMarks::default();
     if place.ino() == 0 {
@@ -94,31 +135,29 @@ pub fn read_dir_marks(place: &Arc<DirPlace>, at: BorrowedFd<'_>, name: &CStr, be
     }
     let layer = &place.layer;
     let keys = xattr::list_at(at, name)?;
-    if (below || layer.upper_style.is_some()) && has(&keys, layer.namespace.key(Mark::Redirect)) {
-        log::warn!("{place:?} has a redirect, which is not followed (redirect_dir=off)");
-        return Err(Errno::EPERM);
+    if keys.is_empty() && !(below && layer.wh_names) {
+        return Ok(marks);
     }
     for namespace in layer.namespaces() {
         let key = namespace.key(Mark::Opaque);
         if has(&keys, key) {
-            match xattr::get_at(at, name, key) {
-                Ok(value) => match Opacity::parse(value.as_deref()) {
-                    Opacity::Opaque => marks.opaque = true,
-                    Opacity::XattrWhiteouts => marks.xattr_whiteouts = true,
-                    Opacity::None => {}
-                },
-                // A directory that its owner may not read; an upper layer's mark is `y`, as long as it writes devices.
-                Err(Errno::EACCES) if layer.upper_style == Some(WhiteoutStyle::Device) => marks.opaque = true,
-                Err(errno) => return Err(errno),
+            match Opacity::parse(Some(&layer.value(at, name, key)?)) {
+                Opacity::Opaque => marks.opaque = true,
+                Opacity::XattrWhiteouts => marks.xattr_whiteouts = true,
+                Opacity::None => {}
             }
         }
         marks.impure |= has(&keys, namespace.key(Mark::Impure));
     }
     if has(&keys, LEGACY_OPAQUE) {
-        marks.opaque |= Opacity::parse(xattr::get_at(at, name, LEGACY_OPAQUE)?.as_deref()) == Opacity::Opaque;
+        marks.opaque |= Opacity::parse(Some(&layer.value(at, name, LEGACY_OPAQUE)?)) == Opacity::Opaque;
     }
     if below && !marks.opaque && layer.wh_names {
         marks.opaque = place.stat(&Name::new(wh::OPAQUE)?)?.is_some_and(|stat| stat.is_file());
+    }
+    if !marks.opaque && (below || layer.upper_style.is_some()) && layer.leads(&keys, Mark::Redirect, place)? {
+        let value = layer.value(at, name, layer.namespace.key(Mark::Redirect))?;
+        marks.redirect = Some(Redirect::parse(&value).map_err(|malformed| refused(place, malformed))?);
     }
     Ok(marks)
 }
@@ -130,38 +169,58 @@ pub struct LeafMarks {
     pub device: bool,
     /// The lower object that it was copied up from.
     pub origin: Option<Origin>,
+    /// Its data is in a layer below.
+    pub metacopy: Option<Metacopy>,
+    /// Where that data is, if not under its own name.
+    pub redirect: Option<Redirect>,
+    /// The links that the union has of it.
+    pub nlink: Option<Nlink>,
 }
 
 /// Reads all marks of an object other than a directory. `impure`: its directory says that it may have an origin.
 ///
 /// # Errors
-/// `EPERM` for a file whose data is in another layer (`metacopy`), which is not followed; what the system calls say.
+/// `EPERM` for a `metacopy` in the namespace that is not the layer's own; `EIO` or `EINVAL` for a malformed one or its
+/// redirect; what the system calls say.
 pub fn read_leaf_marks(dir: &DirPlace, name: &Name, stat: &Stat, impure: bool) -> Result<LeafMarks> {
     let mut marks = LeafMarks::default();
     let layer = &dir.layer;
     let upper = layer.upper_style.is_some();
-    let empty = stat.is_file() && stat.size == 0 && (upper || !layer.wh_names);
-    // What an overlay copied up stands in a directory that says so; nothing is taken on trust in the upper layer.
-    if !(empty || impure || (upper && stat.is_file())) {
+    // What an overlay copied up stands in a directory that says so, but a file with its data elsewhere may be hand-made.
+    if !(stat.is_file() || impure) {
         return Ok(marks);
     }
     let fd = dir.fd()?;
-    let keys = xattr::list_at(fd.as_fd(), name.as_c_str())?;
-    if stat.is_file() && has(&keys, layer.namespace.key(Mark::Metacopy)) {
-        log::warn!("{name:?} in {dir:?} has its data in another layer, which is not followed (metacopy=off)");
-        return Err(Errno::EPERM);
+    let (at, cname) = (fd.as_fd(), name.as_c_str());
+    let keys = xattr::list_at(at, cname)?;
+    if keys.is_empty() {
+        return Ok(marks);
     }
+    let here = || (dir, name);
+    if stat.is_file() && layer.leads(&keys, Mark::Metacopy, &here())? {
+        let value = layer.value(at, cname, layer.namespace.key(Mark::Metacopy))?;
+        marks.metacopy = Some(Metacopy::parse(&value).map_err(|malformed| refused(&here(), malformed))?);
+        if layer.leads(&keys, Mark::Redirect, &here())? {
+            let value = layer.value(at, cname, layer.namespace.key(Mark::Redirect))?;
+            marks.redirect = Some(Redirect::parse(&value).map_err(|malformed| refused(&here(), malformed))?);
+        }
+    }
+    let empty = stat.is_file() && stat.size == 0 && (upper || !layer.wh_names);
     marks.device = empty && has(&keys, layer.namespace.key(Mark::Device));
     let key = layer.namespace.key(Mark::Origin);
     if impure && has(&keys, key) {
-        // A file that its owner may not read is looked up without: its number then lasts as long as the mount.
-        let value = match xattr::get_at(fd.as_fd(), name.as_c_str(), key) {
+        // A file that its owner may not read in a lower layer is looked up without.
+        let value = match layer.value(at, cname, key) {
             Err(Errno::EACCES) => None,
-            value => value?,
+            value => Some(value?),
         };
         if let Some(Ok(Decoded::Known(known))) = value.map(|value| Origin::decode(&value)) {
             marks.origin = Some(known);
         }
+    }
+    let key = layer.namespace.key(Mark::Nlink);
+    if upper && has(&keys, key) {
+        marks.nlink = Nlink::parse(&layer.value(at, cname, key)?).ok();
     }
     Ok(marks)
 }

@@ -3,18 +3,26 @@
 //! Nothing here knows of the union: a layer's role is its position in a stack, which floors above hold.
 
 mod fd_cache;
+mod index;
 mod list;
 mod marks;
 mod place;
 
 pub use fd_cache::{Evict, FdCache};
+pub use index::{IndexDir, origin_of};
 pub use list::list_names;
-pub use marks::{DirMarks, LookedUp, look_up, read_dir_marks, read_leaf_marks};
+pub use marks::{DirMarks, LeafMarks, LookedUp, look_up, read_dir_marks, read_leaf_marks};
 pub use place::{DirPlace, Place};
 
+use std::ffi::CStr;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
+use crate::base::Result;
+use crate::base::sync::RwLock;
 use crate::format::mark::{Namespace, WhiteoutStyle};
+use crate::sys::stat::stat_at;
+use crate::sys::tree;
 
 /// What is the same for everything in one layer.
 #[derive(Debug)]
@@ -35,4 +43,28 @@ pub struct Layer {
     pub namespace: Namespace,
     /// The union's bounded set of open descriptors.
     pub fds: Arc<FdCache>,
+    /// Held exclusively while an object's mode is widened for the instant of a look at it, shared by who sets a mode.
+    pub modes: RwLock<()>,
+}
+
+impl Layer {
+    /// Does something that needs these permissions of the owner on `name` in `dir`, an object of the upper layer, which
+    /// an unprivileged daemon may own without them.
+    ///
+    /// # Errors
+    /// `EPERM` where it is another's; what `act` says.
+    pub fn widened<T>(
+        &self,
+        dir: BorrowedFd<'_>,
+        name: &CStr,
+        bits: u32,
+        act: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        let _modes = self.modes.write();
+        let mode = stat_at(dir, name)?.mode & 0o7777;
+        tree::chmod_at(dir, name, mode | bits)?;
+        let done = act();
+        tree::chmod_at(dir, name, mode)?;
+        done
+    }
 }

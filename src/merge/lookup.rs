@@ -1,184 +1,358 @@
-//! A name looked up through the layers, top-down.
+//! A name looked up through the layers, top-down. Marks may lead the search to another name (`redirect`), a file's
+//! search goes on to its data (`metacopy`), and a lower hard link to its copy (the index).
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use crate::base::{Name, Result};
-use crate::format::origin::Origin;
-use crate::layer::{DirPlace, LookedUp, Place, look_up, read_dir_marks, read_leaf_marks};
+use super::{Absent, Answer, Data, DirPart, DirView, Found, FoundDir, FoundLeaf, LowerFile, MetaFile, Stack};
+use crate::base::{Errno, Name, Result};
+use crate::format::Redirect;
+use crate::layer::{
+    DirMarks, DirPlace, IndexDir, LeafMarks, LookedUp, Place, look_up, origin_of, read_dir_marks, read_leaf_marks,
+};
 use crate::sys::stat::Stat;
-
-/// One layer's part of a merged directory.
-#[derive(Debug, Clone)]
-pub struct DirPart {
-    /// The directory in its layer.
-    pub place: Arc<DirPlace>,
-    /// Empty files in it may be whiteouts.
-    pub xattr_whiteouts: bool,
-    /// Objects in it may have an `origin`, or their data elsewhere.
-    pub impure: bool,
-}
-
-/// A merged directory: its parts, the topmost first.
-#[derive(Debug, Clone)]
-pub struct DirView {
-    /// The part in the upper layer.
-    pub upper: Option<DirPart>,
-    /// The parts in lower layers, only those that have it.
-    pub lowers: Arc<[DirPart]>,
-}
-
-impl DirView {
-    /// Slot 0 is the upper part, slot k the k-th lower one.
-    fn slots(&self) -> impl Iterator<Item = (usize, &DirPart)> {
-        let lowers = self.lowers.iter().enumerate().map(|(i, part)| (i + 1, part));
-        self.upper.iter().map(|part| (0, part)).chain(lowers)
-    }
-
-    /// All parts with their slots from slot `from` on.
-    pub fn parts(&self, from: usize) -> impl Iterator<Item = (usize, &DirPart)> {
-        self.slots().filter(move |(slot, _)| *slot >= from)
-    }
-
-    /// How many parts it has.
-    pub fn len(&self) -> usize {
-        usize::from(self.upper.is_some()) + self.lowers.len()
-    }
-
-    /// The topmost part.
-    pub fn top(&self) -> Option<&DirPart> {
-        self.upper.as_ref().or_else(|| self.lowers.first())
-    }
-}
-
-/// What the layers say of a name.
-#[allow(clippy::large_enum_variant)] // Lives for one call, on the stack: a box would cost each lookup an allocation.
-pub enum Answer {
-    /// It is seen.
-    Found(Found),
-    /// It is not.
-    Absent(Absent),
-}
-
-/// Why a name is not seen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Absent {
-    /// A whiteout stands in the upper layer.
-    UpperWhiteout,
-    /// No layer has it, or a lower layer hides it.
-    Nowhere,
-}
-
-/// An object that is seen.
-pub enum Found {
-    /// A directory.
-    Dir(FoundDir),
-    /// Anything else.
-    Leaf(FoundLeaf),
-}
-
-/// A directory that is seen.
-pub struct FoundDir {
-    /// Its parts.
-    pub view: DirView,
-    /// The attributes of the topmost part.
-    pub stat: Stat,
-    /// The attributes of the topmost lower part.
-    pub lower: Option<Stat>,
-}
-
-/// An object other than a directory that is seen.
-pub struct FoundLeaf {
-    /// Where it is.
-    pub place: Place,
-    /// Its attributes as they are shown.
-    pub stat: Stat,
-    /// It is in the upper layer.
-    pub upper: bool,
-    /// The object of another layer that it was copied up from.
-    pub origin: Option<Origin>,
-    /// It stands for a 0/0 character device that a user made.
-    pub device: bool,
-}
 
 /// Looks `name` up in a merged directory.
 ///
 /// # Errors
-/// What the layers' system calls say.
-pub fn lookup(dir: &DirView, name: &Name) -> Result<Answer> {
-    lookup_from(dir, name, 0)
+/// `EPERM` for a mark that may not be followed, `EIO` for a metacopy file without data; what the layers' system calls say.
+pub fn lookup(stack: &Stack, dir: &DirView, name: &Name) -> Result<Answer> {
+    lookup_from(stack, dir, name, 0)
 }
 
 /// The same, where the slots before `from` are known not to have the name.
 ///
 /// # Errors
-/// What the layers' system calls say.
-pub fn lookup_from(dir: &DirView, name: &Name, from: usize) -> Result<Answer> {
-    let mut merged = Merged::default();
-    let last = dir.lowers.len();
-    for (slot, part) in dir.parts(from) {
-        match look_up(&part.place, name, part.xattr_whiteouts)? {
-            LookedUp::Nothing => {}
-            LookedUp::Whiteout if slot == 0 && merged.top.is_none() => {
-                return Ok(Answer::Absent(Absent::UpperWhiteout));
-            }
-            LookedUp::Whiteout => break,
-            LookedUp::Object(stat) if stat.is_dir() => {
-                if merged.add(part, name, slot, stat, slot < last)? {
+/// As [`lookup`].
+pub fn lookup_from(stack: &Stack, dir: &DirView, name: &Name, from: usize) -> Result<Answer> {
+    let mut search = Search { stack, want: Want::Name(name.clone()), found: None, data_wanted: false, stop: false };
+    for (_, part) in dir.parts(from) {
+        if let Some(hidden) = search.look(part)? {
+            return Ok(Answer::Absent(hidden));
+        }
+        if search.stop {
+            break;
+        }
+        if let Want::Path(_) = search.want {
+            // An absolute redirect: on from the roots of the layers below, in which the directory may have no part.
+            for root in stack.below(part.level) {
+                search.look(root)?;
+                if search.stop {
                     break;
                 }
             }
-            // A file below a directory hides what is further down.
-            LookedUp::Object(_) if merged.top.is_some() => break,
-            LookedUp::Object(stat) => return leaf(part, name, slot == 0, stat),
+            break;
         }
     }
-    Ok(merged.answer())
+    search.answer()
+}
+
+/// What is looked for in the next layer.
+enum Want {
+    /// This name, in the directory's parts.
+    Name(Name),
+    /// What stands at this path, never empty, from the layer's root.
+    Path(Vec<Name>),
+}
+
+impl Want {
+    /// What a redirect on the object at component `at` makes of it.
+    fn redirected(&self, at: usize, redirect: &Redirect) -> Self {
+        let rest = match self {
+            Self::Name(_) => &[],
+            Self::Path(path) => path.get(at + 1..).unwrap_or_default(),
+        };
+        match (self, redirect) {
+            (_, Redirect::Absolute(path)) => Self::Path([path, rest].concat()),
+            (Self::Name(_), Redirect::Relative(name)) => Self::Name(name.clone()),
+            (Self::Path(path), Redirect::Relative(name)) => {
+                let before = path.get(..at).unwrap_or_default();
+                Self::Path([before, std::slice::from_ref(name), rest].concat())
+            }
+        }
+    }
+
+    /// The component that a redirect on the object itself is for.
+    fn last(&self) -> usize {
+        match self {
+            Self::Name(_) => 0,
+            Self::Path(path) => path.len().saturating_sub(1),
+        }
+    }
+}
+
+/// A search on its way down.
+struct Search<'a> {
+    stack: &'a Stack,
+    want: Want,
+    found: Option<Partial>,
+    /// A file was found whose data is further down.
+    data_wanted: bool,
+    /// Nothing further down counts.
+    stop: bool,
+}
+
+/// What was found so far.
+#[allow(clippy::large_enum_variant)] // Lives on the stack for one lookup.
+enum Partial {
+    Dir(Merged),
+    Leaf(FoundLeaf),
 }
 
 /// A merged directory as it is put together.
-#[derive(Default)]
 struct Merged {
-    top: Option<Stat>,
+    top: Stat,
     lower: Option<Stat>,
     upper: Option<DirPart>,
+    redirect: Option<Redirect>,
     lowers: Vec<DirPart>,
 }
 
-impl Merged {
-    /// Adds a part; true where nothing below shows through it.
-    fn add(&mut self, within: &DirPart, name: &Name, slot: usize, stat: Stat, below: bool) -> Result<bool> {
-        let place = within.place.child(name, stat.ino);
-        let marks = read_dir_marks(&place, within.place.fd()?.as_fd(), name.as_c_str(), below)?;
-        self.top.get_or_insert(stat);
-        // An upper that writes xattr whiteouts has them everywhere.
-        let xattr_whiteouts = marks.xattr_whiteouts || (slot == 0 && within.xattr_whiteouts);
-        let part = DirPart { place, xattr_whiteouts, impure: marks.impure };
-        if slot == 0 {
-            self.upper = Some(part);
-        } else {
-            self.lower.get_or_insert(stat);
-            self.lowers.push(part);
+impl Search<'_> {
+    /// Looks into one layer. `Some` where its whiteout in the upper layer decides at once.
+    fn look(&mut self, part: &DirPart) -> Result<Option<Absent>> {
+        let reached;
+        let (dir, name) = match &self.want {
+            Want::Name(name) => (part, name.clone()),
+            Want::Path(path) => {
+                let (Some(name), path) = (path.last().cloned(), path.clone()) else { return Ok(None) };
+                match self.descend(part, path)? {
+                    Some(dir) => reached = dir,
+                    None => return Ok(None),
+                }
+                (&reached, name)
+            }
+        };
+        match look_up(&dir.place, &name, dir.xattr_whiteouts)? {
+            LookedUp::Nothing => {}
+            LookedUp::Whiteout if part.level == 0 && self.found.is_none() => return Ok(Some(Absent::UpperWhiteout)),
+            LookedUp::Whiteout => self.stop = true,
+            LookedUp::Object(stat) => self.object(dir, &name, stat)?,
         }
-        Ok(marks.opaque)
+        Ok(None)
     }
 
-    fn answer(self) -> Answer {
-        let Some(stat) = self.top else { return Answer::Absent(Absent::Nowhere) };
-        let view = DirView { upper: self.upper, lowers: self.lowers.into() };
-        Answer::Found(Found::Dir(FoundDir { view, stat, lower: self.lower }))
+    /// The directory of a layer that holds the last component of `path`; `None` where the layer has no such thing.
+    ///
+    /// What the directories on the way say counts as it does for a name that is looked up in them one by one.
+    fn descend(&mut self, root: &DirPart, path: Vec<Name>) -> Result<Option<DirPart>> {
+        let mut dir = root.clone();
+        for (at, name) in path.iter().enumerate().take(path.len() - 1) {
+            match look_up(&dir.place, name, dir.xattr_whiteouts)? {
+                LookedUp::Nothing => return Ok(None),
+                LookedUp::Object(stat) if stat.is_dir() => {
+                    let (part, marks) = self.dir_part(&dir, name, &stat)?;
+                    self.stop |= marks.opaque;
+                    if let Some(redirect) = &marks.redirect {
+                        self.follow(at, redirect)?;
+                    }
+                    dir = part;
+                }
+                LookedUp::Object(_) | LookedUp::Whiteout => {
+                    self.stop = true;
+                    return Ok(None);
+                }
+            }
+        }
+        Ok(Some(dir))
+    }
+
+    /// The directory `name` of a part, with its marks.
+    fn dir_part(&self, within: &DirPart, name: &Name, stat: &Stat) -> Result<(DirPart, DirMarks)> {
+        let place = within.place.child(name, stat.ino);
+        let below = within.level < self.stack.last();
+        let marks = read_dir_marks(&place, within.place.fd()?.as_fd(), name.as_c_str(), below)?;
+        // An upper that writes xattr whiteouts has them everywhere.
+        let xattr_whiteouts = marks.xattr_whiteouts || (within.level == 0 && within.xattr_whiteouts);
+        Ok((DirPart { place, level: within.level, xattr_whiteouts, impure: marks.impure }, marks))
+    }
+
+    /// A redirect on the object at component `at`: the layers below are searched for another name.
+    fn follow(&mut self, at: usize, redirect: &Redirect) -> Result<()> {
+        if !self.stack.follow_redirect {
+            log::warn!("a redirect to {redirect:?} is not followed (redirect_dir=nofollow)");
+            return Err(Errno::EPERM);
+        }
+        self.want = self.want.redirected(at, redirect);
+        if let Redirect::Absolute(_) = redirect {
+            // What an opaque directory on the way hid does not matter any more.
+            self.stop = false;
+        }
+        Ok(())
+    }
+
+    fn object(&mut self, dir: &DirPart, name: &Name, stat: Stat) -> Result<()> {
+        match &self.found {
+            Some(Partial::Leaf(_)) => self.data(dir, name, stat),
+            _ if stat.is_dir() => self.dir(dir, name, stat),
+            // A file below a directory hides what is further down.
+            Some(Partial::Dir(_)) => {
+                self.stop = true;
+                Ok(())
+            }
+            None => self.leaf(dir, name, stat),
+        }
+    }
+
+    fn dir(&mut self, within: &DirPart, name: &Name, stat: Stat) -> Result<()> {
+        let (part, marks) = self.dir_part(within, name, &stat)?;
+        let none = || Merged { top: stat, lower: None, upper: None, redirect: None, lowers: Vec::new() };
+        let Partial::Dir(merged) = self.found.get_or_insert_with(|| Partial::Dir(none())) else { return Ok(()) };
+        if part.level == 0 {
+            merged.upper = Some(part);
+            merged.redirect.clone_from(&marks.redirect);
+        } else {
+            merged.lower.get_or_insert(stat);
+            merged.lowers.push(part);
+        }
+        self.stop |= marks.opaque;
+        match &marks.redirect {
+            Some(redirect) => self.follow(self.want.last(), redirect),
+            None => Ok(()),
+        }
+    }
+
+    /// The first object that is no directory: it is what is seen.
+    fn leaf(&mut self, dir: &DirPart, name: &Name, stat: Stat) -> Result<()> {
+        if dir.level > 0
+            && let Some((entry, stat_of_copy, index)) = self.indexed(&dir.place, name, &stat)?
+        {
+            return self.copied_leaf(dir, name, stat, (entry, stat_of_copy, index));
+        }
+        let marks = read_leaf_marks(&dir.place, name, &stat, dir.impure)?;
+        let place = Place { dir: dir.place.clone(), name: name.clone() };
+        let upper = dir.level == 0;
+        let index = if upper { self.index_entry(&marks, &stat)? } else { None };
+        let (mut leaf, redirect) = make_leaf(place, stat, marks, upper);
+        (leaf.named, leaf.index) = (upper, index);
+        self.expect_data(&leaf)?;
+        self.found = Some(Partial::Leaf(leaf));
+        match redirect {
+            Some(redirect) if self.data_wanted => self.follow(self.want.last(), &redirect),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the search goes on to the data of a file.
+    fn expect_data(&mut self, leaf: &FoundLeaf) -> Result<()> {
+        self.data_wanted = leaf.meta.is_some();
+        self.stop = !self.data_wanted;
+        if self.data_wanted && !self.stack.follow_metacopy {
+            log::warn!("{:?} has its data in another layer, which is not followed (metacopy=off)", leaf.place);
+            return Err(Errno::EPERM);
+        }
+        Ok(())
+    }
+
+    /// The copy of a lower hard link, if the index has one.
+    fn indexed(&self, dir: &DirPlace, name: &Name, stat: &Stat) -> Result<Option<(Place, Stat, Name)>> {
+        let Some(index) = self.stack.index.as_ref().filter(|_| stat.nlink > 1) else { return Ok(None) };
+        let Some(origin) = origin_of(&dir.layer, dir.fd()?.as_fd(), name.as_c_str()) else { return Ok(None) };
+        let Ok(entry) = IndexDir::name(&origin) else { return Ok(None) };
+        let Some(copy) = index.find(&entry)? else { return Ok(None) };
+        if copy.is_whiteout() {
+            return Err(Errno::ESTALE);
+        }
+        if copy.kind() != stat.kind() {
+            log::warn!("the index has an object of another type for {name:?} in {dir:?}");
+            return Err(Errno::EIO);
+        }
+        Ok(Some((index.place(&entry), copy, entry)))
+    }
+
+    /// A lower name whose file was copied up under another one: the copy is what is seen.
+    fn copied_leaf(&mut self, dir: &DirPart, name: &Name, lower: Stat, copy: (Place, Stat, Name)) -> Result<()> {
+        let (place, stat, index) = copy;
+        let marks = read_leaf_marks(&place.dir, &place.name, &stat, true)?;
+        let (mut leaf, _) = make_leaf(place, stat, marks, true);
+        leaf.index = Some(index);
+        self.expect_data(&leaf)?;
+        leaf.lower = Some(LowerFile { place: Place { dir: dir.place.clone(), name: name.clone() }, stat: lower });
+        let wants_data = self.data_wanted;
+        self.found = Some(Partial::Leaf(leaf));
+        if wants_data { self.data(dir, name, lower) } else { Ok(()) }
+    }
+
+    /// The index entry that an upper object is a link of.
+    fn index_entry(&self, marks: &LeafMarks, stat: &Stat) -> Result<Option<Name>> {
+        let (Some(index), Some(origin), Some(_)) = (&self.stack.index, &marks.origin, &marks.nlink) else {
+            return Ok(None);
+        };
+        let Ok(entry) = IndexDir::name(&origin.encode()) else { return Ok(None) };
+        let same = index.find(&entry)?.is_some_and(|found| (found.dev, found.ino) == (stat.dev, stat.ino));
+        Ok(same.then_some(entry))
+    }
+
+    /// An object where the data of a file is looked for.
+    fn data(&mut self, dir: &DirPart, name: &Name, stat: Stat) -> Result<()> {
+        if !stat.is_file() {
+            self.stop = true;
+            return Ok(());
+        }
+        let marks = read_leaf_marks(&dir.place, name, &stat, dir.impure)?;
+        let Some(Partial::Leaf(leaf)) = &mut self.found else { return Ok(()) };
+        let file = LowerFile { place: Place { dir: dir.place.clone(), name: name.clone() }, stat };
+        if leaf.upper {
+            leaf.lower.get_or_insert_with(|| file.clone());
+        }
+        if marks.metacopy.is_some() {
+            return match &marks.redirect {
+                Some(redirect) => self.follow(self.want.last(), redirect),
+                None => Ok(()),
+            };
+        }
+        if let Some(meta) = &mut leaf.meta {
+            leaf.stat.blocks = file.stat.blocks;
+            meta.data = Data::At(file);
+        }
+        self.data_wanted = false;
+        self.stop = true;
+        Ok(())
+    }
+
+    fn answer(self) -> Result<Answer> {
+        let mut leaf = match self.found {
+            None => return Ok(Answer::Absent(Absent::Nowhere)),
+            Some(Partial::Dir(dir)) => {
+                let view = DirView { upper: dir.upper, redirect: dir.redirect, lowers: dir.lowers.into() };
+                return Ok(Answer::Found(Found::Dir(FoundDir { view, stat: dir.top, lower: dir.lower })));
+            }
+            Some(Partial::Leaf(leaf)) => leaf,
+        };
+        if self.data_wanted
+            && let Some(meta) = &mut leaf.meta
+        {
+            let Want::Path(path) = self.want else { return dangling(&leaf) };
+            if self.stack.data_only.is_empty() {
+                return dangling(&leaf);
+            }
+            meta.data = Data::Beneath(path.into());
+            leaf.stat.blocks = leaf.stat.size.div_ceil(512);
+        }
+        Ok(Answer::Found(Found::Leaf(leaf)))
     }
 }
 
-fn leaf(part: &DirPart, name: &Name, upper: bool, mut stat: Stat) -> Result<Answer> {
-    let marks = read_leaf_marks(&part.place, name, &stat, part.impure)?;
+fn dangling(leaf: &FoundLeaf) -> Result<Answer> {
+    log::warn!("{:?} has its data in another layer, and no layer has it", leaf.place);
+    Err(Errno::EIO)
+}
+
+fn make_leaf(place: Place, mut stat: Stat, marks: LeafMarks, upper: bool) -> (FoundLeaf, Option<Redirect>) {
     if marks.device {
         stat.mode = libc::S_IFCHR | (stat.mode & 0o7777);
         stat.rdev = 0;
     }
-    let place = Place { dir: part.place.clone(), name: name.clone() };
-    let (origin, device) = (marks.origin, marks.device);
-    Ok(Answer::Found(Found::Leaf(FoundLeaf { place, stat, upper, origin, device })))
+    // Where it is the search will tell.
+    let nowhere = || Data::Beneath(Arc::new([]));
+    let redirect = marks.redirect;
+    let meta = marks
+        .metacopy
+        .map(|metacopy| MetaFile { data: nowhere(), digest: metacopy.digest, redirect: redirect.clone() });
+    let (origin, device, nlink) = (marks.origin, marks.device, marks.nlink);
+    let leaf =
+        FoundLeaf { place, stat, upper, named: false, origin, device, meta, index: None, nlink, lower: None };
+    (leaf, redirect)
 }
 
 /// Whether a lower layer shows `name` in this directory: then its removal needs a whiteout.
@@ -200,9 +374,9 @@ pub fn lower_has(dir: &DirView, name: &Name) -> Result<bool> {
 ///
 /// # Errors
 /// What the system calls say.
-pub fn root_part(root: &Arc<DirPlace>, below: bool) -> Result<(DirPart, crate::layer::DirMarks)> {
+pub fn root_part(root: &Arc<DirPlace>, level: usize, below: bool) -> Result<(DirPart, bool)> {
     let fd = root.open()?;
     let marks = read_dir_marks(root, fd.as_fd(), c".", below)?;
-    let part = DirPart { place: root.clone(), xattr_whiteouts: marks.xattr_whiteouts, impure: marks.impure };
-    Ok((part, marks))
+    let part = DirPart { place: root.clone(), level, xattr_whiteouts: marks.xattr_whiteouts, impure: marks.impure };
+    Ok((part, marks.opaque))
 }

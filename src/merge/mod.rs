@@ -1,9 +1,11 @@
 //! What is seen: the stateless part of the union. It asks layers and decides; it keeps nothing and changes nothing.
 
+mod found;
 mod list;
 mod lookup;
+mod stack;
 
 pub use list::{CookieKey, Listed, Listing, list};
-pub use lookup::{
-    Absent, Answer, DirPart, DirView, Found, FoundDir, FoundLeaf, lookup, lookup_from, lower_has, root_part,
-};
+pub use found::{Absent, Answer, Data, DirPart, DirView, Found, FoundDir, FoundLeaf, LowerFile, MetaFile};
+pub use lookup::{lookup, lookup_from, lower_has, root_part};
+pub use stack::Stack;

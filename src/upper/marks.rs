@@ -7,11 +7,10 @@ use super::metadata::Staged;
 use super::{Upper, WhiteoutStyle};
 use crate::base::{Errno, Result};
 use crate::format::mark::{DEVICE_VALUE, Mark};
-use crate::format::origin::Origin;
-use crate::format::wh;
-use crate::layer::Layer;
+use crate::format::{Metacopy, Nlink, Redirect, wh};
+use crate::layer::{Layer, origin_of};
 use crate::sys::path::{OFlags, open_beneath};
-use crate::sys::{handle, tree, xattr};
+use crate::sys::{tree, xattr};
 
 impl Upper {
     /// Makes a directory of the upper layer opaque: nothing of the layers below shows through it.
@@ -65,23 +64,95 @@ impl Upper {
         xattr::set_at(dir, name, namespace.key(Mark::Device), DEVICE_VALUE, 0)
     }
 
-    /// Writes on a staged object which lower object it is a copy of. True where the mark tells its number.
+    /// Writes on a staged object which lower object it is a copy of. The value of the mark where it tells its number.
     ///
     /// # Errors
-    /// `ENOSPC`, `EIO`; a layer or an object that takes no such mark is no error.
-    pub fn set_origin(&self, to: Staged<'_>, layer: &Layer, dir: BorrowedFd<'_>, name: &CStr) -> Result<bool> {
-        let Some(namespace) = self.namespace() else { return Ok(false) };
+    /// `EIO`; a layer or an object that takes no such mark is no error.
+    pub fn set_origin(
+        &self,
+        to: Staged<'_>,
+        layer: &Layer,
+        dir: BorrowedFd<'_>,
+        name: &CStr,
+    ) -> Result<Option<Vec<u8>>> {
+        let Some(namespace) = self.namespace() else { return Ok(None) };
         // Without a handle the mark is empty: "copied up, from where is unknown".
-        let origin = match handle::handle_at(dir, name) {
-            Ok(handle) => Origin::new(handle.kind, layer.uuid, &handle.bytes).map(|origin| origin.encode()),
-            Err(_) => None,
-        };
-        let known = origin.is_some();
-        match to.set_xattr(namespace.key(Mark::Origin), &origin.unwrap_or_default()) {
-            Ok(()) => Ok(known),
-            // user.* does not go on symlinks and devices; a file system's room for xattrs may be full.
-            Err(Errno::EPERM | Errno::EOPNOTSUPP | Errno::ENOSPC | Errno::ERANGE | Errno::E2BIG) => Ok(false),
-            Err(errno) => Err(errno),
+        let origin = origin_of(layer, dir, name);
+        let value = origin.as_deref().unwrap_or_default();
+        // user.* does not go on symlinks and devices; a file system's room for xattrs may be full.
+        Ok(fits(to.set_xattr(namespace.key(Mark::Origin), value))?.and(origin))
+    }
+
+    /// Says on a staged file that its data stays in a layer below; false where there is no room for that.
+    ///
+    /// # Errors
+    /// `EIO`
+    pub fn set_metacopy(&self, to: Staged<'_>, mark: &Metacopy) -> Result<bool> {
+        let Some(namespace) = self.namespace() else { return Ok(false) };
+        Ok(fits(to.set_xattr(namespace.key(Mark::Metacopy), &mark.encode()))?.is_some())
+    }
+
+    /// Says that the file `name` of the upper layer has its data itself.
+    ///
+    /// # Errors
+    /// What `removexattr(2)` says.
+    pub fn clear_metacopy(&self, dir: BorrowedFd<'_>, name: &CStr) -> Result<()> {
+        let Some(namespace) = self.namespace() else { return Ok(()) };
+        self.marked(dir, name, || xattr::remove_at(dir, name, namespace.key(Mark::Metacopy)))
+    }
+
+    /// Says where the layers below have what `name` in `dir` stands for; false where there is no room for that.
+    ///
+    /// # Errors
+    /// `EIO`
+    pub fn set_redirect(&self, dir: BorrowedFd<'_>, name: &CStr, to: &Redirect) -> Result<bool> {
+        let Some(namespace) = self.namespace() else { return Ok(false) };
+        let value = to.encode();
+        // What would not be read again.
+        if Redirect::parse(&value).as_ref() != Ok(to) {
+            return Ok(false);
         }
+        let set = || xattr::set_at(dir, name, namespace.key(Mark::Redirect), &value, 0);
+        Ok(fits(self.marked(dir, name, set))?.is_some())
+    }
+
+    /// Says on a staged object how many links the union has of it.
+    ///
+    /// # Errors
+    /// What `setxattr(2)` says.
+    pub fn stage_nlink(&self, to: Staged<'_>, mark: &Nlink) -> Result<()> {
+        let namespace = self.namespace().ok_or(Errno::EOPNOTSUPP)?;
+        to.set_xattr(namespace.key(Mark::Nlink), &mark.encode())
+    }
+
+    /// Says on the object `name` in `dir` how many links the union has of it.
+    ///
+    /// # Errors
+    /// What `setxattr(2)` says.
+    pub fn set_nlink(&self, dir: BorrowedFd<'_>, name: &CStr, mark: &Nlink) -> Result<()> {
+        let namespace = self.namespace().ok_or(Errno::EOPNOTSUPP)?;
+        self.marked(dir, name, || xattr::set_at(dir, name, namespace.key(Mark::Nlink), &mark.encode(), 0))
+    }
+
+    /// Changes a mark of an object whose mode may forbid its owner to.
+    ///
+    /// # Errors
+    /// What `change` says.
+    pub fn marked(&self, dir: BorrowedFd<'_>, name: &CStr, change: impl Fn() -> Result<()>) -> Result<()> {
+        match change() {
+            Err(Errno::EACCES) => self.root.layer.widened(dir, name, 0o600, change),
+            done => done,
+        }
+    }
+}
+
+/// `None` where an object or its file system takes no such mark, or has no room for it.
+fn fits(set: Result<()>) -> Result<Option<()>> {
+    match set {
+        Ok(()) => Ok(Some(())),
+        Err(Errno::EPERM | Errno::EOPNOTSUPP | Errno::ENOSPC | Errno::EDQUOT | Errno::ERANGE | Errno::E2BIG) => {
+            Ok(None)
+        }
+        Err(errno) => Err(errno),
     }
 }

@@ -3,6 +3,7 @@
 
 mod content;
 mod features;
+mod index;
 mod marks;
 mod metadata;
 mod stage;
@@ -11,6 +12,7 @@ mod workdir;
 
 pub use content::copy_data;
 pub use features::Features;
+pub use index::{Belongings, IndexError};
 pub use metadata::{Metadata, Staged, clear_privileges};
 pub use stage::{Nursery, Temp, Widened, relocate};
 pub use workdir::{WorkError, Workdir, remove};
@@ -20,7 +22,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use crate::base::Result;
-use crate::base::config::Fsync;
+use crate::base::config::{Fsync, Verity};
 use crate::base::sync::Mutex;
 use crate::format::mark::Namespace;
 pub use crate::format::mark::WhiteoutStyle;
@@ -39,17 +41,34 @@ pub struct Upper {
     pub style: WhiteoutStyle,
     /// When what is changed is on disk.
     pub fsync: Fsync,
+    /// A directory that has lower parts can be renamed.
+    pub redirect: bool,
+    /// A change of metadata copies no data.
+    pub metacopy: bool,
+    /// Whose digests go into the marks of files whose data stays below.
+    pub verity: Verity,
     /// A whiteout in workdir of which others are links.
     whiteout: Mutex<Option<CString>>,
     _lock: Vec<OwnedFd>,
 }
 
+/// What an upper layer is to do, as far as it can.
+#[derive(Debug, Clone, Copy)]
+#[allow(missing_docs)]
+pub struct Does {
+    pub fsync: Fsync,
+    pub redirect: bool,
+    pub metacopy: bool,
+    pub verity: Verity,
+}
+
 impl Upper {
     /// An upper layer on a prepared workdir.
-    pub fn new(root: Arc<DirPlace>, workdir: Workdir, features: Features, fsync: Fsync) -> Self {
-        let style = features.whiteout_style();
+    pub fn new(root: Arc<DirPlace>, workdir: Workdir, features: Features, style: WhiteoutStyle, does: Does) -> Self {
         let (work, lock) = workdir.into_parts();
-        Self { root, work, features, style, fsync, whiteout: Mutex::new(None), _lock: lock }
+        let Does { fsync, redirect, metacopy, verity } = does;
+        let whiteout = Mutex::new(None);
+        Self { root, work, features, style, fsync, redirect, metacopy, verity, whiteout, _lock: lock }
     }
 
     /// Where changes are staged.

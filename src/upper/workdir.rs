@@ -181,7 +181,7 @@ fn unlink_in(dir: BorrowedFd<'_>, name: &CStr) -> Result<()> {
     }
 }
 
-fn children(dir: BorrowedFd<'_>) -> Result<Vec<(CString, Kind)>> {
+pub(super) fn children(dir: BorrowedFd<'_>) -> Result<Vec<(CString, Kind)>> {
     let mut found = Vec::new();
     let mut unknown = Vec::new();
     dirent::read_dir(dir, &mut |entry| match entry.kind {

@@ -1,0 +1,156 @@
+//! What a lookup answers.
+
+use std::sync::Arc;
+
+use crate::base::Name;
+use crate::format::metacopy::Digest;
+use crate::format::origin::Origin;
+use crate::format::{Nlink, Redirect};
+use crate::layer::{DirPlace, Place};
+use crate::sys::stat::Stat;
+
+/// One layer's part of a merged directory.
+#[derive(Debug, Clone)]
+pub struct DirPart {
+    /// The directory in its layer.
+    pub place: Arc<DirPlace>,
+    /// The layer's position in the stack: 0 is the upper one.
+    pub level: usize,
+    /// Empty files in it may be whiteouts.
+    pub xattr_whiteouts: bool,
+    /// Objects in it may have an `origin`, or their data elsewhere.
+    pub impure: bool,
+}
+
+/// A merged directory: its parts, the topmost first.
+#[derive(Debug, Clone)]
+pub struct DirView {
+    /// The part in the upper layer.
+    pub upper: Option<DirPart>,
+    /// The upper part's mark: where the lower parts are, if not under its own name.
+    pub redirect: Option<Redirect>,
+    /// The parts in lower layers, only those that have it.
+    pub lowers: Arc<[DirPart]>,
+}
+
+impl DirView {
+    /// Slot 0 is the upper part, slot k the k-th lower one.
+    fn slots(&self) -> impl Iterator<Item = (usize, &DirPart)> {
+        let lowers = self.lowers.iter().enumerate().map(|(i, part)| (i + 1, part));
+        self.upper.iter().map(|part| (0, part)).chain(lowers)
+    }
+
+    /// All parts with their slots from slot `from` on.
+    pub fn parts(&self, from: usize) -> impl Iterator<Item = (usize, &DirPart)> {
+        self.slots().filter(move |(slot, _)| *slot >= from)
+    }
+
+    /// How many parts it has.
+    pub fn len(&self) -> usize {
+        usize::from(self.upper.is_some()) + self.lowers.len()
+    }
+
+    /// The topmost part.
+    pub fn top(&self) -> Option<&DirPart> {
+        self.upper.as_ref().or_else(|| self.lowers.first())
+    }
+}
+
+/// What the layers say of a name.
+#[allow(clippy::large_enum_variant)] // Lives for one call, on the stack: a box would cost each lookup an allocation.
+pub enum Answer {
+    /// It is seen.
+    Found(Found),
+    /// It is not.
+    Absent(Absent),
+}
+
+/// Why a name is not seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Absent {
+    /// A whiteout stands in the upper layer.
+    UpperWhiteout,
+    /// No layer has it, or a lower layer hides it.
+    Nowhere,
+}
+
+/// An object that is seen.
+#[allow(clippy::large_enum_variant)] // As above.
+pub enum Found {
+    /// A directory.
+    Dir(FoundDir),
+    /// Anything else.
+    Leaf(FoundLeaf),
+}
+
+/// A directory that is seen.
+pub struct FoundDir {
+    /// Its parts.
+    pub view: DirView,
+    /// The attributes of the topmost part.
+    pub stat: Stat,
+    /// The attributes of the topmost lower part.
+    pub lower: Option<Stat>,
+}
+
+/// An object other than a directory that is seen.
+pub struct FoundLeaf {
+    /// Where it is. For a lower name whose file was copied up under another one: in the index.
+    pub place: Place,
+    /// Its attributes as they are shown.
+    pub stat: Stat,
+    /// It is an object of the upper layer.
+    pub upper: bool,
+    /// It stands in the upper layer under this very name.
+    pub named: bool,
+    /// The object of another layer that it was copied up from.
+    pub origin: Option<Origin>,
+    /// It stands for a 0/0 character device that a user made.
+    pub device: bool,
+    /// Its data is elsewhere.
+    pub meta: Option<MetaFile>,
+    /// Its entry in the index.
+    pub index: Option<Name>,
+    /// The links that the union has of it, as its mark says.
+    pub nlink: Option<Nlink>,
+    /// The topmost lower object under this name, where one was looked for.
+    pub lower: Option<LowerFile>,
+}
+
+impl FoundLeaf {
+    /// The links that the union has of it, where they are not the object's own.
+    pub fn links(&self) -> Option<u32> {
+        self.index.as_ref()?;
+        // A mark that says nothing sensible leaves the object's own, as in the kernel.
+        self.nlink.as_ref()?.links(self.stat.nlink, self.lower.as_ref().map(|lower| lower.stat.nlink))
+    }
+}
+
+/// An object of a lower layer.
+#[derive(Debug, Clone)]
+pub struct LowerFile {
+    /// Where it is.
+    pub place: Place,
+    /// Its attributes.
+    pub stat: Stat,
+}
+
+/// A file whose metadata is here and whose data is in a layer below.
+#[derive(Debug, Clone)]
+pub struct MetaFile {
+    /// Where the data is.
+    pub data: Data,
+    /// What the data must be.
+    pub digest: Option<Digest>,
+    /// The mark that leads there, if the name does not.
+    pub redirect: Option<Redirect>,
+}
+
+/// Where the bytes of a metacopy file are.
+#[derive(Debug, Clone)]
+pub enum Data {
+    /// In this file of a lower layer.
+    At(LowerFile),
+    /// Beneath this path in the data-only layers, where it is looked for when it is first needed.
+    Beneath(Arc<[Name]>),
+}

@@ -1,0 +1,62 @@
+//! The stack of layers: where an absolute path starts, and what marks may lead to.
+
+use std::sync::Arc;
+
+use super::DirPart;
+use crate::base::config::Verity;
+use crate::base::{Errno, Name, Result};
+use crate::layer::{DirPlace, IndexDir, Place};
+use crate::sys::stat::Stat;
+
+/// All that a lookup needs besides the directory that it looks in. A layer's role is its position here.
+#[derive(Debug, Default)]
+pub struct Stack {
+    /// The roots of the ordinary lower layers, the topmost first: the part at `k` has level `k + 1`.
+    pub lowers: Arc<[DirPart]>,
+    /// The roots of the layers that hold the data of metacopy files only.
+    pub data_only: Vec<Arc<DirPlace>>,
+    /// The copied-up hard links.
+    pub index: Option<IndexDir>,
+    /// Marks `redirect` are followed; else an object that has one is refused.
+    pub follow_redirect: bool,
+    /// Marks `metacopy` are followed; else a file that has one is refused.
+    pub follow_metacopy: bool,
+    /// What the digest in a mark `metacopy` is for.
+    pub verity: Verity,
+}
+
+impl Stack {
+    /// The roots below `level`, the topmost first.
+    pub fn below(&self, level: usize) -> impl Iterator<Item = &DirPart> {
+        self.lowers.iter().filter(move |root| root.level > level)
+    }
+
+    /// The level of the lowest ordinary layer.
+    pub fn last(&self) -> usize {
+        self.lowers.last().map_or(0, |root| root.level)
+    }
+
+    /// The regular file at `path` in the data-only layers: the topmost that has one.
+    ///
+    /// # Errors
+    /// `EIO` where none has.
+    pub fn find_data(&self, path: &[Name]) -> Result<(Place, Stat)> {
+        let found = self.data_only.iter().find_map(|root| beneath(root, path));
+        found.ok_or_else(|| {
+            log::warn!("no data-only layer has the data of a metacopy file: {path:?}");
+            Errno::EIO
+        })
+    }
+}
+
+/// The regular file at `path` beneath a root. What cannot be reached is not there.
+fn beneath(root: &Arc<DirPlace>, path: &[Name]) -> Option<(Place, Stat)> {
+    let (name, dirs) = path.split_last()?;
+    let mut dir = root.clone();
+    for component in dirs {
+        let stat = dir.stat(component).ok().flatten().filter(Stat::is_dir)?;
+        dir = dir.child(component, stat.ino);
+    }
+    let stat = dir.stat(name).ok().flatten().filter(Stat::is_file)?;
+    Some((Place { dir, name: name.clone() }, stat))
+}

@@ -1,0 +1,158 @@
+//! Writing the index of copied-up hard links, and taking it over from an earlier mount.
+//!
+//! Checks and clean-up are those of the kernel's OverlayFS (`Documentation/filesystems/overlayfs.rst`, "inode index").
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use super::workdir::{children, remove};
+use crate::base::{Errno, Result};
+use crate::format::mark::{Mark, Namespace};
+use crate::format::{Nlink, Origin, parse_index_name};
+use crate::layer::{Layer, origin_of};
+use crate::sys::handle::handle_at;
+use crate::sys::path::{OFlags, open_beneath};
+use crate::sys::stat::{Kind, stat_at};
+use crate::sys::{tree, xattr};
+
+const INDEX: &CStr = c"index";
+
+/// Why there can be no index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IndexError {
+    /// The upper layer was indexed over another lower layer.
+    OtherLower,
+    /// The index belongs to another upper layer.
+    OtherUpper,
+    /// An entry that no overlay has made.
+    Foreign(String),
+    /// The lower layer's or the upper layer's file system does not name its objects.
+    NoHandles,
+    /// A system call failed.
+    Failed(Errno),
+}
+
+impl From<Errno> for IndexError {
+    fn from(errno: Errno) -> Self {
+        Self::Failed(errno)
+    }
+}
+
+/// What the index has to fit.
+pub struct Belongings<'a> {
+    /// `workdir`
+    pub workdir: BorrowedFd<'a>,
+    /// The upper layer and its root.
+    pub upper: (&'a Layer, BorrowedFd<'a>),
+    /// The topmost lower layer and its root.
+    pub lower: (&'a Layer, BorrowedFd<'a>),
+    /// Where the marks are.
+    pub namespace: Namespace,
+}
+
+impl Belongings<'_> {
+    /// Makes or takes over `workdir/index`: it must belong to these layers; what is left of earlier mounts goes. Nothing
+    /// is changed before all is checked.
+    ///
+    /// # Errors
+    /// [`IndexError`]
+    pub fn open(&self) -> std::result::Result<OwnedFd, IndexError> {
+        let (lower, upper) = (self.lower_mark()?, self.upper_mark()?);
+        let root = self.upper.1;
+        let origin_known = self.verify(root, Mark::Origin, &lower, IndexError::OtherLower)?;
+        match tree::mkdir_at(self.workdir, INDEX, 0o700) {
+            Ok(()) => {}
+            // The kernel leaves it with mode 0000, which its owner cannot look into without privilege.
+            Err(Errno::EEXIST) => tree::chmod_at(self.workdir, INDEX, 0o700)?,
+            Err(errno) => return Err(errno.into()),
+        }
+        let index = open_beneath(self.workdir, INDEX, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let at = index.as_fd();
+        // Old kernels kept the upper layer's mark there.
+        if let Some(old) = xattr::get_at(at, c".", self.key(Mark::Origin))?.filter(|old| !old.is_empty())
+            && Origin::decode(&old) != Origin::decode(&upper)
+        {
+            return Err(IndexError::OtherUpper);
+        }
+        let upper_known = self.verify(at, Mark::Upper, &upper, IndexError::OtherUpper)?;
+        let left = self.check(at)?;
+        if !origin_known {
+            xattr::set_at(root, c".", self.key(Mark::Origin), &lower, 0)?;
+        }
+        if !upper_known {
+            xattr::set_at(at, c".", self.key(Mark::Upper), &upper, 0)?;
+        }
+        for (name, kind) in left {
+            log::info!("index: {} is left of an earlier mount and goes", name.to_string_lossy());
+            remove(at, &name, kind)?;
+        }
+        Ok(index)
+    }
+
+    fn key(&self, mark: Mark) -> &'static CStr {
+        self.namespace.key(mark)
+    }
+
+    fn lower_mark(&self) -> std::result::Result<Vec<u8>, IndexError> {
+        origin_of(self.lower.0, self.lower.1, c".").ok_or(IndexError::NoHandles)
+    }
+
+    fn upper_mark(&self) -> std::result::Result<Vec<u8>, IndexError> {
+        let handle = handle_at(self.upper.1, c".").map_err(|_| IndexError::NoHandles)?;
+        let origin = Origin::new(handle.kind, self.upper.0.uuid, &handle.bytes).ok_or(IndexError::NoHandles)?;
+        Ok(origin.encode_upper())
+    }
+
+    /// Whether the mark stands there already; it must then be this one. An empty one says nothing.
+    fn verify(
+        &self,
+        dir: BorrowedFd<'_>,
+        mark: Mark,
+        expected: &[u8],
+        other: IndexError,
+    ) -> std::result::Result<bool, IndexError> {
+        match xattr::get_at(dir, c".", self.key(mark))? {
+            None => Ok(false),
+            Some(value) if value.is_empty() => Ok(false),
+            Some(value) if value == expected => Ok(true),
+            Some(_) => Err(other),
+        }
+    }
+
+    /// Looks at all entries; what must go is returned.
+    fn check(&self, index: BorrowedFd<'_>) -> std::result::Result<Vec<(CString, Kind)>, IndexError> {
+        let mut left = Vec::new();
+        for (name, kind) in children(index)? {
+            if name.to_bytes().starts_with(b"#") || !self.is_in_use(index, &name, kind)? {
+                left.push((name, kind));
+            }
+        }
+        Ok(left)
+    }
+
+    /// Whether an entry is still of use.
+    fn is_in_use(&self, index: BorrowedFd<'_>, name: &CStr, kind: Kind) -> std::result::Result<bool, IndexError> {
+        let foreign = || IndexError::Foreign(name.to_string_lossy().into_owned());
+        let origin = parse_index_name(name.to_bytes()).map_err(|_| foreign())?;
+        let stat = stat_at(index, name)?;
+        // Directories and whiteouts belong to nfs_export.
+        if kind == Kind::Dir || stat.is_whiteout() {
+            return Ok(true);
+        }
+        match xattr::get_at(index, name, self.key(Mark::Origin))? {
+            Some(value) if value == origin => {}
+            Some(value) if !value.is_empty() => return Ok(false),
+            _ => return Err(foreign()),
+        }
+        if stat.nlink > 1 {
+            return Ok(true);
+        }
+        // No name of the upper layer leads to it; is there still one of a lower layer?
+        let mark = xattr::get_at(index, name, self.key(Mark::Nlink))?;
+        Ok(match mark.as_deref().map(Nlink::parse) {
+            Some(Ok(mark)) if mark.base == crate::format::nlink::Base::Lower => true,
+            Some(Ok(mark)) => mark.links(stat.nlink, None).is_some(),
+            Some(Err(_)) | None => false,
+        })
+    }
+}
