@@ -4,13 +4,23 @@
 //! what the other wrote.
 
 pub mod escape;
+pub mod index_name;
 pub mod mark;
+pub mod metacopy;
+pub mod nlink;
 pub mod origin;
+pub mod protattr;
+pub mod redirect;
 pub mod wh;
 
 pub use escape::{from_disk, to_disk};
+pub use index_name::{index_name, parse_index_name};
 pub use mark::{DEVICE_VALUE, LEGACY_OPAQUE, Mark, Namespace, Opacity, WhiteoutStyle};
+pub use metacopy::{Algorithm, Digest, Metacopy};
+pub use nlink::{Base, Nlink};
 pub use origin::{Decoded, Origin};
+pub use protattr::Protattr;
+pub use redirect::Redirect;
 pub use wh::{AufsName, whiteout_name};
 
 /// A mark whose value is none that it can have. What follows from that is for the reader of the layer to decide.

@@ -12,9 +12,9 @@
 
 use super::Malformed;
 
-const VERSION: u8 = 0;
-const MAGIC: u8 = 0xfb;
-const HEADER: usize = 21;
+pub(super) const VERSION: u8 = 0;
+pub(super) const MAGIC: u8 = 0xfb;
+pub(super) const HEADER: usize = 21;
 
 const BIG_ENDIAN: u8 = 1;
 const ANY_ENDIAN: u8 = 2;
@@ -51,9 +51,23 @@ impl Origin {
 
     /// The value of the mark: empty, which means an unknown origin, if the handle is longer than 234 bytes.
     pub fn encode(&self) -> Vec<u8> {
+        self.encode_with(0)
+    }
+
+    /// As [`Origin::encode`], of an upper object: the value of [`super::Mark::Upper`].
+    pub fn encode_upper(&self) -> Vec<u8> {
+        self.encode_with(PATH_UPPER)
+    }
+
+    /// Whether a value was written for an upper object.
+    pub fn is_upper(value: &[u8]) -> bool {
+        matches!(value, [_, MAGIC, _, flags, ..] if flags & PATH_UPPER != 0)
+    }
+
+    fn encode_with(&self, flags: u8) -> Vec<u8> {
         let Ok(len) = u8::try_from(HEADER + self.fid.len()) else { return Vec::new() };
         let mut value = Vec::with_capacity(len.into());
-        value.extend([VERSION, MAGIC, len, OWN_ENDIAN, self.kind]);
+        value.extend([VERSION, MAGIC, len, OWN_ENDIAN | flags, self.kind]);
         value.extend(self.uuid);
         value.extend(&self.fid);
         value
@@ -164,6 +178,16 @@ mod tests {
             (b"y".to_vec(), malformed("shorter than its header")),
         ] {
             assert_eq!(Origin::decode(&value), expected, "{value:x?}");
+        }
+    }
+
+    #[test]
+    fn an_upper_object_is_told_from_a_lower_one() {
+        let origin = Origin::new(1, [0; 16], &EXT4[21..]).unwrap();
+        assert!(Origin::is_upper(&origin.encode_upper()) && !Origin::is_upper(&origin.encode()));
+        assert_eq!(Origin::decode(&origin.encode_upper()), Ok(Decoded::Known(origin)));
+        for (value, expected) in [(with(&[(3, PATH_UPPER)]), true), (Vec::new(), false), (vec![4; 29], false)] {
+            assert_eq!(Origin::is_upper(&value), expected, "{value:x?}");
         }
     }
 
