@@ -3,8 +3,8 @@
 use super::Malformed;
 use crate::base::Name;
 
-/// The longest value in bytes (`PATH_MAX`): a layer cannot make us walk further.
-const MAX: usize = 4096;
+/// The longest value in bytes, which is that of any extended attribute (`XATTR_SIZE_MAX`).
+const MAX: usize = 64 * 1024;
 
 /// A name or a path in the layers below.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,12 +19,12 @@ impl Redirect {
     /// Reads the value of the mark.
     ///
     /// # Errors
-    /// [`Malformed`] for an empty value, one longer than 4096 bytes, and one with a component that is no [`Name`]: a
+    /// [`Malformed`] for an empty value, one longer than 64 KiB, and one with a component that is no [`Name`]: a
     /// redirect leads downwards only.
     pub fn parse(value: &[u8]) -> Result<Self, Malformed> {
         let malformed = |why| Malformed { mark: "redirect", why };
         if value.len() > MAX {
-            return Err(malformed("longer than 4096 bytes"));
+            return Err(malformed("longer than 64 KiB"));
         }
         let name = |bytes: &[u8]| Name::new(bytes).map_err(|_| malformed("a component that is no name"));
         match value.strip_prefix(b"/") {
@@ -89,8 +89,8 @@ mod tests {
             (b"/./a", no_name),
             (b"/a\0", no_name),
             (&[&b"/a/"[..], &[b'x'; 256]].concat(), no_name),
-            (&b"/a".repeat(2049), "longer than 4096 bytes"),
-            (&[b'x'; 65536], "longer than 4096 bytes"),
+            (&b"/a".repeat(2049), "longer than 64 KiB"),
+            (&[b'x'; 65536], "longer than 64 KiB"),
         ] {
             let shown = String::from_utf8_lossy(&value[..value.len().min(20)]);
             assert_eq!(Redirect::parse(value), Err(Malformed { mark: "redirect", why }), "{shown:?}");

@@ -118,6 +118,12 @@ pub struct FoundLeaf {
 }
 
 impl FoundLeaf {
+    /// A new object of the upper layer.
+    pub fn new_upper(place: Place, stat: Stat, device: bool) -> Self {
+        let (origin, meta, index, nlink, lower) = (None, None, None, None, None);
+        Self { place, stat, upper: true, named: true, origin, device, meta, index, nlink, lower }
+    }
+
     /// The links that the union has of it, where they are not the object's own.
     pub fn links(&self) -> Option<u32> {
         self.index.as_ref()?;

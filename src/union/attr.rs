@@ -8,6 +8,7 @@ use super::copy_up::CopyUp;
 use super::{Attr, Caller, InodeId, SetAttr, Union};
 use crate::base::{Errno, Name, Result};
 use crate::inode::{Body, DirState, Inode, LeafObject, LeafState};
+use crate::merge::Data;
 use crate::sys::stat::{self, Kind, SetTime, Stat, StatFs};
 use crate::sys::{data, tree};
 use crate::upper::clear_privileges;
@@ -38,7 +39,11 @@ impl Union {
                 Ok(self.dir_attr(inode, &dir.state.read(), &stat))
             }
             Body::Leaf(leaf) => {
-                let stat = self.at_leaf(inode, |object| object.place.stat())?;
+                let mut stat = self.at_leaf(inode, |object| object.place.stat())?;
+                let below = leaf.state.lock().meta().map(|meta| meta.data.clone());
+                if let Some(data) = below {
+                    stat.blocks = blocks(&data, stat.size);
+                }
                 Ok(self.leaf_attr(inode, &leaf.state.lock(), &stat))
             }
         }
@@ -107,7 +112,9 @@ impl Union {
         {
             return self.set_removed(&inode, set);
         }
-        self.copy_up(&inode, &CopyUp { len: set.size, pid: caller.pid })?;
+        self.copy_up(&inode, &CopyUp { data: set.size.is_some(), len: set.size, pid: caller.pid })?;
+        // A copy of the data that runs meanwhile puts back what it found.
+        let _up = matches!(inode.body, Body::Leaf(_)).then(|| inode.up.lock());
         if let Some(size) = set.size {
             self.resize(caller, &inode, size)?;
         }
@@ -118,7 +125,7 @@ impl Union {
             })?;
         }
         if let Some(mode) = set.mode {
-            self.at_object(&inode, |dir, name| tree::chmod_at(dir, name, mode & 0o7777))?;
+            self.set_mode(&inode, mode & 0o7777)?;
             if let Body::Leaf(leaf) = &inode.body {
                 leaf.no_privileges.store(false, Relaxed);
             }
@@ -127,6 +134,13 @@ impl Union {
             self.at_object(&inode, |dir, name| tree::utimens_at(dir, name, [set.atime, set.mtime]))?;
         }
         self.attr(&inode)
+    }
+
+    fn set_mode(&self, inode: &Inode, mode: u32) -> Result<()> {
+        let upper = self.upper()?;
+        // Not while another thread has it widened.
+        let _modes = upper.root.layer.modes.read();
+        self.at_object(inode, |dir, name| tree::chmod_at(dir, name, mode))
     }
 
     /// A removed directory that somebody still holds has attributes in memory only.
@@ -180,6 +194,14 @@ impl Union {
             return Err(Errno::EINVAL);
         }
         Ok(())
+    }
+}
+
+/// What a file takes on disk whose data is elsewhere.
+fn blocks(data: &Data, size: u64) -> u64 {
+    match data {
+        Data::At(file) => file.place.stat().map_or(file.stat.blocks, |stat| stat.blocks),
+        Data::Beneath(_) => size.div_ceil(512),
     }
 }
 

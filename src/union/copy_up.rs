@@ -6,34 +6,56 @@
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use super::Union;
+use super::{Caller, Union};
 use crate::base::{Errno, Name, Result};
 use crate::inode::{Body, Inode, Key, LeafBody, LeafObject};
-use crate::layer::{DirPlace, Place};
-use crate::merge::{DirPart, DirView};
+use crate::layer::{DirPlace, IndexDir, Place};
+use crate::merge::{DirPart, DirView, LowerFile, MetaFile};
 use crate::sys::path::{OFlags, open_beneath};
 use crate::sys::stat::{Kind, SetTime, Stat, stat_at, stat_fd};
-use crate::sys::{caller, tree};
+use crate::sys::{caller, data, tree};
 use crate::upper::{Metadata, Staged, Temp, Upper, WhiteoutStyle, Widened, copy_data};
 
-/// How much of a file is copied up, and for whom.
+/// What of an object is copied up, and for whom.
+#[derive(Debug, Clone, Copy)]
 pub(super) struct CopyUp {
+    /// Its data, too; else the copy may leave that below (`metacopy`).
+    pub data: bool,
     /// The file is truncated to this anyway.
     pub len: Option<u64>,
     /// Whose pending SIGKILL ends it; 0 for nobody's.
     pub pid: u32,
 }
 
+impl CopyUp {
+    /// For a change of metadata.
+    pub fn metadata(caller: &Caller) -> Self {
+        Self { data: false, len: None, pid: caller.pid }
+    }
+
+    /// For a change of the data.
+    pub fn data(caller: &Caller) -> Self {
+        Self { data: true, len: None, pid: caller.pid }
+    }
+}
+
 /// More than this many bytes are worth a thread of their own.
 const LONG: u64 = 1 << 20;
 
 impl Union {
-    /// Whether a change of this inode first copies so much that the caller should not wait in line with others.
-    pub fn is_long_copy_up(&self, id: super::InodeId) -> bool {
-        let Ok(inode) = self.inode(id) else { return false };
+    /// Whether a change of this inode (`data`: of its data) first copies so much that the caller should not wait in line
+    /// with others.
+    pub fn is_long_copy_up(&self, id: super::InodeId, data: bool) -> bool {
+        let (Ok(inode), Some(upper)) = (self.inode(id), &self.upper) else { return false };
         let Ok(leaf) = inode.leaf() else { return false };
-        if inode.kind != Kind::File || leaf.state.lock().upper.is_some() || self.upper.is_none() {
+        if inode.kind != Kind::File || (upper.metacopy && !data) {
             return false;
+        }
+        {
+            let state = leaf.state.lock();
+            if state.upper.is_some() && state.meta().is_none() {
+                return false;
+            }
         }
         self.at_leaf(&inode, |object| object.place.stat()).is_ok_and(|stat| stat.size > LONG)
     }
@@ -89,7 +111,7 @@ impl Union {
         let stat = self.publish_copy(upper, &parent, &into.place, staged, &name, true)?;
         let place = into.place.child(&name, stat.ino);
         let xattr_whiteouts = upper.style == WhiteoutStyle::Xattr;
-        dir.state.write().view.upper = Some(DirPart { place, xattr_whiteouts, impure: false });
+        dir.state.write().view.upper = Some(DirPart { place, level: 0, xattr_whiteouts, impure: false });
         self.name_is_new(&mut names, &name, Kind::Dir);
         Ok(())
     }
@@ -100,7 +122,7 @@ impl Union {
             let at = {
                 let state = leaf.state.lock();
                 if state.upper.is_some() {
-                    return Ok(());
+                    break;
                 }
                 state.names.first().cloned()
             };
@@ -109,11 +131,14 @@ impl Union {
             }
             let _up = inode.up.lock();
             if leaf.state.lock().upper.is_some() {
-                return Ok(());
+                break;
             }
-            let copy = stage_leaf(upper, inode, leaf, how)?;
+            let copy = self.stage_leaf(upper, inode, leaf, how)?;
+            if copy.entry.is_some() {
+                return self.copy_into_index(upper, inode, leaf, copy, at.as_ref());
+            }
             let Some((parent, name)) = at else {
-                return self.keep_copy_hidden(upper, inode, leaf, copy.temp);
+                return self.keep_copy_hidden(upper, inode, leaf, copy);
             };
             let parent_dir = parent.dir()?;
             let mut names = parent_dir.names.write();
@@ -127,40 +152,55 @@ impl Union {
             let stat = self.publish_copy(upper, &parent, &into.place, copy.temp, &name, copy.has_origin)?;
             self.name_is_new(&mut names, &name, inode.kind);
             let place = Place { dir: into.place.clone(), name };
-            self.now_upper(inode, leaf, place, &stat, copy.links);
+            self.now_upper(inode, leaf, place, &stat, copy.links, copy.meta);
             return Ok(());
         }
+        if how.data { self.complete(inode, leaf, how) } else { Ok(()) }
     }
 
     /// A file without a name left that somebody still holds: its copy lives in workdir.
-    fn keep_copy_hidden(&self, upper: &Upper, inode: &Arc<Inode>, leaf: &LeafBody, temp: Temp<'_>) -> Result<()> {
-        let stat = stat_at(upper.work(), temp.name())?;
+    fn keep_copy_hidden(&self, upper: &Upper, inode: &Arc<Inode>, leaf: &LeafBody, copy: Copy<'_>) -> Result<()> {
+        let stat = stat_at(upper.work(), copy.temp.name())?;
         let dir = self.work.clone().ok_or(Errno::EROFS)?;
-        let name = Name::new(temp.keep().to_bytes())?;
+        let name = Name::new(copy.temp.keep().to_bytes())?;
         leaf.state.lock().hidden = true;
-        self.now_upper(inode, leaf, Place { dir, name }, &stat, 1);
+        self.now_upper(inode, leaf, Place { dir, name }, &stat, 1, copy.meta);
         Ok(())
     }
 
     /// The upper object is there: from now on everybody reads and writes it.
-    fn now_upper(&self, inode: &Arc<Inode>, leaf: &LeafBody, place: Place, stat: &Stat, links: u64) {
-        {
+    pub(super) fn now_upper(
+        &self,
+        inode: &Arc<Inode>,
+        leaf: &LeafBody,
+        place: Place,
+        stat: &Stat,
+        links: u64,
+        meta: Option<MetaFile>,
+    ) {
+        let pinned = {
             let mut state = leaf.state.lock();
             state.upper = Some(LeafObject { place, key: Key::of(stat) });
+            state.set_meta(meta);
             if links > 1 && state.nlink.is_none() {
                 state.nlink = Some(u32::try_from(links).unwrap_or(u32::MAX));
             }
-        }
+            state.pinned = links > 1 && state.index().is_none();
+            state.pinned
+        };
         if links > 1 {
-            // The other names of the lower file lead here as long as this is mounted: it must not be forgotten.
+            // The other names of the lower file lead here, too.
             self.table.add_key(inode, Key::of(stat));
+        }
+        if pinned {
+            // Nothing in the upper layer leads from there to here: it must not be forgotten.
             inode.acquire();
         }
         *leaf.data.lock() = None;
     }
 
     /// Moves a staged copy to its name; the parent keeps its times. The caller holds the parent's `names`.
-    fn publish_copy(
+    pub(super) fn publish_copy(
         &self,
         upper: &Upper,
         parent: &Arc<Inode>,
@@ -216,69 +256,110 @@ fn stage_dir<'a>(upper: &'a Upper, view: &DirView) -> Result<Temp<'a>> {
 }
 
 /// A copy in workdir.
-struct Copy<'a> {
-    temp: Temp<'a>,
+pub(super) struct Copy<'a> {
+    pub temp: Temp<'a>,
     /// It tells the number of the lower object.
-    has_origin: bool,
+    pub has_origin: bool,
     /// Of the lower object.
-    links: u64,
+    pub links: u64,
+    /// Its data stays below.
+    pub meta: Option<MetaFile>,
+    /// The name in the index by which the other names of the lower object will find it.
+    pub entry: Option<Name>,
 }
 
-fn stage_leaf<'a>(upper: &'a Upper, inode: &Inode, leaf: &LeafBody, how: &CopyUp) -> Result<Copy<'a>> {
-    let lower = leaf.state.lock().lower.clone().ok_or(Errno::ESTALE)?;
-    let place = &lower.place;
-    let stat = place.stat()?;
-    if stat.kind() != inode.kind || Key::of(&stat) != lower.key {
-        return Err(Errno::ESTALE);
-    }
-    let from = place.dir.fd()?;
-    let name = place.name.as_c_str();
-    let metadata = Metadata::of(from.as_fd(), name, stat, place.dir.layer.nosuid)?;
-    let temp = Temp::new(upper, inode.kind)?;
-    let mut has_origin = false;
-    // A lower hard link gets no origin: after a remount its names are files of their own.
-    let mut mark = |staged: Staged<'_>| -> Result<()> {
-        if stat.nlink == 1 {
-            has_origin = upper.set_origin(staged, &place.dir.layer, from.as_fd(), name)?;
+impl Union {
+    fn stage_leaf<'a>(&self, upper: &'a Upper, inode: &Inode, leaf: &LeafBody, how: &CopyUp) -> Result<Copy<'a>> {
+        let lower = leaf.state.lock().lower.clone().ok_or(Errno::ESTALE)?;
+        let place = &lower.place;
+        let stat = place.stat()?;
+        if stat.kind() != inode.kind || Key::of(&stat) != lower.key {
+            return Err(Errno::ESTALE);
         }
-        Ok(())
-    };
-    match inode.kind {
-        Kind::File => stage_file(upper, &temp, &lower, &metadata, how, &mut mark)?,
-        Kind::Dir => return Err(Errno::EISDIR),
-        kind => {
-            if kind == Kind::Symlink {
-                let target = std::ffi::CString::new(tree::readlink_at(from.as_fd(), name)?).map_err(|_| Errno::EIO)?;
-                tree::symlink_at(&target, upper.work(), temp.name())?;
-            } else {
-                tree::mknod_at(upper.work(), temp.name(), kind.to_mode() | 0o600, stat.rdev)?;
+        let from = place.dir.fd()?;
+        let name = place.name.as_c_str();
+        let metadata = Metadata::of(from.as_fd(), name, stat, place.dir.layer.nosuid)?;
+        let indexed = self.is_indexed(inode.kind, stat.nlink);
+        let mut copy = Copy {
+            temp: Temp::new(upper, inode.kind)?,
+            has_origin: false,
+            links: stat.nlink,
+            meta: None,
+            entry: None,
+        };
+        let mut origin = None;
+        // A lower hard link that is not indexed gets no origin: after a remount its names are files of their own.
+        let mut mark = |staged: Staged<'_>| -> Result<()> {
+            if stat.nlink == 1 || indexed {
+                origin = upper.set_origin(staged, &place.dir.layer, from.as_fd(), name)?;
             }
-            let staged = Staged::Named(upper.work(), temp.name());
-            mark(staged)?;
-            metadata.apply(staged, kind == Kind::Symlink)?;
+            Ok(())
+        };
+        match inode.kind {
+            Kind::File => {
+                let source = Source { lower: LowerFile { place: place.clone(), stat }, leaf, metadata: &metadata };
+                copy.meta = self.stage_file(upper, &copy.temp, &source, how, &mut mark)?;
+            }
+            Kind::Dir => return Err(Errno::EISDIR),
+            kind => {
+                if kind == Kind::Symlink {
+                    let target = tree::readlink_at(from.as_fd(), name)?;
+                    let target = std::ffi::CString::new(target).map_err(|_| Errno::EIO)?;
+                    tree::symlink_at(&target, upper.work(), copy.temp.name())?;
+                } else {
+                    tree::mknod_at(upper.work(), copy.temp.name(), kind.to_mode() | 0o600, stat.rdev)?;
+                }
+                let staged = Staged::Named(upper.work(), copy.temp.name());
+                mark(staged)?;
+                metadata.apply(staged, kind == Kind::Symlink)?;
+            }
         }
+        copy.has_origin = origin.is_some();
+        if let Some(origin) = origin.filter(|_| indexed) {
+            copy.entry = IndexDir::name(&origin).ok();
+        }
+        Ok(copy)
     }
-    Ok(Copy { temp, has_origin, links: stat.nlink })
+
+    fn stage_file(
+        &self,
+        upper: &Upper,
+        temp: &Temp<'_>,
+        source: &Source<'_>,
+        how: &CopyUp,
+        mark: &mut dyn FnMut(Staged<'_>) -> Result<()>,
+    ) -> Result<Option<MetaFile>> {
+        let size = source.metadata.stat.size;
+        let len = how.len.map_or(size, |len| len.min(size));
+        let to = tree::create_at(upper.work(), temp.name(), OFlags::RDWR, 0o600)?;
+        let staged = Staged::Open(to.as_fd());
+        let below = self.meta_source(source.leaf)?;
+        let file = below.as_ref().unwrap_or(&source.lower);
+        let meta = if how.data || size == 0 { None } else { self.stage_meta(upper, staged, file)? };
+        if meta.is_some() {
+            data::truncate(to.as_fd(), size)?;
+        } else if len > 0 {
+            let from = file.place.open_file(file.stat.ino, OFlags::RDONLY)?;
+            copy_data(from.as_fd(), to.as_fd(), len, len == size && below.is_none(), &how.killed())?;
+        }
+        mark(staged)?;
+        let set = source.metadata.apply(staged, false);
+        set.inspect_err(|errno| log::info!("{:?} is not copied up: {errno}", source.lower.place))?;
+        upper.sync_staged(to.as_fd(), len > 0 && meta.is_none())?;
+        Ok(meta)
+    }
 }
 
-fn stage_file(
-    upper: &Upper,
-    temp: &Temp<'_>,
-    lower: &LeafObject,
-    metadata: &Metadata,
-    how: &CopyUp,
-    mark: &mut dyn FnMut(Staged<'_>) -> Result<()>,
-) -> Result<()> {
-    let size = metadata.stat.size;
-    let len = how.len.map_or(size, |len| len.min(size));
-    let to = tree::create_at(upper.work(), temp.name(), OFlags::RDWR, 0o600)?;
-    if len > 0 {
-        let from = lower.place.open_file(lower.key.ino, OFlags::RDONLY)?;
-        let killed = || how.pid != 0 && caller::sigkill_pending(how.pid);
-        copy_data(from.as_fd(), to.as_fd(), len, len == size, &killed)?;
+impl CopyUp {
+    /// Asked between the steps of a long copy.
+    pub(super) fn killed(self) -> impl Fn() -> bool {
+        move || self.pid != 0 && caller::sigkill_pending(self.pid)
     }
-    let staged = Staged::Open(to.as_fd());
-    mark(staged)?;
-    metadata.apply(staged, false).inspect_err(|errno| log::info!("{:?} is not copied up: {errno}", lower.place))?;
-    upper.sync_staged(to.as_fd(), len > 0)
+}
+
+/// A lower file to be copied.
+struct Source<'a> {
+    lower: LowerFile,
+    leaf: &'a LeafBody,
+    metadata: &'a Metadata,
 }

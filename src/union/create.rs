@@ -94,7 +94,7 @@ impl Union {
         let body = parent.dir()?;
         let mut names = body.names.write();
         let view = body.live_view()?;
-        let absent = match merge::lookup(&view, name)? {
+        let absent = match merge::lookup(&self.stack, &view, name)? {
             Answer::Found(_) => return Err(Errno::EEXIST),
             Answer::Absent(absent) => absent,
         };
@@ -135,15 +135,16 @@ impl Union {
         let Made { mut stat, file } = made;
         let found = if stat.is_dir() {
             let place = into.place.child(name, stat.ino);
-            let upper = Some(DirPart { place, xattr_whiteouts: into.xattr_whiteouts, impure: false });
-            Found::Dir(FoundDir { view: DirView { upper, lowers: Arc::new([]) }, stat, lower: None })
+            let upper = Some(DirPart { place, level: 0, xattr_whiteouts: into.xattr_whiteouts, impure: false });
+            let view = DirView { upper, redirect: None, lowers: Arc::new([]) };
+            Found::Dir(FoundDir { view, stat, lower: None })
         } else {
             let device = what.is_whiteout_like();
             if device {
                 stat.mode = libc::S_IFCHR | (stat.mode & 0o7777);
             }
             let place = crate::layer::Place { dir: into.place.clone(), name: name.clone() };
-            Found::Leaf(FoundLeaf { place, stat, upper: true, origin: None, device })
+            Found::Leaf(FoundLeaf::new_upper(place, stat, device))
         };
         let entry = self.enter(parent, name, &found)?;
         if let (Some(file), Some(inode)) = (file, self.table.get(entry.id)) {
@@ -216,10 +217,10 @@ fn make_staged(
     let mut temp = grow(upper, caller, dir, what, mask)?;
     let is_dir = what.kind() == Kind::Dir;
     if is_dir {
-        writable(upper.work(), temp.name(), || upper.set_opaque(upper.work(), temp.name()))?;
+        upper.marked(upper.work(), temp.name(), || upper.set_opaque(upper.work(), temp.name()))?;
     }
     if what.is_whiteout_like() {
-        writable(upper.work(), temp.name(), || upper.set_device(upper.work(), temp.name()))?;
+        upper.marked(upper.work(), temp.name(), || upper.set_device(upper.work(), temp.name()))?;
     }
     let stat = stat_at(upper.work(), temp.name())?;
     match absent {
@@ -241,20 +242,6 @@ fn grow<'a>(upper: &'a Upper, caller: &Caller, dir: BorrowedFd<'_>, what: &Make<
     as_caller(caller, || what.at(nursery.fd(), Nursery::CHILD, mask))?;
     let on_disk = if what.is_whiteout_like() { Kind::File } else { what.kind() };
     nursery.grown(on_disk)
-}
-
-/// Sets a mark on a staged object whose mode may forbid its owner to.
-pub(super) fn writable(dir: BorrowedFd<'_>, name: &CStr, mark: impl Fn() -> Result<()>) -> Result<()> {
-    match mark() {
-        Err(Errno::EACCES) => {
-            let mode = stat_at(dir, name)?.mode & 0o7777;
-            tree::chmod_at(dir, name, mode | 0o700)?;
-            let marked = mark();
-            tree::chmod_at(dir, name, mode)?;
-            marked
-        }
-        done => done,
-    }
 }
 
 /// A symlink's target as a system call takes it.

@@ -170,7 +170,7 @@ impl Union {
         plus: bool,
         sink: &mut dyn DirSink,
     ) -> Result<bool> {
-        let found = match merge::lookup_from(view, name, usize::from(listed.slot)) {
+        let found = match merge::lookup_from(&self.stack, view, name, usize::from(listed.slot)) {
             Ok(Answer::Found(found)) => found,
             Ok(Answer::Absent(_)) => return Ok(true),
             // A name that cannot be looked at is a name all the same.

@@ -9,10 +9,9 @@ use super::{Caller, InodeId, Union};
 use crate::base::config::Fsync;
 use crate::base::{Errno, Result};
 use crate::inode::{Body, DataFd, Inode, LeafBody, LeafObject};
-use crate::layer::Evict;
+use crate::layer::{Evict, Place};
 use crate::sys::path::OFlags;
-use crate::sys::stat::stat_at;
-use crate::sys::{data, tree};
+use crate::sys::data;
 use crate::upper::clear_privileges;
 
 /// How a write is to be done.
@@ -74,7 +73,7 @@ impl Union {
     /// The descriptor for a change of the data.
     fn writable(&self, caller: &Caller, inode: &Arc<Inode>) -> Result<Arc<OwnedFd>> {
         inode.file()?;
-        self.copy_up(inode, &CopyUp { len: None, pid: caller.pid })?;
+        self.copy_up(inode, &CopyUp::data(caller))?;
         self.data_fd(inode, true)
     }
 
@@ -99,7 +98,10 @@ impl Union {
             if let Some(open) = data.as_ref().filter(|open| open.serves(write)) {
                 return Ok(open.fd.clone());
             }
-            let open = || self.at_leaf(inode, |object| open_object(leaf, object, write));
+            let open = || match self.meta_source(leaf)?.filter(|_| !write) {
+                Some(file) => open_to_read(&file.place, file.stat.ino),
+                None => self.at_leaf(inode, |object| open_object(leaf, object, write)),
+            };
             let opened = match open() {
                 Err(Errno::EMFILE | Errno::ENFILE) => {
                     self.fds.evict_all();
@@ -202,33 +204,40 @@ impl Union {
     }
 }
 
-fn open_object(leaf: &LeafBody, object: &LeafObject, write: bool) -> Result<DataFd> {
-    let open = |flags| object.place.open_file(object.key.ino, flags);
-    let data = |fd, readable, writable| DataFd { fd: Arc::new(fd), readable, writable };
+/// Opens what an inode's object itself has as its data.
+pub(super) fn open_object(leaf: &LeafBody, object: &LeafObject, write: bool) -> Result<DataFd> {
     if !write {
-        // A lower file's time of access stays as it is.
-        let fd = match open(OFlags::RDONLY | OFlags::NOATIME) {
-            Err(Errno::EPERM) => open(OFlags::RDONLY)?,
-            fd => fd?,
-        };
-        return Ok(data(fd, true, false));
+        return open_to_read(&object.place, object.key.ino);
     }
     if leaf.state.lock().upper.is_none() {
         return Err(Errno::EROFS);
     }
+    open_for_write(object)
+}
+
+fn open_to_read(place: &Place, ino: u64) -> Result<DataFd> {
+    // A lower file's time of access stays as it is.
+    let fd = match place.open_file(ino, OFlags::RDONLY | OFlags::NOATIME) {
+        Err(Errno::EPERM) => place.open_file(ino, OFlags::RDONLY)?,
+        fd => fd?,
+    };
+    Ok(DataFd { fd: Arc::new(fd), readable: true, writable: false })
+}
+
+/// Opens an object of the upper layer for writing, and reading where that goes.
+pub(super) fn open_for_write(object: &LeafObject) -> Result<DataFd> {
+    let open = |flags| object.place.open_file(object.key.ino, flags);
+    let data = |fd, readable| DataFd { fd: Arc::new(fd), readable, writable: true };
     match open(OFlags::RDWR) {
         Err(Errno::EACCES) => {}
-        fd => return Ok(data(fd?, true, true)),
+        fd => return Ok(data(fd?, true)),
     }
     match open(OFlags::WRONLY) {
         Err(Errno::EACCES) => {}
-        fd => return Ok(data(fd?, false, true)),
+        fd => return Ok(data(fd?, false)),
     }
     // Whoever writes had it open when its mode still allowed that (or made it so): the daemon's own file.
     let (dir, name) = (object.place.dir.fd()?, object.place.name.as_c_str());
-    let mode = stat_at(dir.as_fd(), name)?.mode & 0o7777;
-    tree::chmod_at(dir.as_fd(), name, mode | 0o600)?;
-    let fd = open(OFlags::RDWR);
-    tree::chmod_at(dir.as_fd(), name, mode)?;
-    Ok(data(fd?, true, true))
+    let fd = object.place.dir.layer.widened(dir.as_fd(), name, 0o600, || open(OFlags::RDWR))?;
+    Ok(data(fd, true))
 }

@@ -51,14 +51,17 @@ impl Union {
         if !matches!(inode.kind, Kind::File | Kind::Dir) {
             return Err(Errno::ENOTTY);
         }
-        self.copy_up(&inode, &CopyUp { len: None, pid: caller.pid })?;
+        self.copy_up(&inode, &CopyUp::metadata(caller))?;
         Ok(inode)
     }
 
     fn flags_fd(&self, inode: &Arc<Inode>) -> Result<Arc<OwnedFd>> {
         match &inode.body {
             Body::Dir(dir) => Ok(Arc::new(dir.live_view()?.top().ok_or(Errno::ESTALE)?.place.open()?)),
-            Body::Leaf(_) if inode.kind == Kind::File => self.data_fd(inode, false),
+            Body::Leaf(leaf) if inode.kind == Kind::File => self.at_leaf(inode, |object| {
+                let fd = super::io::open_object(leaf, object, false)?;
+                Ok(fd.fd)
+            }),
             Body::Leaf(_) => Err(Errno::ENOTTY),
         }
     }

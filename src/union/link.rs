@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::copy_up::CopyUp;
 use super::{Caller, Entry, InodeId, Union};
 use crate::base::{Errno, Name, Result};
-use crate::inode::{Body, Inode};
+use crate::inode::{Body, Inode, LeafBody};
 use crate::layer::DirPlace;
 use crate::merge::{self, Absent, Answer};
 use crate::sys::tree;
@@ -22,12 +22,15 @@ impl Union {
         self.check_name(name)?;
         let (inode, parent) = (self.inode(id)?, self.inode(parent)?);
         let Body::Leaf(leaf) = &inode.body else { return Err(Errno::EPERM) };
-        self.copy_up(&inode, &CopyUp { len: None, pid: caller.pid })?;
+        self.copy_up(&inode, &CopyUp::metadata(caller))?;
+        if !self.may_get_names(upper, leaf)? {
+            self.copy_up(&inode, &CopyUp::data(caller))?;
+        }
         self.copy_up_dir(&parent)?;
         let body = parent.dir()?;
         let mut names = body.names.write();
         let view = body.live_view()?;
-        let absent = match merge::lookup(&view, name)? {
+        let absent = match merge::lookup(&self.stack, &view, name)? {
             Answer::Found(_) => return Err(Errno::EEXIST),
             Answer::Absent(absent) => absent,
         };
@@ -64,10 +67,18 @@ impl Union {
         temp.publish(fd.as_fd(), name.as_c_str())
     }
 
-    /// Gives a name of a copied-up lower file that is still the lower one its upper object, so that it can be moved.
-    /// The caller holds the parent's `names`.
-    pub(super) fn materialize(&self, inode: &Arc<Inode>, into: &DirPlace, name: &Name) -> Result<()> {
-        let fd = into.fd()?;
-        self.at_object(inode, |from, old| tree::link_at(from, old, fd.as_fd(), name.as_c_str()))
+    /// Whether any new name leads to the data of a file: if that is elsewhere, only by a path.
+    fn may_get_names(&self, upper: &Upper, leaf: &LeafBody) -> Result<bool> {
+        let at = {
+            let state = leaf.state.lock();
+            if state.meta().is_none() {
+                return Ok(true);
+            }
+            state.names.first().cloned()
+        };
+        match at {
+            Some((parent, name)) => self.redirect_file(upper, leaf, &parent, &name, true),
+            None => Ok(false),
+        }
     }
 }

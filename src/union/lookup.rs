@@ -18,7 +18,7 @@ impl Union {
         let body = parent.dir()?;
         let _names = body.names.read();
         let Ok(view) = body.live_view() else { return Ok(None) };
-        match merge::lookup(&view, name)? {
+        match merge::lookup(&self.stack, &view, name)? {
             Answer::Absent(_) => Ok(None),
             Answer::Found(found) => self.enter(&parent, name, &found).map(Some),
         }

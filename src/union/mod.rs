@@ -7,10 +7,12 @@ mod attr;
 mod copy_up;
 mod create;
 mod dir;
+mod indexed;
 mod io;
 mod ioctl;
 mod link;
 mod lookup;
+mod metacopy;
 mod remove;
 mod rename;
 mod setup;
@@ -33,12 +35,14 @@ use crate::base::sync::RwLock;
 use crate::base::{Errno, Result};
 use crate::inode::{Inode, Table};
 use crate::layer::{DirPlace, FdCache};
-use crate::merge::CookieKey;
+use crate::merge::{CookieKey, Stack};
 use crate::upper::Upper;
 
 /// A union of layers, ready to serve: the engine. It needs no mount.
 pub struct Union {
     table: Table,
+    /// The layers, as lookups need them.
+    stack: Stack,
     upper: Option<Upper>,
     /// workdir as a place: where unlinked files that are still held live.
     work: Option<Arc<DirPlace>>,

@@ -3,6 +3,7 @@
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
+use super::copy_up::CopyUp;
 use super::{Caller, InodeId, Union};
 use crate::base::{Errno, Name, Result};
 use crate::inode::{Inode, LeafBody, LeafObject, Names};
@@ -17,8 +18,8 @@ impl Union {
     ///
     /// # Errors
     /// `ENOENT`, `EISDIR`, `EROFS`; what the system calls say, and then the name is still there.
-    pub fn unlink(&self, _caller: &Caller, parent: InodeId, name: &Name) -> Result<()> {
-        self.remove(parent, name, |upper, view, parent, inode, found| match found {
+    pub fn unlink(&self, caller: &Caller, parent: InodeId, name: &Name) -> Result<()> {
+        self.remove(caller, parent, name, |upper, view, parent, inode, found| match found {
             Found::Dir(_) => Err(Errno::EISDIR),
             Found::Leaf(leaf) => self.unlink_found(upper, view, parent, name, inode, leaf),
         })
@@ -27,25 +28,35 @@ impl Union {
     /// Finds a name, lets `act` remove it from the layers, and takes it out of the live state.
     fn remove(
         &self,
+        caller: &Caller,
         parent: InodeId,
         name: &Name,
-        act: impl FnOnce(&Upper, &DirView, &Arc<Inode>, &Arc<Inode>, &Found) -> Result<()>,
+        act: impl Fn(&Upper, &DirView, &Arc<Inode>, &Arc<Inode>, &Found) -> Result<()>,
     ) -> Result<()> {
         let upper = self.upper()?;
         let parent = self.inode(parent)?;
         self.copy_up_dir(&parent)?;
         let body = parent.dir()?;
-        let mut names = body.names.write();
-        let view = body.live_view()?;
-        let Answer::Found(found) = merge::lookup(&view, name)? else { return Err(Errno::ENOENT) };
-        let inode = self.table.intern(&parent, name, &found);
-        let done = act(upper, &view, &parent, &inode, &found);
-        if done.is_ok() {
-            self.name_is_gone(&mut names, &parent, name);
+        loop {
+            let mut names = body.names.write();
+            let view = body.live_view()?;
+            let Answer::Found(found) = merge::lookup(&self.stack, &view, name)? else { return Err(Errno::ENOENT) };
+            let inode = self.table.intern(&parent, name, &found);
+            let done = match &found {
+                // What the index must know first is copied up without the names.
+                Found::Leaf(leaf) if self.needs_index(&inode, leaf) => None,
+                _ => Some(act(upper, &view, &parent, &inode, &found)),
+            };
+            if done == Some(Ok(())) {
+                self.name_is_gone(&mut names, &parent, name);
+            }
+            drop(names);
+            let done = done.map_or_else(|| self.copy_up(&inode, &CopyUp::metadata(caller)).map(|()| false), |done| done.map(|()| true));
+            self.forget(inode.id, 1);
+            if done? {
+                return Ok(());
+            }
         }
-        drop(names);
-        self.forget(inode.id, 1);
-        done
     }
 
     fn unlink_found(
@@ -60,10 +71,13 @@ impl Union {
         let into = view.upper.as_ref().ok_or(Errno::ESTALE)?;
         let dir = into.place.fd()?;
         let leaf = inode.leaf()?;
-        if !found.upper {
-            upper.place_whiteout(dir.as_fd(), name)?;
-            self.one_link_less(inode, leaf, found.stat.nlink);
-            return Ok(());
+        if !found.named {
+            if !found.upper {
+                upper.place_whiteout(dir.as_fd(), name)?;
+                self.one_link_less(inode, leaf, found.stat.nlink);
+                return Ok(());
+            }
+            self.alias_found(upper, parent, &into.place, name, inode, found)?;
         }
         let kind = if found.device { Kind::File } else { inode.kind };
         let whiteout = merge::lower_has(view, name)?;
@@ -88,7 +102,8 @@ impl Union {
     pub(super) fn leave_name(&self, leaf: &LeafBody, parent: &Arc<Inode>, name: &Name, stat: &Stat) -> bool {
         let (names, object) = {
             let state = leaf.state.lock();
-            if state.hidden {
+            // The copy of an indexed one stands in the index, whatever becomes of this name.
+            if state.hidden || state.index().is_some() {
                 return false;
             }
             (state.names.clone(), state.upper.clone())
@@ -131,12 +146,16 @@ impl Union {
         let mut state = leaf.state.lock();
         if let Some(links) = &mut state.nlink {
             *links = links.saturating_sub(1);
-            if *links == 0 && state.upper.is_some() {
+            if *links > 0 {
+                return;
+            }
+            let pinned = std::mem::take(&mut state.pinned);
+            drop(state);
+            if pinned {
                 // Nothing leads to it any more: it may be forgotten (see `now_upper`).
-                state.nlink = Some(0);
-                drop(state);
                 self.forget(inode.id, 1);
             }
+            self.leave_index(leaf);
         } else if lower_links > 0 {
             state.nlink = Some(u32::try_from(lower_links - 1).unwrap_or(u32::MAX));
         }
@@ -161,8 +180,8 @@ impl Union {
     ///
     /// # Errors
     /// `ENOTEMPTY`, `ENOENT`, `ENOTDIR`, `EROFS`; what the system calls say, and then it is still there.
-    pub fn rmdir(&self, _caller: &Caller, parent: InodeId, name: &Name) -> Result<()> {
-        self.remove(parent, name, |upper, view, _, inode, found| match found {
+    pub fn rmdir(&self, caller: &Caller, parent: InodeId, name: &Name) -> Result<()> {
+        self.remove(caller, parent, name, |upper, view, _, inode, found| match found {
             Found::Dir(dir) => self.rmdir_found(upper, view, name, inode, dir),
             Found::Leaf(_) => Err(Errno::ENOTDIR),
         })

@@ -7,7 +7,6 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use super::copy_up::CopyUp;
-use super::create::writable;
 use super::{Caller, InodeId, Union};
 use crate::base::sync::RwLockWriteGuard;
 use crate::base::{Errno, Name, Result};
@@ -49,7 +48,7 @@ impl Side<'_> {
     fn is_upper(&self) -> bool {
         match &self.found {
             Answer::Found(Found::Dir(dir)) => dir.view.upper.is_some(),
-            Answer::Found(Found::Leaf(leaf)) => leaf.upper,
+            Answer::Found(Found::Leaf(leaf)) => leaf.named,
             Answer::Absent(_) => false,
         }
     }
@@ -65,7 +64,7 @@ impl Union {
     /// `flags`: `RENAME_NOREPLACE`, `RENAME_EXCHANGE`, `RENAME_WHITEOUT` of `renameat2(2)`.
     ///
     /// # Errors
-    /// `EXDEV` for a directory that has lower parts; `EEXIST`, `ENOTEMPTY`, `EISDIR`, `ENOTDIR`, `ENOENT`, `EINVAL`,
+    /// `EXDEV` for a directory that has lower parts where the upper layer cannot say what they are (`redirect_dir`); `EEXIST`, `ENOTEMPTY`, `EISDIR`, `ENOTDIR`, `ENOENT`, `EINVAL`,
     /// `EROFS`; what copy-up and the system calls say, and then nothing has moved.
     #[allow(clippy::too_many_arguments)]
     pub fn rename(
@@ -105,6 +104,7 @@ impl Union {
         self.copy_up_dir(new_parent)?;
         let moves_dir = self.prepare(caller, parent, name)?;
         let moves_dir = (exchange && self.prepare(caller, new_parent, new_name)?) || moves_dir;
+        self.prepare_target(caller, new_parent, new_name)?;
         // Directories that change their parent change who is whose ancestor.
         let (_shared, _exclusive) = if moves_dir && !Arc::ptr_eq(parent, new_parent) {
             (None, Some(self.topology.write()))
@@ -138,10 +138,26 @@ impl Union {
         let entry = self.lookup(parent.id, name)?.ok_or(Errno::ENOENT)?;
         let inode = self.inode(entry.id)?;
         let done = match &inode.body {
-            Body::Dir(dir) if dir.view().lowers.is_empty() => Ok(true),
-            Body::Dir(_) => Err(Errno::EXDEV),
-            Body::Leaf(_) => self.copy_up(&inode, &CopyUp { len: None, pid: caller.pid }).map(|()| false),
+            Body::Dir(dir) if !dir.view().lowers.is_empty() && !self.upper()?.redirect => Err(Errno::EXDEV),
+            Body::Dir(_) => self.copy_up_dir(&inode).map(|()| true),
+            Body::Leaf(leaf) => {
+                let data = leaf.state.lock().is_stuck();
+                self.copy_up(&inode, &CopyUp { data, ..CopyUp::metadata(caller) }).map(|()| false)
+            }
         };
+        self.forget(entry.id, 1);
+        done
+    }
+
+    /// A target that the index must know before it loses this name is copied up. No `names` are held.
+    fn prepare_target(&self, caller: &Caller, parent: &Arc<Inode>, name: &Name) -> Result<()> {
+        if self.stack.index.is_none() {
+            return Ok(());
+        }
+        let Some(entry) = self.lookup(parent.id, name)? else { return Ok(()) };
+        let inode = self.inode(entry.id)?;
+        let indexed = inode.leaf().is_ok() && self.is_indexed(inode.kind, entry.attr.nlink.into());
+        let done = if indexed { self.copy_up(&inode, &CopyUp::metadata(caller)) } else { Ok(()) };
         self.forget(entry.id, 1);
         done
     }
@@ -149,7 +165,7 @@ impl Union {
     /// What is under a name, looked up again under the lock; its inode is held until [`Union::put`].
     fn side<'a>(&self, parent: &'a Arc<Inode>, name: &'a Name) -> Result<Side<'a>> {
         let view = parent.dir()?.live_view()?;
-        let found = merge::lookup(&view, name)?;
+        let found = merge::lookup(&self.stack, &view, name)?;
         let below = merge::lower_has(&view, name)?;
         let inode = match &found {
             Answer::Found(found) => Some(self.table.intern(parent, name, found)),
@@ -202,22 +218,31 @@ impl Union {
         let inode = from.inode()?;
         match &from.found {
             Answer::Found(Found::Dir(dir)) => {
+                let (fd, name) = (from.place()?.fd()?, from.name.as_c_str());
                 if !dir.view.lowers.is_empty() {
-                    return Err(Errno::EXDEV);
-                }
-                if !to.view.lowers.is_empty() {
+                    if dir.view.upper.is_none() {
+                        return Err(Errno::EAGAIN);
+                    }
+                    self.redirect_dir(upper, from, !Arc::ptr_eq(from.parent, to.parent))?;
+                    self.make_impure(upper, to.parent, to.place()?)?;
+                } else if !to.view.lowers.is_empty() {
                     // Before it is seen there: nothing of a lower directory of that name may show through it.
-                    let (fd, name) = (from.place()?.fd()?, from.name.as_c_str());
-                    writable(fd.as_fd(), name, || upper.set_opaque(fd.as_fd(), name))?;
+                    upper.marked(fd.as_fd(), name, || upper.set_opaque(fd.as_fd(), name))?;
                 }
             }
             Answer::Found(Found::Leaf(leaf)) => {
-                if !leaf.upper {
+                let body = inode.leaf()?;
+                if !leaf.named {
                     // Copied up under another name of the same lower file, or not at all (a race that was lost).
-                    if inode.leaf()?.state.lock().upper.is_none() {
+                    if body.state.lock().upper.is_none() {
                         return Err(Errno::EAGAIN);
                     }
-                    self.materialize(inode, from.place()?, from.name)?;
+                    self.alias_found(upper, from.parent, from.place()?, from.name, inode, leaf)?;
+                }
+                // All names share the mark.
+                let absolute = !Arc::ptr_eq(from.parent, to.parent) || leaf.stat.nlink > 1;
+                if !self.redirect_file(upper, body, from.parent, from.name, absolute)? {
+                    return Err(Errno::EAGAIN);
                 }
                 if from.view.upper.as_ref().is_some_and(|part| part.impure) {
                     self.make_impure(upper, to.parent, to.place()?)?;
@@ -228,10 +253,35 @@ impl Union {
         Ok(())
     }
 
+    /// Before a merged directory moves, its upper part says where the lower parts are.
+    fn redirect_dir(&self, upper: &Upper, from: &Side<'_>, absolute: bool) -> Result<()> {
+        let state = &from.inode()?.dir()?.state;
+        let redirect = state.read().view.redirect.clone();
+        let Some(redirect) = self.next_redirect(redirect.as_ref(), from.parent, from.name, absolute)? else {
+            return Ok(());
+        };
+        let fd = from.place()?.fd()?;
+        if !(upper.redirect && upper.set_redirect(fd.as_fd(), from.name.as_c_str(), &redirect)?) {
+            return Err(Errno::EXDEV);
+        }
+        state.write().view.redirect = Some(redirect);
+        Ok(())
+    }
+
     /// A target that is replaced may be open: a second link in workdir keeps it.
     fn keep_target<'a>(&self, upper: &'a Upper, to: &Side<'_>) -> Result<Option<Temp<'a>>> {
         let (Answer::Found(Found::Leaf(found)), Some(inode)) = (&to.found, &to.inode) else { return Ok(None) };
-        if !found.upper || !self.leave_name(inode.leaf()?, to.parent, to.name, &found.stat) {
+        if !found.named {
+            if found.upper || self.needs_index(inode, found) {
+                // Only what has this name in the upper layer takes a link along when it goes.
+                if inode.leaf()?.state.lock().upper.is_none() {
+                    return Err(Errno::EAGAIN);
+                }
+                self.alias_found(upper, to.parent, to.place()?, to.name, inode, found)?;
+            }
+            return Ok(None);
+        }
+        if !self.leave_name(inode.leaf()?, to.parent, to.name, &found.stat) {
             return Ok(None);
         }
         let on_disk = if found.device { Kind::File } else { inode.kind };
@@ -290,7 +340,7 @@ impl Union {
                         self.hide(leaf, kept)?;
                     }
                     let lower_links = match &to.found {
-                        Answer::Found(Found::Leaf(found)) if !found.upper => found.stat.nlink,
+                        Answer::Found(Found::Leaf(found)) if !found.named => found.stat.nlink,
                         _ => 0,
                     };
                     self.one_link_less(target, leaf, lower_links);

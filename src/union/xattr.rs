@@ -69,7 +69,9 @@ impl Union {
         self.upper()?;
         let inode = self.inode(id)?;
         let key = self.stored(name)?;
-        self.copy_up(&inode, &CopyUp { len: None, pid: caller.pid })?;
+        self.copy_up(&inode, &CopyUp::metadata(caller))?;
+        // A copy of the data that runs meanwhile puts back what it found.
+        let _up = matches!(inode.body, Body::Leaf(_)).then(|| inode.up.lock());
         self.at_object(&inode, |dir, at| xattr::set_at(dir, at, &key, value, flags))?;
         self.xattr_changed(&inode, &key);
         if key.as_c_str() == ACL_ACCESS { self.drop_foreign_sgid(caller, &inode) } else { Ok(()) }
@@ -85,7 +87,8 @@ impl Union {
         let key = self.stored(name)?;
         // Nothing is copied up for what is not there.
         self.at_object(&inode, |dir, at| xattr::get_at_raw(dir, at, &key))?;
-        self.copy_up(&inode, &CopyUp { len: None, pid: caller.pid })?;
+        self.copy_up(&inode, &CopyUp::metadata(caller))?;
+        let _up = matches!(inode.body, Body::Leaf(_)).then(|| inode.up.lock());
         self.at_object(&inode, |dir, at| xattr::remove_at(dir, at, &key))?;
         self.xattr_changed(&inode, &key);
         Ok(())

@@ -1,0 +1,194 @@
+//! Files whose metadata is in the upper layer and whose data is still below: where the data is, and how it follows.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use super::Union;
+use super::copy_up::CopyUp;
+use crate::base::config::Verity;
+use crate::base::{Errno, Name, Result};
+use crate::format::{Digest, Metacopy, Redirect};
+use crate::inode::{Inode, LeafBody, LeafObject};
+use crate::layer::verity;
+use crate::merge::{Data, LowerFile, MetaFile};
+use crate::sys::path::OFlags;
+use crate::sys::stat::{SetTime, stat_fd};
+use crate::sys::{data, tree, xattr};
+use crate::upper::{Staged, Upper, copy_data};
+
+const CAPABILITY: &std::ffi::CStr = c"security.capability";
+
+impl Union {
+    /// The file that holds the data of an inode whose object has none; compared with its digest once.
+    ///
+    /// # Errors
+    /// `EIO` where it is nowhere, or is not what its digest says.
+    pub(super) fn meta_source(&self, leaf: &LeafBody) -> Result<Option<LowerFile>> {
+        let (meta, verified) = {
+            let state = leaf.state.lock();
+            let Some(meta) = state.meta() else { return Ok(None) };
+            (meta.clone(), state.is_verified())
+        };
+        let file = match &meta.data {
+            Data::At(file) => file.clone(),
+            Data::Beneath(path) => {
+                let (place, stat) = self.stack.find_data(path)?;
+                let file = LowerFile { place, stat };
+                if let Some(meta) = leaf.state.lock().meta_mut() {
+                    meta.data = Data::At(file.clone());
+                }
+                file
+            }
+        };
+        if self.stack.verity != Verity::Off && !verified {
+            self.verify(&file, meta.digest.as_ref())?;
+            leaf.state.lock().set_verified();
+        }
+        Ok(Some(file))
+    }
+
+    fn verify(&self, file: &LowerFile, digest: Option<&Digest>) -> Result<()> {
+        let Some(digest) = digest else {
+            if self.stack.verity == Verity::Require {
+                log::warn!("{:?}: the metacopy file has no digest for it (verity=require)", file.place);
+                return Err(Errno::EIO);
+            }
+            return Ok(());
+        };
+        let fd = file.place.open_file(file.stat.ino, OFlags::RDONLY)?;
+        if verity::check(fd.as_fd(), stat_fd(fd.as_fd())?.size, digest)? {
+            return Ok(());
+        }
+        log::warn!("{:?} is not what the digest of the metacopy file says", file.place);
+        Err(Errno::EIO)
+    }
+
+    /// Marks a staged file as one whose data stays in `file`; `None` where it must be copied.
+    pub(super) fn stage_meta(&self, upper: &Upper, staged: Staged<'_>, file: &LowerFile) -> Result<Option<MetaFile>> {
+        if !upper.metacopy {
+            return Ok(None);
+        }
+        let digest = match upper.verity {
+            Verity::Off => None,
+            Verity::On | Verity::Require => verity::of(file)?,
+        };
+        if digest.is_none() && upper.verity == Verity::Require {
+            return Ok(None);
+        }
+        let mark = Metacopy { digest: digest.clone() };
+        let meta = MetaFile { data: Data::At(file.clone()), digest, redirect: None };
+        Ok(upper.set_metacopy(staged, &mark)?.then_some(meta))
+    }
+
+    /// Gives an upper file its data, if that is still below. The mark goes last, when the data is on disk: until then
+    /// what stands in the upper file counts for nothing.
+    pub(super) fn complete(&self, inode: &Arc<Inode>, leaf: &LeafBody, how: &CopyUp) -> Result<()> {
+        if leaf.state.lock().meta().is_none() {
+            return Ok(());
+        }
+        let upper = self.upper()?;
+        let _up = inode.up.lock();
+        let Some(source) = self.meta_source(leaf)? else { return Ok(()) };
+        let from = source.place.open_file(source.stat.ino, OFlags::RDONLY)?;
+        self.at_leaf(inode, |object| {
+            let to = super::io::open_for_write(object)?.fd;
+            let before = stat_fd(to.as_fd())?;
+            let capability = xattr::get_fd(to.as_fd(), CAPABILITY)?;
+            let len = how.len.map_or(before.size, |len| len.min(before.size));
+            let copied = copy_data(from.as_fd(), to.as_fd(), len, false, &how.killed());
+            if copied.is_err() {
+                // The room that it took is given back; the size stays.
+                let _ = data::truncate(to.as_fd(), 0).and_then(|()| data::truncate(to.as_fd(), before.size));
+            }
+            // What writing took away: to others nothing has changed yet.
+            if stat_fd(to.as_fd())?.mode != before.mode {
+                tree::chmod_fd(to.as_fd(), before.mode & 0o7777)?;
+            }
+            if let Some(value) = &capability {
+                xattr::set_fd(to.as_fd(), CAPABILITY, value, 0)?;
+            }
+            tree::utimens_fd(to.as_fd(), [SetTime::At(before.atime), SetTime::At(before.mtime)])?;
+            copied?;
+            upper.sync_staged(to.as_fd(), true)?;
+            upper.clear_metacopy(object.place.dir.fd()?.as_fd(), object.place.name.as_c_str())
+        })?;
+        leaf.state.lock().set_meta(None);
+        *leaf.data.lock() = None;
+        Ok(())
+    }
+
+    /// Before a file without data gets another name, its mark must say where the data is: by the name it has now in
+    /// `parent`, or by the path of that. False where there is no room for the mark; then the data must be copied.
+    pub(super) fn redirect_file(
+        &self,
+        upper: &Upper,
+        leaf: &LeafBody,
+        parent: &Arc<Inode>,
+        name: &Name,
+        absolute: bool,
+    ) -> Result<bool> {
+        // Held so that two changes of name do not set it at once.
+        let _data = leaf.data.lock();
+        let (object, redirect) = {
+            let state = leaf.state.lock();
+            let Some(meta) = state.meta() else { return Ok(true) };
+            (state.upper.clone().ok_or(Errno::ESTALE)?, meta.redirect.clone())
+        };
+        let Some(redirect) = self.next_redirect(redirect.as_ref(), parent, name, absolute)? else { return Ok(true) };
+        let LeafObject { place, .. } = object;
+        if !(upper.redirect && upper.set_redirect(place.dir.fd()?.as_fd(), place.name.as_c_str(), &redirect)?) {
+            leaf.state.lock().set_stuck();
+            return Ok(false);
+        }
+        if let Some(meta) = leaf.state.lock().meta_mut() {
+            meta.redirect = Some(redirect);
+        }
+        Ok(true)
+    }
+
+    /// The redirect for what stands under `name` in `parent` and has `redirect` so far; `None` where that will do.
+    pub(super) fn next_redirect(
+        &self,
+        redirect: Option<&Redirect>,
+        parent: &Arc<Inode>,
+        name: &Name,
+        absolute: bool,
+    ) -> Result<Option<Redirect>> {
+        let name = match redirect {
+            Some(Redirect::Absolute(_)) => return Ok(None),
+            Some(Redirect::Relative(_)) if !absolute => return Ok(None),
+            Some(Redirect::Relative(name)) => name,
+            None => name,
+        };
+        if !absolute {
+            return Ok(Some(Redirect::Relative(name.clone())));
+        }
+        let mut path = self.lower_path(parent)?;
+        path.push(name.clone());
+        Ok(Some(Redirect::Absolute(path)))
+    }
+
+    /// The path by which the layers below the upper one have a directory.
+    fn lower_path(&self, dir: &Arc<Inode>) -> Result<Vec<Name>> {
+        let mut path = Vec::new();
+        let mut at = dir.clone();
+        while at.id != super::InodeId::ROOT {
+            let next = {
+                let state = at.dir()?.state.read();
+                let (parent, name) = state.at.clone().ok_or(Errno::ENOENT)?;
+                match &state.view.redirect {
+                    Some(Redirect::Absolute(above)) => {
+                        path.extend(above.iter().rev().cloned());
+                        break;
+                    }
+                    Some(Redirect::Relative(name)) => path.push(name.clone()),
+                    None => path.push(name),
+                }
+                parent
+            };
+            at = next;
+        }
+        path.reverse();
+        Ok(path)
+    }
+}
