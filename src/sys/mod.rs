@@ -16,6 +16,7 @@ pub mod random;
 pub mod seam;
 pub mod stat;
 pub mod tree;
+pub mod verity;
 pub mod xattr;
 
 pub use caller::{as_caller, caller_has_cap, effective_caps, may_act_as_others, sigkill_pending};
@@ -34,6 +35,7 @@ pub use tree::{
     RenameFlags, chmod_at, chmod_fd, chown_at, chown_fd, create_at, link_at, link_fd, mkdir_at, mknod_at, readlink_at,
     rename_at, rmdir_at, symlink_at, tmpfile_at, unlink_at, utimens_at, utimens_fd,
 };
+pub use verity::measure;
 pub use xattr::{get_at, get_at_raw, get_fd, get_fd_raw, list_at, list_fd, remove_at, remove_fd, set_at, set_fd};
 
 use crate::base::Errno;

@@ -32,6 +32,7 @@ calls! {
     GetXattr SetXattr RemoveXattr ListXattr
     Handle FsUuid
     GetFlags SetFlags GetFsx SetFsx
+    Verity
     AsCaller Caps ProcStatus
     Lock Random
     Process Mount
