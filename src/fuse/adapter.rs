@@ -184,7 +184,7 @@ impl Filesystem for Adapter {
     ) {
         let set = SetAttr { mode, uid, gid, size, atime: set_time(atime), mtime: set_time(mtime) };
         let (who, ino, ttl) = (caller(req, 0), id(ino), self.timeouts.attr);
-        let long = size != Some(0) && self.union.is_long_copy_up(ino);
+        let long = size != Some(0) && self.union.is_long_copy_up(ino, size.is_some());
         self.run(long, move |union| attributes(reply, ttl, union.setattr(&who, ino, &set)));
     }
 
@@ -236,7 +236,7 @@ impl Filesystem for Adapter {
         };
         let (who, parent, new_parent) = (caller(req, 0), id(parent), id(new_parent));
         let flags = union::RenameFlags::from_bits_retain(flags.bits());
-        let long = self.union.known(parent, &name).is_some_and(|ino| self.union.is_long_copy_up(ino));
+        let long = self.union.known(parent, &name).is_some_and(|ino| self.union.is_long_copy_up(ino, false));
         self.run(long, move |union| {
             empty(reply, union.rename(&who, parent, &name, new_parent, &new_name, flags));
         });
@@ -246,7 +246,7 @@ impl Filesystem for Adapter {
         let (who, ino, parent) = (caller(req, 0), id(ino), id(new_parent));
         let Ok(name) = to_name(new_name) else { return reply.error(errno(Errno::EINVAL)) };
         let Self { timeouts, .. } = *self;
-        self.run(self.union.is_long_copy_up(ino), move |union| match union.link(&who, ino, parent, &name) {
+        self.run(self.union.is_long_copy_up(ino, false), move |union| match union.link(&who, ino, parent, &name) {
             Ok(entry) => reply.entry_with_ttls(&timeouts.attr, &timeouts.entry, &attr(&entry.attr), GENERATION),
             Err(error) => reply.error(errno(error)),
         });
@@ -301,7 +301,7 @@ impl Filesystem for Adapter {
         };
         let (who, ino) = (caller(req, 0), id(ino));
         let count = |bytes| u32::try_from(bytes).unwrap_or(u32::MAX);
-        if self.union.is_long_copy_up(ino) {
+        if self.union.is_long_copy_up(ino, true) {
             let data = data.to_vec();
             self.run(true, move |union| written(reply, union.write(&who, ino, offset, &data, how).map(count)));
         } else {
@@ -386,7 +386,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let (who, ino, name, value) = (caller(req, 0), id(ino), name.to_owned(), value.to_vec());
-        self.run(self.union.is_long_copy_up(ino), move |union| {
+        self.run(self.union.is_long_copy_up(ino, false), move |union| {
             empty(reply, union.setxattr(&who, ino, name.as_bytes(), &value, flags.unsigned_abs()));
         });
     }
@@ -401,7 +401,7 @@ impl Filesystem for Adapter {
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (who, ino, name) = (caller(req, 0), id(ino), name.to_owned());
-        self.run(self.union.is_long_copy_up(ino), move |union| {
+        self.run(self.union.is_long_copy_up(ino, false), move |union| {
             empty(reply, union.removexattr(&who, ino, name.as_bytes()));
         });
     }
@@ -450,9 +450,11 @@ impl Filesystem for Adapter {
         reply: ReplyIoctl,
     ) {
         let (who, ino, data) = (caller(req, 0), id(ino), in_data.to_vec());
-        self.run(self.union.is_long_copy_up(ino), move |union| match ioctl::answer(union, &who, ino, cmd, &data) {
-            Ok(data) => reply.ioctl(0, &data),
-            Err(error) => reply.error(errno(error)),
+        self.run(self.union.is_long_copy_up(ino, false), move |union| {
+            match ioctl::answer(union, &who, ino, cmd, &data) {
+                Ok(data) => reply.ioctl(0, &data),
+                Err(error) => reply.error(errno(error)),
+            }
         });
     }
 
@@ -467,7 +469,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let (who, ino) = (caller(req, 0), id(ino));
-        self.run(self.union.is_long_copy_up(ino), move |union| {
+        self.run(self.union.is_long_copy_up(ino, true), move |union| {
             empty(reply, union.fallocate(&who, ino, mode, offset, length));
         });
     }

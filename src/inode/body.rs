@@ -138,10 +138,8 @@ impl LeafState {
     /// What was found under a name; `keys`: the hard-link keys that lead to it.
     pub fn new(parent: &Arc<Inode>, name: &Name, found: &FoundLeaf, keys: SmallVec<[Key; 1]>) -> Self {
         let object = Some(LeafObject { place: found.place.clone(), key: Key::of(&found.stat) });
-        let below = found.lower.as_ref().map(|lower| LeafObject {
-            place: lower.place.clone(),
-            key: Key::of(&lower.stat),
-        });
+        let below =
+            found.lower.as_ref().map(|lower| LeafObject { place: lower.place.clone(), key: Key::of(&lower.stat) });
         let (upper, lower) = if found.upper { (object, below) } else { (None, object) };
         let more = (found.meta.is_some() || found.index.is_some()).then(|| {
             let (meta, index) = (found.meta.clone(), found.index.clone());

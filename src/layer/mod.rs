@@ -7,8 +7,6 @@ mod index;
 mod list;
 mod marks;
 mod place;
-// Until the union checks the digests of metacopy files.
-#[allow(dead_code)]
 pub mod verity;
 
 pub use fd_cache::{Evict, FdCache};

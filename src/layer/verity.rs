@@ -30,6 +30,18 @@ pub fn check(fd: BorrowedFd<'_>, size: u64, want: &Digest) -> Result<bool> {
     }
 }
 
+/// The digest that the kernel has of a file with fs-verity; `None` for another file.
+///
+/// # Errors
+/// `EBADF`, `EIO`
+pub fn measured(fd: BorrowedFd<'_>) -> Result<Option<Digest>> {
+    let known = |(number, bytes): (u16, Vec<u8>)| {
+        let algorithm = Algorithm::from_number(u8::try_from(number).ok()?)?;
+        Some(Digest { algorithm, bytes })
+    };
+    Ok(measure(fd)?.and_then(known))
+}
+
 /// The digest that the file's first `size` bytes would have under fs-verity, without salt. All of them are read, and few
 /// at a time kept.
 ///

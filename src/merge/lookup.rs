@@ -169,7 +169,8 @@ impl Search<'_> {
 
     /// A redirect on the object at component `at`: the layers below are searched for another name.
     fn follow(&mut self, at: usize, redirect: &Redirect) -> Result<()> {
-        if !self.stack.follow_redirect {
+        let to_data = self.data_wanted && !self.stack.data_only.is_empty() && matches!(redirect, Redirect::Absolute(_));
+        if !self.stack.follow_redirect && !to_data {
             log::warn!("a redirect to {redirect:?} is not followed (redirect_dir=nofollow)");
             return Err(Errno::EPERM);
         }
@@ -346,12 +347,13 @@ fn make_leaf(place: Place, mut stat: Stat, marks: LeafMarks, upper: bool) -> (Fo
     // Where it is the search will tell.
     let nowhere = || Data::Beneath(Arc::new([]));
     let redirect = marks.redirect;
-    let meta = marks
-        .metacopy
-        .map(|metacopy| MetaFile { data: nowhere(), digest: metacopy.digest, redirect: redirect.clone() });
+    let meta = marks.metacopy.map(|metacopy| MetaFile {
+        data: nowhere(),
+        digest: metacopy.digest,
+        redirect: redirect.clone(),
+    });
     let (origin, device, nlink) = (marks.origin, marks.device, marks.nlink);
-    let leaf =
-        FoundLeaf { place, stat, upper, named: false, origin, device, meta, index: None, nlink, lower: None };
+    let leaf = FoundLeaf { place, stat, upper, named: false, origin, device, meta, index: None, nlink, lower: None };
     (leaf, redirect)
 }
 

@@ -5,7 +5,7 @@ mod list;
 mod lookup;
 mod stack;
 
-pub use list::{CookieKey, Listed, Listing, list};
 pub use found::{Absent, Answer, Data, DirPart, DirView, Found, FoundDir, FoundLeaf, LowerFile, MetaFile};
+pub use list::{CookieKey, Listed, Listing, list};
 pub use lookup::{lookup, lookup_from, lower_has, root_part};
 pub use stack::Stack;

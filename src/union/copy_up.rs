@@ -280,13 +280,8 @@ impl Union {
         let name = place.name.as_c_str();
         let metadata = Metadata::of(from.as_fd(), name, stat, place.dir.layer.nosuid)?;
         let indexed = self.is_indexed(inode.kind, stat.nlink);
-        let mut copy = Copy {
-            temp: Temp::new(upper, inode.kind)?,
-            has_origin: false,
-            links: stat.nlink,
-            meta: None,
-            entry: None,
-        };
+        let mut copy =
+            Copy { temp: Temp::new(upper, inode.kind)?, has_origin: false, links: stat.nlink, meta: None, entry: None };
         let mut origin = None;
         // A lower hard link that is not indexed gets no origin: after a remount its names are files of their own.
         let mut mark = |staged: Staged<'_>| -> Result<()> {

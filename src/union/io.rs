@@ -10,8 +10,8 @@ use crate::base::config::Fsync;
 use crate::base::{Errno, Result};
 use crate::inode::{Body, DataFd, Inode, LeafBody, LeafObject};
 use crate::layer::{Evict, Place};
-use crate::sys::path::OFlags;
 use crate::sys::data;
+use crate::sys::path::OFlags;
 use crate::upper::clear_privileges;
 
 /// How a write is to be done.

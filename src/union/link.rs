@@ -1,7 +1,6 @@
 //! A further name for an object.
 
 use std::os::fd::AsFd;
-use std::sync::Arc;
 
 use super::copy_up::CopyUp;
 use super::{Caller, Entry, InodeId, Union};

@@ -70,7 +70,9 @@ impl Union {
         }
         let digest = match upper.verity {
             Verity::Off => None,
-            Verity::On | Verity::Require => verity::of(file)?,
+            Verity::On | Verity::Require => {
+                verity::measured(file.place.open_file(file.stat.ino, OFlags::RDONLY)?.as_fd())?
+            }
         };
         if digest.is_none() && upper.verity == Verity::Require {
             return Ok(None);

@@ -15,6 +15,7 @@ mod lookup;
 mod metacopy;
 mod remove;
 mod rename;
+mod roots;
 mod setup;
 mod types;
 mod xattr;

@@ -51,7 +51,10 @@ impl Union {
                 self.name_is_gone(&mut names, &parent, name);
             }
             drop(names);
-            let done = done.map_or_else(|| self.copy_up(&inode, &CopyUp::metadata(caller)).map(|()| false), |done| done.map(|()| true));
+            let done = done.map_or_else(
+                || self.copy_up(&inode, &CopyUp::metadata(caller)).map(|()| false),
+                |done| done.map(|()| true),
+            );
             self.forget(inode.id, 1);
             if done? {
                 return Ok(());

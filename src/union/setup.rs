@@ -1,22 +1,22 @@
 //! From settings to a union: opens and checks every layer before anything is changed.
 
-use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Union;
-use crate::base::config::{Config, Fsync, UpperDirs, Xino};
+use super::roots::{Common, Root, UpperRoots, check_overlap, is_empty, is_overlay_style, open_layer, open_upper, uuid};
+use crate::base::config::{Config, Fsync, RedirectDir, UpperDirs, Uuid, Xino};
 use crate::base::{Errno, Result};
 use crate::format::mark::{Mark, Namespace, WhiteoutStyle};
 use crate::inode::{Numbers, Table};
-use crate::layer::{DirPlace, FdCache, Layer};
-use crate::merge::{self, CookieKey, DirPart, DirView};
-use crate::sys::path::{OFlags, open_beneath, open_root};
-use crate::sys::stat::{mount_flags_nosuid, stat_fd};
-use crate::sys::{dirent, handle, mount, xattr};
-use crate::upper::{Features, Upper, WorkError, Workdir};
+use crate::layer::{DirPlace, FdCache, IndexDir};
+use crate::merge::{self, CookieKey, DirPart, DirView, Stack};
+use crate::sys::path::{OFlags, open_beneath};
+use crate::sys::random::random_bytes;
+use crate::sys::stat::stat_fd;
+use crate::sys::{process, xattr};
+use crate::upper::{Belongings, Does, Features, IndexError, Upper, WorkError, Workdir};
 
 /// Why a union cannot be set up; nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -31,12 +31,12 @@ pub struct SetupError {
 }
 
 impl SetupError {
-    fn new(what: impl Into<String>, reason: impl Into<String>, hint: impl Into<String>) -> Self {
+    pub(super) fn new(what: impl Into<String>, reason: impl Into<String>, hint: impl Into<String>) -> Self {
         Self { what: what.into(), reason: reason.into(), hint: hint.into() }
     }
 }
 
-type Setup<T> = std::result::Result<T, SetupError>;
+pub(super) type Setup<T> = std::result::Result<T, SetupError>;
 
 /// Puts a [`Config`] together.
 #[derive(Debug, Default)]
@@ -73,20 +73,6 @@ impl Builder {
     }
 }
 
-/// A layer's root, opened.
-struct Root {
-    path: PathBuf,
-    fd: OwnedFd,
-    nosuid: bool,
-    isolated: bool,
-}
-
-/// The upper and work directories, opened.
-struct UpperRoots {
-    upper: Root,
-    work: OwnedFd,
-}
-
 /// The daemon's own descriptors: at most this share of what the process may open is kept in the cache.
 const FD_SHARE: u64 = 2;
 const MOST_FDS: u64 = 8192;
@@ -101,41 +87,62 @@ impl Union {
         if config.lowers.is_empty() {
             return Err(SetupError::new("lowerdir", "no lower layer is given", "give at least one: lowerdir=DIR"));
         }
-        let lowers = config.lowers.iter().map(|path| open_layer("lowerdir", path)).collect::<Setup<Vec<_>>>()?;
+        let open = |paths: &[PathBuf]| paths.iter().map(|path| open_layer("lowerdir", path)).collect::<Setup<Vec<_>>>();
+        let (lowers, data_only) = (open(&config.lowers)?, open(&config.data_only)?);
         let upper = config.upper.as_ref().map(open_upper).transpose()?;
         let mut notes = Vec::new();
         let locks = match &upper {
             Some(upper) => {
-                check_overlap(&lowers, upper)?;
+                check_overlap(lowers.iter().chain(&data_only), upper)?;
                 Some(lock(upper)?)
             }
             None => None,
         };
-        let fds = Arc::new(FdCache::new(fd_limit()));
-        let lowers: Vec<_> = lowers.into_iter().map(|root| root.isolate(true)).collect();
-        let suid_view = config.suid_view;
+        let isolated = |roots: Vec<Root>| roots.into_iter().map(|root| root.isolate(true)).collect::<Vec<_>>();
+        let (lowers, data_only) = (isolated(lowers), isolated(data_only));
         let numbers = number(&config, &lowers, upper.as_ref())?;
+        let mut common = Common {
+            suid_view: config.suid_view,
+            namespace: if config.userxattr || !may_write_trusted() { Namespace::User } else { Namespace::Trusted },
+            uuid: config.uuid,
+            fds: Arc::new(FdCache::new(fd_limit())),
+        };
         let prepared = match (upper, locks) {
-            (Some(roots), Some(locks)) => Some(prepare(&config, roots, locks, &fds, &mut notes)?),
+            (Some(roots), Some(locks)) => Some(prepare(&config, roots, locks, &mut common, &mut notes)?),
             _ => None,
         };
-        let namespace = prepared.as_ref().and_then(Upper::namespace).unwrap_or(Namespace::Trusted);
         let mut parts = Vec::new();
         let count = lowers.len();
         for (i, root) in lowers.into_iter().enumerate() {
-            let (part, opaque) = root.into_lower(suid_view, namespace, &fds, i + 1 < count)?;
+            let (part, opaque) = root.into_lower(&common, i + 1, i + 1 < count)?;
             parts.push(part);
             if opaque {
                 break;
             }
         }
-        Self::assemble(config, prepared, parts, numbers, fds, notes)
+        let data_only = data_only.into_iter().map(|root| root.into_data(&common)).collect::<Setup<Vec<_>>>()?;
+        let (upper, index) = match prepared {
+            Some((upper, workdir)) => {
+                let index = open_index(&config, &upper, workdir, parts.first(), &mut notes)?;
+                (Some(upper), index)
+            }
+            None => (None, None),
+        };
+        let stack = Stack {
+            lowers: parts.into(),
+            follow_redirect: config.redirect_dir != Some(RedirectDir::NoFollow),
+            follow_metacopy: config.metacopy != Some(false) || !data_only.is_empty(),
+            data_only,
+            index,
+            verity: config.verity,
+        };
+        Self::assemble(config, upper, stack, numbers, common.fds, notes)
     }
 
     fn assemble(
         config: Config,
         upper: Option<Upper>,
-        lowers: Vec<DirPart>,
+        stack: Stack,
         numbers: Numbers,
         fds: Arc<FdCache>,
         notes: Vec<String>,
@@ -143,7 +150,8 @@ impl Union {
         let failed = |what: &str, errno: Errno| SetupError::new(what, errno.to_string(), "check the directory");
         let upper_part = match &upper {
             Some(upper) => {
-                let (mut part, _) = merge::root_part(&upper.root, false).map_err(|errno| failed("upperdir", errno))?;
+                let root = merge::root_part(&upper.root, 0, false);
+                let (mut part, _) = root.map_err(|errno| failed("upperdir", errno))?;
                 part.xattr_whiteouts |= upper.style == WhiteoutStyle::Xattr;
                 Some(part)
             }
@@ -153,12 +161,13 @@ impl Union {
             Some(upper) => Some(work_place(upper).map_err(|errno| failed("workdir", errno))?),
             None => None,
         };
-        let view = DirView { upper: upper_part, lowers: lowers.into() };
+        let view = DirView { upper: upper_part, redirect: None, lowers: stack.lowers.clone() };
         let Some(top) = view.top().map(|part| part.place.clone()) else {
             return Err(failed("lowerdir", Errno::ENOENT));
         };
         Ok(Self {
             table: Table::new(numbers, view),
+            stack,
             upper,
             work,
             top,
@@ -179,154 +188,6 @@ fn work_place(upper: &Upper) -> Result<Arc<DirPlace>> {
     let fd = open_beneath(upper.work(), c".", OFlags::PATH | OFlags::DIRECTORY)?;
     let ino = stat_fd(fd.as_fd())?.ino;
     Ok(DirPlace::root(upper.root.layer.clone(), fd, ino))
-}
-
-impl Root {
-    /// A clone of the mount in which nothing else is mounted, so that the daemon can never walk into a foreign mount or
-    /// its own. Where the process may not make one, every step checks for mounts instead.
-    fn isolate(mut self, read_only: bool) -> Self {
-        if let Ok(clone) = mount::clone_tree(self.fd.as_fd(), read_only) {
-            self.fd = clone;
-            self.isolated = true;
-        }
-        self
-    }
-
-    fn layer(
-        &self,
-        suid_view: bool,
-        wh_names: bool,
-        upper_style: Option<WhiteoutStyle>,
-        namespace: Namespace,
-        fds: &Arc<FdCache>,
-    ) -> Arc<Layer> {
-        Arc::new(Layer {
-            path: self.path.clone(),
-            uuid: uuid(self.fd.as_fd()),
-            nosuid: suid_view && self.nosuid,
-            wh_names,
-            upper_style,
-            isolated: self.isolated,
-            namespace,
-            fds: fds.clone(),
-        })
-    }
-
-    fn into_lower(
-        self,
-        suid_view: bool,
-        namespace: Namespace,
-        fds: &Arc<FdCache>,
-        below: bool,
-    ) -> Setup<(DirPart, bool)> {
-        let path = self.path.clone();
-        let failed = |errno: Errno| {
-            SetupError::new(format!("lowerdir={}", path.display()), errno.to_string(), "the layer must be readable")
-        };
-        let wh_names = !is_overlay_style(self.fd.as_fd()).map_err(failed)?;
-        let layer = self.layer(suid_view, wh_names, None, namespace, fds);
-        let ino = stat_fd(self.fd.as_fd()).map_err(failed)?.ino;
-        let root = DirPlace::root(layer, self.fd, ino);
-        let (part, marks) = merge::root_part(&root, below).map_err(failed)?;
-        Ok((part, marks.opaque))
-    }
-}
-
-fn open_layer(option: &str, path: &Path) -> Setup<Root> {
-    let what = || format!("{option}={}", path.display());
-    let fd = open_root(path).map_err(|errno| {
-        let hint = match errno {
-            Errno::ENOENT => "create the directory first",
-            Errno::ENOTDIR => "a layer is a directory",
-            Errno::EACCES => "the user that mounts must be able to enter it",
-            _ => "check the path",
-        };
-        SetupError::new(what(), errno.to_string(), hint)
-    })?;
-    // Reading is needed to list it; finding that out now beats an empty view later.
-    open_beneath(fd.as_fd(), c".", OFlags::RDONLY | OFlags::DIRECTORY)
-        .map_err(|errno| SetupError::new(what(), errno.to_string(), "the user that mounts must be able to read it"))?;
-    let nosuid = mount_flags_nosuid(fd.as_fd()).unwrap_or(false);
-    Ok(Root { path: path.to_owned(), fd, nosuid, isolated: false })
-}
-
-fn open_upper(dirs: &UpperDirs) -> Setup<UpperRoots> {
-    let upper = open_layer("upperdir", &dirs.dir)?;
-    let work = open_layer("workdir", &dirs.work)?;
-    let what = || format!("workdir={}", dirs.work.display());
-    let stat = |fd: &OwnedFd| stat_fd(fd.as_fd()).map_err(|errno| SetupError::new(what(), errno.to_string(), ""));
-    let (upper_stat, work_stat) = (stat(&upper.fd)?, stat(&work.fd)?);
-    if upper_stat.dev != work_stat.dev {
-        let reason = "it is not on the file system of upperdir";
-        return Err(SetupError::new(what(), reason, "use an empty directory beside upperdir"));
-    }
-    let nested = |above: &OwnedFd, below: &OwnedFd| lies_in(below.as_fd(), above.as_fd()).unwrap_or(false);
-    if upper_stat.ino == work_stat.ino || nested(&upper.fd, &work.fd) || nested(&work.fd, &upper.fd) {
-        let reason = "upperdir and workdir must not lie one in the other";
-        return Err(SetupError::new(what(), reason, "use an empty directory beside upperdir"));
-    }
-    Ok(isolate_pair(dirs, upper, work.fd))
-}
-
-/// Upper and work directory from one clone of their mount, so that objects can be renamed between them.
-fn isolate_pair(dirs: &UpperDirs, upper: Root, work: OwnedFd) -> UpperRoots {
-    let clone = || -> Option<(OwnedFd, OwnedFd)> {
-        let (above, below) = (dirs.dir.canonicalize().ok()?, dirs.work.canonicalize().ok()?);
-        let common: PathBuf = above.iter().zip(below.iter()).take_while(|(a, b)| a == b).map(|(a, _)| a).collect();
-        let clone = mount::clone_tree(open_root(&common).ok()?.as_fd(), false).ok()?;
-        let open = |path: &Path, known: &OwnedFd| {
-            let path = CString::new(path.strip_prefix(&common).ok()?.as_os_str().as_bytes()).ok()?;
-            let fd = open_beneath(clone.as_fd(), &path, OFlags::PATH | OFlags::DIRECTORY).ok()?;
-            let same = stat_fd(fd.as_fd()).ok()?.ino == stat_fd(known.as_fd()).ok()?.ino;
-            same.then_some(fd)
-        };
-        Some((open(&above, &upper.fd)?, open(&below, &work)?))
-    };
-    match clone() {
-        Some((fd, work)) => UpperRoots { upper: Root { fd, isolated: true, ..upper }, work },
-        None => UpperRoots { upper, work },
-    }
-}
-
-/// Whether `below` is a directory somewhere in `above`.
-fn lies_in(below: BorrowedFd<'_>, above: BorrowedFd<'_>) -> Result<bool> {
-    let target = stat_fd(above)?;
-    let mut at = rustix::fs::openat(below, c".", OFlags::PATH | OFlags::DIRECTORY, rustix::fs::Mode::empty())?;
-    let mut here = stat_fd(at.as_fd())?;
-    loop {
-        let parent = rustix::fs::openat(&at, c"..", OFlags::PATH | OFlags::DIRECTORY, rustix::fs::Mode::empty())?;
-        let there = stat_fd(parent.as_fd())?;
-        // The top, or another mount: that is no part of the layer.
-        if (there.dev, there.ino) == (here.dev, here.ino) || there.dev != here.dev {
-            return Ok(false);
-        }
-        if (there.dev, there.ino) == (target.dev, target.ino) {
-            return Ok(true);
-        }
-        (at, here) = (parent, there);
-    }
-}
-
-/// A lower layer must not be, hold, or lie in what is written.
-fn check_overlap(lowers: &[Root], upper: &UpperRoots) -> Setup<()> {
-    for lower in lowers {
-        let what = || format!("lowerdir={}", lower.path.display());
-        for (written, option) in [(upper.upper.fd.as_fd(), "upperdir"), (upper.work.as_fd(), "workdir")] {
-            let same = match (stat_fd(lower.fd.as_fd()), stat_fd(written)) {
-                (Ok(a), Ok(b)) => (a.dev, a.ino) == (b.dev, b.ino),
-                _ => false,
-            };
-            if same || lies_in(lower.fd.as_fd(), written).unwrap_or(false) {
-                let reason = format!("it is or lies in {option}: a lower layer must not change");
-                return Err(SetupError::new(what(), reason, "use directories of their own for upperdir and workdir"));
-            }
-            if lies_in(written, lower.fd.as_fd()).unwrap_or(false) {
-                let reason = format!("{option} lies in it: the layer would change with everything that is written");
-                return Err(SetupError::new(what(), reason, "put it outside, or on another file system (a tmpfs)"));
-            }
-        }
-    }
-    Ok(())
 }
 
 fn lock(roots: &UpperRoots) -> Setup<Vec<OwnedFd>> {
@@ -359,7 +220,7 @@ fn number(config: &Config, lowers: &[Root], upper: Option<&UpperRoots>) -> Setup
     for root in roots {
         let stat = stat_fd(root.fd.as_fd())
             .map_err(|errno| SetupError::new(root.path.display().to_string(), errno.to_string(), "check the path"))?;
-        layers.push((stat.dev, uuid(root.fd.as_fd())));
+        layers.push((stat.dev, uuid(root.fd.as_fd(), config.uuid)));
     }
     let numbers = Numbers::new(layers, config.xino);
     if config.xino == Xino::On && numbers.systems() > 64 {
@@ -373,65 +234,136 @@ fn prepare(
     config: &Config,
     roots: UpperRoots,
     locks: Vec<OwnedFd>,
-    fds: &Arc<FdCache>,
+    common: &mut Common,
     notes: &mut Vec<String>,
-) -> Setup<Upper> {
+) -> Setup<(Upper, OwnedFd)> {
     let path = roots.upper.path.clone();
     let failed = |errno: Errno| {
         SetupError::new(format!("upperdir={}", path.display()), errno.to_string(), "it must be writable")
     };
     let workdir = Workdir::prepare(roots.work.as_fd(), locks).map_err(work_failed)?;
-    let features = Features::probe(workdir.work()).map_err(failed)?;
-    notes.extend(features.degraded().into_iter().map(|line| format!("upperdir={} {line}", path.display())));
+    let features = Features::probe(workdir.work(), common.namespace).map_err(failed)?;
+    let root = roots.upper.fd.as_fd();
+    common.namespace = features.marks.unwrap_or(Namespace::User);
+    let style = remembered_style(root, common.namespace)
+        .map_err(failed)?
+        .filter(|&style| features.writes(style))
+        .unwrap_or_else(|| features.whiteout_style());
+    notes.extend(features.degraded(style).into_iter().map(|line| format!("upperdir={} {line}", path.display())));
     if config.fsync == Fsync::Volatile {
         workdir.mark_volatile().map_err(failed)?;
     }
-    let style = features.whiteout_style();
-    let fresh = is_overlay_style(roots.upper.fd.as_fd()).map_err(failed)?
-        || is_empty(roots.upper.fd.as_fd()).map_err(failed)?;
+    let fresh = is_overlay_style(root).map_err(failed)? || is_empty(root).map_err(failed)?;
     let wh_names = style == WhiteoutStyle::File || !fresh;
-    let namespace = features.marks.unwrap_or(Namespace::User);
-    let layer = roots.upper.layer(config.suid_view, wh_names, Some(style), namespace, fds);
-    let ino = stat_fd(roots.upper.fd.as_fd()).map_err(failed)?.ino;
+    let layer = roots.upper.layer(common, wh_names, Some(style));
+    let ino = stat_fd(root).map_err(failed)?.ino;
     if let (Some(namespace), false) = (features.marks, wh_names) {
-        let (key, fd) = (namespace.key(Mark::Style), roots.upper.fd.as_fd());
-        if let Err(errno) = xattr::set_at(fd, c".", key, style.value(), 0) {
+        let key = namespace.key(Mark::Style);
+        if let Err(errno) = xattr::set_at(root, c".", key, style.value(), 0) {
             log::info!("the upper layer's root is not marked: {errno}");
         }
     }
+    if let Some(namespace) = features.marks
+        && let Err(errno) = keep_uuid(root, namespace, config.uuid)
+    {
+        log::info!("the upper layer gets no identity of its own: {errno}");
+    }
+    let redirect = features.marks.is_some() && config.redirect_dir.is_none_or(|wish| wish == RedirectDir::On);
+    let does = Does {
+        fsync: config.fsync,
+        redirect,
+        metacopy: redirect && config.metacopy != Some(false),
+        verity: config.verity,
+    };
     let root = DirPlace::root(layer, roots.upper.fd, ino);
-    Ok(Upper::new(root, workdir, features, config.fsync))
+    Ok((Upper::new(root, workdir, features, style, does), roots.work))
 }
 
-/// An overlay wrote this layer: `.wh.` names are ordinary files there.
-fn is_overlay_style(root: BorrowedFd<'_>) -> Result<bool> {
-    let keys = xattr::list_at(root, c".")?;
-    let marks = [Mark::Origin, Mark::Impure, Mark::Uuid, Mark::Style];
-    let known = |key: &Vec<u8>| {
-        [Namespace::Trusted, Namespace::User]
-            .iter()
-            .any(|ns| marks.iter().any(|&mark| ns.key(mark).to_bytes() == key.as_slice()))
+/// How the layer's names were hidden so far.
+fn remembered_style(root: BorrowedFd<'_>, namespace: Namespace) -> Result<Option<WhiteoutStyle>> {
+    let value = xattr::get_at(root, c".", namespace.key(Mark::Style))?;
+    Ok(value.and_then(|value| WhiteoutStyle::parse(&value)))
+}
+
+/// Gives the upper layer an identity of its own where `wish` says so: with `auto`, if nothing was copied up into it yet.
+fn keep_uuid(root: BorrowedFd<'_>, namespace: Namespace, wish: Uuid) -> Result<()> {
+    let key = namespace.key(Mark::Uuid);
+    let fresh = || Ok::<_, Errno>(xattr::get_at(root, c".", namespace.key(Mark::Impure))?.is_none());
+    let wanted = match wish {
+        Uuid::Off | Uuid::Null => false,
+        Uuid::Auto => fresh()?,
+        Uuid::On => true,
     };
-    let ours_with_wh = |ns: Namespace| {
-        xattr::get_at(root, c".", ns.key(Mark::Style))
-            .map(|value| value.as_deref() == Some(WhiteoutStyle::File.value()))
+    if !wanted || xattr::get_at(root, c".", key)?.is_some_and(|uuid| uuid.len() == 16) {
+        return Ok(());
+    }
+    let mut uuid: [u8; 16] = random_bytes()?;
+    // RFC 9562: version 4, variant 1.
+    uuid[6] = uuid[6] & 0x0f | 0x40;
+    uuid[8] = uuid[8] & 0x3f | 0x80;
+    xattr::set_at(root, c".", key, &uuid, 0)
+}
+
+/// The index, where it can be had. Asked for by name it must fit, else a note says why there is none.
+fn open_index(
+    config: &Config,
+    upper: &Upper,
+    workdir: OwnedFd,
+    lower: Option<&DirPart>,
+    notes: &mut Vec<String>,
+) -> Setup<Option<IndexDir>> {
+    let (Some(lower), true) = (lower, config.index != Some(false)) else { return Ok(None) };
+    let failed = |errno: Errno| SetupError::new("index", errno.to_string(), "leave it out, or say index=off");
+    let open = || -> std::result::Result<OwnedFd, IndexError> {
+        let namespace = upper.namespace().ok_or(IndexError::NoHandles)?;
+        let (upper_fd, lower_fd) = (upper.root.fd()?, lower.place.fd()?);
+        let belongings = Belongings {
+            workdir: workdir.as_fd(),
+            upper: (&upper.root.layer, upper_fd.as_fd()),
+            lower: (&lower.place.layer, lower_fd.as_fd()),
+            namespace,
+        };
+        belongings.open()
     };
-    Ok(keys.iter().any(known) && !ours_with_wh(Namespace::Trusted)? && !ours_with_wh(Namespace::User)?)
+    match open() {
+        Ok(fd) => {
+            let ino = stat_fd(fd.as_fd()).map_err(failed)?.ino;
+            Ok(Some(IndexDir::new(DirPlace::root(upper.root.layer.clone(), fd, ino))))
+        }
+        Err(error) => {
+            let (reason, hint) = index_failed(&error);
+            if config.index == Some(true) && error != IndexError::NoHandles {
+                return Err(SetupError::new("index=on", reason, hint));
+            }
+            notes.push(format!("index=off: {reason}; hard links of lower files part over a remount ({hint})"));
+            Ok(None)
+        }
+    }
 }
 
-fn is_empty(root: BorrowedFd<'_>) -> Result<bool> {
-    let fd = open_beneath(root, c".", OFlags::RDONLY | OFlags::DIRECTORY)?;
-    let mut empty = true;
-    dirent::read_dir(fd.as_fd(), &mut |entry| {
-        // A directory that a fresh ext4 has.
-        empty &= entry.name.to_bytes() == b"lost+found";
-    })?;
-    Ok(empty)
+fn index_failed(error: &IndexError) -> (String, &'static str) {
+    match error {
+        IndexError::OtherLower => (
+            "the upper layer was used with an index over another lower layer".into(),
+            "mount it over the same lower layers, or say index=off",
+        ),
+        IndexError::OtherUpper => (
+            "workdir/index belongs to another upper layer".into(),
+            "use the workdir of this upper layer, or an empty one",
+        ),
+        IndexError::Foreign(entry) => {
+            (format!("workdir/index/{entry} was not made by an overlay"), "remove it, or say index=off")
+        }
+        IndexError::NoHandles => {
+            ("the layers' file systems have no file handles or no extended attributes".into(), "nothing is to be done")
+        }
+        IndexError::Failed(errno) => (format!("workdir/index: {errno}"), "check the directory, or say index=off"),
+    }
 }
 
-fn uuid(root: BorrowedFd<'_>) -> [u8; 16] {
-    let open = open_beneath(root, c".", OFlags::RDONLY | OFlags::DIRECTORY);
-    open.ok().and_then(|fd| handle::fs_uuid(fd.as_fd()).ok().flatten()).unwrap_or_default()
+/// `trusted.*` is for administrators of the initial user namespace.
+fn may_write_trusted() -> bool {
+    process::is_admin() && process::ids_are_initial()
 }
 
 fn fd_limit() -> usize {

@@ -23,11 +23,11 @@ pub struct Features {
 }
 
 impl Features {
-    /// Tries everything in the (empty, own) directory `work`; `trusted` is tried first where the process may.
+    /// Tries everything in the (empty, own) directory `work`; marks in `wish` first.
     ///
     /// # Errors
     /// What making a file there says: then nothing at all can be written.
-    pub fn probe(work: BorrowedFd<'_>) -> Result<Self> {
+    pub fn probe(work: BorrowedFd<'_>, wish: Namespace) -> Result<Self> {
         let names = [c"#probe-a", c"#probe-b", c"#probe-c"];
         let [a, b, c] = names;
         let clean = || {
@@ -38,7 +38,7 @@ impl Features {
         clean();
         let found = (|| {
             drop(tree::create_at(work, a, OFlags::WRONLY, 0o600)?);
-            let marks = [Namespace::Trusted, Namespace::User]
+            let marks = [wish, Namespace::User]
                 .into_iter()
                 .find(|ns| xattr::set_at(work, a, ns.key(Mark::Whiteout), b"y", 0).is_ok());
             let devices = tree::mknod_at(work, b, libc::S_IFCHR, 0).is_ok();
@@ -62,17 +62,27 @@ impl Features {
         }
     }
 
-    /// What does not work as it should there, a line each.
-    pub fn degraded(&self) -> Vec<String> {
+    /// Whether names can be hidden in this way there.
+    pub fn writes(&self, style: WhiteoutStyle) -> bool {
+        match style {
+            WhiteoutStyle::Device => self.devices,
+            WhiteoutStyle::Xattr => self.marks.is_some(),
+            WhiteoutStyle::File => true,
+        }
+    }
+
+    /// What does not work as it should there, a line each; deleted names are written in `style`.
+    pub fn degraded(&self, style: WhiteoutStyle) -> Vec<String> {
         let mut lines = Vec::new();
         if self.marks.is_none() {
             lines.push(
-                "takes no extended attributes: inode numbers may change over a remount, and opaque directories are \
-                 written as .wh..wh..opq files"
+                "takes no extended attributes: inode numbers may change over a remount, hard links of lower files part, \
+                 directories with lower parts cannot be renamed, a change of metadata copies the data, and opaque \
+                 directories are written as .wh..wh..opq files"
                     .into(),
             );
         }
-        match self.whiteout_style() {
+        match style {
             WhiteoutStyle::Device => {}
             WhiteoutStyle::Xattr => {
                 lines.push("takes no device nodes: whiteouts are written as marked empty files".into());

@@ -6,7 +6,7 @@ use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::workdir::{children, remove};
-use crate::base::{Errno, Result};
+use crate::base::Errno;
 use crate::format::mark::{Mark, Namespace};
 use crate::format::{Nlink, Origin, parse_index_name};
 use crate::layer::{Layer, origin_of};

@@ -1,0 +1,220 @@
+//! The layers' directories, opened and looked at before anything is changed.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::setup::{Setup, SetupError};
+use crate::base::config::{UpperDirs, Uuid};
+use crate::base::{Errno, Result};
+use crate::format::mark::{Mark, Namespace, WhiteoutStyle};
+use crate::layer::{DirPlace, FdCache, Layer};
+use crate::merge::{self, DirPart};
+use crate::sys::path::{OFlags, open_beneath, open_root};
+use crate::sys::stat::{mount_flags_nosuid, stat_fd};
+use crate::sys::{dirent, handle, mount, xattr};
+
+/// A layer's root, opened.
+pub(super) struct Root {
+    pub path: PathBuf,
+    pub fd: OwnedFd,
+    pub nosuid: bool,
+    pub isolated: bool,
+}
+
+/// The upper and work directories, opened.
+pub(super) struct UpperRoots {
+    pub upper: Root,
+    pub work: OwnedFd,
+}
+
+/// What all layers of a union have in common.
+#[derive(Clone)]
+pub(super) struct Common {
+    pub suid_view: bool,
+    pub namespace: Namespace,
+    pub uuid: Uuid,
+    pub fds: Arc<FdCache>,
+}
+
+impl Root {
+    /// A clone of the mount in which nothing else is mounted, so that the daemon can never walk into a foreign mount or
+    /// its own. Where the process may not make one, every step checks for mounts instead.
+    pub fn isolate(mut self, read_only: bool) -> Self {
+        if let Ok(clone) = mount::clone_tree(self.fd.as_fd(), read_only) {
+            self.fd = clone;
+            self.isolated = true;
+        }
+        self
+    }
+
+    pub fn layer(&self, common: &Common, wh_names: bool, upper_style: Option<WhiteoutStyle>) -> Arc<Layer> {
+        Arc::new(Layer {
+            path: self.path.clone(),
+            uuid: uuid(self.fd.as_fd(), common.uuid),
+            nosuid: common.suid_view && self.nosuid,
+            wh_names,
+            upper_style,
+            isolated: self.isolated,
+            namespace: common.namespace,
+            fds: common.fds.clone(),
+            modes: Default::default(),
+        })
+    }
+
+    /// As a data-only layer.
+    pub fn into_data(self, common: &Common) -> Setup<Arc<DirPlace>> {
+        let layer = self.layer(common, false, None);
+        let ino = stat_fd(self.fd.as_fd()).map_err(|errno| unreadable(&self.path, errno))?.ino;
+        Ok(DirPlace::root(layer, self.fd, ino))
+    }
+
+    /// As an ordinary lower layer at this level, and whether it hides those below.
+    pub fn into_lower(self, common: &Common, level: usize, below: bool) -> Setup<(DirPart, bool)> {
+        let path = self.path.clone();
+        let failed = |errno: Errno| unreadable(&path, errno);
+        let wh_names = !is_overlay_style(self.fd.as_fd()).map_err(failed)?;
+        let layer = self.layer(common, wh_names, None);
+        let ino = stat_fd(self.fd.as_fd()).map_err(failed)?.ino;
+        let root = DirPlace::root(layer, self.fd, ino);
+        merge::root_part(&root, level, below).map_err(failed)
+    }
+}
+
+fn unreadable(path: &Path, errno: Errno) -> SetupError {
+    SetupError::new(format!("lowerdir={}", path.display()), errno.to_string(), "the layer must be readable")
+}
+
+pub(super) fn open_layer(option: &str, path: &Path) -> Setup<Root> {
+    let what = || format!("{option}={}", path.display());
+    let fd = open_root(path).map_err(|errno| {
+        let hint = match errno {
+            Errno::ENOENT => "create the directory first",
+            Errno::ENOTDIR => "a layer is a directory",
+            Errno::EACCES => "the user that mounts must be able to enter it",
+            _ => "check the path",
+        };
+        SetupError::new(what(), errno.to_string(), hint)
+    })?;
+    // Reading is needed to list it; finding that out now beats an empty view later.
+    open_beneath(fd.as_fd(), c".", OFlags::RDONLY | OFlags::DIRECTORY)
+        .map_err(|errno| SetupError::new(what(), errno.to_string(), "the user that mounts must be able to read it"))?;
+    let nosuid = mount_flags_nosuid(fd.as_fd()).unwrap_or(false);
+    Ok(Root { path: path.to_owned(), fd, nosuid, isolated: false })
+}
+
+pub(super) fn open_upper(dirs: &UpperDirs) -> Setup<UpperRoots> {
+    let upper = open_layer("upperdir", &dirs.dir)?;
+    let work = open_layer("workdir", &dirs.work)?;
+    let what = || format!("workdir={}", dirs.work.display());
+    let stat = |fd: &OwnedFd| stat_fd(fd.as_fd()).map_err(|errno| SetupError::new(what(), errno.to_string(), ""));
+    let (upper_stat, work_stat) = (stat(&upper.fd)?, stat(&work.fd)?);
+    if upper_stat.dev != work_stat.dev {
+        let reason = "it is not on the file system of upperdir";
+        return Err(SetupError::new(what(), reason, "use an empty directory beside upperdir"));
+    }
+    let nested = |above: &OwnedFd, below: &OwnedFd| lies_in(below.as_fd(), above.as_fd()).unwrap_or(false);
+    if upper_stat.ino == work_stat.ino || nested(&upper.fd, &work.fd) || nested(&work.fd, &upper.fd) {
+        let reason = "upperdir and workdir must not lie one in the other";
+        return Err(SetupError::new(what(), reason, "use an empty directory beside upperdir"));
+    }
+    Ok(isolate_pair(dirs, upper, work.fd))
+}
+
+/// Upper and work directory from one clone of their mount, so that objects can be renamed between them.
+fn isolate_pair(dirs: &UpperDirs, upper: Root, work: OwnedFd) -> UpperRoots {
+    let clone = || -> Option<(OwnedFd, OwnedFd)> {
+        let (above, below) = (dirs.dir.canonicalize().ok()?, dirs.work.canonicalize().ok()?);
+        let common: PathBuf = above.iter().zip(below.iter()).take_while(|(a, b)| a == b).map(|(a, _)| a).collect();
+        let clone = mount::clone_tree(open_root(&common).ok()?.as_fd(), false).ok()?;
+        let open = |path: &Path, known: &OwnedFd| {
+            let path = CString::new(path.strip_prefix(&common).ok()?.as_os_str().as_bytes()).ok()?;
+            let fd = open_beneath(clone.as_fd(), &path, OFlags::PATH | OFlags::DIRECTORY).ok()?;
+            let same = stat_fd(fd.as_fd()).ok()?.ino == stat_fd(known.as_fd()).ok()?.ino;
+            same.then_some(fd)
+        };
+        Some((open(&above, &upper.fd)?, open(&below, &work)?))
+    };
+    match clone() {
+        Some((fd, work)) => UpperRoots { upper: Root { fd, isolated: true, ..upper }, work },
+        None => UpperRoots { upper, work },
+    }
+}
+
+/// Whether `below` is a directory somewhere in `above`.
+fn lies_in(below: BorrowedFd<'_>, above: BorrowedFd<'_>) -> Result<bool> {
+    let target = stat_fd(above)?;
+    let mut at = rustix::fs::openat(below, c".", OFlags::PATH | OFlags::DIRECTORY, rustix::fs::Mode::empty())?;
+    let mut here = stat_fd(at.as_fd())?;
+    loop {
+        let parent = rustix::fs::openat(&at, c"..", OFlags::PATH | OFlags::DIRECTORY, rustix::fs::Mode::empty())?;
+        let there = stat_fd(parent.as_fd())?;
+        // The top, or another mount: that is no part of the layer.
+        if (there.dev, there.ino) == (here.dev, here.ino) || there.dev != here.dev {
+            return Ok(false);
+        }
+        if (there.dev, there.ino) == (target.dev, target.ino) {
+            return Ok(true);
+        }
+        (at, here) = (parent, there);
+    }
+}
+
+/// A lower layer must not be, hold, or lie in what is written.
+pub(super) fn check_overlap<'a>(lowers: impl Iterator<Item = &'a Root>, upper: &UpperRoots) -> Setup<()> {
+    for lower in lowers {
+        let what = || format!("lowerdir={}", lower.path.display());
+        for (written, option) in [(upper.upper.fd.as_fd(), "upperdir"), (upper.work.as_fd(), "workdir")] {
+            let same = match (stat_fd(lower.fd.as_fd()), stat_fd(written)) {
+                (Ok(a), Ok(b)) => (a.dev, a.ino) == (b.dev, b.ino),
+                _ => false,
+            };
+            if same || lies_in(lower.fd.as_fd(), written).unwrap_or(false) {
+                let reason = format!("it is or lies in {option}: a lower layer must not change");
+                return Err(SetupError::new(what(), reason, "use directories of their own for upperdir and workdir"));
+            }
+            if lies_in(written, lower.fd.as_fd()).unwrap_or(false) {
+                let reason = format!("{option} lies in it: the layer would change with everything that is written");
+                return Err(SetupError::new(what(), reason, "put it outside, or on another file system (a tmpfs)"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// An overlay wrote this layer: `.wh.` names are ordinary files there.
+pub(super) fn is_overlay_style(root: BorrowedFd<'_>) -> Result<bool> {
+    let keys = xattr::list_at(root, c".")?;
+    let marks = [Mark::Origin, Mark::Impure, Mark::Uuid, Mark::Style];
+    let known = |key: &Vec<u8>| {
+        [Namespace::Trusted, Namespace::User]
+            .iter()
+            .any(|ns| marks.iter().any(|&mark| ns.key(mark).to_bytes() == key.as_slice()))
+    };
+    let ours_with_wh = |ns: Namespace| {
+        xattr::get_at(root, c".", ns.key(Mark::Style))
+            .map(|value| value.as_deref() == Some(WhiteoutStyle::File.value()))
+    };
+    Ok(keys.iter().any(known) && !ours_with_wh(Namespace::Trusted)? && !ours_with_wh(Namespace::User)?)
+}
+
+pub(super) fn is_empty(root: BorrowedFd<'_>) -> Result<bool> {
+    let fd = open_beneath(root, c".", OFlags::RDONLY | OFlags::DIRECTORY)?;
+    let mut empty = true;
+    dirent::read_dir(fd.as_fd(), &mut |entry| {
+        // A directory that a fresh ext4 has.
+        empty &= entry.name.to_bytes() == b"lost+found";
+    })?;
+    Ok(empty)
+}
+
+/// The identity of the file system below a root, as origins hold it.
+pub(super) fn uuid(root: BorrowedFd<'_>, wish: Uuid) -> [u8; 16] {
+    if wish == Uuid::Off {
+        return [0; 16];
+    }
+    let open = open_beneath(root, c".", OFlags::RDONLY | OFlags::DIRECTORY);
+    open.ok().and_then(|fd| handle::fs_uuid(fd.as_fd()).ok().flatten()).unwrap_or_default()
+}
