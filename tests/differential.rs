@@ -10,11 +10,10 @@ mod model;
 use std::fmt::Write as _;
 
 use common::*;
-use model::layers::{Plan, Thing, build, plan, things};
+use model::layers::{self, Plan, build, plan, things};
 use model::memory::Memory;
 use model::real::Real;
 use model::{Op, Step, Subject, history};
-use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 
 /// What is compared. The kernel without its index does not always know its own hard links, and where it is itself the
 /// tested one, its d_ino is not judged (wrong after some renames and links, Linux 6.18).
@@ -116,30 +115,16 @@ fn against_memory(plans: &[Plan], ops: &[Op], links: bool) -> Result<(), String>
 
 type Check = fn(&[Plan], &[Op], bool) -> Result<(), String>;
 
-/// Draws `cases` histories; fails with the shortest one that fails.
 fn check(cases: u64, links: bool, check: Check) {
-    let cases = u32::try_from(cases * env_number("PLYFS_TEST_CASES", 1)).unwrap();
-    let config = Config {
+    let drawn = (things(), history(LENGTH));
+    let salt = env_number("PLYFS_TEST_SEED", 1); // the seeds of old still draw the same
+    model::check(
         cases,
-        failure_persistence: None,
-        max_shrink_iters: 4000,
-        max_shrink_time: 90_000,
-        ..Config::default()
-    };
-    let seed = env_number("PLYFS_TEST_SEED", 1).to_le_bytes().repeat(4);
-    let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &seed));
-    let outcome = runner.run(&(things(), history(LENGTH)), |(drawn, ops): (Vec<Vec<Thing>>, Vec<Op>)| {
-        let plans = plan(&drawn, links);
-        check(&plans, &ops, links).map_err(TestCaseError::fail)
-    });
-    match outcome {
-        Ok(()) => {}
-        Err(TestError::Fail(why, (drawn, _))) => {
-            let layers: String = plan(&drawn, links).iter().map(|p| format!("  {p:?}\n")).collect();
-            panic!("the shortest history that fails, over the lower layers\n{layers}{why}");
-        }
-        Err(other) => panic!("{other}"),
-    }
+        salt,
+        drawn,
+        |(drawn, ops)| check(&plan(drawn, links), ops, links),
+        |(drawn, _)| layers::words(&plan(drawn, links)),
+    );
 }
 
 /// The kernel keeps hard links of a lower file together only with its index, which a user namespace does not get.

@@ -55,8 +55,10 @@ fn run(leg: Who) {
     let mut program = vec![];
     if now == Who::Root {
         let (uid, gid) = user();
-        // A private mount table in which /dev/fuse is open to all, as udev leaves it; the machine's own stays.
-        let script = r#"mknod "$1/fuse" c 10 229 && chmod 666 "$1/fuse" && mount --bind "$1/fuse" /dev/fuse
+        // A private mount table in which /dev/fuse is open to all, as udev leaves it; the machine's own stays. The mounts
+        // of tests that run beside this one are in it too, and would live as long as it does.
+        let script = r#"for m in $(awk '$5 ~ "/plyfs-" { print $5 }' /proc/self/mountinfo); do umount -l "$m"; done
+            mknod "$1/fuse" c 10 229 && chmod 666 "$1/fuse" && mount --bind "$1/fuse" /dev/fuse
             [ -c /dev/fuse ] && shift && exec "$@""#;
         command = Command::new("unshare");
         command.args(["-m", "--propagation", "private", "sh", "-c", script, "sh"]).arg(scratch.path());

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::Pid;
 
-use super::{Stack, Tree, Who, who, with_daemons};
+use super::{Errno, Stack, Tree, Who, who, with_daemons};
 
 /// How long a daemon may take to mount, and to end after the unmount.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -83,9 +83,20 @@ impl Kernel {
             Who::Namespace => ",userxattr",
             Who::User => return Err(io::ErrorKind::PermissionDenied.into()),
         };
-        let options = format!("{options}{extra}");
-        mount("overlay", at, "overlay", MountFlags::empty(), CString::new(options.clone())?.as_c_str())?;
-        Ok(Kernel { tree: Tree::new(at), options })
+        Kernel::with(&format!("{options}{extra}"), at)
+    }
+
+    /// Mounts at `at` with these options and no others. An upper layer may be in use for an instant after its unmount, by
+    /// the copy of it in the mount namespace that a process has just made.
+    pub fn with(options: &str, at: &Path) -> io::Result<Self> {
+        let data = CString::new(options)?;
+        let mut done = Err(Errno::BUSY);
+        wait_until(|| {
+            done = mount("overlay", at, "overlay", MountFlags::empty(), data.as_c_str());
+            done != Err(Errno::BUSY)
+        });
+        done?;
+        Ok(Kernel { tree: Tree::new(at), options: options.to_owned() })
     }
 
     /// Whether the kernel's OverlayFS can be mounted here, over the directory for tests.
@@ -96,8 +107,7 @@ impl Kernel {
     /// Unmounts and mounts again.
     pub fn remount(&self) {
         unmount(self.root(), UnmountFlags::empty()).unwrap();
-        let options = CString::new(self.options.clone()).unwrap();
-        mount("overlay", self.root(), "overlay", MountFlags::empty(), options.as_c_str()).unwrap();
+        std::mem::forget(Kernel::with(&self.options, self.root()).unwrap());
     }
 }
 

@@ -66,6 +66,12 @@ pub fn plan(drawn: &[Vec<Thing>], links: bool) -> Vec<Plan> {
     plans
 }
 
+/// The layers in words.
+pub fn words(plans: &[Plan]) -> String {
+    let layers: String = plans.iter().map(|p| format!("  {p:?}\n")).collect();
+    format!("over the lower layers\n{layers}")
+}
+
 fn one(things: &[Thing], links: bool) -> Plan {
     let mut plan = Plan::new();
     for thing in things {

@@ -2,16 +2,21 @@
 //!
 //! A drawn [`Op`] holds numbers only; [`Op::resolve`] turns it into a [`Step`] with paths, modulo what exists at that
 //! moment, with new names from three letters. So removing an operation from a history never makes the rest senseless.
+// Each suite uses a part of this module.
+#![allow(dead_code)]
 
 pub mod layers;
 pub mod memory;
 pub mod real;
 
+use std::fmt::Debug;
+
 use proptest::prelude::*;
+use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
-use super::common::{View, Walk, Who, who};
+use super::common::{View, Walk, Who, env_number, who};
 
 /// How to rename.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +67,14 @@ pub enum Step {
     HeldChmod(usize, u32),
     HeldStat(usize),
     Compare,
+}
+
+impl Step {
+    /// Whether names come or go by it.
+    pub fn changes_names(&self) -> bool {
+        use Step::*;
+        matches!(self, Create(..) | Mkdir(..) | Mkfifo(_) | Symlink(_) | Link(..) | Unlink(_) | Rmdir(_) | Rename(..))
+    }
 }
 
 /// What came of a step: bytes that it read, or the errno.
@@ -139,6 +152,7 @@ pub enum Verb {
     HeldChmod,
     HeldStat,
     Compare,
+    RenameDir,
 }
 
 /// An operation as drawn.
@@ -163,9 +177,29 @@ fn verb() -> impl Strategy<Value = Verb> {
     ]
 }
 
+/// Verbs for what a layer must keep: names and metadata most of all, as the marks of a layer are about them.
+fn lasting() -> impl Strategy<Value = Verb> {
+    use Verb::*;
+    prop_oneof![
+        4 => Just(Create), 5 => Just(Mkdir), 6 => Just(Unlink), 4 => Just(Rmdir), 8 => Just(Rename), 9 => Just(RenameDir),
+        4 => Just(Write), 3 => Just(Append), 2 => Just(Truncate), 1 => Just(OpenTruncate), 6 => Just(Chmod),
+        4 => Just(Chown), 6 => Just(Link), 2 => Just(Symlink), 1 => Just(Mkfifo), 4 => Just(Exchange),
+        3 => Just(Utimes), 3 => Just(SetXattr), 2 => Just(RemoveXattr),
+    ]
+}
+
 /// A history of at most `len` operations.
 pub fn history(len: usize) -> impl Strategy<Value = Vec<Op>> {
-    let op = (verb(), any::<u8>(), any::<u8>(), any::<u16>()).prop_map(|(verb, a, b, n)| Op { verb, a, b, n });
+    operations(verb(), len)
+}
+
+/// A history of at most `len` operations that each change something for good.
+pub fn changes(len: usize) -> impl Strategy<Value = Vec<Op>> {
+    operations(lasting(), len)
+}
+
+fn operations(verb: impl Strategy<Value = Verb>, len: usize) -> impl Strategy<Value = Vec<Op>> {
+    let op = (verb, any::<u8>(), any::<u8>(), any::<u16>()).prop_map(|(verb, a, b, n)| Op { verb, a, b, n });
     prop::collection::vec(op, len / 2..=len)
 }
 
@@ -213,6 +247,11 @@ impl Op {
                 let to = if n % 3 == 0 { pick(&known.all, self.b) } else { Some(place(known, self.b)) };
                 any().zip(to).map(|(from, to)| Step::Rename(from, to, how))
             }
+            V::RenameDir => {
+                let dir = |n| pick(&known.dirs, n).filter(|d| !d.is_empty());
+                let to = if n % 4 == 0 { dir(self.b) } else { Some(place(known, self.b)) };
+                dir(self.a).zip(to).map(|(from, to)| Step::Rename(from, to, How::Plain))
+            }
             V::Exchange => any().zip(pick(&known.all, self.b)).map(|(a, b)| Step::Rename(a, b, How::Exchange)),
             V::Link => {
                 let from = if n % 8 == 0 { any() } else { file() };
@@ -253,4 +292,30 @@ impl Op {
 /// Symlinks have no mode of their own.
 fn known_kind(known: &Known, path: Option<String>) -> Option<String> {
     path.filter(|p| known.files.binary_search(p).is_ok() || known.dirs.binary_search(p).is_ok())
+}
+
+/// Draws `cases` times what `PLYFS_TEST_CASES` says and tries each; fails with the shortest one that fails, in words.
+/// `salt` keeps tests of one seed from drawing the same.
+pub fn check<T: Debug>(
+    cases: u64,
+    salt: u64,
+    drawn: impl Strategy<Value = T>,
+    test: impl Fn(&T) -> Result<(), String>,
+    words: impl Fn(&T) -> String,
+) {
+    let cases = u32::try_from(cases * env_number("PLYFS_TEST_CASES", 1)).unwrap();
+    let config = Config {
+        cases,
+        failure_persistence: None,
+        max_shrink_iters: 4000,
+        max_shrink_time: 90_000,
+        ..Config::default()
+    };
+    let seed = [env_number("PLYFS_TEST_SEED", 1), salt].map(u64::to_le_bytes).concat().repeat(2);
+    let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &seed));
+    match runner.run(&drawn, |drawn| test(&drawn).map_err(TestCaseError::fail)) {
+        Ok(()) => {}
+        Err(TestError::Fail(why, drawn)) => panic!("the shortest history that fails, {}{why}", words(&drawn)),
+        Err(other) => panic!("{other}"),
+    }
 }

@@ -1,0 +1,23 @@
+//! Layers written by one union and read by another: plyfs and the kernel's OverlayFS, both ways, and plyfs by itself over
+//! remounts. Random histories (`histories`) and the cases that the format is made of (`directed`).
+//!
+//! `PLYFS_TEST_CASES` scales the number of histories (1 is a run of CI), `PLYFS_TEST_SEED` chooses others.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "../common/mod.rs"]
+mod common;
+#[path = "../model/mod.rs"]
+mod model;
+
+mod histories;
+mod side;
+
+#[test]
+fn again_as_a_normal_user() {
+    common::legs::as_a_normal_user();
+}
+
+#[test]
+fn again_in_a_user_namespace() {
+    common::legs::in_a_user_namespace();
+}
