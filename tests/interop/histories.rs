@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use crate::common::*;
 use crate::model::layers::{self, Plan, build, plan, things};
 use crate::model::real::Real;
-use crate::model::{self, Op, Subject, changes};
+use crate::model::{self, Op, Step, Subject, changes};
 use crate::side::*;
 
 /// How long each of the two histories is.
@@ -22,7 +22,7 @@ fn turn(
     walk: Walk,
     log: &mut String,
 ) -> Result<View, String> {
-    let live = side.mount(stack).map_err(|why| format!("{log}{why}"))?;
+    let live = side.mount(stack, "work").map_err(|why| format!("{log}{why}"))?;
     let mut view = None;
     if let Some(expected) = expected {
         let seen = View::of(&live, walk);
@@ -35,10 +35,18 @@ fn turn(
         let mut known = subject.known();
         for op in ops {
             let step = op.resolve(&known);
-            let outcome = subject.apply(&step).map(drop);
-            let _ = writeln!(log, "  {step:?} -> {outcome:?}");
-            if outcome.is_ok() && step.changes_names() {
-                known = subject.known();
+            if step == Step::Nothing {
+                continue;
+            }
+            match subject.apply(&step) {
+                Ok(_) => {
+                    let _ = writeln!(log, "  {step:?}");
+                    if step.changes_names() {
+                        known = subject.known();
+                    }
+                }
+                // What may fail is another suite's subject.
+                Err(e) => drop(writeln!(log, "  {step:?} fails: {e}")),
             }
         }
         view = None;
@@ -47,7 +55,7 @@ fn turn(
     if !view.wrong.is_empty() {
         return Err(format!("{log}{side:?} shows what no tree may show: {:#?}", view.wrong));
     }
-    live.unmount()?;
+    live.unmount().map_err(|why| format!("{log}{why}"))?;
     Ok(view)
 }
 

@@ -1,6 +1,8 @@
 //! Layers written by one union and read by another: plyfs and the kernel's OverlayFS, both ways, and plyfs by itself over
 //! remounts. Random histories (`histories`) and the cases that the format is made of (`directed`).
 //!
+//! With `PLYFS_TEST_BIN=kernel` the kernel takes turns with itself: a test of these tests, in which nothing may differ.
+//!
 //! `PLYFS_TEST_CASES` scales the number of histories (1 is a run of CI), `PLYFS_TEST_SEED` chooses others.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -9,8 +11,10 @@ mod common;
 #[path = "../model/mod.rs"]
 mod model;
 
+mod directed;
 mod histories;
 mod side;
+mod table;
 
 #[test]
 fn again_as_a_normal_user() {

@@ -53,8 +53,8 @@ impl Side {
     }
 
     /// Mounts the stack at its mountpoint. Both use the same workdir: the index lives in it.
-    pub fn mount(self, stack: &Stack) -> Result<Live, String> {
-        let (layers, log) = (stack.layer_options("work"), stack.scratch.path().join("log"));
+    pub fn mount(self, stack: &Stack, work: &str) -> Result<Live, String> {
+        let (layers, log) = (stack.layer_options(work), stack.scratch.path().join("log"));
         match self.real() {
             Side::Plyfs(options) => {
                 Mount::try_with(&format!("{layers},{options}"), &stack.merged, &log).map(Live::Plyfs)
