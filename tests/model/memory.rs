@@ -24,8 +24,6 @@ struct Node {
     nlink: u64,
     changed: Changed,
     children: BTreeMap<String, Id>,
-    /// A directory with a part in a lower layer cannot be renamed (EXDEV), as with the kernel's OverlayFS.
-    lower: bool,
 }
 
 /// A tree; node 0 is the root. Removed nodes stay, as someone may hold them.
@@ -63,7 +61,6 @@ impl Node {
             nlink: 1,
             changed: Changed::Whenever,
             children: BTreeMap::new(),
-            lower: false,
         }
     }
 
@@ -107,7 +104,7 @@ impl Memory {
     /// The union of these layers under an empty upper.
     pub fn new(plans: &[Plan]) -> Self {
         let mut root = Node::new(FileType::Directory, 0o755);
-        (root.lower, root.changed) = (true, Changed::At(OLD.tv_sec, OLD.tv_nsec));
+        root.changed = Changed::At(OLD.tv_sec, OLD.tv_nsec);
         let mut memory = Memory { nodes: vec![root], held: Default::default() };
         memory.merge(plans, "", 0, &mut BTreeMap::new());
         memory
@@ -227,10 +224,6 @@ impl Memory {
             },
             _ => {}
         }
-        let fixed = |id: Id| self.nodes[id].is_dir() && self.nodes[id].lower;
-        if fixed(old) || how == How::Exchange && new.is_ok_and(fixed) {
-            return Err(Errno::XDEV);
-        }
         match (how, new) {
             (How::Exchange, Ok(new)) => {
                 self.attach(old_dir, old_name, new);
@@ -333,7 +326,7 @@ fn lower_node(plan: &Plan, path: &str) -> Node {
                 ..Node::new(FileType::RegularFile, *mode)
             }
         }
-        Kind::Dir { mode, .. } => Node { lower: true, ..Node::new(FileType::Directory, *mode) },
+        Kind::Dir { mode, .. } => Node::new(FileType::Directory, *mode),
         Kind::Symlink => Node { target: "b/c", ..Node::new(FileType::Symlink, 0o777) },
         Kind::Fifo => Node::new(FileType::Fifo, 0o644),
         Kind::Again(_) | Kind::Whiteout => unreachable!(),
