@@ -1,5 +1,6 @@
 //! Layers written by one union and read by another: plyfs and the kernel's OverlayFS, both ways, and plyfs by itself over
-//! remounts. Random histories (`histories`) and the cases that the format is made of (`directed`).
+//! remounts. Random histories (`histories`) and the cases that the format is made of (`directories`,
+//! `files`).
 //!
 //! With `PLYFS_TEST_BIN=kernel` the kernel takes turns with itself: a test of these tests, in which nothing may differ.
 //!
@@ -11,7 +12,8 @@ mod common;
 #[path = "../model/mod.rs"]
 mod model;
 
-mod directed;
+mod directories;
+mod files;
 mod histories;
 mod side;
 mod table;

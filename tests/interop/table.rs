@@ -1,5 +1,5 @@
-//! Cases as a table: what is done through the mount in each round, what every mount shows from then on, and the marks
-//! that stand in the upper layer.
+//! Cases as tables: what is done through the mount in each round, what every mount shows from then on, and the marks that
+//! stand in the upper layer.
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;
@@ -15,6 +15,9 @@ use crate::side::*;
 /// A mark of `trusted.overlay.` on an object of the upper layer; `None` says that it is not there.
 pub type Mark = (&'static str, &'static str, Option<&'static [u8]>);
 
+/// The mark's value of a metacopy file without a digest.
+pub const EMPTY: Option<&[u8]> = Some(b"");
+
 /// What is done between two mounts.
 struct Round {
     act: fn(&Tree) -> Io<()>,
@@ -26,17 +29,16 @@ struct Round {
     index: Option<usize>,
 }
 
-/// One row.
+/// One table.
 pub struct Case {
-    name: &'static str,
     lower: fn(&Layer),
     rounds: Vec<Round>,
 }
 
 impl Case {
     /// Over a lower layer that `lower` fills (and an empty one below it).
-    pub fn new(name: &'static str, lower: fn(&Layer)) -> Self {
-        Case { name, lower, rounds: Vec::new() }
+    pub fn over(lower: fn(&Layer)) -> Self {
+        Case { lower, rounds: Vec::new() }
     }
 
     /// Does something through the mount, which must then show this [`listing`], as must the next mount.
@@ -63,8 +65,21 @@ impl Case {
         self
     }
 
+    /// Plyfs and the kernel take turns, as root: once with plyfs first, once with the kernel.
+    pub fn run(self) {
+        rustix::process::umask(0o022.into());
+        if who() != Who::Root || !kernel_is_here() {
+            return;
+        }
+        bounded(move || {
+            let orders = [(PLYFS_ALL, KERNEL_ALL), (KERNEL_ALL, PLYFS_ALL)];
+            let failures: Vec<_> = orders.iter().filter_map(|(a, b)| self.turns(*a, *b).err()).collect();
+            assert!(failures.is_empty(), "\n{}", failures.join("\n"));
+        });
+    }
+
     /// A and B take turns by round; the one whose turn is next must first show what the last one left.
-    fn run(&self, a: Side, b: Side) -> Result<(), String> {
+    fn turns(&self, a: Side, b: Side) -> Result<(), String> {
         let (mut stack, mut work) = (Stack::new(2), "work".to_owned());
         (self.lower)(&stack.lowers[0]);
         stack.age();
@@ -195,23 +210,4 @@ fn list(tree: &Tree, dir: &str, words: &mut Vec<String>) {
             list(tree, &path, words);
         }
     }
-}
-
-/// Runs all cases with plyfs first and with the kernel first, as root; fails with all that failed.
-pub fn run(cases: fn() -> Vec<Case>) {
-    rustix::process::umask(0o022.into());
-    if who() != Who::Root || !kernel_is_here() {
-        return;
-    }
-    bounded(move || {
-        let mut failures = String::new();
-        for case in cases() {
-            for (a, b) in [(PLYFS_ALL, KERNEL_ALL), (KERNEL_ALL, PLYFS_ALL)] {
-                if let Err(why) = case.run(a, b) {
-                    let _ = writeln!(failures, "{}\n  {a:?} first:\n    {why}", case.name);
-                }
-            }
-        }
-        assert!(failures.is_empty(), "\n{failures}");
-    });
 }

@@ -221,6 +221,11 @@ fn place(known: &Known, n: u8) -> String {
     if dir.is_empty() || dir.matches('/').count() > 2 { letter.to_owned() } else { format!("{dir}/{letter}") }
 }
 
+fn mode(known: &Known, path: &String, n: usize) -> u32 {
+    let dir = known.dirs.binary_search(path).is_ok();
+    if dir { [0o755, 0o700, 0o1777, 0o2755][n % 4] } else { [0o644, 0o600, 0o4755, 0o2775, 0o2745][n % 5] }
+}
+
 const LENGTHS: [usize; 6] = [1, 10, 100, 4096, 5000, 70000];
 const NAMES: [&str; 2] = ["user.a", "user.b"];
 
@@ -233,10 +238,6 @@ impl Op {
         let at = (n / 7) % 9000;
         let any = || pick(&known.all, self.a);
         let file = || pick(&known.files, self.a);
-        let mode = |path: &String| {
-            let dir = known.dirs.binary_search(path).is_ok();
-            if dir { [0o755, 0o700, 0o1777, 0o2755][n % 4] } else { [0o644, 0o600, 0o4755, 0o2775, 0o2745][n % 5] }
-        };
         let step = match self.verb {
             V::Create => Some(Step::Create(place(known, self.a), [0o666, 0o600, 0o640][n % 3])),
             V::Mkdir => Some(Step::Mkdir(place(known, self.a), [0o777, 0o700][n % 2])),
@@ -270,11 +271,11 @@ impl Op {
             V::Read => file().map(Step::Read),
             V::List => pick(&known.dirs, self.a).map(Step::List),
             V::Chmod => known_kind(known, any()).map(|p| {
-                let m = mode(&p);
+                let m = mode(known, &p, n);
                 Step::Chmod(p, m)
             }),
             V::Chown if who() == Who::Root => any().map(|p| Step::Chown(p, (n % 3) as u32, (n / 3 % 3) as u32)),
-            V::Chown => None,
+            V::Chown | V::Nothing => None,
             V::Utimes => any().map(|p| Step::Utimes(p, 100_000_000 + i64::from(self.n))),
             V::SetXattr => any().map(|p| Step::SetXattr(p, NAMES[n % 2], seed)),
             V::RemoveXattr => any().map(|p| Step::RemoveXattr(p, NAMES[n % 2])),
@@ -286,7 +287,6 @@ impl Op {
             V::HeldChmod => Some(Step::HeldChmod(slot, [0o644, 0o600, 0o4755][n % 3])),
             V::HeldStat => Some(Step::HeldStat(slot)),
             V::Compare => Some(Step::Compare),
-            V::Nothing => None,
         };
         step.unwrap_or(Step::Nothing)
     }
