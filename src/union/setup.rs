@@ -254,7 +254,8 @@ fn prepare(
         workdir.mark_volatile().map_err(failed)?;
     }
     let fresh = is_overlay_style(root).map_err(failed)? || is_empty(root).map_err(failed)?;
-    let wh_names = style == WhiteoutStyle::File || !fresh;
+    // Without attributes opaque directories hold `.wh..wh..opq`, whatever whiteouts are.
+    let wh_names = style == WhiteoutStyle::File || features.marks.is_none() || !fresh;
     let layer = roots.upper.layer(common, wh_names, Some(style));
     let ino = stat_fd(root).map_err(failed)?.ino;
     if let (Some(namespace), false) = (features.marks, wh_names) {
