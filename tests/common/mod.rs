@@ -11,6 +11,7 @@ pub mod mount;
 pub mod raw;
 pub mod scratch;
 pub mod stack;
+pub mod systems;
 pub mod tree;
 pub mod view;
 
@@ -19,6 +20,7 @@ pub use raw::{SharedMap, with_umask};
 pub use rustix::io::Errno;
 pub use scratch::Scratch;
 pub use stack::Stack;
+pub use systems::System;
 pub use tree::Tree;
 pub use view::{View, Walk};
 
@@ -63,6 +65,34 @@ pub fn who() -> Who {
         (true, false) => Who::Namespace,
         (false, _) => Who::User,
     }
+}
+
+/// The name of an errno as the manuals have it.
+pub fn code(errno: Errno) -> String {
+    let name = match errno {
+        Errno::ACCESS => "EACCES",
+        Errno::EXIST => "EEXIST",
+        Errno::INVAL => "EINVAL",
+        Errno::IO => "EIO",
+        Errno::ISDIR => "EISDIR",
+        Errno::LOOP => "ELOOP",
+        Errno::NAMETOOLONG => "ENAMETOOLONG",
+        Errno::NODATA => "ENODATA",
+        Errno::NODEV => "ENODEV",
+        Errno::NOENT => "ENOENT",
+        Errno::NOSPC => "ENOSPC",
+        Errno::NOTDIR => "ENOTDIR",
+        Errno::NOTEMPTY => "ENOTEMPTY",
+        Errno::NXIO => "ENXIO",
+        Errno::OPNOTSUPP => "EOPNOTSUPP",
+        Errno::PERM => "EPERM",
+        Errno::RANGE => "ERANGE",
+        Errno::ROFS => "EROFS",
+        Errno::STALE => "ESTALE",
+        Errno::XDEV => "EXDEV",
+        other => return format!("{other:?}"),
+    };
+    name.into()
 }
 
 /// A number from the environment, or `default`.

@@ -27,6 +27,17 @@ pub fn is_plyfs() -> bool {
     Path::new(&binary()).file_name().is_some_and(|name| name == "plyfs")
 }
 
+/// Whether the binary under test takes this option; plyfs refuses by name what is "not there yet".
+pub fn takes(option: &str) -> bool {
+    let binary = binary();
+    if binary == "kernel" {
+        return true;
+    }
+    let nowhere = "/nonexistent/plyfs";
+    let out = Command::new(binary).args(["-f", "-o", &format!("lowerdir={nowhere},{option}"), nowhere]).output();
+    out.is_ok_and(|out| !String::from_utf8_lossy(&out.stderr).contains("not there yet"))
+}
+
 /// Whether a mount stands at `at`, from the mount table: no file system is asked, none can hang.
 pub fn is_mounted(at: &Path) -> bool {
     let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();

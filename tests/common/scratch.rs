@@ -13,6 +13,21 @@ impl Scratch {
     /// A new one, under `PLYFS_TEST_DIR` or the system's directory for temporary files.
     pub fn new() -> Self {
         let base = std::env::var_os("PLYFS_TEST_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
+        Scratch::within(&base)
+    }
+
+    /// A new one in memory, where the machine has a place for that: for the images of file systems.
+    pub fn in_memory() -> Self {
+        let memory = Path::new("/dev/shm");
+        let chosen = std::env::var_os("PLYFS_TEST_DIR").is_some();
+        if chosen || rustix::fs::access(memory, rustix::fs::Access::WRITE_OK).is_err() {
+            return Scratch::new();
+        }
+        Scratch::within(memory)
+    }
+
+    /// A new one in a directory that is there.
+    pub fn within(base: &Path) -> Self {
         let dir = tempfile::Builder::new().prefix("plyfs-").tempdir_in(base).unwrap();
         // Other users walk through it to the mount.
         rustix::fs::chmod(dir.path(), 0o755.into()).unwrap();
@@ -30,6 +45,17 @@ impl Scratch {
         std::fs::create_dir_all(&path).unwrap();
         path
     }
+
+    /// A new directory in it that was not there, with a name that begins so.
+    pub fn fresh(&self, name: &str) -> PathBuf {
+        self.dir(&format!("{name}-{}", next()))
+    }
+}
+
+/// A number that no other directory has in its name.
+fn next() -> usize {
+    static MADE: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+    MADE.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
 }
 
 /// A file system mounted for the test; unmounted on Drop.
