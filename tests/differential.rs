@@ -74,7 +74,7 @@ fn same(one: &View, two: &View, what: &str) -> Result<(), String> {
 fn against_kernel(plans: &[Plan], ops: &[Op]) -> Result<(), String> {
     let (stack, twin, walk) = (build(plans), build(plans), walk(true));
     let lowers: Vec<View> = stack.lowers.iter().map(|l| view::layer(l.root())).collect();
-    let (mut mount, kernel) = (stack.mount(), twin.mount_kernel().unwrap());
+    let (mut mount, kernel) = (stack.mount(), oracle(&twin));
     let whole = run(ops, &mut Real::new(&mount), &mut Real::new(&kernel), walk)?;
     if whole {
         let before = View::of(&mount, walk);
@@ -93,12 +93,15 @@ fn against_kernel(plans: &[Plan], ops: &[Op]) -> Result<(), String> {
     Ok(())
 }
 
+/// The kernel's OverlayFS to compare with. It goes without metacopy: it loses a file's time when one is opened for writing.
+fn oracle(stack: &Stack) -> Kernel {
+    let extra = if who() == Who::Root { "index=on,xino=on,redirect_dir=on" } else { "userxattr" };
+    Kernel::with(&format!("{},{extra}", stack.layer_options("work")), &stack.scratch.dir("kernel")).unwrap()
+}
+
 /// The kernel's OverlayFS sees the same in the upper that the binary under test has written.
 fn kernel_reads(stack: &Stack, before: &View, walk: Walk) -> Result<(), String> {
-    // The oracle itself goes without metacopy: it loses a file's time when that is opened for writing.
-    let metacopy = if who() == Who::Root { ",metacopy=on" } else { "" };
-    let options = format!("{}{metacopy}", stack.layer_options("work"));
-    let Ok(kernel) = Kernel::start(&options, &stack.scratch.dir("kernel")) else {
+    let Some(kernel) = stack.mount_kernel() else {
         return Err("the kernel's OverlayFS does not mount the upper".into());
     };
     let seen = View::of(&kernel, Walk { foreign: true, ..walk });

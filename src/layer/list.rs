@@ -48,8 +48,8 @@ fn list_one(dir: &DirPlace, xattr_whiteouts: bool, entry: &dirent::Dirent<'_>) -
             AufsName::Opaque | AufsName::Metadata => return Ok(None),
             AufsName::Whiteout(hidden) => {
                 // `X` beside `.wh.X` is visible: the object's own entry counts.
-                let Ok(name) = Name::new(hidden) else { return Ok(None) };
-                let hides = dir.stat(&name)?.is_none();
+                let (Ok(name), Ok(own)) = (Name::new(hidden), Name::new(bytes)) else { return Ok(None) };
+                let hides = dir.stat(&name)?.is_none() && dir.stat(&own)?.is_some_and(|stat| stat.is_file());
                 return Ok(hides.then_some(ListedName { name, whiteout: true, kind: None }));
             }
             AufsName::Plain => {}

@@ -1,6 +1,7 @@
 //! What each option does, seen from outside.
 
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Stdio};
 
@@ -282,7 +283,10 @@ fn syncs(options: &str) -> Option<usize> {
     }
     stack.upper().file("unused", "");
     fs::write(stack.merged.join("g"), "changed").unwrap();
-    fs::OpenOptions::new().append(true).open(stack.merged.join("f")).unwrap().sync_all().unwrap();
+    let mut file = fs::OpenOptions::new().append(true).open(stack.merged.join("f")).unwrap();
+    file.write_all(b"more").unwrap();
+    file.sync_all().unwrap();
+    drop(file);
     rustix::fs::chmod(stack.merged.join("d/x"), 0o600.into()).unwrap();
     unmount_any(&stack.merged, false).unwrap();
     child.wait().unwrap();

@@ -89,7 +89,7 @@ impl Kernel {
     /// Mounts at `at`.
     pub fn start(options: &str, at: &Path) -> io::Result<Self> {
         let extra = match who() {
-            Who::Root if options.contains("upperdir=") => ",index=on,xino=on,redirect_dir=on",
+            Who::Root if options.contains("upperdir=") => ",index=on,xino=on,redirect_dir=on,metacopy=on",
             Who::Root => ",xino=on",
             Who::Namespace => ",userxattr",
             Who::User => return Err(io::ErrorKind::PermissionDenied.into()),
