@@ -97,41 +97,54 @@ pub fn path(value: &[u8]) -> PathBuf {
     PathBuf::from(OsString::from_vec(unescape(value)))
 }
 
-/// The layers of `lowerdir=`: split at unescaped colons, or read from the file behind an `@`.
-///
-/// # Errors
-/// An empty layer, a data-only one (`::`), a file that cannot be read.
-pub fn layers(value: &[u8]) -> Result<Vec<PathBuf>, Failure> {
-    if let Some(file) = value.strip_prefix(b"@") {
-        return layers_in_file(&path(file));
-    }
-    let parts = split_at_colons(value);
-    if parts.iter().any(|part| part.is_empty()) {
-        let shown = String::from_utf8_lossy(value);
-        return Err(match value.windows(2).any(|pair| pair == b"::") {
-            true => Failure::usage(
-                "lowerdir",
-                format!("data-only layers (`::`) are not there yet: {shown}"),
-                "give them as ordinary layers if they are",
-            ),
-            false => Failure::usage(
-                "lowerdir",
-                format!("an empty path: {shown:?}"),
-                "lowerdir=TOP:…:BOTTOM; a colon in a path is written \\:",
-            ),
-        });
-    }
-    Ok(parts.into_iter().map(path).collect())
+/// The layers of a `lowerdir=`.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Layers {
+    /// The ordinary ones, the topmost first; at least one.
+    pub lowers: Vec<PathBuf>,
+    /// The data-only ones below them.
+    pub data_only: Vec<PathBuf>,
 }
 
-/// One more layer, of `lowerdir+=`: a colon is no separator there.
+/// The layers of `lowerdir=`: split at unescaped colons, of which two stand before a data-only one, or read from the
+/// file behind an `@`, which names ordinary ones.
 ///
 /// # Errors
-/// As [`layers`].
-pub fn more_layers(value: &[u8]) -> Result<Vec<PathBuf>, Failure> {
+/// An empty path, an ordinary layer below a data-only one, a file that cannot be read.
+pub fn layers(value: &[u8]) -> Result<Layers, Failure> {
+    if let Some(file) = value.strip_prefix(b"@") {
+        return Ok(Layers { lowers: layers_in_file("lowerdir", &path(file))?, data_only: Vec::new() });
+    }
+    let wrong = |reason: &str| {
+        let reason = format!("{reason}: {:?}", String::from_utf8_lossy(value));
+        Failure::usage("lowerdir", reason, "lowerdir=TOP:…:BOTTOM[::DATA…]; a colon in a path is written \\:")
+    };
+    let mut layers = Layers::default();
+    let mut parts = split_at_colons(value).into_iter();
+    while let Some(part) = parts.next() {
+        // Between two colons stands nothing.
+        let is_data_only = part.is_empty() && !layers.lowers.is_empty();
+        let part = if is_data_only { parts.next().unwrap_or_default() } else { part };
+        if part.is_empty() {
+            return Err(wrong("an empty path"));
+        }
+        match (is_data_only, layers.data_only.is_empty()) {
+            (true, _) => layers.data_only.push(path(part)),
+            (false, true) => layers.lowers.push(path(part)),
+            (false, false) => return Err(wrong("an ordinary layer below a data-only one")),
+        }
+    }
+    Ok(layers)
+}
+
+/// One more layer, of `lowerdir+=` or `datadir+=`: a colon is no separator there.
+///
+/// # Errors
+/// An empty path, a file that cannot be read.
+pub fn more_layers(key: &str, value: &[u8]) -> Result<Vec<PathBuf>, Failure> {
     match value.strip_prefix(b"@") {
-        Some(file) => layers_in_file(&path(file)),
-        None if value.is_empty() => Err(Failure::usage("lowerdir+", "an empty path", "lowerdir+=DIR")),
+        Some(file) => layers_in_file(key, &path(file)),
+        None if value.is_empty() => Err(Failure::usage(key, "an empty path", format!("{key}=DIR"))),
         None => Ok(vec![path(value)]),
     }
 }
@@ -148,8 +161,8 @@ fn split_at_colons(value: &[u8]) -> Vec<&[u8]> {
 }
 
 /// One path a line, as it stands: no escapes, so any path but one with a newline.
-fn layers_in_file(file: &Path) -> Result<Vec<PathBuf>, Failure> {
-    let what = format!("lowerdir=@{}", file.display());
+fn layers_in_file(key: &str, file: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let what = format!("{key}=@{}", file.display());
     let bytes = std::fs::read(file).map_err(|error| {
         Failure::refused(&what, crate::base::Errno::from(error).to_string(), "a file with one path a line")
     })?;
@@ -230,7 +243,19 @@ mod tests {
             (r"/a\\\:b", Some(&[r"/a\:b"])),
             (r"/a\,b", Some(&["/a,b"])),
             (r#""/a":/b"#, Some(&[r#""/a""#, "/b"])),
-            ("/a::/b", None),
+            ("/a::/b", Some(&["/a", "::/b"])),
+            ("/a:/b::/c::/d", Some(&["/a", "/b", "::/c", "::/d"])),
+            (r"/a::/b\:c", Some(&["/a", "::/b:c"])),
+            (r"/a\::/b", Some(&["/a:", "/b"])),
+            (r"/a:\:/b", Some(&["/a", ":/b"])),
+            ("/a::/b:/c", None),
+            ("::/a", None),
+            (":::/a", None),
+            ("/a:::/b", None),
+            ("/a::::/b", None),
+            ("/a::", None),
+            ("/a::/b:", None),
+            ("/a::/b::", None),
             (":/a", None),
             ("/a:", None),
             ("", None),
@@ -238,11 +263,16 @@ mod tests {
             ("./@x", Some(&["./@x"])),
             ("@/no/such/file", None),
         ] {
-            let expected = expected.map(|paths| paths.iter().map(PathBuf::from).collect::<Vec<_>>());
-            assert_eq!(layers(value.as_bytes()).ok(), expected, "{value}");
+            let shown = |layers: Layers| {
+                let data_only = layers.data_only.iter().map(|path| format!("::{}", path.display()));
+                let lowers = layers.lowers.iter().map(|path| path.display().to_string());
+                lowers.chain(data_only).collect::<Vec<_>>()
+            };
+            let expected = expected.map(|paths| paths.iter().map(ToString::to_string).collect::<Vec<_>>());
+            assert_eq!(layers(value.as_bytes()).ok().map(shown), expected, "{value}");
         }
-        assert_eq!(more_layers(br"/a:b\,c").unwrap(), [PathBuf::from("/a:b,c")]);
-        assert!(more_layers(b"").is_err());
+        assert_eq!(more_layers("lowerdir+", br"/a::b\,c").unwrap(), [PathBuf::from("/a::b,c")]);
+        assert!(more_layers("datadir+", b"").unwrap_err().to_string().starts_with("datadir+"));
     }
 
     #[test]
@@ -251,7 +281,9 @@ mod tests {
         std::fs::write(&file, b"/a:b\n\n/c,d\\e\n/no newline \xff").unwrap();
         let named = [b"@", file.path().as_os_str().as_encoded_bytes()].concat();
         let last = PathBuf::from(OsString::from_vec(b"/no newline \xff".to_vec()));
-        assert_eq!(layers(&named).unwrap(), [PathBuf::from("/a:b"), PathBuf::from(r"/c,d\e"), last]);
+        let listed = [PathBuf::from("/a:b"), PathBuf::from(r"/c,d\e"), last];
+        assert_eq!(layers(&named).unwrap(), Layers { lowers: listed.to_vec(), data_only: Vec::new() });
+        assert_eq!(more_layers("datadir+", &named).unwrap(), listed);
         std::fs::write(&file, b"\n").unwrap();
         assert!(layers(&named).unwrap_err().reason.contains("no layer"));
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::grammar::{self, Word};
 use super::options::{self, Key};
 use super::report::Failure;
-use crate::base::config::{Config, Fsync, Timeouts, UpperDirs, Xino};
+use crate::base::config::{Config, Fsync, RedirectDir, Timeouts, UpperDirs, Uuid, Verity, Xino};
 use crate::fuse::settings::{Flags, MountSettings};
 
 /// What the process may do, as far as it changes what the options mean.
@@ -35,8 +35,14 @@ pub struct Resolved {
 #[derive(Debug, Default)]
 struct Wishes {
     lowers: Vec<PathBuf>,
+    data_only: Vec<PathBuf>,
     upper: Option<PathBuf>,
     work: Option<PathBuf>,
+    redirect_dir: Option<RedirectDir>,
+    index: Option<bool>,
+    metacopy: Option<bool>,
+    verity: Verity,
+    uuid: Uuid,
     xino: Option<Xino>,
     volatile: bool,
     fsync: Option<Fsync>,
@@ -85,10 +91,23 @@ impl Wishes {
     fn take(&mut self, key: Key, word: &Word) -> Result<(), Failure> {
         let value = word.value.as_deref().unwrap_or_default();
         match key {
-            Key::LowerDir => self.lowers = grammar::layers(value)?,
-            Key::LowerDirMore => self.lowers.append(&mut grammar::more_layers(value)?),
+            Key::LowerDir => {
+                let layers = grammar::layers(value)?;
+                (self.lowers, self.data_only) = (layers.lowers, layers.data_only);
+            }
+            Key::LowerDirMore if !self.data_only.is_empty() => {
+                let hint = "give datadir+= and `::` after all others";
+                return Err(Failure::usage(word.display(), "an ordinary layer below a data-only one", hint));
+            }
+            Key::LowerDirMore => self.lowers.append(&mut grammar::more_layers(&word.key, value)?),
+            Key::DataDirMore => self.data_only.append(&mut grammar::more_layers(&word.key, value)?),
             Key::UpperDir => self.upper = Some(grammar::path(value)),
             Key::WorkDir => self.work = Some(grammar::path(value)),
+            Key::RedirectDir => self.redirect_dir = Some(redirect_dir(value)),
+            Key::Index => self.index = Some(value == b"on"),
+            Key::Metacopy => self.metacopy = Some(value == b"on"),
+            Key::Verity => self.verity = verity(value),
+            Key::Uuid => self.uuid = uuid(value),
             Key::Xino => self.xino = Some(xino(value)),
             Key::Volatile => self.volatile = true,
             Key::Fsync => self.fsync = Some(fsync(value)),
@@ -137,9 +156,14 @@ impl Wishes {
     /// The one place where options meet.
     fn settle(self, source: Option<&OsStr>, mountpoint: &Path, abilities: Abilities) -> Result<Resolved, Failure> {
         if self.lowers.is_empty() {
-            return Err(Failure::usage("lowerdir", "no lower layer is given", "-o lowerdir=TOP:…:BOTTOM"));
+            let reason = match self.data_only[..] {
+                [] => "no lower layer is given",
+                [..] => "no lower layer is given above the data-only ones of datadir+=",
+            };
+            return Err(Failure::usage("lowerdir", reason, "-o lowerdir=TOP:…:BOTTOM"));
         }
         let upper = self.upper_dirs()?;
+        let metacopy = self.settle_metacopy(upper.is_some())?;
         let fsync = match (self.volatile, self.fsync) {
             (true, Some(Fsync::Auto | Fsync::Strict)) => {
                 return Err(Failure::usage("volatile", "contradicts fsync=", "give one of the two"));
@@ -147,11 +171,6 @@ impl Wishes {
             (true, _) => Fsync::Volatile,
             (false, fsync) => fsync.unwrap_or_default(),
         };
-        if self.userxattr && abilities.mounts_directly && abilities.ids_are_initial {
-            // Its marks are trusted.overlay.*: a kernel mount with userxattr would not see what was deleted.
-            let reason = "not there yet for root, who writes trusted.overlay.* attributes";
-            return Err(Failure::usage("userxattr", reason, "leave userxattr out"));
-        }
         let mut flags = self.flags;
         flags.ro |= upper.is_none();
         flags.nosuid |= !abilities.mounts_directly;
@@ -163,15 +182,21 @@ impl Wishes {
             negative: self.negative.unwrap_or(all),
         };
         let config = Config {
-            lowers: self.lowers.iter().map(|path| absolute(path)).collect::<Result<_, _>>()?,
+            lowers: all_absolute(&self.lowers)?,
+            data_only: all_absolute(&self.data_only)?,
             upper,
             fsync,
             xino: self.xino.unwrap_or_default(),
+            userxattr: self.userxattr,
+            redirect_dir: self.redirect_dir,
+            index: self.index,
+            metacopy,
+            verity: self.verity,
+            uuid: self.uuid,
             noacl: self.noacl,
             static_nlink: self.static_nlink,
             suid_view: abilities.mounts_directly && abilities.ids_are_initial && !flags.nosuid,
             timeouts,
-            ..Config::default()
         };
         let mount = MountSettings {
             mountpoint: mountpoint.to_owned(),
@@ -185,6 +210,35 @@ impl Wishes {
         Ok(Resolved { config, mount, debug: self.debug })
     }
 
+    /// What `metacopy` is: a digest is part of its mark, and a metacopy file that was renamed has a redirect.
+    ///
+    /// As the kernel, but that metacopy and redirects need no `trusted.*` attributes here.
+    fn settle_metacopy(&self, has_upper: bool) -> Result<Option<bool>, Failure> {
+        let no_redirects = match self.redirect_dir {
+            None | Some(RedirectDir::On) => false,
+            // Without an upper layer there is nothing more to do for `on`.
+            Some(RedirectDir::Follow) => has_upper,
+            Some(RedirectDir::NoFollow) => true,
+        };
+        let conflict = |what: &str, other, hint| Err(Failure::usage(what, format!("contradicts {other}"), hint));
+        match (self.verity, self.metacopy) {
+            (Verity::On | Verity::Require, Some(false)) => {
+                conflict("verity=", "metacopy=off", "the digests are those of metacopy files: leave one of the two out")
+            }
+            (_, Some(true)) if no_redirects => conflict(
+                "metacopy=on",
+                "redirect_dir=, which is not on",
+                "redirect_dir=on, or leave one of the two out",
+            ),
+            (Verity::On | Verity::Require, None) if no_redirects => {
+                conflict("verity=", "redirect_dir=, which is not on", "redirect_dir=on, or leave one of the two out")
+            }
+            (Verity::On | Verity::Require, None) => Ok(Some(true)),
+            (Verity::Off, None) if no_redirects => Ok(Some(false)),
+            (_, said) => Ok(said),
+        }
+    }
+
     fn upper_dirs(&self) -> Result<Option<UpperDirs>, Failure> {
         match (&self.upper, &self.work) {
             (Some(upper), Some(work)) => Ok(Some(UpperDirs { dir: absolute(upper)?, work: absolute(work)? })),
@@ -195,6 +249,31 @@ impl Wishes {
             // As the kernel: a work directory without an upper layer is of no use, and does no harm.
             (None, _) => Ok(None),
         }
+    }
+}
+
+fn redirect_dir(value: &[u8]) -> RedirectDir {
+    match value {
+        b"on" => RedirectDir::On,
+        b"follow" => RedirectDir::Follow,
+        _ => RedirectDir::NoFollow,
+    }
+}
+
+fn verity(value: &[u8]) -> Verity {
+    match value {
+        b"on" => Verity::On,
+        b"require" => Verity::Require,
+        _ => Verity::Off,
+    }
+}
+
+fn uuid(value: &[u8]) -> Uuid {
+    match value {
+        b"off" => Uuid::Off,
+        b"null" => Uuid::Null,
+        b"on" => Uuid::On,
+        _ => Uuid::Auto,
     }
 }
 
@@ -224,6 +303,10 @@ fn threads(word: &Word) -> Result<usize, Failure> {
 /// A request may wait for a disk or a copy-up: some more than one must get through even on one processor.
 fn default_threads() -> usize {
     std::thread::available_parallelism().map_or(4, |processors| processors.get().clamp(4, 64))
+}
+
+fn all_absolute(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
+    paths.iter().map(|path| absolute(path)).collect()
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, Failure> {
@@ -261,6 +344,112 @@ mod tests {
         );
         assert_eq!(lowers("lowerdir+=/a,lowerdir=/b"), [Path::new("/b")]);
         assert_eq!(lowers("lowerdir=a"), [std::env::current_dir().unwrap().join("a")]);
+    }
+
+    #[test]
+    fn data_only_layers_lie_below_all_others() {
+        for (options, expected) in [
+            ("lowerdir=/a:/b::/c::/d", Some((&["/a", "/b"][..], &["/c", "/d"][..]))),
+            ("lowerdir=/a,datadir+=/c,datadir+=/d:e", Some((&["/a"], &["/c", "/d:e"]))),
+            ("lowerdir+=/a,lowerdir+=/b,datadir+=/c", Some((&["/a", "/b"], &["/c"]))),
+            ("lowerdir=/a::/c,datadir+=/d", Some((&["/a"], &["/c", "/d"]))),
+            ("lowerdir=/a::/c,lowerdir=/b", Some((&["/b"], &[]))),
+            ("datadir+=/c,lowerdir=/a", Some((&["/a"], &[]))),
+            ("datadir+=/c", None),
+            ("datadir+=/c,lowerdir+=/a", None),
+            ("lowerdir=/a::/c,lowerdir+=/b", None),
+            ("lowerdir=/a::/c:/b", None),
+        ] {
+            let config = with(options, ROOT).ok().map(|resolved| resolved.config);
+            let paths = |paths: &[&str]| paths.iter().map(PathBuf::from).collect::<Vec<_>>();
+            let expected = expected.map(|(lowers, data_only)| (paths(lowers), paths(data_only)));
+            assert_eq!(config.map(|config| (config.lowers, config.data_only)), expected, "{options}");
+        }
+        assert!(with("datadir+=/c", ROOT).unwrap_err().to_string().contains("datadir+"));
+    }
+
+    #[test]
+    fn what_is_not_said_of_redirects_metacopy_and_index_is_left_to_the_layers() {
+        let config = config("rw");
+        assert_eq!((config.redirect_dir, config.index, config.metacopy), (None, None, None));
+        assert_eq!((config.verity, config.uuid, config.userxattr), (Verity::Off, Uuid::Auto, false));
+    }
+
+    #[test]
+    fn what_is_said_of_index_and_uuid_is_taken_over_also_without_an_upper() {
+        for (option, expected) in
+            [("index=on", Some(true)), ("index=off", Some(false)), ("index=off,index=on", Some(true))]
+        {
+            assert_eq!(config(option).index, expected, "{option}");
+        }
+        for (option, expected) in
+            [("uuid=off", Uuid::Off), ("uuid=null", Uuid::Null), ("uuid=auto", Uuid::Auto), ("uuid=on", Uuid::On)]
+        {
+            assert_eq!(config(option).uuid, expected, "{option}");
+        }
+    }
+
+    #[test]
+    fn metacopy_needs_redirects_and_digests_need_metacopy() {
+        use RedirectDir::{Follow, NoFollow, On};
+        for (options, expected) in [
+            ("redirect_dir=on", (Some(On), None, Verity::Off)),
+            ("redirect_dir=follow", (Some(Follow), Some(false), Verity::Off)),
+            ("redirect_dir=nofollow", (Some(NoFollow), Some(false), Verity::Off)),
+            ("redirect_dir=off", (Some(NoFollow), Some(false), Verity::Off)),
+            ("redirect_dir=off,redirect_dir=on", (Some(On), None, Verity::Off)),
+            ("redirect_dir=on,metacopy=on", (Some(On), Some(true), Verity::Off)),
+            ("redirect_dir=on,metacopy=off", (Some(On), Some(false), Verity::Off)),
+            ("redirect_dir=off,metacopy=off", (Some(NoFollow), Some(false), Verity::Off)),
+            ("metacopy=on", (None, Some(true), Verity::Off)),
+            ("metacopy=off", (None, Some(false), Verity::Off)),
+            ("verity=off", (None, None, Verity::Off)),
+            ("verity=off,metacopy=off", (None, Some(false), Verity::Off)),
+            ("verity=on", (None, Some(true), Verity::On)),
+            ("verity=require", (None, Some(true), Verity::Require)),
+            ("verity=require,verity=off", (None, None, Verity::Off)),
+            ("verity=on,metacopy=on,redirect_dir=on", (Some(On), Some(true), Verity::On)),
+            // The kernel refuses these.
+            ("userxattr,redirect_dir=on", (Some(On), None, Verity::Off)),
+            ("userxattr,metacopy=on,verity=on", (None, Some(true), Verity::On)),
+        ] {
+            let options = format!("lowerdir=/l,upperdir=/u,workdir=/w,{options}");
+            let config = with(&options, ROOT).unwrap().config;
+            assert_eq!((config.redirect_dir, config.metacopy, config.verity), expected, "{options}");
+        }
+    }
+
+    #[test]
+    fn contradictions_are_refused_with_both_options_named() {
+        for (options, names) in [
+            ("metacopy=on,redirect_dir=follow", ["metacopy=on", "redirect_dir="]),
+            ("metacopy=on,redirect_dir=nofollow", ["metacopy=on", "redirect_dir="]),
+            ("redirect_dir=off,metacopy=on", ["metacopy=on", "redirect_dir="]),
+            ("verity=on,metacopy=off", ["verity=", "metacopy=off"]),
+            ("metacopy=off,verity=require,redirect_dir=on", ["verity=", "metacopy=off"]),
+            ("verity=on,redirect_dir=follow", ["verity=", "redirect_dir="]),
+            ("redirect_dir=off,verity=require", ["verity=", "redirect_dir="]),
+            ("verity=on,metacopy=on,redirect_dir=off", ["metacopy=on", "redirect_dir="]),
+        ] {
+            let failure = with(&format!("lowerdir=/l,upperdir=/u,workdir=/w,{options}"), ROOT).unwrap_err();
+            let text = failure.to_string();
+            assert!(names.iter().all(|name| text.contains(name)), "{options}: {text}");
+            assert_eq!(failure.status, Failure::USAGE);
+        }
+    }
+
+    #[test]
+    fn without_an_upper_following_redirects_is_all_that_metacopy_needs() {
+        for (options, expected) in [
+            ("redirect_dir=follow", Some(None)),
+            ("redirect_dir=follow,metacopy=on", Some(Some(true))),
+            ("redirect_dir=follow,verity=on", Some(Some(true))),
+            ("redirect_dir=nofollow", Some(Some(false))),
+            ("redirect_dir=nofollow,metacopy=on", None),
+        ] {
+            let got = with(&format!("lowerdir=/l,{options}"), ROOT).ok().map(|resolved| resolved.config.metacopy);
+            assert_eq!(got, expected, "{options}");
+        }
     }
 
     #[test]
@@ -348,10 +537,10 @@ mod tests {
     }
 
     #[test]
-    fn userxattr_is_what_happens_without_privilege_and_is_refused_with_it() {
-        assert!(with("lowerdir=/l,userxattr", USER).is_ok());
-        assert!(with("lowerdir=/l,userxattr", NAMESPACE).is_ok());
-        assert!(with("lowerdir=/l,userxattr", ROOT).is_err());
+    fn userxattr_may_be_said_by_everyone() {
+        for abilities in [ROOT, NAMESPACE, USER] {
+            assert!(with("lowerdir=/l,userxattr", abilities).unwrap().config.userxattr, "{abilities:?}");
+        }
     }
 
     #[test]
@@ -367,6 +556,6 @@ mod tests {
         let sloppy =
             |options: &str| resolve(&grammar::split_options(options.as_bytes()), None, Path::new("/m"), true, ROOT);
         assert!(sloppy("lowerdir=/l,nosuchoption").is_ok());
-        assert!(sloppy("lowerdir=/l,index=on").is_err());
+        assert!(sloppy("lowerdir=/l,nfs_export=on").is_err());
     }
 }

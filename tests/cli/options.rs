@@ -383,7 +383,7 @@ fn words_with_nothing_to_do_are_accepted_together() {
 #[test]
 fn userxattr_is_what_a_process_without_privilege_does() {
     if who() == Who::Root {
-        return; // Refused: see errors.
+        return; // Who can do otherwise.
     }
     bounded(|| {
         let stack = stack();
