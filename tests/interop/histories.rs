@@ -89,30 +89,30 @@ fn check(cases: u64, salt: u64, a: Side, b: Side, links: bool) {
 #[test]
 fn plyfs_as_root_first_then_the_kernel() {
     if who() == Who::Root && kernel_is_here() {
-        check(50, 1, PLYFS_ALL, KERNEL_ALL, false);
-        check(50, 2, PLYFS_ALL, KERNEL_ALL, true);
+        check(70, 1, PLYFS_ALL, KERNEL_ALL, false);
+        check(70, 2, PLYFS_ALL, KERNEL_ALL, true);
     }
 }
 
 #[test]
 fn the_kernel_first_then_plyfs_as_root() {
     if who() == Who::Root && kernel_is_here() {
-        check(50, 3, KERNEL_ALL, PLYFS_ALL, false);
-        check(50, 4, KERNEL_ALL, PLYFS_ALL, true);
+        check(70, 3, KERNEL_ALL, PLYFS_ALL, false);
+        check(70, 4, KERNEL_ALL, PLYFS_ALL, true);
     }
 }
 
 #[test]
 fn plyfs_without_privilege_first_then_the_kernel() {
     if who() == Who::Namespace && kernel_is_here() {
-        check(65, 5, PLYFS_PLAIN, KERNEL_PLAIN, false);
+        check(100, 5, PLYFS_PLAIN, KERNEL_PLAIN, false);
     }
 }
 
 #[test]
 fn the_kernel_first_then_plyfs_without_privilege() {
     if who() == Who::Namespace && kernel_is_here() {
-        check(65, 6, KERNEL_PLAIN, PLYFS_PLAIN, false);
+        check(100, 6, KERNEL_PLAIN, PLYFS_PLAIN, false);
     }
 }
 
@@ -121,7 +121,7 @@ fn plyfs_agrees_with_itself_over_remounts() {
     if who() != Who::Root && is_kernel() {
         return; // has none of it without privilege
     }
-    let cases = if who() == Who::Root { 65 } else { 35 };
+    let cases = if who() == Who::Root { 75 } else { 50 };
     check(cases, 7, PLYFS_ALL, PLYFS_ALL, false);
     check(cases, 8, PLYFS_ALL, PLYFS_ALL, true);
 }
