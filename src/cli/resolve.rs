@@ -220,22 +220,14 @@ impl Wishes {
             Some(RedirectDir::Follow) => has_upper,
             Some(RedirectDir::NoFollow) => true,
         };
-        let conflict = |what: &str, other, hint| Err(Failure::usage(what, format!("contradicts {other}"), hint));
-        match (self.verity, self.metacopy) {
-            (Verity::On | Verity::Require, Some(false)) => {
-                conflict("verity=", "metacopy=off", "the digests are those of metacopy files: leave one of the two out")
-            }
-            (_, Some(true)) if no_redirects => conflict(
+        match self.metacopy {
+            Some(true) if no_redirects => Err(Failure::usage(
                 "metacopy=on",
-                "redirect_dir=, which is not on",
+                "contradicts redirect_dir=, which is not on",
                 "redirect_dir=on, or leave one of the two out",
-            ),
-            (Verity::On | Verity::Require, None) if no_redirects => {
-                conflict("verity=", "redirect_dir=, which is not on", "redirect_dir=on, or leave one of the two out")
-            }
-            (Verity::On | Verity::Require, None) => Ok(Some(true)),
-            (Verity::Off, None) if no_redirects => Ok(Some(false)),
-            (_, said) => Ok(said),
+            )),
+            None if no_redirects => Ok(Some(false)),
+            said => Ok(said),
         }
     }
 
@@ -405,8 +397,10 @@ mod tests {
             ("metacopy=off", (None, Some(false), Verity::Off)),
             ("verity=off", (None, None, Verity::Off)),
             ("verity=off,metacopy=off", (None, Some(false), Verity::Off)),
-            ("verity=on", (None, Some(true), Verity::On)),
-            ("verity=require", (None, Some(true), Verity::Require)),
+            ("verity=on", (None, None, Verity::On)),
+            ("verity=on,metacopy=off", (None, Some(false), Verity::On)),
+            ("verity=require,redirect_dir=follow", (Some(Follow), Some(false), Verity::Require)),
+            ("verity=require", (None, None, Verity::Require)),
             ("verity=require,verity=off", (None, None, Verity::Off)),
             ("verity=on,metacopy=on,redirect_dir=on", (Some(On), Some(true), Verity::On)),
             // The kernel refuses these.
@@ -425,10 +419,6 @@ mod tests {
             ("metacopy=on,redirect_dir=follow", ["metacopy=on", "redirect_dir="]),
             ("metacopy=on,redirect_dir=nofollow", ["metacopy=on", "redirect_dir="]),
             ("redirect_dir=off,metacopy=on", ["metacopy=on", "redirect_dir="]),
-            ("verity=on,metacopy=off", ["verity=", "metacopy=off"]),
-            ("metacopy=off,verity=require,redirect_dir=on", ["verity=", "metacopy=off"]),
-            ("verity=on,redirect_dir=follow", ["verity=", "redirect_dir="]),
-            ("redirect_dir=off,verity=require", ["verity=", "redirect_dir="]),
             ("verity=on,metacopy=on,redirect_dir=off", ["metacopy=on", "redirect_dir="]),
         ] {
             let failure = with(&format!("lowerdir=/l,upperdir=/u,workdir=/w,{options}"), ROOT).unwrap_err();
@@ -443,7 +433,6 @@ mod tests {
         for (options, expected) in [
             ("redirect_dir=follow", Some(None)),
             ("redirect_dir=follow,metacopy=on", Some(Some(true))),
-            ("redirect_dir=follow,verity=on", Some(Some(true))),
             ("redirect_dir=nofollow", Some(Some(false))),
             ("redirect_dir=nofollow,metacopy=on", None),
         ] {

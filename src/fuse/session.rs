@@ -62,7 +62,11 @@ pub fn serve<F: Filesystem>(fs: F, settings: &MountSettings, on_ready: impl FnOn
     let watcher = mounted.clone();
     thread::Builder::new().name("signals".to_owned()).spawn(move || watcher.unmount_when_told()).map_err(end_early)?;
     on_ready();
-    session.run().map_err(end_early)
+    match session.run() {
+        // What the kernel says where a request had just been taken off its queue when the view was unmounted.
+        Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => Ok(()),
+        ended => ended.map_err(end_early),
+    }
 }
 
 /// The connection to the kernel of a mount just made, and how it was made.
