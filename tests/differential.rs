@@ -19,7 +19,8 @@ use model::{Op, Step, Subject, history};
 /// tested one, its d_ino is not judged (wrong after some renames and links, Linux 6.18).
 fn walk(kernel: bool) -> Walk {
     let tested = mount::binary() == "kernel";
-    Walk { times: true, foreign: tested, without_links: (kernel || tested) && who() == Who::Namespace }
+    let without_links = (kernel || tested) && who() == Who::Namespace;
+    Walk { times: true, foreign: tested, without_links, ..Walk::default() }
 }
 
 /// How long a history is.

@@ -6,50 +6,75 @@
 //!
 //! | said by a user | stored |
 //! |---|---|
-//! | `trusted.overlay.X` | `trusted.overlay.overlay.X` |
-//! | `user.overlay.X` | `user.overlay.overlay.X` |
+//! | `trusted.overlay.X`, where that is the union's own namespace | `trusted.overlay.overlay.X` |
+//! | `user.overlay.X`, the same | `user.overlay.overlay.X` |
 //! | `user.fuseoverlayfs.X` | `user.overlay.fuseoverlayfs.X` |
 //! | any other | the same |
+//!
+//! In the other namespace that is so for the marks only, which are read there, too; other names of it are the users', as
+//! they are with the kernel's OverlayFS.
 
 use std::ffi::CString;
 
+use super::mark::{Mark, Namespace};
 use crate::base::{Errno, Result};
 
 /// The longest name of an extended attribute in bytes (`XATTR_NAME_MAX`).
 const MAX: usize = 255;
 
-/// What begins so when a user says it is stored with the other beginning, and the other way round.
-const ESCAPED: [(&[u8], &[u8]); 3] = [
-    (b"trusted.overlay.", b"trusted.overlay.overlay."),
-    (b"user.overlay.", b"user.overlay.overlay."),
-    (b"user.fuseoverlayfs.", b"user.overlay.fuseoverlayfs."),
-];
+const ESCAPE: &[u8] = b"overlay.";
+/// What fuse-overlayfs keeps for itself, and how a user's attribute of such a name is stored.
+const LEGACY: (&[u8], &[u8]) = (b"user.fuseoverlayfs.", b"user.overlay.fuseoverlayfs.");
 
-/// The name under which a layer stores what a user calls `name`.
+/// The name under which a layer whose marks are in `own` stores what a user calls `name`.
 ///
 /// # Errors
 /// `EOPNOTSUPP` if it would be longer than 255 bytes; `EINVAL` if it holds a NUL.
-pub fn to_disk(name: &[u8]) -> Result<CString> {
-    let stored = replace_prefix(name, |&(said, stored)| (said, stored)).unwrap_or_else(|| name.to_vec());
+pub fn to_disk(name: &[u8], own: Namespace) -> Result<CString> {
+    let stored = match (name.strip_prefix(LEGACY.0), split(name)) {
+        (Some(rest), _) => [LEGACY.1, rest].concat(),
+        (None, Some((namespace, rest))) if is_reserved(rest, namespace == own) => {
+            [namespace.prefix(), ESCAPE, rest].concat()
+        }
+        _ => name.to_vec(),
+    };
     if stored.len() > MAX {
         return Err(Errno::EOPNOTSUPP);
     }
     CString::new(stored).map_err(|_| Errno::EINVAL)
 }
 
-/// What users call an attribute that a layer stores under `name`; `None` if it is private.
-pub fn from_disk(name: &[u8]) -> Option<Vec<u8>> {
-    if let Some(shown) = replace_prefix(name, |&(said, stored)| (stored, said)) {
-        return Some(shown);
+/// What users call an attribute that a layer whose marks are in `own` stores under `name`; `None` if it is private.
+pub fn from_disk(name: &[u8], own: Namespace) -> Option<Vec<u8>> {
+    if let Some(rest) = name.strip_prefix(LEGACY.1) {
+        return Some([LEGACY.0, rest].concat());
     }
-    let private = ESCAPED.iter().any(|(said, _)| name.starts_with(said));
-    (!private).then(|| name.to_vec())
+    if name.starts_with(LEGACY.0) {
+        return None;
+    }
+    match split(name) {
+        Some((namespace, rest)) if is_reserved(rest, namespace == own) => {
+            let shown = rest.strip_prefix(ESCAPE)?;
+            Some([namespace.prefix(), shown].concat())
+        }
+        _ => Some(name.to_vec()),
+    }
 }
 
-type Beginning = (&'static [u8], &'static [u8]);
+/// The namespace of a mark's key and what follows.
+fn split(name: &[u8]) -> Option<(Namespace, &[u8])> {
+    let of = |namespace: Namespace| Some((namespace, name.strip_prefix(namespace.prefix())?));
+    of(Namespace::Trusted).or_else(|| of(Namespace::User))
+}
 
-fn replace_prefix(name: &[u8], direction: impl Fn(&Beginning) -> Beginning) -> Option<Vec<u8>> {
-    ESCAPED.iter().map(direction).find_map(|(from, to)| name.strip_prefix(from).map(|rest| [to, rest].concat()))
+/// Whether what follows the prefix is a mark, or one that a user's attribute hides behind.
+fn is_reserved(rest: &[u8], own: bool) -> bool {
+    let mut plain = rest;
+    while let Some(deeper) = plain.strip_prefix(ESCAPE) {
+        plain = deeper;
+    }
+    // How a user's `user.fuseoverlayfs.*` is stored is reserved, too.
+    own || plain.starts_with(b"fuseoverlayfs.") || Mark::ALL.iter().any(|mark| mark.name().as_bytes() == plain)
 }
 
 #[cfg(test)]
@@ -76,8 +101,10 @@ mod tests {
             ("user.overlayfs.x", "user.overlayfs.x"),
             ("", ""),
         ] {
-            assert_eq!(to_disk(said.as_bytes()).unwrap().to_bytes(), stored.as_bytes());
-            assert_eq!(from_disk(stored.as_bytes()).as_deref(), Some(said.as_bytes()));
+            for own in own_namespaces(said) {
+                assert_eq!(to_disk(said.as_bytes(), own).unwrap().to_bytes(), stored.as_bytes(), "{said}");
+                assert_eq!(from_disk(stored.as_bytes(), own).as_deref(), Some(said.as_bytes()), "{stored}");
+            }
         }
     }
 
@@ -95,36 +122,64 @@ mod tests {
             "user.fuseoverlayfs.opaque",
             "user.fuseoverlayfs.overlay.x",
         ] {
-            assert_eq!(from_disk(stored.as_bytes()), None, "{stored}");
+            for own in own_namespaces(stored) {
+                assert_eq!(from_disk(stored.as_bytes(), own), None, "{stored}");
+            }
         }
     }
 
     #[test]
     fn a_name_that_gets_too_long_is_not_supported() {
         let fits = [&b"trusted.overlay."[..], &[b'x'; 231]].concat();
-        assert_eq!(to_disk(&fits).unwrap().to_bytes().len(), 255);
+        assert_eq!(to_disk(&fits, Namespace::Trusted).unwrap().to_bytes().len(), 255);
         let too_long = [&b"trusted.overlay."[..], &[b'x'; 232]].concat();
-        assert_eq!(to_disk(&too_long), Err(Errno::EOPNOTSUPP));
-        assert_eq!(to_disk(b"user.a\0b"), Err(Errno::EINVAL));
+        assert_eq!(to_disk(&too_long, Namespace::Trusted), Err(Errno::EOPNOTSUPP));
+        assert_eq!(to_disk(b"user.a\0b", Namespace::User), Err(Errno::EINVAL));
+    }
+
+    /// Those in which a name means the same: its own, and for a mark and what is in neither the other one.
+    fn own_namespaces(name: &str) -> Vec<Namespace> {
+        match split(name.as_bytes()) {
+            Some((own, rest)) if !is_reserved(rest, false) => vec![own],
+            _ => vec![Namespace::Trusted, Namespace::User],
+        }
+    }
+
+    #[test]
+    fn only_marks_are_kept_from_users_in_the_other_namespace() {
+        for (name, stored) in [
+            ("user.overlay.x", "user.overlay.x"),
+            ("user.overlay.overlay.x", "user.overlay.overlay.x"),
+            ("user.overlay.opaque", "user.overlay.overlay.opaque"),
+            ("user.overlay.overlay.opaque", "user.overlay.overlay.overlay.opaque"),
+        ] {
+            assert_eq!(to_disk(name.as_bytes(), Namespace::Trusted).unwrap().to_bytes(), stored.as_bytes());
+            assert_eq!(from_disk(stored.as_bytes(), Namespace::Trusted), Some(name.as_bytes().to_vec()));
+        }
+        assert_eq!(from_disk(b"user.overlay.opaque", Namespace::Trusted), None);
+    }
+
+    fn namespaces() -> impl Strategy<Value = Namespace> {
+        prop::sample::select(vec![Namespace::Trusted, Namespace::User])
     }
 
     fn names() -> impl Strategy<Value = Vec<u8>> {
-        let parts = ["trusted.", "user.", "overlay.", "fuseoverlayfs.", "plyfs.", "x", "\u{ff}"];
+        let parts = ["trusted.", "user.", "overlay.", "fuseoverlayfs.", "plyfs.", "opaque", "x", "\u{ff}"];
         let part = prop::sample::select(parts.map(str::as_bytes).to_vec());
         prop::collection::vec(part, 0..8).prop_map(|parts| parts.concat())
     }
 
     proptest! {
         #[test]
-        fn a_user_finds_again_what_was_stored(name in names()) {
-            let stored = to_disk(&name).unwrap();
-            prop_assert_eq!(from_disk(stored.to_bytes()), Some(name));
+        fn a_user_finds_again_what_was_stored(name in names(), own in namespaces()) {
+            let stored = to_disk(&name, own).unwrap();
+            prop_assert_eq!(from_disk(stored.to_bytes(), own), Some(name));
         }
 
         #[test]
-        fn what_is_shown_is_stored_where_it_was_found(stored in names()) {
-            if let Some(shown) = from_disk(&stored) {
-                let again = to_disk(&shown).unwrap();
+        fn what_is_shown_is_stored_where_it_was_found(stored in names(), own in namespaces()) {
+            if let Some(shown) = from_disk(&stored, own) {
+                let again = to_disk(&shown, own).unwrap();
                 prop_assert_eq!(again.to_bytes(), &stored[..]);
             }
         }

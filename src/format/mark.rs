@@ -29,6 +29,14 @@ macro_rules! marks {
         }
 
         impl Namespace {
+            /// What all of its keys begin with.
+            pub const fn prefix(self) -> &'static [u8] {
+                match self {
+                    Namespace::Trusted => b"trusted.overlay.",
+                    Namespace::User => b"user.overlay.",
+                }
+            }
+
             /// The whole key, such as `trusted.overlay.opaque`.
             pub const fn key(self, mark: Mark) -> &'static CStr {
                 let bytes: &'static [u8] = match (self, mark) {

@@ -116,6 +116,8 @@ struct More {
     verified: bool,
     /// Its entry in the index.
     index: Option<Name>,
+    /// Names of it may have no link of the copy in the index: the links of the lower file.
+    unaliased: Option<u64>,
     /// The upper layer has no room to say where the data is once the file is renamed.
     stuck: bool,
 }
@@ -183,6 +185,16 @@ impl LeafState {
     /// It has this entry in the index from now on, or none.
     pub fn set_index(&mut self, entry: Option<Name>) {
         self.more.get_or_insert_default().index = entry;
+    }
+
+    /// A name of it may have no link of its copy in the index; the lower file has so many links.
+    pub fn set_unaliased(&mut self, lower_links: u64) {
+        self.more.get_or_insert_default().unaliased = Some(lower_links);
+    }
+
+    /// The links of the lower file, if names of it may have no link of its copy in the index; asked once.
+    pub fn take_unaliased(&mut self) -> Option<u64> {
+        self.more.as_mut()?.unaliased.take()
     }
 
     /// Whether the data was compared with its digest.

@@ -65,6 +65,16 @@ impl Table {
 
     /// The inode for what was found under `name`, with one reference more. The caller holds the parent's `names`.
     pub fn intern(&self, parent: &Arc<Inode>, name: &Name, found: &Found) -> Arc<Inode> {
+        let inode = self.find_or_make(parent, name, found);
+        if let (Body::Leaf(leaf), Found::Leaf(found)) = (&inode.body, found)
+            && let (Some(lower), Some(_), false) = (&found.lower, &found.index, found.named)
+        {
+            leaf.state.lock().set_unaliased(lower.stat.nlink);
+        }
+        inode
+    }
+
+    fn find_or_make(&self, parent: &Arc<Inode>, name: &Name, found: &Found) -> Arc<Inode> {
         loop {
             if let Some(inode) = self.by_name(parent.id, name) {
                 if matches(&inode, found) {
@@ -281,7 +291,7 @@ enum Linked {
 /// Objects with several links are found by key, so that every name leads to one inode.
 fn link_key(found: &Found) -> Option<Key> {
     match found {
-        Found::Leaf(leaf) if leaf.stat.nlink > 1 => Some(Key::of(&leaf.stat)),
+        Found::Leaf(leaf) if leaf.stat.nlink > 1 || leaf.index.is_some() => Some(Key::of(&leaf.stat)),
         _ => None,
     }
 }

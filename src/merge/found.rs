@@ -95,7 +95,7 @@ pub struct FoundDir {
 
 /// An object other than a directory that is seen.
 pub struct FoundLeaf {
-    /// Where it is. For a lower name whose file was copied up under another one: in the index.
+    /// Where it is: in the index, if it has an entry there.
     pub place: Place,
     /// Its attributes as they are shown.
     pub stat: Stat,

@@ -221,9 +221,13 @@ impl Search<'_> {
             return self.copied_leaf(dir, name, stat, (entry, stat_of_copy, index));
         }
         let marks = read_leaf_marks(&dir.place, name, &stat, dir.impure)?;
-        let place = Place { dir: dir.place.clone(), name: name.clone() };
         let upper = dir.level == 0;
         let index = if upper { self.index_entry(&marks, &stat)? } else { None };
+        let place = match (&self.stack.index, &index) {
+            // Where it stays when it loses this name.
+            (Some(dir), Some(entry)) => dir.place(entry),
+            _ => Place { dir: dir.place.clone(), name: name.clone() },
+        };
         let (mut leaf, redirect) = make_leaf(place, stat, marks, upper);
         (leaf.named, leaf.index) = (upper, index);
         self.expect_data(&leaf)?;

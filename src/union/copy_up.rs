@@ -135,7 +135,8 @@ impl Union {
             }
             let copy = self.stage_leaf(upper, inode, leaf, how)?;
             if copy.entry.is_some() {
-                return self.copy_into_index(upper, inode, leaf, copy, at.as_ref());
+                self.copy_into_index(upper, inode, leaf, copy)?;
+                break;
             }
             let Some((parent, name)) = at else {
                 return self.keep_copy_hidden(upper, inode, leaf, copy);
@@ -155,6 +156,7 @@ impl Union {
             self.now_upper(inode, leaf, place, &stat, copy.links, copy.meta);
             return Ok(());
         }
+        self.alias_known(upper, inode, leaf);
         if how.data { self.complete(inode, leaf, how) } else { Ok(()) }
     }
 
@@ -244,7 +246,7 @@ impl Union {
 fn stage_dir<'a>(upper: &'a Upper, view: &DirView) -> Result<Temp<'a>> {
     let from = &view.lowers.first().ok_or(Errno::ESTALE)?.place;
     let fd = from.fd()?;
-    let metadata = Metadata::of(fd.as_fd(), c".", from.stat_self()?, false)?;
+    let metadata = Metadata::of(fd.as_fd(), c".", from.stat_self()?, &from.layer)?;
     let temp = Temp::new(upper, Kind::Dir)?;
     tree::mkdir_at(upper.work(), temp.name(), 0o700)?;
     let staged = open_beneath(upper.work(), temp.name(), OFlags::RDONLY | OFlags::DIRECTORY)?;
@@ -278,7 +280,7 @@ impl Union {
         }
         let from = place.dir.fd()?;
         let name = place.name.as_c_str();
-        let metadata = Metadata::of(from.as_fd(), name, stat, place.dir.layer.nosuid)?;
+        let metadata = Metadata::of(from.as_fd(), name, stat, &place.dir.layer)?;
         let indexed = self.is_indexed(inode.kind, stat.nlink);
         let mut copy =
             Copy { temp: Temp::new(upper, inode.kind)?, has_origin: false, links: stat.nlink, meta: None, entry: None };

@@ -15,7 +15,7 @@ use crate::layer::{DirPlace, IndexDir};
 use crate::merge::FoundLeaf;
 use crate::sys::stat::{Kind, SetTime, stat_at, stat_fd};
 use crate::sys::tree::{self, RenameFlags};
-use crate::upper::{Staged, Temp, Upper, Widened, relocate};
+use crate::upper::{Temp, Upper, Widened, relocate};
 
 impl Union {
     /// Whether the copy of a lower object with so many links goes into the index. `user.*` marks do not go on symlinks,
@@ -32,38 +32,60 @@ impl Union {
             && inode.leaf().is_ok_and(|leaf| leaf.state.lock().upper.is_none())
     }
 
-    /// A staged copy of a lower hard link appears in the index, then under the name that it is known by. The caller holds
-    /// the inode's `up`.
+    /// A staged copy of a lower hard link appears in the index. The caller holds the inode's `up`.
     pub(super) fn copy_into_index(
         &self,
         upper: &Upper,
         inode: &Arc<Inode>,
         leaf: &LeafBody,
         copy: Copy<'_>,
-        at: Option<&(Arc<Inode>, Name)>,
     ) -> Result<()> {
         let (Some(index), Some(entry)) = (&self.stack.index, copy.entry) else { return Err(Errno::EIO) };
         let links = i32::try_from(copy.links).map_err(|_| Errno::EMLINK)?;
         // Its entry in the index is the only real link at first.
-        let mark = Nlink { base: Base::Upper, difference: links - 1 };
-        upper.stage_nlink(Staged::Named(upper.work(), copy.temp.name()), &mark).or_else(|errno| match errno {
-            Errno::EACCES => upper.set_nlink(upper.work(), copy.temp.name(), &mark),
-            errno => Err(errno),
-        })?;
+        upper.set_nlink(upper.work(), copy.temp.name(), &Nlink { base: Base::Upper, difference: links - 1 })?;
         let stat = stat_at(upper.work(), copy.temp.name())?;
         copy.temp.publish_new(index.dir().fd()?.as_fd(), entry.as_c_str())?;
-        leaf.state.lock().set_index(Some(entry.clone()));
+        {
+            let mut state = leaf.state.lock();
+            state.set_index(Some(entry.clone()));
+            state.set_unaliased(copy.links);
+        }
         self.now_upper(inode, leaf, index.place(&entry), &stat, copy.links, copy.meta);
-        let Some((parent, name)) = at else { return Ok(()) };
+        Ok(())
+    }
+
+    /// Gives the known names of an indexed file that have none yet a link of its copy. They lead to it anyway, by the index;
+    /// but where the upper layer becomes a lower one there is none.
+    pub(super) fn alias_known(&self, upper: &Upper, inode: &Arc<Inode>, leaf: &LeafBody) {
+        let (names, lower_links) = {
+            let mut state = leaf.state.lock();
+            let Some(lower_links) = state.take_unaliased() else { return };
+            (state.names.clone(), lower_links)
+        };
+        for (parent, name) in &names {
+            if let Err(errno) = self.alias_one(upper, inode, leaf, (parent, name), lower_links) {
+                log::debug!("{name:?} gets no link of its copy: {errno}");
+            }
+        }
+    }
+
+    fn alias_one(
+        &self,
+        upper: &Upper,
+        inode: &Arc<Inode>,
+        leaf: &LeafBody,
+        (parent, name): (&Arc<Inode>, &Name),
+        lower_links: u64,
+    ) -> Result<()> {
+        self.copy_up_dir(parent)?;
         let dir = parent.dir()?;
         let mut names = dir.names.write();
         let still = leaf.state.lock().names.iter().any(|(p, n)| Arc::ptr_eq(p, parent) && n == name);
-        let Some(into) = dir.live_view().ok().and_then(|view| view.upper).filter(|_| still) else { return Ok(()) };
-        let aliased = self.alias_quietly(upper, inode, leaf, (parent, &into.place, name), copy.links);
-        match aliased {
-            Ok(()) => self.name_is_new(&mut names, name, inode.kind),
-            // The name finds its copy by the index all the same.
-            Err(errno) => log::debug!("{name:?} gets no link of its copy: {errno}"),
+        let Some(into) = dir.live_view()?.upper.filter(|_| still) else { return Ok(()) };
+        if into.place.stat(name)?.is_none() {
+            self.alias_quietly(upper, inode, leaf, (parent, &into.place, name), lower_links)?;
+            self.name_is_new(&mut names, name, inode.kind);
         }
         Ok(())
     }
@@ -107,16 +129,25 @@ impl Union {
             return self.link_object(inode, into, name);
         };
         let dir = index.dir().fd()?;
-        let mark = |base, links: u64| -> Result<()> {
-            let Some(union) = union else { return Ok(()) };
-            let difference = i64::from(union) - i64::try_from(links).unwrap_or(i64::MAX);
+        // Held so that two changes of the mark do not mix.
+        let _data = leaf.data.lock();
+        let (dir, entry) = (dir.as_fd(), entry.as_c_str());
+        let less = |from: u32, links: u64| i64::from(from).saturating_sub(i64::try_from(links).unwrap_or(i64::MAX));
+        let mark = |base, difference: i64| {
             let difference = i32::try_from(difference).map_err(|_| Errno::EMLINK)?;
-            upper.set_nlink(dir.as_fd(), entry.as_c_str(), &Nlink { base, difference })
+            upper.set_nlink(dir, entry, &Nlink { base, difference })
         };
-        // While the real count changes, the difference is that from the lower one.
-        mark(Base::Lower, lower_links)?;
+        let before = match upper.nlink(dir, entry)? {
+            Some(Nlink { base: Base::Upper, difference }) => difference.into(),
+            // Left by a crash, or none: what is known in memory.
+            _ => less(union.unwrap_or(1), stat_at(dir, entry)?.nlink),
+        };
+        if let Some(union) = union {
+            // While the real count changes, the difference is that from the lower one.
+            mark(Base::Lower, less(union, lower_links))?;
+        }
         let linked = self.link_object(inode, into, name);
-        mark(Base::Upper, stat_at(dir.as_fd(), entry.as_c_str())?.nlink)?;
+        mark(Base::Upper, if linked.is_ok() { before - 1 } else { before })?;
         linked
     }
 

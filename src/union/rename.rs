@@ -452,7 +452,7 @@ fn clear_dir(upper: &Upper, target: &At<'_>) -> Result<()> {
         return Ok(());
     }
     let stat = crate::sys::stat::stat_fd(dir.as_fd())?;
-    let metadata = Metadata::of(target.fd(), target.name, stat, false)?;
+    let metadata = Metadata::of(target.fd(), target.name, stat, &upper.root.layer)?;
     let mut temp = Temp::new(upper, Kind::Dir)?;
     tree::mkdir_at(upper.work(), temp.name(), 0o700)?;
     upper.set_opaque(upper.work(), temp.name())?;

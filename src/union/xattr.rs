@@ -5,7 +5,7 @@ use std::ffi::{CStr, CString};
 use super::copy_up::CopyUp;
 use super::{Caller, InodeId, Union};
 use crate::base::{Errno, Result};
-use crate::format::escape;
+use crate::format::{Namespace, escape};
 use crate::inode::{Body, Inode};
 use crate::sys::stat::stat_at;
 use crate::sys::{caller, tree, xattr};
@@ -46,7 +46,7 @@ impl Union {
         };
         let mut trusted = None;
         let mut list = Vec::new();
-        for name in stored.iter().filter_map(|name| escape::from_disk(name)) {
+        for name in stored.iter().filter_map(|name| escape::from_disk(name, self.namespace())) {
             if name.starts_with(b"trusted.") && !*trusted.get_or_insert_with(|| caller.sees_trusted()) {
                 continue;
             }
@@ -98,7 +98,12 @@ impl Union {
         if self.noacl && is_acl(name) {
             return Err(Errno::EOPNOTSUPP);
         }
-        escape::to_disk(name)
+        escape::to_disk(name, self.namespace())
+    }
+
+    /// Where the marks of all layers are.
+    fn namespace(&self) -> Namespace {
+        self.top.layer.namespace
     }
 
     /// A layer on a `nosuid` mount gives no file capability.

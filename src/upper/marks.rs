@@ -116,13 +116,18 @@ impl Upper {
         Ok(fits(self.marked(dir, name, set))?.is_some())
     }
 
-    /// Says on a staged object how many links the union has of it.
+    /// How many links the union has of the object `name` in `dir`, if it says so.
     ///
     /// # Errors
-    /// What `setxattr(2)` says.
-    pub fn stage_nlink(&self, to: Staged<'_>, mark: &Nlink) -> Result<()> {
+    /// What `getxattr(2)` says.
+    pub fn nlink(&self, dir: BorrowedFd<'_>, name: &CStr) -> Result<Option<Nlink>> {
         let namespace = self.namespace().ok_or(Errno::EOPNOTSUPP)?;
-        to.set_xattr(namespace.key(Mark::Nlink), &mark.encode())
+        let read = || xattr::get_at(dir, name, namespace.key(Mark::Nlink));
+        let value = match read() {
+            Err(Errno::EACCES) => self.root.layer.widened(dir, name, 0o400, read),
+            value => value,
+        };
+        Ok(value?.and_then(|value| Nlink::parse(&value).ok()))
     }
 
     /// Says on the object `name` in `dir` how many links the union has of it.

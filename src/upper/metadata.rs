@@ -5,6 +5,7 @@ use std::os::fd::BorrowedFd;
 
 use crate::base::{Errno, Result};
 use crate::format::escape;
+use crate::layer::Layer;
 use crate::sys::stat::{self, SetTime, Stat};
 use crate::sys::{tree, xattr};
 
@@ -67,11 +68,13 @@ impl Metadata {
     ///
     /// # Errors
     /// What reading the extended attributes says.
-    pub fn of(dir: BorrowedFd<'_>, name: &CStr, stat: Stat, nosuid: bool) -> Result<Self> {
+    pub fn of(dir: BorrowedFd<'_>, name: &CStr, stat: Stat, layer: &Layer) -> Result<Self> {
+        let (own, nosuid) = (layer.namespace, layer.nosuid);
         let mut xattrs = Vec::new();
         for key in xattr::list_at(dir, name)? {
             let Ok(key) = CString::new(key) else { continue };
-            if !is_copied(&key) || (nosuid && key.as_c_str() == CAPABILITY) {
+            // Marks are a layer's own; what a user wrote under an escaped name is copied as it stands.
+            if escape::from_disk(key.to_bytes(), own).is_none() || (nosuid && key.as_c_str() == CAPABILITY) {
                 continue;
             }
             if let Some(value) = xattr::get_at(dir, name, &key)? {
@@ -157,11 +160,6 @@ impl Metadata {
 /// What a mode may grant where the group is another one: to the new group no more than to everybody.
 fn without_group(mode: u32) -> u32 {
     mode & !libc::S_ISGID & 0o7707 | (mode & 0o007) << 3 & mode & 0o070
-}
-
-/// Marks are a layer's own; what a user wrote under an escaped name is copied as it stands.
-fn is_copied(key: &CStr) -> bool {
-    escape::from_disk(key.to_bytes()).is_some()
 }
 
 fn must_copy(key: &CStr) -> bool {

@@ -23,6 +23,14 @@ pub enum Changed {
     Whenever,
 }
 
+/// Whether inode numbers are judged.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub enum Numbers {
+    #[default]
+    Judged,
+    NotJudged,
+}
+
 /// What to look at.
 #[derive(Clone, Copy, Default)]
 pub struct Walk {
@@ -31,6 +39,8 @@ pub struct Walk {
     /// A mount by another program of layers that plyfs has written: leave out the private xattrs that it does not hide,
     /// and do not judge its inode numbers.
     pub foreign: bool,
+    /// Only its inode numbers are not judged.
+    pub numbers: Numbers,
     /// Leave out link counts and which names are one inode.
     pub without_links: bool,
 }
@@ -160,7 +170,7 @@ impl View {
                     continue;
                 }
             };
-            if entry.ino() != st.st_ino && !walk.foreign {
+            if entry.ino() != st.st_ino && !walk.foreign && walk.numbers == Numbers::Judged {
                 self.wrong.push(format!("{shown}: d_ino {} st_ino {}", entry.ino(), st.st_ino));
             }
             let kind = FileType::from_raw_mode(st.st_mode);

@@ -49,7 +49,7 @@ fn options(layers: &[Layer; 2]) -> String {
 
 fn seen_by_the_kernel(layers: &[Layer; 2], scratch: &Scratch) -> View {
     let kernel = Kernel::with(&options(layers), &scratch.fresh("kernel")).unwrap();
-    View::of(&kernel, Walk { times: true, foreign: true, without_links: true })
+    View::of(&kernel, Walk { times: true, foreign: true, without_links: true, ..Walk::default() })
 }
 
 /// The same calls on a local file system and through a mount leave layers that look the same to the kernel's OverlayFS.

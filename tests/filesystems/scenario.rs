@@ -113,7 +113,7 @@ pub fn holes(tree: &Tree) -> &'static str {
 
 /// The view without the hard links: which of their names is changed is judged apart.
 pub fn view(tree: &Tree, foreign: bool) -> View {
-    let mut view = View::of(tree, Walk { times: true, foreign, without_links: true });
+    let mut view = View::of(tree, Walk { times: true, foreign, without_links: true, ..Walk::default() });
     view.objects.retain(|path, _| !path.starts_with(b"links"));
     view
 }

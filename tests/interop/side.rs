@@ -73,7 +73,13 @@ impl Side {
     /// What is compared. Private attributes of the other one are hidden by each only if it knows them, and the kernel's
     /// d_ino is not judged (wrong after some renames and links, Linux 6.18).
     pub fn walk(self, without_links: bool) -> Walk {
-        Walk { times: true, foreign: matches!(self.real(), Side::Kernel(_)), without_links }
+        let numbers = match self.real() {
+            Side::Kernel(_) => view::Numbers::NotJudged,
+            Side::Plyfs(_) => view::Numbers::Judged,
+        };
+        // As root, what one hides the other one does, too.
+        let foreign = self.real() == KERNEL_PLAIN;
+        Walk { times: true, foreign, numbers, without_links }
     }
 }
 
