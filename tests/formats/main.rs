@@ -1,0 +1,161 @@
+//! Hostile and broken layers: each row of the tables is a layer, what is asked of it, and the documented answer, which the
+//! kernel's OverlayFS gives too, unless the row says what it answers and why that is another.
+//!
+//! `PLYFS_FORMATS=WORD` runs only the rows with that word in their names; the whole table is printed (`--nocapture`).
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod index;
+mod marks;
+mod metacopy;
+mod probe;
+mod redirect;
+mod row;
+
+use common::scratch::Mounted;
+use common::stack::Layer;
+use common::*;
+use row::{Row, Theirs};
+
+/// A stack on a file system of the test's own where there may be one: tmpfs holds attributes of 64 KiB.
+struct Place {
+    stack: Stack,
+    _tmpfs: Option<Mounted>,
+}
+
+impl Place {
+    fn new() -> Self {
+        let scratch = Scratch::new();
+        let tmpfs = Mounted::tmpfs(scratch.path());
+        let layer = |name: &str| Layer::new(scratch.dir(name));
+        let (lowers, upper) = (vec![layer("lower0"), layer("lower1")], Some(layer("upper")));
+        let (merged, options) = (scratch.dir("merged"), Vec::new());
+        Place { stack: Stack { scratch, lowers, upper, merged, options }, _tmpfs: tmpfs }
+    }
+}
+
+/// The mount options of a row.
+fn options(stack: &Stack, lowers: &str, more: &str) -> String {
+    // The digits are the layers.
+    let path = |n: char| n.to_digit(10).map_or(n.to_string(), |n| path_of(&stack.lowers[n as usize]));
+    let lowers: String = lowers.chars().map(path).collect();
+    let (upper, work) = (path_of(stack.upper()), stack.scratch.dir("work").display().to_string());
+    let comma = if more.is_empty() { "" } else { "," };
+    let key = if lowers.contains('=') { "" } else { "lowerdir=" };
+    format!("{key}{lowers},upperdir={upper},workdir={work}{comma}{more}")
+}
+
+fn path_of(layer: &Layer) -> String {
+    layer.root().display().to_string()
+}
+
+/// What the binary under test answers; an error is a failure in any case.
+fn ask_ours(row: &Row) -> Result<String, String> {
+    let place = Place::new();
+    let stack = &place.stack;
+    (row.make)(stack);
+    let before: Vec<View> = stack.lowers.iter().map(|l| view::layer(l.root())).collect();
+    let log = stack.scratch.path().join("log");
+    let mounted = Mount::try_with(&options(stack, row.lowers, row.options), &stack.merged, &log);
+    let answer = match mounted {
+        Err(said) => {
+            let said: Vec<_> = said.lines().filter(|line| line.contains("plyfs: ")).collect();
+            if said.len() != 1 {
+                return Err(format!("the mount is refused, but not in one line: {said:?}"));
+            }
+            "refused".into()
+        }
+        Ok(mut mount) => {
+            let answer = probe::ask(&mount, stack, row.probe);
+            mount.write("alive", "x").map_err(|e| format!("after {answer:?}: {e:?}"))?;
+            match mount.unmount() {
+                Some(status) if !status.success() => return Err(format!("the daemon ended with {status}")),
+                _ => answer,
+            }
+        }
+    };
+    let said = std::fs::read_to_string(&log).unwrap_or_default();
+    if let Some(word) = row.says.iter().find(|word| !said.contains(*word)) {
+        return Err(format!("{answer}, and it does not say {word:?}: {said}"));
+    }
+    for (layer, before) in stack.lowers.iter().zip(&before) {
+        if let Some(difference) = view::layer(layer.root()).difference(before) {
+            return Err(format!("a lower layer has changed: {difference}"));
+        }
+    }
+    Ok(answer)
+}
+
+/// What the kernel's OverlayFS answers.
+fn ask_the_kernel(row: &Row) -> String {
+    let place = Place::new();
+    let stack = &place.stack;
+    (row.make)(stack);
+    match Kernel::exactly(&options(stack, row.lowers, row.options), &stack.merged) {
+        Ok(kernel) => probe::ask(&kernel, stack, row.probe),
+        Err(e) => format!("refused {}", code(Errno::from_io_error(&e).unwrap())),
+    }
+}
+
+/// Whether the binary under test has what the row is about.
+fn possible(row: &Row) -> Result<(), String> {
+    if row.root && who() != Who::Root {
+        return Err("for root only".into());
+    }
+    let lacks = row.options.split(',').chain(row.needs.iter().copied()).find(|o| !o.is_empty() && !mount::takes(o));
+    lacks.map_or(Ok(()), |option| Err(format!("{option} is not there yet")))
+}
+
+#[test]
+fn hostile_and_broken_layers_get_the_documented_answer() {
+    within(300, || {
+        let chosen = std::env::var("PLYFS_FORMATS").unwrap_or_default();
+        let kernel = who() == Who::Root && Kernel::usable() && mount::binary() != "kernel";
+        if !kernel {
+            say_skipped("the kernel's answers: its OverlayFS as root is needed");
+        }
+        let (mut wrong, mut table, mut skipped) = (Vec::new(), String::new(), std::collections::BTreeMap::new());
+        let rows = [redirect::rows(), metacopy::rows(), index::rows(), marks::rows()].into_iter().flatten();
+        for row in rows.filter(|row| row.name.contains(&chosen)) {
+            let theirs = match &row.kernel {
+                Theirs::Asked(answer, _) if kernel => {
+                    let got = ask_the_kernel(&row);
+                    if got != answer.unwrap_or(row.ours) {
+                        wrong.push(format!("{}: the kernel answers {got:?}", row.name));
+                    }
+                    got
+                }
+                _ => "not asked".into(),
+            };
+            let ours = match possible(&row) {
+                Ok(()) => ask_ours(&row),
+                Err(why) => {
+                    *skipped.entry(why.clone()).or_insert(0) += 1;
+                    Ok(why)
+                }
+            };
+            if possible(&row).is_ok() && ours.as_deref() != Ok(row.ours) {
+                wrong.push(format!("{}: {ours:?}, not {:?}", row.name, row.ours));
+            }
+            let why = row.kernel.why();
+            table += &format!("| {} | {} | {theirs} | {why} |\n", row.name, ours.unwrap_or_else(|e| e));
+        }
+        println!("| layer | plyfs | kernel | unlike, because |\n|---|---|---|---|\n{table}");
+        for (why, rows) in skipped {
+            say_skipped(&format!("{rows} rows: {why}"));
+        }
+        assert!(wrong.is_empty(), "{} rows:\n{}", wrong.len(), wrong.join("\n"));
+    });
+}
+
+#[test]
+fn again_as_a_normal_user() {
+    legs::as_a_normal_user();
+}
+
+#[test]
+fn again_in_a_user_namespace() {
+    legs::in_a_user_namespace();
+}
