@@ -51,7 +51,7 @@ impl System {
         self
     }
 
-    /// A file system that can be written: `ext4`, `xfs`, `btrfs` (each from a sparse image), `tmpfs`.
+    /// A file system that can be written: `ext4`, `ext4-verity`, `xfs`, `btrfs` (each from a sparse image), `tmpfs`.
     pub fn native(kind: &str, scratch: &Scratch) -> Made {
         let at = scratch.fresh(kind);
         let (mib, package, mkfs): (_, _, &[&str]) = match kind {
@@ -60,6 +60,7 @@ impl System {
                 return Ok(System::of(at).holding(tmpfs));
             }
             "ext4" => (128, "e2fsprogs", &["mkfs.ext4", "-qF"]),
+            "ext4-verity" => (32, "e2fsprogs", &["mkfs.ext4", "-qF", "-O", "verity", "-b", "4096"]),
             // Smaller ones mkfs refuses.
             "xfs" => (300, "xfsprogs", &["mkfs.xfs", "-qf"]),
             "btrfs" => (256, "btrfs-progs", &["mkfs.btrfs", "-qf"]),

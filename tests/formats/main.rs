@@ -13,6 +13,7 @@ mod metacopy;
 mod probe;
 mod redirect;
 mod row;
+mod verity;
 
 use common::scratch::Mounted;
 use common::stack::Layer;
@@ -21,18 +22,21 @@ use row::{Row, Theirs};
 
 /// A stack on a file system of the test's own where there may be one: tmpfs holds attributes of 64 KiB.
 struct Place {
-    stack: Stack,
+    _below: Option<System>,
     _tmpfs: Option<Mounted>,
+    stack: Stack,
 }
 
 impl Place {
-    fn new() -> Self {
+    fn new(row: &Row) -> Self {
         let scratch = Scratch::new();
         let tmpfs = Mounted::tmpfs(scratch.path());
         let layer = |name: &str| Layer::new(scratch.dir(name));
-        let (lowers, upper) = (vec![layer("lower0"), layer("lower1")], Some(layer("upper")));
+        let below = row.fs_verity.then(|| System::native("ext4-verity", &scratch).unwrap());
+        let bottom = below.as_ref().map_or_else(|| layer("lower1"), |system| Layer::new(system.root().to_owned()));
+        let (lowers, upper) = (vec![layer("lower0"), bottom], Some(layer("upper")));
         let (merged, options) = (scratch.dir("merged"), Vec::new());
-        Place { stack: Stack { scratch, lowers, upper, merged, options }, _tmpfs: tmpfs }
+        Place { _below: below, _tmpfs: tmpfs, stack: Stack { scratch, lowers, upper, merged, options } }
     }
 }
 
@@ -53,7 +57,7 @@ fn path_of(layer: &Layer) -> String {
 
 /// What the binary under test answers; an error is a failure in any case.
 fn ask_ours(row: &Row) -> Result<String, String> {
-    let place = Place::new();
+    let place = Place::new(row);
     let stack = &place.stack;
     (row.make)(stack);
     let before: Vec<View> = stack.lowers.iter().map(|l| view::layer(l.root())).collect();
@@ -80,6 +84,9 @@ fn ask_ours(row: &Row) -> Result<String, String> {
     if let Some(word) = row.says.iter().find(|word| !said.contains(*word)) {
         return Err(format!("{answer}, and it does not say {word:?}: {said}"));
     }
+    if let Some(word) = row.once.filter(|word| said.lines().filter(|line| line.contains(word)).count() != 1) {
+        return Err(format!("{answer}, and it does not say {word:?} in one line: {said}"));
+    }
     for (layer, before) in stack.lowers.iter().zip(&before) {
         if let Some(difference) = view::layer(layer.root()).difference(before) {
             return Err(format!("a lower layer has changed: {difference}"));
@@ -90,7 +97,7 @@ fn ask_ours(row: &Row) -> Result<String, String> {
 
 /// What the kernel's OverlayFS answers.
 fn ask_the_kernel(row: &Row) -> String {
-    let place = Place::new();
+    let place = Place::new(row);
     let stack = &place.stack;
     (row.make)(stack);
     match Kernel::exactly(&options(stack, row.lowers, row.options), &stack.merged) {
@@ -103,6 +110,9 @@ fn ask_the_kernel(row: &Row) -> String {
 fn possible(row: &Row) -> Result<(), String> {
     if row.root && who() != Who::Root {
         return Err("for root only".into());
+    }
+    if row.fs_verity {
+        verity::usable()?;
     }
     let lacks = row.options.split(',').chain(row.needs.iter().copied()).find(|o| !o.is_empty() && !mount::takes(o));
     lacks.map_or(Ok(()), |option| Err(format!("{option} is not there yet")))
@@ -117,10 +127,11 @@ fn hostile_and_broken_layers_get_the_documented_answer() {
             say_skipped("the kernel's answers: its OverlayFS as root is needed");
         }
         let (mut wrong, mut table, mut skipped) = (Vec::new(), String::new(), std::collections::BTreeMap::new());
-        let rows = [redirect::rows(), metacopy::rows(), index::rows(), marks::rows()].into_iter().flatten();
+        let rows =
+            [redirect::rows(), metacopy::rows(), index::rows(), marks::rows(), verity::rows()].into_iter().flatten();
         for row in rows.filter(|row| row.name.contains(&chosen)) {
             let theirs = match &row.kernel {
-                Theirs::Asked(answer, _) if kernel => {
+                Theirs::Asked(answer, _) if kernel && (!row.fs_verity || verity::usable().is_ok()) => {
                     let got = ask_the_kernel(&row);
                     if got != answer.unwrap_or(row.ours) {
                         wrong.push(format!("{}: the kernel answers {got:?}", row.name));

@@ -10,7 +10,7 @@ const ASK: &str = "list .; stat f; read f";
 const BROKEN: &str = "f; EIO; EIO";
 
 /// A file of four bytes without data in a layer.
-fn hollow(layer: &Layer, path: &str, value: &[u8]) {
+pub fn hollow(layer: &Layer, path: &str, value: &[u8]) {
     layer.file(path, "").with_xattr(path, &mark("metacopy"), value);
     layer.truncate(path, 4).unwrap();
 }

@@ -42,6 +42,11 @@ fn one(tree: &Tree, stack: &Stack, question: &str) -> String {
             letters.iter().filter(|(flag, _)| flags.contains(*flag)).map(|(_, letter)| *letter).collect()
         }),
         "xattrs" => tree.xattrs(path).map(|names| names.iter().map(|name| short(name)).collect::<Vec<_>>().join(" ")),
+        // As it stands in the upper layer.
+        "mark" => {
+            let name = format!("{}{}", stack::prefix(), words.next().unwrap());
+            stack.upper().xattr(path, name).map(|value| format!("{} bytes", value.len()))
+        }
         // The entries that are left after the mount.
         "index" => Tree::new(stack.scratch.path()).names("work/index").map(|names| names.len().to_string()),
         other => panic!("no such question: {other}"),

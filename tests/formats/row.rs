@@ -20,6 +20,10 @@ pub struct Row {
     pub ours: &'static str,
     /// Words that must be said on the way.
     pub says: &'static [&'static str],
+    /// A word that must be said in one line only.
+    pub once: Option<&'static str>,
+    /// The bottom layer is on a file system with fs-verity.
+    pub fs_verity: bool,
     /// The answer of the kernel's OverlayFS.
     pub kernel: Theirs,
     /// Only root can make or mount it.
@@ -52,7 +56,8 @@ pub fn row(
 ) -> Row {
     let kernel = Theirs::Asked(None, "");
     let (make, needs, says): (_, &[_], &[_]) = (Box::new(make), &[], &[]);
-    Row { name: name.into(), options, needs, lowers: "0:1", make, probe, ours, says, kernel, root: false }
+    let (name, lowers, once, fs_verity, root) = (name.into(), "0:1", None, false, false);
+    Row { name, options, needs, lowers, make, probe, ours, says, once, fs_verity, kernel, root }
 }
 
 impl Row {
@@ -75,6 +80,16 @@ impl Row {
 
     pub fn says(mut self, words: &'static [&'static str]) -> Self {
         self.says = words;
+        self
+    }
+
+    pub fn says_once(mut self, word: &'static str) -> Self {
+        self.once = Some(word);
+        self
+    }
+
+    pub fn with_fs_verity(mut self) -> Self {
+        (self.fs_verity, self.root) = (true, true);
         self
     }
 
