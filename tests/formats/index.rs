@@ -16,7 +16,7 @@ fn indexed(stack: &Stack) -> (Layer, String) {
     let at = stack.scratch.fresh("before");
     let options = format!("{},{ON}", stack.layer_options("work"));
     if who() == Who::Root && Kernel::usable() {
-        Kernel::exactly(&options, &at).unwrap().chmod("a", 0o600).unwrap();
+        Kernel::with(&options, &at).unwrap().chmod("a", 0o600).unwrap();
     } else {
         Mount::with(&options, &at, &stack.scratch.path().join("log-before")).chmod("a", 0o600).unwrap();
     }

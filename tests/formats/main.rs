@@ -100,7 +100,7 @@ fn ask_the_kernel(row: &Row) -> String {
     let place = Place::new(row);
     let stack = &place.stack;
     (row.make)(stack);
-    match Kernel::exactly(&options(stack, row.lowers, row.options), &stack.merged) {
+    match Kernel::with(&options(stack, row.lowers, row.options), &stack.merged) {
         Ok(kernel) => probe::ask(&kernel, stack, row.probe),
         Err(e) => format!("refused {}", code(Errno::from_io_error(&e).unwrap())),
     }
