@@ -80,8 +80,8 @@ pub const UPPERS: Table<10> = Table {
         ("btrfs", ["trusted", "device", "yes", "no data", "one file", "kept", "kept", "yes", "same", "yes"]),
         ("tmpfs", ["trusted", "device", "yes", "no data", "one file", "kept", "kept", "no", "same", "yes"]),
         ("plyfs", ["trusted", "device", "yes", "no data", "one file", "kept", "kept", "no", "same", "yes"]),
-        // mknod(2) of a 0/0 device is EPERM.
-        ("OverlayFS", ["trusted", "marked file", "yes", "no data", "one file", "kept", "kept", "no", "refuses", "yes"]),
+        // mknod(2) of a 0/0 device is EPERM; there are no file handles for an index.
+        ("OverlayFS", ["trusted", "marked file", "yes", "no data", "parted", "kept", "kept", "no", "refuses", "yes"]),
         // `bindfs --xattr-none`: no attributes, no flags of rename, no SEEK_DATA; opaque directories hold `.wh..wh..opq`,
         // which the kernel does not know.
         (
