@@ -5,14 +5,16 @@
 
 #![allow(clippy::expect_used)] // A bench that cannot make its layers has nothing to measure.
 
+mod common;
+
 use std::fs::{self, File};
 use std::hint::black_box;
 use std::io::Write as _;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
+use common::Mounted;
 use criterion::{BenchmarkId, Criterion, Throughput};
 use plyfs::base::config::Fsync;
 use plyfs::union::{Caller, InodeId, WriteHow};
@@ -79,46 +81,9 @@ enum Way {
     Kernel,
 }
 
-/// A mount that ends with the value.
-struct Mounted {
-    at: PathBuf,
-    daemon: Option<Child>,
-}
-
-impl Mounted {
-    fn new(way: Way, layers: &Layers, volatile: bool) -> Option<Self> {
-        let at = layers.path("merged");
-        let options = layers.options(if volatile { ",volatile" } else { "" });
-        if way == Way::Kernel {
-            let mounted = Command::new("mount").args(["-t", "overlay", "overlay", "-o", &options]).arg(&at).output();
-            return mounted.is_ok_and(|out| out.status.success()).then_some(Self { at, daemon: None });
-        }
-        let outside = fs::metadata(&at).ok()?.dev();
-        let daemon = Command::new(env!("CARGO_BIN_EXE_plyfs")).args(["-f", "-o", &options]).arg(&at).spawn().ok()?;
-        let mut mounted = Self { at, daemon: Some(daemon) };
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while fs::metadata(&mounted.at).ok()?.dev() == outside {
-            let ended = mounted.daemon.as_mut().is_none_or(|d| !matches!(d.try_wait(), Ok(None)));
-            if ended || Instant::now() > deadline {
-                return None;
-            }
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        Some(mounted)
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        match &mut self.daemon {
-            None => drop(Command::new("umount").arg(&self.at).status()),
-            Some(daemon) => {
-                let pid = rustix::process::Pid::from_child(daemon);
-                let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-                let _ = daemon.wait();
-            }
-        }
-    }
+fn mount(way: Way, layers: &Layers, volatile: bool) -> Option<Mounted> {
+    let (at, options) = (layers.path("merged"), layers.options(if volatile { ",volatile" } else { "" }));
+    if way == Way::Kernel { Mounted::kernel(&options, &at) } else { Mounted::plyfs(&options, &at) }
 }
 
 /// The time of `count` copy-ups of fresh files.
@@ -131,8 +96,8 @@ fn copy_ups(way: Way, volatile: bool, size: u64, data: &[u64], count: u64) -> Du
         spent += if way == Way::Engine {
             engine_batch(&layers, volatile, batch)
         } else {
-            let mounted = Mounted::new(way, &layers, volatile).expect("it was mounted before");
-            mount_batch(&mounted.at, batch)
+            let mounted = mount(way, &layers, volatile).expect("it was mounted before");
+            mount_batch(mounted.at(), batch)
         };
     }
     spent
@@ -175,7 +140,7 @@ fn copy_up(criterion: &mut Criterion) {
     let available: Vec<_> = ways
         .into_iter()
         .filter(|(way, name)| {
-            let there = *way == Way::Engine || Mounted::new(*way, &Layers::new(0, &[]), false).is_some();
+            let there = *way == Way::Engine || mount(*way, &Layers::new(0, &[]), false).is_some();
             if !there {
                 eprintln!("SKIPPED: {name}: it cannot be mounted here (root, or fusermount3 for the mount)");
             }

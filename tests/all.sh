@@ -29,6 +29,7 @@ section "clippy" cargo clippy --release --all-targets -- -D warnings
 section "tests" cargo test --release --no-fail-fast
 section "example" cargo run --release --quiet --example house
 section "bench copy_up (short)" env PLYFS_BENCH_SHORT=1 cargo bench --bench copy_up
+section "bench metadata (short)" env PLYFS_BENCH_SHORT=1 cargo bench --bench metadata
 section "build" cargo build --release
 section "pjdfstest" bash tests/suites/pjdfstest.sh
 section "fsx" bash tests/suites/fsx.sh
