@@ -57,8 +57,8 @@ fn seen_by_the_kernel(layers: &[Layer; 2], scratch: &Scratch) -> View {
 fn marks_made_through_a_mount_are_found_by_the_kernels_overlay() {
     let _alone = alone();
     bounded(|| {
-        if !Kernel::usable() {
-            skip!("no kernel OverlayFS to put on top");
+        if !Kernel::usable() || !mount::is_plyfs() {
+            skip!("no kernel OverlayFS to put on top, or no plyfs below");
         }
         let scratch = Scratch::new();
         // The kernel follows marks that lead elsewhere in trusted.* only.
@@ -81,6 +81,9 @@ fn marks_made_through_a_mount_are_found_by_plyfs_on_top() {
     let _alone = alone();
     bounded(|| {
         let scratch = Scratch::new();
+        if !mount::is_plyfs() {
+            skip!("others do not nest");
+        }
         let leading = mount::takes("redirect_dir=follow") && mount::takes("metacopy=on");
         if !leading {
             say_skipped("marks that lead elsewhere: redirect_dir and metacopy are not there yet");
@@ -111,8 +114,8 @@ fn marks_made_through_a_mount_are_found_by_plyfs_on_top() {
 fn the_kernels_upper_layer_inside_a_mount() {
     let _alone = alone();
     bounded(|| {
-        if who() != Who::Root || !Kernel::usable() {
-            skip!("no kernel OverlayFS to put on top, or not all of its marks");
+        if who() != Who::Root || !Kernel::usable() || !mount::is_plyfs() {
+            skip!("no kernel OverlayFS to put on top, or not all of its marks, or no plyfs below");
         }
         let scratch = Scratch::new();
         let (lower, base) = (Layer::new(scratch.dir("lower")), Layer::new(scratch.dir("base")));

@@ -80,9 +80,10 @@ fn foreign(stack: &Stack) {
 fn by_option() -> Vec<Row> {
     let off = "EPERM; EPERM; f g sub";
     vec![
-        row("redirect with nofollow", "redirect_dir=nofollow", to(b"/t"), "list d; stat d; list t", off),
+        row("redirect with nofollow", "redirect_dir=nofollow", to(b"/t"), "list d; stat d; list t", off).needs(&[ON]),
         row("redirect with off", "redirect_dir=off", to(b"/t"), "list d; stat d; list t", off)
-            .not_asked("off is follow or nofollow there, as the kernel was built"),
+            .not_asked("off is follow or nofollow there, as the kernel was built")
+            .needs(&[ON]),
         row(
             "redirect with follow",
             "redirect_dir=follow",
