@@ -112,8 +112,8 @@ pub struct LeafState {
 struct More {
     /// Its data is elsewhere.
     meta: Option<MetaFile>,
-    /// The data was compared with its digest.
-    verified: bool,
+    /// What comparing the data with its digest came to.
+    verified: Option<Result<()>>,
     /// Its entry in the index.
     index: Option<Name>,
     /// Names of it may have no link of the copy in the index: the links of the lower file.
@@ -140,9 +140,7 @@ impl LeafState {
     /// What was found under a name; `keys`: the hard-link keys that lead to it.
     pub fn new(parent: &Arc<Inode>, name: &Name, found: &FoundLeaf, keys: SmallVec<[Key; 1]>) -> Self {
         let object = Some(LeafObject { place: found.place.clone(), key: Key::of(&found.stat) });
-        let below =
-            found.lower.as_ref().map(|lower| LeafObject { place: lower.place.clone(), key: Key::of(&lower.stat) });
-        let (upper, lower) = if found.upper { (object, below) } else { (None, object) };
+        let (upper, lower) = if found.upper { (object, None) } else { (None, object) };
         let more = (found.meta.is_some() || found.index.is_some()).then(|| {
             let (meta, index) = (found.meta.clone(), found.index.clone());
             Box::new(More { meta, index, ..More::default() })
@@ -197,14 +195,14 @@ impl LeafState {
         self.more.as_mut()?.unaliased.take()
     }
 
-    /// Whether the data was compared with its digest.
-    pub fn is_verified(&self) -> bool {
-        self.more.as_ref().is_some_and(|more| more.verified)
+    /// What comparing the data with its digest came to, if it was done.
+    pub fn verified(&self) -> Option<Result<()>> {
+        self.more.as_ref()?.verified
     }
 
-    /// The data is what its digest says.
-    pub fn set_verified(&mut self) {
-        self.more.get_or_insert_default().verified = true;
+    /// The data was compared with its digest.
+    pub fn set_verified(&mut self, outcome: Result<()>) {
+        self.more.get_or_insert_default().verified = Some(outcome);
     }
 
     /// Whether a rename must copy its data up first, as there is no room for a redirect.

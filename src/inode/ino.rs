@@ -29,19 +29,24 @@ pub struct Numbers {
     next: AtomicU64,
 }
 
+/// A file system on which layers are.
 #[derive(Debug, PartialEq, Eq)]
-struct System {
-    dev: u64,
-    uuid: [u8; 16],
+pub struct System {
+    /// `st_dev` of a layer's root.
+    pub dev: u64,
+    /// Its identity, or zeros.
+    pub uuid: [u8; 16],
+    /// Its file handles hold inode numbers.
+    pub handles_tell: bool,
 }
 
 impl Numbers {
-    /// `layers`: `st_dev` and file system id of each layer's root; the first is the one whose numbers stay bare.
-    pub fn new(layers: impl IntoIterator<Item = (u64, [u8; 16])>, xino: Xino) -> Self {
+    /// `layers`: the file system of each layer; the first is the one whose numbers stay bare.
+    pub fn new(layers: impl IntoIterator<Item = System>, xino: Xino) -> Self {
         let mut systems: Vec<System> = Vec::new();
-        for (dev, uuid) in layers {
-            if !systems.iter().any(|system| system.dev == dev) {
-                systems.push(System { dev, uuid });
+        for layer in layers {
+            if !systems.iter().any(|system| system.dev == layer.dev) {
+                systems.push(layer);
             }
         }
         Self { systems, xino, next: AtomicU64::new(PRIVATE) }
@@ -63,7 +68,7 @@ impl Numbers {
         let ino = origin.ino()?;
         let mut same = self.systems.iter().enumerate().filter(|(_, system)| system.uuid == origin.uuid);
         match (same.next(), same.next()) {
-            (Some((system, _)), None) => self.compose(system, ino),
+            (Some((at, system)), None) if system.handles_tell => self.compose(at, ino),
             _ => None,
         }
     }
@@ -91,9 +96,13 @@ mod tests {
 
     const UUID: [u8; 16] = [7; 16];
 
+    const fn on(dev: u64, uuid: [u8; 16]) -> System {
+        System { dev, uuid, handles_tell: true }
+    }
+
     #[test]
     fn numbers_of_several_file_systems_never_meet() {
-        let numbers = Numbers::new([(10, UUID), (20, [0; 16]), (10, UUID)], Xino::Auto);
+        let numbers = Numbers::new([on(10, UUID), on(20, [0; 16]), on(10, UUID)], Xino::Auto);
         assert_eq!(numbers.systems(), 2);
         assert_eq!(numbers.of_object(10, 5), Some(InodeId(5)));
         assert_eq!(numbers.of_object(20, 5), Some(InodeId(1 << 56 | 5)));
@@ -110,7 +119,7 @@ mod tests {
 
     #[test]
     fn xino_off_keeps_the_high_bits_out_of_lasting_numbers() {
-        let numbers = Numbers::new([(10, UUID), (20, UUID)], Xino::Off);
+        let numbers = Numbers::new([on(10, UUID), on(20, UUID)], Xino::Off);
         assert_eq!(numbers.of_object(10, 5), Some(InodeId(5)));
         assert_eq!(numbers.of_object(20, 5), None);
     }

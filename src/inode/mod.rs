@@ -8,6 +8,6 @@ mod table;
 
 pub use body::{Body, DirBody, DirState, Inode, LeafBody, LeafObject, LeafState, Names};
 pub use data::DataFd;
-pub use ino::{InodeId, Numbers};
+pub use ino::{InodeId, Numbers, System};
 pub use locks::{is_ancestor, lock_names};
 pub use table::{Key, Table};

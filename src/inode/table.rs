@@ -69,7 +69,7 @@ impl Table {
         if let (Body::Leaf(leaf), Found::Leaf(found)) = (&inode.body, found)
             && let (Some(lower), Some(_), false) = (&found.lower, &found.index, found.named)
         {
-            leaf.state.lock().set_unaliased(lower.stat.nlink);
+            leaf.state.lock().set_unaliased(lower.nlink);
         }
         inode
     }
@@ -152,8 +152,7 @@ impl Table {
                 self.numbers.of_object(stat.dev, stat.ino)
             }
             Found::Leaf(leaf) => {
-                let lower = leaf.lower.as_ref().map(|lower| &lower.stat);
-                let lower = lower.and_then(|stat| self.numbers.of_object(stat.dev, stat.ino));
+                let lower = leaf.lower.as_ref().and_then(|stat| self.numbers.of_object(stat.dev, stat.ino));
                 let origin = lower.or_else(|| leaf.origin.as_ref().and_then(|origin| self.numbers.of_origin(origin)));
                 origin.or_else(|| self.numbers.of_object(leaf.stat.dev, leaf.stat.ino))
             }

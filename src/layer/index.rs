@@ -3,22 +3,12 @@
 //! Format: `Documentation/filesystems/overlayfs.rst`, "inode index"; an entry is a link of the upper object, and its name
 //! is the hexadecimal form of the value that its mark `origin` has.
 
-use std::ffi::CStr;
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use super::{DirPlace, Layer, Place};
+use super::{DirPlace, Place};
 use crate::base::{Name, Result};
-use crate::format::{Origin, index_name};
-use crate::sys::handle::handle_at;
+use crate::format::index_name;
 use crate::sys::stat::Stat;
-
-/// The value of the mark `origin` for `name` in `dir`, an object of `layer`; `None` where its file system has no handles
-/// for its objects.
-pub fn origin_of(layer: &Layer, dir: BorrowedFd<'_>, name: &CStr) -> Option<Vec<u8>> {
-    let handle = handle_at(dir, name).ok()?;
-    Some(Origin::new(handle.kind, layer.uuid, &handle.bytes)?.encode())
-}
 
 /// The open directory `index`, as a place of the upper layer.
 #[derive(Debug)]

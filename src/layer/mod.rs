@@ -6,13 +6,15 @@ mod fd_cache;
 mod index;
 mod list;
 mod marks;
+mod origin;
 mod place;
 pub mod verity;
 
 pub use fd_cache::{Evict, FdCache};
-pub use index::{IndexDir, origin_of};
+pub use index::IndexDir;
 pub use list::list_names;
 pub use marks::{DirMarks, LeafMarks, LookedUp, look_up, read_dir_marks, read_leaf_marks};
+pub use origin::{origin_of, resolve};
 pub use place::{DirPlace, Place};
 
 use std::ffi::CStr;
@@ -30,8 +32,12 @@ use crate::sys::tree;
 pub struct Layer {
     /// For messages.
     pub path: std::path::PathBuf,
+    /// `st_dev` of the root.
+    pub dev: u64,
     /// Identifier of the root's file system (zero where it has none).
     pub uuid: [u8; 16],
+    /// The file handles of its objects hold their inode numbers, as the root's does.
+    pub handles_tell: bool,
     /// Objects of this layer give no set-user-id, set-group-id or file capability.
     pub nosuid: bool,
     /// `.wh.` names are whiteouts here (not in a layer of overlay style, where a user may make such a name).

@@ -113,8 +113,8 @@ pub struct FoundLeaf {
     pub index: Option<Name>,
     /// The links that the union has of it, as its mark says.
     pub nlink: Option<Nlink>,
-    /// The topmost lower object under this name, where one was looked for.
-    pub lower: Option<LowerFile>,
+    /// The attributes of the topmost lower object that it is a copy of, where they were looked for.
+    pub lower: Option<Stat>,
 }
 
 impl FoundLeaf {
@@ -128,7 +128,7 @@ impl FoundLeaf {
     pub fn links(&self) -> Option<u32> {
         self.index.as_ref()?;
         // A mark that says nothing sensible leaves the object's own, as in the kernel.
-        self.nlink.as_ref()?.links(self.stat.nlink, self.lower.as_ref().map(|lower| lower.stat.nlink))
+        self.nlink.as_ref()?.links(self.stat.nlink, self.lower.as_ref().map(|lower| lower.nlink))
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::{Absent, Answer, Data, DirPart, DirView, Found, FoundDir, FoundLeaf, LowerFile, MetaFile, Stack};
 use crate::base::{Errno, Name, Result};
-use crate::format::Redirect;
+use crate::format::{Base, Redirect};
 use crate::layer::{
     DirMarks, DirPlace, IndexDir, LeafMarks, LookedUp, Place, look_up, origin_of, read_dir_marks, read_leaf_marks,
 };
@@ -230,12 +230,20 @@ impl Search<'_> {
         };
         let (mut leaf, redirect) = make_leaf(place, stat, marks, upper);
         (leaf.named, leaf.index) = (upper, index);
+        leaf.lower = self.origin(&leaf);
         self.expect_data(&leaf)?;
         self.found = Some(Partial::Leaf(leaf));
         match redirect {
             Some(redirect) if self.data_wanted => self.follow(self.want.last(), &redirect),
             _ => Ok(()),
         }
+    }
+
+    /// The lower object that an upper one is a copy of, where the mark alone does not say enough of it.
+    fn origin(&self, leaf: &FoundLeaf) -> Option<Stat> {
+        let origin = leaf.origin.as_ref()?;
+        let counts = leaf.nlink.as_ref().is_some_and(|mark| mark.base == Base::Lower);
+        self.stack.resolve(origin, counts)
     }
 
     /// Whether the search goes on to the data of a file.
@@ -272,7 +280,7 @@ impl Search<'_> {
         let (mut leaf, _) = make_leaf(place, stat, marks, true);
         leaf.index = Some(index);
         self.expect_data(&leaf)?;
-        leaf.lower = Some(LowerFile { place: Place { dir: dir.place.clone(), name: name.clone() }, stat: lower });
+        leaf.lower = Some(lower);
         let wants_data = self.data_wanted;
         self.found = Some(Partial::Leaf(leaf));
         if wants_data { self.data(dir, name, lower) } else { Ok(()) }
@@ -298,7 +306,7 @@ impl Search<'_> {
         let Some(Partial::Leaf(leaf)) = &mut self.found else { return Ok(()) };
         let file = LowerFile { place: Place { dir: dir.place.clone(), name: name.clone() }, stat };
         if leaf.upper {
-            leaf.lower.get_or_insert_with(|| file.clone());
+            leaf.lower.get_or_insert(stat);
         }
         if marks.metacopy.is_some() {
             return match &marks.redirect {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use super::DirPart;
 use crate::base::config::Verity;
 use crate::base::{Errno, Name, Result};
-use crate::layer::{DirPlace, IndexDir, Place};
+use crate::format::Origin;
+use crate::layer::{self, DirPlace, IndexDir, Place};
 use crate::sys::stat::Stat;
 
 /// All that a lookup needs besides the directory that it looks in. A layer's role is its position here.
@@ -34,6 +35,25 @@ impl Stack {
     /// The level of the lowest ordinary layer.
     pub fn last(&self) -> usize {
         self.lowers.last().map_or(0, |root| root.level)
+    }
+
+    /// The attributes of the lower object that an origin names: where they are needed, or the handle does not tell its
+    /// number, and the process may ask.
+    pub fn resolve(&self, origin: &Origin, needed: bool) -> Option<Stat> {
+        let root = self.home(origin)?;
+        if root.layer.handles_tell && !needed { None } else { layer::resolve(root, origin).ok() }
+    }
+
+    /// Whether the lower object that an origin names is known to be gone.
+    pub fn is_gone(&self, origin: &Origin) -> bool {
+        self.home(origin).is_some_and(|root| layer::resolve(root, origin) == Err(Errno::ESTALE))
+    }
+
+    /// A root on the file system that an origin names: the only one that has this identity.
+    fn home(&self, origin: &Origin) -> Option<&DirPlace> {
+        let mut same = self.lowers.iter().filter(|root| root.place.layer.uuid == origin.uuid);
+        let root = &same.next()?.place;
+        same.all(|other| other.place.layer.dev == root.layer.dev).then_some(root)
     }
 
     /// The regular file at `path` in the data-only layers: the topmost that has one.

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::ffi::CStr;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use rustix::ioctl::{Getter, Opcode, ioctl, opcode};
 
@@ -38,6 +38,27 @@ pub fn handle_at(dir: BorrowedFd<'_>, name: &CStr) -> Result<Handle> {
 pub fn handle_fd(fd: BorrowedFd<'_>) -> Result<Handle> {
     seam::enter(Call::Handle)?;
     name_to_handle(fd, c"", libc::AT_EMPTY_PATH)
+}
+
+/// The object that a handle names, opened with `O_PATH`; `mount` is any directory of its file system, opened for reading
+/// ([open_by_handle_at(2)](https://man7.org/linux/man-pages/man2/open_by_handle_at.2.html)).
+///
+/// # Errors
+/// `EPERM` without `CAP_DAC_READ_SEARCH` in the initial user namespace, `ESTALE` where there is no such object.
+pub fn open_by_handle(mount: BorrowedFd<'_>, handle: &Handle) -> Result<OwnedFd> {
+    seam::enter(Call::OpenHandle)?;
+    let mut named = FileHandle { bytes: 0, kind: handle.kind, handle: [0; MAX] };
+    let room = named.handle.get_mut(..handle.bytes.len()).ok_or(Errno::EOVERFLOW)?;
+    room.copy_from_slice(&handle.bytes);
+    named.bytes = handle.bytes.len() as u32;
+    let flags = libc::O_PATH | libc::O_CLOEXEC | libc::O_NOFOLLOW;
+    // SAFETY: `named` is a handle of the length that its first field says.
+    let result = unsafe {
+        libc::syscall(libc::SYS_open_by_handle_at, mount.as_raw_fd(), &raw mut named, flags)
+    };
+    let fd = i32::try_from(super::check(result)?).map_err(|_| Errno::EIO)?;
+    // SAFETY: the call has just made this descriptor, and nothing else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// `struct file_handle` with room for any handle.
@@ -116,6 +137,24 @@ mod tests {
         assert_eq!(handle_fd(path_only.as_fd()), Ok(handle.clone()));
         assert_ne!(handle_at(dir.as_fd(), c"l"), Ok(handle));
         assert_eq!(handle_at(dir.as_fd(), c"none"), Err(Errno::ENOENT));
+    }
+
+    #[test]
+    fn a_handle_leads_back_to_its_object() {
+        let here = tempfile::tempdir().unwrap();
+        let dir = open_root(here.path()).unwrap();
+        let mount = reopen(dir.as_fd(), OFlags::RDONLY).unwrap();
+        let file = create_at(dir.as_fd(), c"f", OFlags::WRONLY, 0o600).unwrap();
+        let Ok(handle) = handle_at(dir.as_fd(), c"f") else {
+            return eprintln!("skipped: no file handles on this file system");
+        };
+        match open_by_handle(mount.as_fd(), &handle) {
+            Ok(found) => assert_eq!(crate::sys::stat_fd(found.as_fd()), crate::sys::stat_fd(file.as_fd())),
+            Err(errno) => assert_eq!(errno, Errno::EPERM),
+        }
+        drop(file);
+        std::fs::remove_file(here.path().join("f")).unwrap();
+        assert!(open_by_handle(mount.as_fd(), &handle).is_err());
     }
 
     #[test]

@@ -30,7 +30,7 @@ calls! {
     Mkdir Mknod Symlink Link Rename Unlink Rmdir Create Tmpfile Readlink Chmod Chown Utimens
     Pread Pwrite Reflink CopyRange SeekData SeekHole Truncate Fallocate Fsync Fdatasync Syncfs
     GetXattr SetXattr RemoveXattr ListXattr
-    Handle FsUuid
+    Handle OpenHandle FsUuid
     GetFlags SetFlags GetFsx SetFsx
     Verity
     AsCaller Caps ProcStatus

@@ -162,7 +162,7 @@ impl Union {
         found: &FoundLeaf,
     ) -> Result<()> {
         self.make_impure(upper, parent, into)?;
-        let lower = found.lower.as_ref().map_or(found.stat.nlink, |lower| lower.stat.nlink);
+        let lower = found.lower.as_ref().map_or(found.stat.nlink, |lower| lower.nlink);
         self.alias(upper, inode, inode.leaf()?, into, name, lower)
     }
 

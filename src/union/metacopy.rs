@@ -27,7 +27,7 @@ impl Union {
         let (meta, verified) = {
             let state = leaf.state.lock();
             let Some(meta) = state.meta() else { return Ok(None) };
-            (meta.clone(), state.is_verified())
+            (meta.clone(), state.verified())
         };
         let file = match &meta.data {
             Data::At(file) => file.clone(),
@@ -40,9 +40,13 @@ impl Union {
                 file
             }
         };
-        if self.stack.verity != Verity::Off && !verified {
-            self.verify(&file, meta.digest.as_ref())?;
-            leaf.state.lock().set_verified();
+        if self.stack.verity != Verity::Off {
+            // Once: a refusal is said in one line, however often it is read.
+            let outcome = verified.unwrap_or_else(|| self.verify(&file, meta.digest.as_ref()));
+            if matches!(outcome, Ok(()) | Err(Errno::EIO)) {
+                leaf.state.lock().set_verified(outcome);
+            }
+            outcome?;
         }
         Ok(Some(file))
     }

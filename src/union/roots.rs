@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::setup::{Setup, SetupError};
 use crate::base::config::{UpperDirs, Uuid};
 use crate::base::{Errno, Result};
+use crate::format::Origin;
 use crate::format::mark::{Mark, Namespace, WhiteoutStyle};
 use crate::layer::{DirPlace, FdCache, Layer};
 use crate::merge::{self, DirPart};
@@ -51,9 +52,12 @@ impl Root {
     }
 
     pub fn layer(&self, common: &Common, wh_names: bool, upper_style: Option<WhiteoutStyle>) -> Arc<Layer> {
+        let uuid = uuid(self.fd.as_fd(), common.uuid);
         Arc::new(Layer {
             path: self.path.clone(),
-            uuid: uuid(self.fd.as_fd(), common.uuid),
+            dev: stat_fd(self.fd.as_fd()).map_or(0, |stat| stat.dev),
+            handles_tell: handles_tell(self.fd.as_fd()),
+            uuid,
             nosuid: common.suid_view && self.nosuid,
             wh_names,
             upper_style,
@@ -208,6 +212,12 @@ pub(super) fn is_empty(root: BorrowedFd<'_>) -> Result<bool> {
         empty &= entry.name.to_bytes() == b"lost+found";
     })?;
     Ok(empty)
+}
+
+/// Whether the file handles below a root hold inode numbers where they are looked for: the root's does.
+pub(super) fn handles_tell(root: BorrowedFd<'_>) -> bool {
+    let told = handle::handle_at(root, c".").ok().and_then(|handle| Origin::new(handle.kind, [0; 16], &handle.bytes)?.ino());
+    told.is_some() && told == stat_fd(root).ok().map(|stat| stat.ino)
 }
 
 /// The identity of the file system below a root, as origins hold it.

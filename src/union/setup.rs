@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Union;
-use super::roots::{Common, Root, UpperRoots, check_overlap, is_empty, is_overlay_style, open_layer, open_upper, uuid};
+use super::roots::{Common, Root, UpperRoots, check_overlap, handles_tell, is_empty, is_overlay_style, open_layer, open_upper, uuid};
 use crate::base::config::{Config, Fsync, RedirectDir, UpperDirs, Uuid, Xino};
 use crate::base::{Errno, Result};
 use crate::format::mark::{Mark, Namespace, WhiteoutStyle};
-use crate::inode::{Numbers, Table};
+use crate::inode::{Numbers, System, Table};
 use crate::layer::{DirPlace, FdCache, IndexDir};
-use crate::merge::{self, CookieKey, DirPart, DirView, Stack};
+use crate::merge::{self, CookieKey, DirView, Stack};
 use crate::sys::path::{OFlags, open_beneath};
 use crate::sys::random::random_bytes;
 use crate::sys::stat::stat_fd;
@@ -121,20 +121,20 @@ impl Union {
             }
         }
         let data_only = data_only.into_iter().map(|root| root.into_data(&common)).collect::<Setup<Vec<_>>>()?;
-        let (upper, index) = match prepared {
-            Some((upper, workdir)) => {
-                let index = open_index(&config, &upper, workdir, parts.first(), &mut notes)?;
-                (Some(upper), index)
-            }
-            None => (None, None),
-        };
-        let stack = Stack {
+        let mut stack = Stack {
             lowers: parts.into(),
             follow_redirect: config.redirect_dir != Some(RedirectDir::NoFollow),
             follow_metacopy: config.metacopy != Some(false) || !data_only.is_empty(),
             data_only,
-            index,
+            index: None,
             verity: config.verity,
+        };
+        let upper = match prepared {
+            Some((upper, workdir)) => {
+                stack.index = open_index(&config, &upper, workdir, &stack, &mut notes)?;
+                Some(upper)
+            }
+            None => None,
         };
         Self::assemble(config, upper, stack, numbers, common.fds, notes)
     }
@@ -220,7 +220,8 @@ fn number(config: &Config, lowers: &[Root], upper: Option<&UpperRoots>) -> Setup
     for root in roots {
         let stat = stat_fd(root.fd.as_fd())
             .map_err(|errno| SetupError::new(root.path.display().to_string(), errno.to_string(), "check the path"))?;
-        layers.push((stat.dev, uuid(root.fd.as_fd(), config.uuid)));
+        let fd = root.fd.as_fd();
+        layers.push(System { dev: stat.dev, uuid: uuid(fd, config.uuid), handles_tell: handles_tell(fd) });
     }
     let numbers = Numbers::new(layers, config.xino);
     if config.xino == Xino::On && numbers.systems() > 64 {
@@ -310,10 +311,10 @@ fn open_index(
     config: &Config,
     upper: &Upper,
     workdir: OwnedFd,
-    lower: Option<&DirPart>,
+    stack: &Stack,
     notes: &mut Vec<String>,
 ) -> Setup<Option<IndexDir>> {
-    let (Some(lower), true) = (lower, config.index != Some(false)) else { return Ok(None) };
+    let (Some(lower), true) = (stack.lowers.first(), config.index != Some(false)) else { return Ok(None) };
     let failed = |errno: Errno| SetupError::new("index", errno.to_string(), "leave it out, or say index=off");
     let open = || -> std::result::Result<OwnedFd, IndexError> {
         let namespace = upper.namespace().ok_or(IndexError::NoHandles)?;
@@ -323,6 +324,7 @@ fn open_index(
             upper: (&upper.root.layer, upper_fd.as_fd()),
             lower: (&lower.place.layer, lower_fd.as_fd()),
             namespace,
+            is_gone: &|origin| stack.is_gone(origin),
         };
         belongings.open()
     };

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use super::workdir::{children, remove};
 use crate::base::Errno;
 use crate::format::mark::{Mark, Namespace};
-use crate::format::{Nlink, Origin, parse_index_name};
+use crate::format::{Base, Decoded, Nlink, Origin, parse_index_name};
 use crate::layer::{Layer, origin_of};
 use crate::sys::handle::handle_at;
 use crate::sys::path::{OFlags, open_beneath};
@@ -48,6 +48,8 @@ pub struct Belongings<'a> {
     pub lower: (&'a Layer, BorrowedFd<'a>),
     /// Where the marks are.
     pub namespace: Namespace,
+    /// Whether a lower object is known to be gone.
+    pub is_gone: &'a dyn Fn(&Origin) -> bool,
 }
 
 impl Belongings<'_> {
@@ -148,9 +150,14 @@ impl Belongings<'_> {
             return Ok(true);
         }
         // No name of the upper layer leads to it; is there still one of a lower layer?
+        if let Ok(Decoded::Known(origin)) = Origin::decode(&origin)
+            && (self.is_gone)(&origin)
+        {
+            return Ok(false);
+        }
         let mark = xattr::get_at(index, name, self.key(Mark::Nlink))?;
         Ok(match mark.as_deref().map(Nlink::parse) {
-            Some(Ok(mark)) if mark.base == crate::format::nlink::Base::Lower => true,
+            Some(Ok(mark)) if mark.base == Base::Lower => true,
             Some(Ok(mark)) => mark.links(stat.nlink, None).is_some(),
             Some(Err(_)) | None => false,
         })

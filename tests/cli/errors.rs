@@ -51,8 +51,6 @@ fn a_wrong_command_is_answered_with_status_2() {
         (vec!["-o", "lowerdir=/,datadir+=", merged], &["datadir+", "missing"]),
         (vec!["-o", "lowerdir=/,datadir+=/d,lowerdir+=/a", merged], &["lowerdir+=/a", "data-only"]),
         (vec!["-o", "lowerdir=/,metacopy=on,redirect_dir=off", merged], &["metacopy=on", "redirect_dir="]),
-        (vec!["-o", "lowerdir=/,verity=on,metacopy=off", merged], &["verity=", "metacopy=off"]),
-        (vec!["-o", "lowerdir=/,verity=require,redirect_dir=off", merged], &["verity=", "redirect_dir="]),
         (vec!["-o", "lowerdir=/,redirect_dir=maybe", merged], &["redirect_dir=maybe", "on|follow|nofollow|off"]),
         (vec!["-o", "lowerdir=/a:", merged], &["lowerdir", "empty"]),
         (vec!["-o", "lowerdir=/,ro=1", merged], &["ro=1", "no value"]),

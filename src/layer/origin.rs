@@ -1,0 +1,26 @@
+//! From an object of a layer to the value of the mark `origin`, and back.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use super::{DirPlace, Layer};
+use crate::base::Result;
+use crate::format::Origin;
+use crate::sys::handle::{Handle, handle_at, open_by_handle};
+use crate::sys::stat::{Stat, stat_fd};
+
+/// The value of the mark `origin` for `name` in `dir`, an object of `layer`; `None` where its file system has no handles
+/// for its objects.
+pub fn origin_of(layer: &Layer, dir: BorrowedFd<'_>, name: &CStr) -> Option<Vec<u8>> {
+    let handle = handle_at(dir, name).ok()?;
+    Some(Origin::new(handle.kind, layer.uuid, &handle.bytes)?.encode())
+}
+
+/// The attributes of the object that `origin` names, on the file system of a layer's root.
+///
+/// # Errors
+/// `EPERM` without the privilege to open handles; `ESTALE` where there is no such object.
+pub fn resolve(root: &DirPlace, origin: &Origin) -> Result<Stat> {
+    let handle = Handle { kind: origin.kind.into(), bytes: origin.fid.clone() };
+    stat_fd(open_by_handle(root.open()?.as_fd(), &handle)?.as_fd())
+}
