@@ -99,9 +99,17 @@ impl Origin {
         Ok(Decoded::Known(Self { kind, uuid, fid: fid.to_vec() }))
     }
 
+    /// The node id that a handle of a FUSE file system holds.
+    pub fn node_id(&self) -> Option<u64> {
+        const INO64_GEN: u8 = 0x81;
+        let [high, low, _generation] = *self.fid.first_chunk::<12>()?.as_chunks::<4>().0 else { return None };
+        let word = |bytes| u64::from(u32::from_ne_bytes(bytes));
+        (self.kind == INO64_GEN).then(|| word(high) << 32 | word(low))
+    }
+
     /// The inode number that the handle holds, for the handles of ext4, XFS, Btrfs and tmpfs; `None` for others.
     ///
-    /// Types are not unique: FUSE and EROFS use XFS's with a number of their own in it. Only for a layer whose root's
+    /// Types are not unique: FUSE and EROFS use XFS's in a form of their own. Only for a layer whose root's
     /// handle gives the root's number does this mean anything.
     pub fn ino(&self) -> Option<u64> {
         const INO32_GEN: u8 = 1;
@@ -119,8 +127,9 @@ impl Origin {
             (INO32_GEN, 8) | (INO32_GEN_PARENT, 16) => word(0),
             // tmpfs: generation, low and high half of the number.
             (INO32_GEN, 12) => Some(word(2)? << 32 | word(1)?),
-            // FUSE has the high half first; for its small numbers the low half is 0, which XFS never has.
-            (INO64_GEN, 12) | (INO64_GEN_PARENT, 24) if word(0) == Some(0) => None,
+            // EROFS and FUSE have the high half first; for small numbers that is 0, which the low half of XFS never is.
+            (INO64_GEN, 12) if word(0) == Some(0) => self.node_id(),
+            (INO64_GEN_PARENT, 24) if word(0) == Some(0) => None,
             (INO64_GEN, 12) | (INO64_GEN_PARENT, 24) => long(),
             (kind, 20..) if BTRFS.contains(&kind) => long(),
             _ => None,
@@ -202,7 +211,7 @@ mod tests {
             (2, [low, other, other, other].concat(), Some(0x83)),
             (0x81, [&long[..], &other].concat(), Some(number)),
             (0x82, [&long[..], &[0xee; 16]].concat(), Some(number)),
-            (0x81, [[0; 4], low, other].concat(), None),
+            (0x81, [[0; 4], low, other].concat(), Some(0x83)),
             (0x4d, [&long[..], &[0xee; 12]].concat(), Some(number)),
             (0x4e, [&long[..], &[0xee; 24]].concat(), Some(number)),
             (0x4f, [&long[..], &[0xee; 32]].concat(), Some(number)),

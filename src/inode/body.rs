@@ -1,13 +1,14 @@
 //! One live inode.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use smallvec::SmallVec;
 
 use super::{DataFd, InodeId, Key};
 use crate::base::sync::{Mutex, RwLock};
 use crate::base::{Errno, Name, Result};
+use crate::format::Protattr;
 use crate::layer::{Evict, Place};
 use crate::merge::{DirView, FoundLeaf, Listing, MetaFile};
 use crate::sys::stat::{Kind, Stat};
@@ -20,6 +21,8 @@ pub struct Inode {
     pub kind: Kind,
     /// Lookups that were not forgotten, and children that are held.
     refs: AtomicU64,
+    /// What `chattr` forbids on its upper object: bits [`APPEND`] and [`IMMUTABLE`].
+    protection: AtomicU8,
     /// Held through its copy-up (lock order: `locks.rs`).
     pub up: Mutex<()>,
     /// What is particular to its kind.
@@ -236,13 +239,28 @@ impl LeafState {
     }
 }
 
+const APPEND: u8 = 1;
+const IMMUTABLE: u8 = 2;
+
 /// `refs` of an inode that is being taken out of the table.
 const DEAD: u64 = u64::MAX;
 
 impl Inode {
     /// A new inode with one reference.
     pub fn new(id: InodeId, kind: Kind, body: Body) -> Self {
-        Self { id, kind, refs: AtomicU64::new(1), up: Mutex::new(()), body }
+        Self { id, kind, refs: AtomicU64::new(1), protection: AtomicU8::new(0), up: Mutex::new(()), body }
+    }
+
+    /// What `chattr` forbids on its upper object.
+    pub fn protection(&self) -> Protattr {
+        let bits = self.protection.load(Ordering::Relaxed);
+        Protattr { append: bits & APPEND != 0, immutable: bits & IMMUTABLE != 0 }
+    }
+
+    /// That is so from now on.
+    pub fn set_protection(&self, flags: Protattr) {
+        let bits = if flags.append { APPEND } else { 0 } | if flags.immutable { IMMUTABLE } else { 0 };
+        self.protection.store(bits, Ordering::Relaxed);
     }
 
     /// The directory's part.

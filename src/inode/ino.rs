@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::base::config::Xino;
 use crate::format::origin::Origin;
+use crate::layer::Handles;
 
 /// An inode of the union: its `st_ino`, its `d_ino` and the node id that the kernel knows it by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,8 +37,8 @@ pub struct System {
     pub dev: u64,
     /// Its identity, or zeros.
     pub uuid: [u8; 16],
-    /// Its file handles hold inode numbers.
-    pub handles_tell: bool,
+    /// What its file handles are good for.
+    pub handles: Handles,
 }
 
 impl Numbers {
@@ -65,10 +66,17 @@ impl Numbers {
 
     /// The number of the object that an `origin` mark names.
     pub fn of_origin(&self, origin: &Origin) -> Option<InodeId> {
-        let ino = origin.ino()?;
         let mut same = self.systems.iter().enumerate().filter(|(_, system)| system.uuid == origin.uuid);
         match (same.next(), same.next()) {
-            (Some((at, system)), None) if system.handles_tell => self.compose(at, ino),
+            (Some((at, system)), None) => {
+                let ino = match system.handles {
+                    Handles::Tell => origin.ino()?,
+                    // What that mount made up for a while is no lasting number.
+                    Handles::Plyfs => origin.node_id().filter(|id| id >> SYSTEM_SHIFT < PRIVATE >> SYSTEM_SHIFT)?,
+                    Handles::Silent | Handles::Passing => return None,
+                };
+                self.compose(at, ino)
+            }
             _ => None,
         }
     }
@@ -97,7 +105,7 @@ mod tests {
     const UUID: [u8; 16] = [7; 16];
 
     const fn on(dev: u64, uuid: [u8; 16]) -> System {
-        System { dev, uuid, handles_tell: true }
+        System { dev, uuid, handles: Handles::Tell }
     }
 
     #[test]

@@ -308,16 +308,18 @@ fn matches(inode: &Inode, found: &Found) -> bool {
 }
 
 fn make(id: InodeId, parent: &Arc<Inode>, name: &Name, found: &Found) -> Inode {
-    match found {
+    let (inode, protection) = match found {
         Found::Dir(dir) => {
             let at = Some((parent.clone(), name.clone()));
-            Inode::new(id, Kind::Dir, Body::Dir(DirBody::new(at, dir.view.clone())))
+            (Inode::new(id, Kind::Dir, Body::Dir(DirBody::new(at, dir.view.clone()))), dir.protection)
         }
         Found::Leaf(leaf) => {
             let state = LeafState::new(parent, name, leaf, link_key(found).into_iter().collect());
-            Inode::new(id, leaf.stat.kind(), Body::Leaf(LeafBody::new(state)))
+            (Inode::new(id, leaf.stat.kind(), Body::Leaf(LeafBody::new(state))), leaf.protection)
         }
-    }
+    };
+    inode.set_protection(protection);
+    inode
 }
 
 impl Drop for Table {

@@ -8,7 +8,7 @@ use super::{DirPlace, Layer};
 use crate::base::{Errno, Name, Result};
 use crate::format::mark::{LEGACY_OPAQUE, Mark, Namespace, Opacity};
 use crate::format::origin::{Decoded, Origin};
-use crate::format::{Malformed, Metacopy, Nlink, Redirect, wh};
+use crate::format::{Malformed, Metacopy, Nlink, Protattr, Redirect, wh};
 use crate::sys::stat::Stat;
 use crate::sys::xattr;
 
@@ -33,6 +33,8 @@ pub struct DirMarks {
     pub impure: bool,
     /// Where its parts in the layers below are, if not under its own name.
     pub redirect: Option<Redirect>,
+    /// What `chattr` forbids, in the upper layer.
+    pub protection: Protattr,
 }
 
 impl Layer {
@@ -102,6 +104,15 @@ impl Layer {
         }
     }
 
+    /// What the mark `protattr` of an upper object forbids; a value that is none forbids nothing, as in the kernel.
+    fn protection(&self, at: BorrowedFd<'_>, name: &CStr, keys: &[Vec<u8>]) -> Result<Protattr> {
+        let key = self.namespace.key(Mark::Protattr);
+        if self.upper_style.is_none() || !has(keys, key) {
+            return Ok(Protattr::default());
+        }
+        Ok(Protattr::parse(&self.value(at, name, key)?).unwrap_or_default())
+    }
+
     /// A mark that leads elsewhere is believed in the layer's own namespace only: who may write `user.*` could else show
     /// files of other layers through a root's mount.
     ///
@@ -113,8 +124,9 @@ impl Layer {
             return Ok(true);
         }
         if has(keys, other.key(mark)) {
-            let hint = if own == Namespace::Trusted { " (mount with userxattr)" } else { "" };
-            log::warn!("{at:?} has {:?}, which is not followed here{hint}", other.key(mark));
+            let hint =
+                if own == Namespace::Trusted { "mount with userxattr" } else { "mount as root without userxattr" };
+            log::warn!("{at:?} has {:?}, which is not followed here ({hint})", other.key(mark));
             return Err(Errno::EPERM);
         }
         Ok(false)
@@ -159,6 +171,7 @@ pub fn read_dir_marks(place: &Arc<DirPlace>, at: BorrowedFd<'_>, name: &CStr, be
         let value = layer.value(at, name, layer.namespace.key(Mark::Redirect))?;
         marks.redirect = Some(Redirect::parse(&value).map_err(|malformed| refused(place, malformed))?);
     }
+    marks.protection = layer.protection(at, name, &keys)?;
     Ok(marks)
 }
 
@@ -175,6 +188,8 @@ pub struct LeafMarks {
     pub redirect: Option<Redirect>,
     /// The links that the union has of it.
     pub nlink: Option<Nlink>,
+    /// What `chattr` forbids, in the upper layer.
+    pub protection: Protattr,
 }
 
 /// Reads all marks of an object other than a directory. `impure`: its directory says that it may have an origin.
@@ -222,5 +237,6 @@ pub fn read_leaf_marks(dir: &DirPlace, name: &Name, stat: &Stat, impure: bool) -
     if upper && has(&keys, key) {
         marks.nlink = Nlink::parse(&layer.value(at, cname, key)?).ok();
     }
+    marks.protection = layer.protection(at, cname, &keys)?;
     Ok(marks)
 }

@@ -14,7 +14,7 @@ pub use fd_cache::{Evict, FdCache};
 pub use index::IndexDir;
 pub use list::list_names;
 pub use marks::{DirMarks, LeafMarks, LookedUp, look_up, read_dir_marks, read_leaf_marks};
-pub use origin::{origin_of, resolve};
+pub use origin::{index_of, origin_of, resolve};
 pub use place::{DirPlace, Place};
 
 use std::ffi::CStr;
@@ -36,8 +36,8 @@ pub struct Layer {
     pub dev: u64,
     /// Identifier of the root's file system (zero where it has none).
     pub uuid: [u8; 16],
-    /// The file handles of its objects hold their inode numbers, as the root's does.
-    pub handles_tell: bool,
+    /// What the file handles of its objects are good for.
+    pub handles: Handles,
     /// Objects of this layer give no set-user-id, set-group-id or file capability.
     pub nosuid: bool,
     /// `.wh.` names are whiteouts here (not in a layer of overlay style, where a user may make such a name).
@@ -52,6 +52,26 @@ pub struct Layer {
     pub fds: Arc<FdCache>,
     /// Held exclusively while an object's mode is widened for the instant of a look at it, shared by who sets a mode.
     pub modes: RwLock<()>,
+}
+
+/// What the file handles of a file system's objects are good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Handles {
+    /// They last, and hold inode numbers where they are looked for.
+    Tell,
+    /// They last; what they name must be asked for.
+    Silent,
+    /// Of a mount of plyfs: they hold inode numbers, but a number that was free may name another object after a remount.
+    Plyfs,
+    /// They last as long as a mount at most (FUSE), or there are none.
+    Passing,
+}
+
+impl Handles {
+    /// Whether a handle names one object for good.
+    pub fn are_lasting(self) -> bool {
+        matches!(self, Self::Tell | Self::Silent)
+    }
 }
 
 impl Layer {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::base::Name;
 use crate::format::metacopy::Digest;
 use crate::format::origin::Origin;
-use crate::format::{Nlink, Redirect};
+use crate::format::{Nlink, Protattr, Redirect};
 use crate::layer::{DirPlace, Place};
 use crate::sys::stat::Stat;
 
@@ -91,6 +91,8 @@ pub struct FoundDir {
     pub stat: Stat,
     /// The attributes of the topmost lower part.
     pub lower: Option<Stat>,
+    /// What `chattr` forbids on the upper part.
+    pub protection: Protattr,
 }
 
 /// An object other than a directory that is seen.
@@ -115,13 +117,16 @@ pub struct FoundLeaf {
     pub nlink: Option<Nlink>,
     /// The attributes of the topmost lower object that it is a copy of, where they were looked for.
     pub lower: Option<Stat>,
+    /// What `chattr` forbids on it, if it is in the upper layer.
+    pub protection: Protattr,
 }
 
 impl FoundLeaf {
     /// A new object of the upper layer.
     pub fn new_upper(place: Place, stat: Stat, device: bool) -> Self {
         let (origin, meta, index, nlink, lower) = (None, None, None, None, None);
-        Self { place, stat, upper: true, named: true, origin, device, meta, index, nlink, lower }
+        let protection = Protattr::default();
+        Self { place, stat, upper: true, named: true, origin, device, meta, index, nlink, lower, protection }
     }
 
     /// The links that the union has of it, where they are not the object's own.

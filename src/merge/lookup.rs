@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use super::{Absent, Answer, Data, DirPart, DirView, Found, FoundDir, FoundLeaf, LowerFile, MetaFile, Stack};
 use crate::base::{Errno, Name, Result};
-use crate::format::{Base, Redirect};
+use crate::format::{Base, Protattr, Redirect};
 use crate::layer::{
-    DirMarks, DirPlace, IndexDir, LeafMarks, LookedUp, Place, look_up, origin_of, read_dir_marks, read_leaf_marks,
+    DirMarks, DirPlace, IndexDir, LeafMarks, LookedUp, Place, index_of, look_up, read_dir_marks, read_leaf_marks,
 };
 use crate::sys::stat::Stat;
 
@@ -105,6 +105,7 @@ struct Merged {
     lower: Option<Stat>,
     upper: Option<DirPart>,
     redirect: Option<Redirect>,
+    protection: Protattr,
     lowers: Vec<DirPart>,
 }
 
@@ -197,11 +198,13 @@ impl Search<'_> {
 
     fn dir(&mut self, within: &DirPart, name: &Name, stat: Stat) -> Result<()> {
         let (part, marks) = self.dir_part(within, name, &stat)?;
-        let none = || Merged { top: stat, lower: None, upper: None, redirect: None, lowers: Vec::new() };
+        let protection = Protattr::default();
+        let none = || Merged { top: stat, lower: None, upper: None, redirect: None, protection, lowers: Vec::new() };
         let Partial::Dir(merged) = self.found.get_or_insert_with(|| Partial::Dir(none())) else { return Ok(()) };
         if part.level == 0 {
             merged.upper = Some(part);
             merged.redirect.clone_from(&marks.redirect);
+            merged.protection = marks.protection;
         } else {
             merged.lower.get_or_insert(stat);
             merged.lowers.push(part);
@@ -260,7 +263,7 @@ impl Search<'_> {
     /// The copy of a lower hard link, if the index has one.
     fn indexed(&self, dir: &DirPlace, name: &Name, stat: &Stat) -> Result<Option<(Place, Stat, Name)>> {
         let Some(index) = self.stack.index.as_ref().filter(|_| stat.nlink > 1) else { return Ok(None) };
-        let Some(origin) = origin_of(&dir.layer, dir.fd()?.as_fd(), name.as_c_str()) else { return Ok(None) };
+        let Some(origin) = index_of(&dir.layer, dir.fd()?.as_fd(), name.as_c_str()) else { return Ok(None) };
         let Ok(entry) = IndexDir::name(&origin) else { return Ok(None) };
         let Some(copy) = index.find(&entry)? else { return Ok(None) };
         if copy.is_whiteout() {
@@ -328,7 +331,12 @@ impl Search<'_> {
             None => return Ok(Answer::Absent(Absent::Nowhere)),
             Some(Partial::Dir(dir)) => {
                 let view = DirView { upper: dir.upper, redirect: dir.redirect, lowers: dir.lowers.into() };
-                return Ok(Answer::Found(Found::Dir(FoundDir { view, stat: dir.top, lower: dir.lower })));
+                return Ok(Answer::Found(Found::Dir(FoundDir {
+                    view,
+                    stat: dir.top,
+                    lower: dir.lower,
+                    protection: dir.protection,
+                })));
             }
             Some(Partial::Leaf(leaf)) => leaf,
         };
@@ -364,8 +372,20 @@ fn make_leaf(place: Place, mut stat: Stat, marks: LeafMarks, upper: bool) -> (Fo
         digest: metacopy.digest,
         redirect: redirect.clone(),
     });
-    let (origin, device, nlink) = (marks.origin, marks.device, marks.nlink);
-    let leaf = FoundLeaf { place, stat, upper, named: false, origin, device, meta, index: None, nlink, lower: None };
+    let (origin, device, nlink, protection) = (marks.origin, marks.device, marks.nlink, marks.protection);
+    let leaf = FoundLeaf {
+        place,
+        stat,
+        upper,
+        named: false,
+        origin,
+        device,
+        meta,
+        index: None,
+        nlink,
+        lower: None,
+        protection,
+    };
     (leaf, redirect)
 }
 

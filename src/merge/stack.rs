@@ -6,7 +6,7 @@ use super::DirPart;
 use crate::base::config::Verity;
 use crate::base::{Errno, Name, Result};
 use crate::format::Origin;
-use crate::layer::{self, DirPlace, IndexDir, Place};
+use crate::layer::{self, DirPlace, Handles, IndexDir, Place};
 use crate::sys::stat::Stat;
 
 /// All that a lookup needs besides the directory that it looks in. A layer's role is its position here.
@@ -41,12 +41,18 @@ impl Stack {
     /// number, and the process may ask.
     pub fn resolve(&self, origin: &Origin, needed: bool) -> Option<Stat> {
         let root = self.home(origin)?;
-        if root.layer.handles_tell && !needed { None } else { layer::resolve(root, origin).ok() }
+        match root.layer.handles {
+            Handles::Tell if !needed => None,
+            Handles::Tell | Handles::Silent => layer::resolve(root, origin).ok(),
+            Handles::Plyfs | Handles::Passing => None,
+        }
     }
 
     /// Whether the lower object that an origin names is known to be gone.
     pub fn is_gone(&self, origin: &Origin) -> bool {
-        self.home(origin).is_some_and(|root| layer::resolve(root, origin) == Err(Errno::ESTALE))
+        let lost =
+            |root: &DirPlace| root.layer.handles == Handles::Tell && layer::resolve(root, origin) == Err(Errno::ESTALE);
+        self.home(origin).is_some_and(lost)
     }
 
     /// A root on the file system that an origin names: the only one that has this identity.

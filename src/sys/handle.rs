@@ -53,9 +53,7 @@ pub fn open_by_handle(mount: BorrowedFd<'_>, handle: &Handle) -> Result<OwnedFd>
     named.bytes = handle.bytes.len() as u32;
     let flags = libc::O_PATH | libc::O_CLOEXEC | libc::O_NOFOLLOW;
     // SAFETY: `named` is a handle of the length that its first field says.
-    let result = unsafe {
-        libc::syscall(libc::SYS_open_by_handle_at, mount.as_raw_fd(), &raw mut named, flags)
-    };
+    let result = unsafe { libc::syscall(libc::SYS_open_by_handle_at, mount.as_raw_fd(), &raw mut named, flags) };
     let fd = i32::try_from(super::check(result)?).map_err(|_| Errno::EIO)?;
     // SAFETY: the call has just made this descriptor, and nothing else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })

@@ -239,6 +239,22 @@ fn receive_fd(socket: BorrowedFd<'_>) -> Result<OwnedFd> {
         .ok_or(Errno::ENODEV)
 }
 
+/// The type of the file system that `fd` is on as the mount table of this process has it, such as `fuse.plyfs`; `None`
+/// where that mount is not in it
+/// ([proc_pid_mountinfo(5)](https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html)).
+///
+/// # Errors
+/// Those of statx(2) and of reading /proc.
+pub fn fs_type(fd: BorrowedFd<'_>) -> Result<Option<String>> {
+    let found = rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, StatxFlags::MNT_ID)?;
+    let id = found.stx_mnt_id.to_string();
+    let table = std::fs::read("/proc/self/mountinfo")?;
+    let table = String::from_utf8_lossy(&table);
+    let line = table.lines().find(|line| line.split(' ').next() == Some(&id));
+    let kind = line.and_then(|line| line.split_once(" - ")?.1.split(' ').next());
+    Ok(kind.map(str::to_owned))
+}
+
 /// The device number of the file system mounted at `path`, without asking its daemon anything.
 ///
 /// # Errors
@@ -340,6 +356,12 @@ mod tests {
             fusermount_options(&request),
             r"default_permissions,ro,noatime,allow_other,fsname=a\,b\\c,subtype=plyfs"
         );
+    }
+
+    #[test]
+    fn the_type_of_a_mount_is_found_in_the_table() {
+        let proc = open_mountpoint(Path::new("/proc")).unwrap();
+        assert_eq!(fs_type(proc.as_fd()), Ok(Some("proc".to_owned())));
     }
 
     #[test]

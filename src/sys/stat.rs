@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 use std::os::fd::BorrowedFd;
 
-use rustix::fs::{AtFlags, FileType, StatVfsMountFlags};
+use rustix::fs::{AtFlags, FileType, StatVfsMountFlags, StatxAttributes, StatxFlags};
 
 use super::path::{OFlags, open_confined};
 use super::seam::{self, Call};
@@ -194,6 +194,33 @@ pub fn stat_beneath(dir: BorrowedFd<'_>, name: &CStr) -> Result<Stat> {
     seam::enter(Call::StatBeneath)?;
     let object = open_confined(dir, name, OFlags::PATH)?;
     Ok(Stat::from_raw(&rustix::fs::fstat(&object)?))
+}
+
+/// What chattr(1) forbids to change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Protection {
+    /// It can only grow (`FS_APPEND_FL`).
+    pub append: bool,
+    /// It cannot be changed (`FS_IMMUTABLE_FL`).
+    pub immutable: bool,
+}
+
+/// Whether `name` in `dir` (or `dir` itself, `.`) may be changed, as
+/// [statx(2)](https://man7.org/linux/man-pages/man2/statx.2.html) says without opening it; where it cannot say, nothing is
+/// forbidden.
+///
+/// # Errors
+/// `ENOENT`, `ENOTDIR` and those of statx(2).
+pub fn protection_at(dir: BorrowedFd<'_>, name: &CStr) -> Result<Protection> {
+    seam::enter(Call::Stat)?;
+    match rustix::fs::statx(dir, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::TYPE) {
+        Ok(found) => {
+            let has = |flag| found.stx_attributes.contains(flag);
+            Ok(Protection { append: has(StatxAttributes::APPEND), immutable: has(StatxAttributes::IMMUTABLE) })
+        }
+        Err(rustix::io::Errno::NOSYS) => Ok(Protection::default()),
+        Err(errno) => Err(errno.into()),
+    }
 }
 
 /// The size and state of a file system, as [statfs(2)](https://man7.org/linux/man-pages/man2/statfs.2.html) has them.

@@ -112,6 +112,7 @@ impl Union {
         {
             return self.set_removed(&inode, set);
         }
+        self.check_flags(&inode, set.change())?;
         self.copy_up(&inode, &CopyUp { data: set.size.is_some(), len: set.size, pid: caller.pid })?;
         // A copy of the data that runs meanwhile puts back what it found.
         let _up = matches!(inode.body, Body::Leaf(_)).then(|| inode.up.lock());

@@ -6,8 +6,9 @@
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use super::{Caller, Union};
+use super::{Caller, Union, protect};
 use crate::base::{Errno, Name, Result};
+use crate::format::Protattr;
 use crate::inode::{Body, Inode, Key, LeafBody, LeafObject};
 use crate::layer::{DirPlace, IndexDir, Place};
 use crate::merge::{DirPart, DirView, LowerFile, MetaFile};
@@ -104,7 +105,7 @@ impl Union {
             return Ok(());
         }
         let (parent, name) = at.ok_or(Errno::ENOENT)?;
-        let staged = stage_dir(upper, &view)?;
+        let staged = stage_dir(upper, inode, &view)?;
         let parent_dir = parent.dir()?;
         let mut names = parent_dir.names.write();
         let into = parent_dir.live_view()?.upper.ok_or(Errno::ESTALE)?;
@@ -243,7 +244,7 @@ impl Union {
 }
 
 /// A copy of a directory without its entries.
-fn stage_dir<'a>(upper: &'a Upper, view: &DirView) -> Result<Temp<'a>> {
+fn stage_dir<'a>(upper: &'a Upper, inode: &Inode, view: &DirView) -> Result<Temp<'a>> {
     let from = &view.lowers.first().ok_or(Errno::ESTALE)?.place;
     let fd = from.fd()?;
     let metadata = Metadata::of(fd.as_fd(), c".", from.stat_self()?, &from.layer)?;
@@ -253,8 +254,22 @@ fn stage_dir<'a>(upper: &'a Upper, view: &DirView) -> Result<Temp<'a>> {
     let target = Staged::Open(staged.as_fd());
     upper.set_origin(target, &from.layer, fd.as_fd(), c".")?;
     metadata.apply(target, false)?;
+    let flags = protect::of_lower(fd.as_fd(), c".", Kind::Dir)?;
+    keep_flags(upper, inode, &temp, flags)?;
     upper.sync_staged(staged.as_fd(), false)?;
     Ok(temp)
+}
+
+/// The copy remembers what `chattr` forbids on the lower object; where it cannot, the flags end with the mount.
+fn keep_flags(upper: &Upper, inode: &Inode, staged: &Temp<'_>, flags: Protattr) -> Result<()> {
+    if flags == Protattr::default() {
+        return Ok(());
+    }
+    inode.set_protection(flags);
+    match upper.set_protattr(upper.work(), staged.name(), flags) {
+        Err(Errno::EOPNOTSUPP | Errno::EPERM) => Ok(()),
+        set => set,
+    }
 }
 
 /// A copy in workdir.
@@ -281,7 +296,7 @@ impl Union {
         let from = place.dir.fd()?;
         let name = place.name.as_c_str();
         let metadata = Metadata::of(from.as_fd(), name, stat, &place.dir.layer)?;
-        let indexed = self.is_indexed(inode.kind, stat.nlink);
+        let indexed = self.is_indexed(&place.dir.layer, inode.kind, stat.nlink);
         let mut copy =
             Copy { temp: Temp::new(upper, inode.kind)?, has_origin: false, links: stat.nlink, meta: None, entry: None };
         let mut origin = None;
@@ -311,6 +326,8 @@ impl Union {
                 metadata.apply(staged, kind == Kind::Symlink)?;
             }
         }
+        let flags = protect::of_lower(from.as_fd(), name, inode.kind)?;
+        keep_flags(upper, inode, &copy.temp, flags)?;
         copy.has_origin = origin.is_some();
         if let Some(origin) = origin.filter(|_| indexed) {
             copy.entry = IndexDir::name(&origin).ok();

@@ -8,6 +8,7 @@ use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use super::protect::Change;
 use super::{Caller, Entry, InodeId, Union};
 use crate::base::{Errno, Name, Result};
 use crate::inode::{Body, DataFd, Inode, Names};
@@ -90,6 +91,7 @@ impl Union {
         let upper = self.upper()?;
         self.check_name(name)?;
         let parent = self.inode(parent)?;
+        self.check_flags(&parent, Change::Addition)?;
         self.copy_up_dir(&parent)?;
         let body = parent.dir()?;
         let mut names = body.names.write();
@@ -137,7 +139,7 @@ impl Union {
             let place = into.place.child(name, stat.ino);
             let upper = Some(DirPart { place, level: 0, xattr_whiteouts: into.xattr_whiteouts, impure: false });
             let view = DirView { upper, redirect: None, lowers: Arc::new([]) };
-            Found::Dir(FoundDir { view, stat, lower: None })
+            Found::Dir(FoundDir { view, stat, lower: None, protection: Default::default() })
         } else {
             let device = what.is_whiteout_like();
             if device {

@@ -11,7 +11,7 @@ use super::copy_up::Copy;
 use crate::base::{Errno, Name, Result};
 use crate::format::{Base, Namespace, Nlink};
 use crate::inode::{Inode, LeafBody};
-use crate::layer::{DirPlace, IndexDir};
+use crate::layer::{DirPlace, IndexDir, Layer};
 use crate::merge::FoundLeaf;
 use crate::sys::stat::{Kind, SetTime, stat_at, stat_fd};
 use crate::sys::tree::{self, RenameFlags};
@@ -20,15 +20,18 @@ use crate::upper::{Temp, Upper, Widened, relocate};
 impl Union {
     /// Whether the copy of a lower object with so many links goes into the index. `user.*` marks do not go on symlinks,
     /// fifos, sockets and devices: there the names of one object part over a remount.
-    pub(super) fn is_indexed(&self, kind: Kind, links: u64) -> bool {
+    pub(super) fn is_indexed(&self, layer: &Layer, kind: Kind, links: u64) -> bool {
         let marks = self.upper.as_ref().and_then(Upper::namespace);
-        links > 1 && self.stack.index.is_some() && (kind == Kind::File || marks == Some(Namespace::Trusted))
+        links > 1
+            && self.stack.index.is_some()
+            && layer.handles.are_lasting()
+            && (kind == Kind::File || marks == Some(Namespace::Trusted))
     }
 
     /// Whether a change of this name must wait for the copy-up of its file.
     pub(super) fn needs_index(&self, inode: &Inode, found: &FoundLeaf) -> bool {
         !found.upper
-            && self.is_indexed(inode.kind, found.stat.nlink)
+            && self.is_indexed(&found.place.dir.layer, inode.kind, found.stat.nlink)
             && inode.leaf().is_ok_and(|leaf| leaf.state.lock().upper.is_none())
     }
 

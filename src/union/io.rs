@@ -52,7 +52,7 @@ impl Union {
     /// `EROFS`, `ENOSPC`, `EDQUOT`, `EFBIG`, `EIO` …; what copy-up says.
     pub fn write(&self, caller: &Caller, id: InodeId, offset: u64, bytes: &[u8], how: WriteHow) -> Result<usize> {
         let inode = self.inode(id)?;
-        let fd = self.writable(caller, &inode)?;
+        let fd = self.writable(caller, &inode, Some(offset))?;
         self.end_privileges(&inode, &fd, how.kill_privileges)?;
         let mut written = 0;
         while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
@@ -70,9 +70,14 @@ impl Union {
         Ok(written)
     }
 
-    /// The descriptor for a change of the data.
-    fn writable(&self, caller: &Caller, inode: &Arc<Inode>) -> Result<Arc<OwnedFd>> {
+    /// The descriptor for a change of the data; `at` is where something is written.
+    fn writable(&self, caller: &Caller, inode: &Arc<Inode>, at: Option<u64>) -> Result<Arc<OwnedFd>> {
         inode.file()?;
+        let flags = self.protection(inode)?;
+        let at_end = || Ok::<_, Errno>(at.is_some_and(|at| self.attr(inode).is_ok_and(|attr| attr.size == at)));
+        if flags.immutable || (flags.append && !at_end()?) {
+            return Err(Errno::EPERM);
+        }
         self.copy_up(inode, &CopyUp::data(caller))?;
         self.data_fd(inode, true)
     }
@@ -167,7 +172,7 @@ impl Union {
     /// As for write; `EOPNOTSUPP` where the upper layer's file system has no such mode.
     pub fn fallocate(&self, caller: &Caller, id: InodeId, mode: i32, offset: u64, len: u64) -> Result<()> {
         let inode = self.inode(id)?;
-        let fd = self.writable(caller, &inode)?;
+        let fd = self.writable(caller, &inode, None)?;
         data::fallocate(fd.as_fd(), mode, offset, len)?;
         self.end_privileges(&inode, &fd, !caller.keeps_privileges())
     }
@@ -192,7 +197,7 @@ impl Union {
     /// `EOPNOTSUPP` where the kernel must copy through pages instead; as for write.
     pub fn copy_range(&self, caller: &Caller, from: (InodeId, u64), to: (InodeId, u64), len: u64) -> Result<u32> {
         let (source, target) = (self.inode(from.0)?, self.inode(to.0)?);
-        let out = self.writable(caller, &target)?;
+        let out = self.writable(caller, &target, Some(to.1))?;
         let input = self.data_fd(&source, false)?;
         let step = usize::try_from(len.min(MOST_COPIED)).unwrap_or(0);
         let copied = data::copy_range(input.as_fd(), from.1, out.as_fd(), to.1, step).map_err(|errno| match errno {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::copy_up::CopyUp;
 use super::{Caller, InodeId, Union};
 use crate::base::{Errno, Result};
+use crate::format::Protattr;
 use crate::inode::{Body, Inode};
 use crate::sys::flags;
 use crate::sys::stat::Kind;
@@ -16,7 +17,9 @@ impl Union {
     /// # Errors
     /// `ENOTTY` for what is no file or directory, or where the layer's file system has no such flags.
     pub fn get_flags(&self, id: InodeId) -> Result<u32> {
-        flags::get_flags(self.flags_fd(&self.inode(id)?)?.as_fd())
+        let inode = self.inode(id)?;
+        let own = flags::get_flags(self.flags_fd(&inode)?.as_fd())?;
+        Ok(own | FLAGS.of(inode.protection()))
     }
 
     /// `FS_IOC_SETFLAGS`
@@ -25,7 +28,8 @@ impl Union {
     /// As [`Union::get_flags`]; `EPERM`, `EOPNOTSUPP`, `EROFS`; what copy-up says.
     pub fn set_flags(&self, caller: &Caller, id: InodeId, set: u32) -> Result<()> {
         let inode = self.changeable(caller, id)?;
-        flags::set_flags(self.flags_fd(&inode)?.as_fd(), set)
+        flags::set_flags(self.flags_fd(&inode)?.as_fd(), FLAGS.without(set))?;
+        self.protect(&inode, FLAGS.in_(set))
     }
 
     /// `FS_IOC_FSGETXATTR`: a `struct fsxattr`.
@@ -33,16 +37,23 @@ impl Union {
     /// # Errors
     /// As [`Union::get_flags`].
     pub fn get_fsx(&self, id: InodeId) -> Result<[u8; 28]> {
-        flags::get_fsx(self.flags_fd(&self.inode(id)?)?.as_fd())
+        let inode = self.inode(id)?;
+        let mut fsx = flags::get_fsx(self.flags_fd(&inode)?.as_fd())?;
+        let own = xflags(&fsx);
+        set_xflags(&mut fsx, own | XFLAGS.of(inode.protection()));
+        Ok(fsx)
     }
 
-    /// `FS_IOC_FSSETXATTR`: a `struct fsxattr`.
+    /// Sets the `struct fsxattr` (`FS_IOC_FSSETXATTR`).
     ///
     /// # Errors
     /// As [`Union::set_flags`].
     pub fn set_fsx(&self, caller: &Caller, id: InodeId, set: &[u8; 28]) -> Result<()> {
         let inode = self.changeable(caller, id)?;
-        flags::set_fsx(self.flags_fd(&inode)?.as_fd(), set)
+        let (mut own, wished) = (*set, xflags(set));
+        set_xflags(&mut own, XFLAGS.without(wished));
+        flags::set_fsx(self.flags_fd(&inode)?.as_fd(), &own)?;
+        self.protect(&inode, XFLAGS.in_(wished))
     }
 
     fn changeable(&self, caller: &Caller, id: InodeId) -> Result<Arc<Inode>> {
@@ -64,5 +75,41 @@ impl Union {
             }),
             Body::Leaf(_) => Err(Errno::ENOTTY),
         }
+    }
+}
+
+/// The bits of append-only and immutable in a set of flags.
+struct Bits {
+    append: u32,
+    immutable: u32,
+}
+
+/// `FS_APPEND_FL` and `FS_IMMUTABLE_FL` of `linux/fs.h`.
+const FLAGS: Bits = Bits { append: 0x20, immutable: 0x10 };
+/// `FS_XFLAG_APPEND` and `FS_XFLAG_IMMUTABLE`.
+const XFLAGS: Bits = Bits { append: 0x10, immutable: 0x8 };
+
+impl Bits {
+    fn of(&self, flags: Protattr) -> u32 {
+        (if flags.append { self.append } else { 0 }) | if flags.immutable { self.immutable } else { 0 }
+    }
+
+    fn in_(&self, set: u32) -> Protattr {
+        Protattr { append: set & self.append != 0, immutable: set & self.immutable != 0 }
+    }
+
+    fn without(&self, set: u32) -> u32 {
+        set & !(self.append | self.immutable)
+    }
+}
+
+/// `fsx_xflags`, the first field of a `struct fsxattr`.
+fn xflags(fsx: &[u8; 28]) -> u32 {
+    fsx.first_chunk().map_or(0, |bytes| u32::from_ne_bytes(*bytes))
+}
+
+fn set_xflags(fsx: &mut [u8; 28], flags: u32) {
+    if let Some(bytes) = fsx.first_chunk_mut() {
+        *bytes = flags.to_ne_bytes();
     }
 }

@@ -3,6 +3,7 @@
 use std::os::fd::AsFd;
 
 use super::copy_up::CopyUp;
+use super::protect::Change;
 use super::{Caller, Entry, InodeId, Union};
 use crate::base::{Errno, Name, Result};
 use crate::inode::{Body, Inode, LeafBody};
@@ -21,6 +22,8 @@ impl Union {
         self.check_name(name)?;
         let (inode, parent) = (self.inode(id)?, self.inode(parent)?);
         let Body::Leaf(leaf) = &inode.body else { return Err(Errno::EPERM) };
+        self.check_flags(&inode, Change::Other)?;
+        self.check_flags(&parent, Change::Addition)?;
         self.copy_up(&inode, &CopyUp::metadata(caller))?;
         if !self.may_get_names(upper, leaf)? {
             self.copy_up(&inode, &CopyUp::data(caller))?;

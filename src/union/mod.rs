@@ -13,6 +13,7 @@ mod ioctl;
 mod link;
 mod lookup;
 mod metacopy;
+mod protect;
 mod remove;
 mod rename;
 mod roots;

@@ -4,6 +4,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use super::copy_up::CopyUp;
+use super::protect::Change;
 use super::{Caller, InodeId, Union};
 use crate::base::{Errno, Name, Result};
 use crate::inode::{Inode, LeafBody, LeafObject, Names};
@@ -35,6 +36,7 @@ impl Union {
     ) -> Result<()> {
         let upper = self.upper()?;
         let parent = self.inode(parent)?;
+        self.check_flags(&parent, Change::Other)?;
         self.copy_up_dir(&parent)?;
         let body = parent.dir()?;
         loop {
@@ -43,6 +45,7 @@ impl Union {
             let Answer::Found(found) = merge::lookup(&self.stack, &view, name)? else { return Err(Errno::ENOENT) };
             let inode = self.table.intern(&parent, name, &found);
             let done = match &found {
+                _ if self.check_flags(&inode, Change::Other).is_err() => Some(Err(Errno::EPERM)),
                 // What the index must know first is copied up without the names.
                 Found::Leaf(leaf) if self.needs_index(&inode, leaf) => None,
                 _ => Some(act(upper, &view, &parent, &inode, &found)),

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use super::copy_up::CopyUp;
+use super::protect::Change;
 use super::{Caller, InodeId, Union};
 use crate::base::sync::RwLockWriteGuard;
 use crate::base::{Errno, Name, Result};
@@ -100,6 +101,8 @@ impl Union {
     ) -> Result<()> {
         let upper = self.upper()?;
         let exchange = flags.contains(RenameFlags::EXCHANGE);
+        self.check_flags(parent, Change::Other)?;
+        self.check_flags(new_parent, if exchange { Change::Other } else { Change::Addition })?;
         self.copy_up_dir(parent)?;
         self.copy_up_dir(new_parent)?;
         let moves_dir = self.prepare(caller, parent, name)?;
@@ -138,6 +141,7 @@ impl Union {
         let entry = self.lookup(parent.id, name)?.ok_or(Errno::ENOENT)?;
         let inode = self.inode(entry.id)?;
         let done = match &inode.body {
+            _ if self.check_flags(&inode, Change::Other).is_err() => Err(Errno::EPERM),
             Body::Dir(dir) if !dir.view().lowers.is_empty() && !self.upper()?.redirect => Err(Errno::EXDEV),
             Body::Dir(_) => self.copy_up_dir(&inode).map(|()| true),
             Body::Leaf(leaf) => {
@@ -156,7 +160,9 @@ impl Union {
         }
         let Some(entry) = self.lookup(parent.id, name)? else { return Ok(()) };
         let inode = self.inode(entry.id)?;
-        let indexed = inode.leaf().is_ok() && self.is_indexed(inode.kind, entry.attr.nlink.into());
+        let lower = inode.leaf().ok().and_then(|leaf| leaf.state.lock().lower.clone());
+        let links = entry.attr.nlink.into();
+        let indexed = lower.is_some_and(|lower| self.is_indexed(&lower.place.dir.layer, inode.kind, links));
         let done = if indexed { self.copy_up(&inode, &CopyUp::metadata(caller)) } else { Ok(()) };
         self.forget(entry.id, 1);
         done
@@ -196,6 +202,11 @@ impl Union {
             && (Arc::ptr_eq(source, to.parent) || is_ancestor(source, dir))
         {
             return Err(Errno::EINVAL);
+        }
+        self.check_flags(source, Change::Other)?;
+        if let Some(target) = &to.inode {
+            self.check_flags(target, Change::Other)?;
+            self.check_flags(to.parent, Change::Other)?;
         }
         self.settle(upper, from, to)?;
         if exchange {

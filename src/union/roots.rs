@@ -11,10 +11,10 @@ use crate::base::config::{UpperDirs, Uuid};
 use crate::base::{Errno, Result};
 use crate::format::Origin;
 use crate::format::mark::{Mark, Namespace, WhiteoutStyle};
-use crate::layer::{DirPlace, FdCache, Layer};
+use crate::layer::{DirPlace, FdCache, Handles, Layer};
 use crate::merge::{self, DirPart};
 use crate::sys::path::{OFlags, open_beneath, open_root};
-use crate::sys::stat::{mount_flags_nosuid, stat_fd};
+use crate::sys::stat::{mount_flags_nosuid, stat_fd, statfs_fd};
 use crate::sys::{dirent, handle, mount, xattr};
 
 /// A layer's root, opened.
@@ -22,6 +22,7 @@ pub(super) struct Root {
     pub path: PathBuf,
     pub fd: OwnedFd,
     pub nosuid: bool,
+    pub handles: Handles,
     pub isolated: bool,
 }
 
@@ -56,7 +57,7 @@ impl Root {
         Arc::new(Layer {
             path: self.path.clone(),
             dev: stat_fd(self.fd.as_fd()).map_or(0, |stat| stat.dev),
-            handles_tell: handles_tell(self.fd.as_fd()),
+            handles: self.handles,
             uuid,
             nosuid: common.suid_view && self.nosuid,
             wh_names,
@@ -106,7 +107,8 @@ pub(super) fn open_layer(option: &str, path: &Path) -> Setup<Root> {
     open_beneath(fd.as_fd(), c".", OFlags::RDONLY | OFlags::DIRECTORY)
         .map_err(|errno| SetupError::new(what(), errno.to_string(), "the user that mounts must be able to read it"))?;
     let nosuid = mount_flags_nosuid(fd.as_fd()).unwrap_or(false);
-    Ok(Root { path: path.to_owned(), fd, nosuid, isolated: false })
+    let handles = handles(fd.as_fd());
+    Ok(Root { path: path.to_owned(), fd, nosuid, handles, isolated: false })
 }
 
 pub(super) fn open_upper(dirs: &UpperDirs) -> Setup<UpperRoots> {
@@ -214,10 +216,16 @@ pub(super) fn is_empty(root: BorrowedFd<'_>) -> Result<bool> {
     Ok(empty)
 }
 
-/// Whether the file handles below a root hold inode numbers where they are looked for: the root's does.
-pub(super) fn handles_tell(root: BorrowedFd<'_>) -> bool {
-    let told = handle::handle_at(root, c".").ok().and_then(|handle| Origin::new(handle.kind, [0; 16], &handle.bytes)?.ino());
-    told.is_some() && told == stat_fd(root).ok().map(|stat| stat.ino)
+/// What the file handles below a root are good for: they hold inode numbers where the root's does.
+fn handles(root: BorrowedFd<'_>) -> Handles {
+    const FUSE_SUPER_MAGIC: u64 = 0x6573_5546;
+    if statfs_fd(root).is_ok_and(|fs| fs.magic == FUSE_SUPER_MAGIC) {
+        let plyfs = mount::fs_type(root).is_ok_and(|kind| kind.as_deref() == Some("fuse.plyfs"));
+        return if plyfs { Handles::Plyfs } else { Handles::Passing };
+    }
+    let told =
+        handle::handle_at(root, c".").ok().and_then(|handle| Origin::new(handle.kind, [0; 16], &handle.bytes)?.ino());
+    if told.is_some() && told == stat_fd(root).ok().map(|stat| stat.ino) { Handles::Tell } else { Handles::Silent }
 }
 
 /// The identity of the file system below a root, as origins hold it.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Union;
-use super::roots::{Common, Root, UpperRoots, check_overlap, handles_tell, is_empty, is_overlay_style, open_layer, open_upper, uuid};
+use super::roots::{Common, Root, UpperRoots, check_overlap, is_empty, is_overlay_style, open_layer, open_upper, uuid};
 use crate::base::config::{Config, Fsync, RedirectDir, UpperDirs, Uuid, Xino};
 use crate::base::{Errno, Result};
 use crate::format::mark::{Mark, Namespace, WhiteoutStyle};
@@ -16,7 +16,7 @@ use crate::sys::path::{OFlags, open_beneath};
 use crate::sys::random::random_bytes;
 use crate::sys::stat::stat_fd;
 use crate::sys::{process, xattr};
-use crate::upper::{Belongings, Does, Features, IndexError, Upper, WorkError, Workdir};
+use crate::upper::{Belongings, Does, Features, Index, IndexError, Upper, WorkError, Workdir};
 
 /// Why a union cannot be set up; nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -221,7 +221,7 @@ fn number(config: &Config, lowers: &[Root], upper: Option<&UpperRoots>) -> Setup
         let stat = stat_fd(root.fd.as_fd())
             .map_err(|errno| SetupError::new(root.path.display().to_string(), errno.to_string(), "check the path"))?;
         let fd = root.fd.as_fd();
-        layers.push(System { dev: stat.dev, uuid: uuid(fd, config.uuid), handles_tell: handles_tell(fd) });
+        layers.push(System { dev: stat.dev, uuid: uuid(fd, config.uuid), handles: root.handles });
     }
     let numbers = Numbers::new(layers, config.xino);
     if config.xino == Xino::On && numbers.systems() > 64 {
@@ -316,7 +316,7 @@ fn open_index(
 ) -> Setup<Option<IndexDir>> {
     let (Some(lower), true) = (stack.lowers.first(), config.index != Some(false)) else { return Ok(None) };
     let failed = |errno: Errno| SetupError::new("index", errno.to_string(), "leave it out, or say index=off");
-    let open = || -> std::result::Result<OwnedFd, IndexError> {
+    let open = || -> std::result::Result<Index, IndexError> {
         let namespace = upper.namespace().ok_or(IndexError::NoHandles)?;
         let (upper_fd, lower_fd) = (upper.root.fd()?, lower.place.fd()?);
         let belongings = Belongings {
@@ -329,7 +329,13 @@ fn open_index(
         belongings.open()
     };
     match open() {
-        Ok(fd) => {
+        Ok(Index { dir: fd, lost }) => {
+            if lost {
+                notes.push(
+                    "workdir/index is new, but the upper layer had one: its hard links of lower files have parted"
+                        .into(),
+                );
+            }
             let ino = stat_fd(fd.as_fd()).map_err(failed)?.ino;
             Ok(Some(IndexDir::new(DirPlace::root(upper.root.layer.clone(), fd, ino))))
         }
@@ -357,6 +363,10 @@ fn index_failed(error: &IndexError) -> (String, &'static str) {
         IndexError::Foreign(entry) => {
             (format!("workdir/index/{entry} was not made by an overlay"), "remove it, or say index=off")
         }
+        IndexError::OtherNamespace => (
+            "workdir/index was made with marks in the other namespace".into(),
+            "mount it as before (root writes trusted.*, or user.* with userxattr), or say index=off",
+        ),
         IndexError::NoHandles => {
             ("the layers' file systems have no file handles or no extended attributes".into(), "nothing is to be done")
         }

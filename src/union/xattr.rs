@@ -3,6 +3,7 @@
 use std::ffi::{CStr, CString};
 
 use super::copy_up::CopyUp;
+use super::protect::Change;
 use super::{Caller, InodeId, Union};
 use crate::base::{Errno, Result};
 use crate::format::{Namespace, escape};
@@ -69,6 +70,7 @@ impl Union {
         self.upper()?;
         let inode = self.inode(id)?;
         let key = self.stored(name)?;
+        self.check_flags(&inode, Change::Other)?;
         self.copy_up(&inode, &CopyUp::metadata(caller))?;
         // A copy of the data that runs meanwhile puts back what it found.
         let _up = matches!(inode.body, Body::Leaf(_)).then(|| inode.up.lock());
@@ -87,6 +89,7 @@ impl Union {
         let key = self.stored(name)?;
         // Nothing is copied up for what is not there.
         self.at_object(&inode, |dir, at| xattr::get_at_raw(dir, at, &key))?;
+        self.check_flags(&inode, Change::Other)?;
         self.copy_up(&inode, &CopyUp::metadata(caller))?;
         let _up = matches!(inode.body, Body::Leaf(_)).then(|| inode.up.lock());
         self.at_object(&inode, |dir, at| xattr::remove_at(dir, at, &key))?;

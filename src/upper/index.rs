@@ -6,10 +6,10 @@ use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::workdir::{children, remove};
-use crate::base::Errno;
+use crate::base::{Errno, Result};
 use crate::format::mark::{Mark, Namespace};
 use crate::format::{Base, Decoded, Nlink, Origin, parse_index_name};
-use crate::layer::{Layer, origin_of};
+use crate::layer::{Layer, index_of};
 use crate::sys::handle::handle_at;
 use crate::sys::path::{OFlags, open_beneath};
 use crate::sys::stat::{Kind, stat_at};
@@ -26,6 +26,8 @@ pub enum IndexError {
     OtherUpper,
     /// An entry that no overlay has made.
     Foreign(String),
+    /// Its marks are in the other namespace (`userxattr`).
+    OtherNamespace,
     /// The lower layer's or the upper layer's file system does not name its objects.
     NoHandles,
     /// A system call failed.
@@ -36,6 +38,14 @@ impl From<Errno> for IndexError {
     fn from(errno: Errno) -> Self {
         Self::Failed(errno)
     }
+}
+
+/// The index, opened.
+pub struct Index {
+    /// The directory.
+    pub dir: OwnedFd,
+    /// The upper layer was used with an index, which is not there any more.
+    pub lost: bool,
 }
 
 /// What the index has to fit.
@@ -58,12 +68,13 @@ impl Belongings<'_> {
     ///
     /// # Errors
     /// [`IndexError`]
-    pub fn open(&self) -> std::result::Result<OwnedFd, IndexError> {
+    pub fn open(&self) -> std::result::Result<Index, IndexError> {
         let (lower, upper) = (self.lower_mark()?, self.upper_mark()?);
         let root = self.upper.1;
         let origin_known = self.verify(root, Mark::Origin, &lower, IndexError::OtherLower)?;
+        let mut lost = false;
         match tree::mkdir_at(self.workdir, INDEX, 0o700) {
-            Ok(()) => {}
+            Ok(()) => lost = origin_known,
             // The kernel leaves it with mode 0000, which its owner cannot look into without privilege.
             Err(Errno::EEXIST) => tree::chmod_at(self.workdir, INDEX, 0o700)?,
             Err(errno) => return Err(errno.into()),
@@ -88,7 +99,17 @@ impl Belongings<'_> {
             log::info!("index: {} is left of an earlier mount and goes", name.to_string_lossy());
             remove(at, &name, kind)?;
         }
-        Ok(index)
+        Ok(Index { dir: index, lost })
+    }
+
+    /// Whether an entry was made by a mount whose marks are elsewhere.
+    fn in_other_namespace(&self, index: BorrowedFd<'_>, name: &CStr) -> Result<Option<IndexError>> {
+        let other = match self.namespace {
+            Namespace::Trusted => Namespace::User,
+            Namespace::User => Namespace::Trusted,
+        };
+        let there = xattr::get_at(index, name, other.key(Mark::Origin))?.is_some();
+        Ok(there.then_some(IndexError::OtherNamespace))
     }
 
     fn key(&self, mark: Mark) -> &'static CStr {
@@ -96,7 +117,7 @@ impl Belongings<'_> {
     }
 
     fn lower_mark(&self) -> std::result::Result<Vec<u8>, IndexError> {
-        origin_of(self.lower.0, self.lower.1, c".").ok_or(IndexError::NoHandles)
+        index_of(self.lower.0, self.lower.1, c".").ok_or(IndexError::NoHandles)
     }
 
     fn upper_mark(&self) -> std::result::Result<Vec<u8>, IndexError> {
@@ -144,7 +165,7 @@ impl Belongings<'_> {
         match xattr::get_at(index, name, self.key(Mark::Origin))? {
             Some(value) if value == origin => {}
             Some(value) if !value.is_empty() => return Ok(false),
-            _ => return Err(foreign()),
+            _ => return Err(self.in_other_namespace(index, name)?.unwrap_or_else(foreign)),
         }
         if stat.nlink > 1 {
             return Ok(true);

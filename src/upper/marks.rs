@@ -7,7 +7,7 @@ use super::metadata::Staged;
 use super::{Upper, WhiteoutStyle};
 use crate::base::{Errno, Result};
 use crate::format::mark::{DEVICE_VALUE, Mark};
-use crate::format::{Metacopy, Nlink, Redirect, wh};
+use crate::format::{Metacopy, Nlink, Protattr, Redirect, wh};
 use crate::layer::{Layer, origin_of};
 use crate::sys::path::{OFlags, open_beneath};
 use crate::sys::{tree, xattr};
@@ -114,6 +114,22 @@ impl Upper {
         }
         let set = || xattr::set_at(dir, name, namespace.key(Mark::Redirect), &value, 0);
         Ok(fits(self.marked(dir, name, set))?.is_some())
+    }
+
+    /// Remembers on the object `name` in `dir` what `chattr` forbids.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` where the upper layer takes no marks; what `setxattr(2)` says.
+    pub fn set_protattr(&self, dir: BorrowedFd<'_>, name: &CStr, flags: Protattr) -> Result<()> {
+        let key = self.namespace().ok_or(Errno::EOPNOTSUPP)?.key(Mark::Protattr);
+        let value = flags.encode();
+        self.marked(dir, name, || match value.as_slice() {
+            [] => match xattr::remove_at(dir, name, key) {
+                Err(Errno::ENODATA) => Ok(()),
+                done => done,
+            },
+            value => xattr::set_at(dir, name, key, value, 0),
+        })
     }
 
     /// How many links the union has of the object `name` in `dir`, if it says so.

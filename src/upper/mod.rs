@@ -12,7 +12,7 @@ mod workdir;
 
 pub use content::copy_data;
 pub use features::Features;
-pub use index::{Belongings, IndexError};
+pub use index::{Belongings, Index, IndexError};
 pub use metadata::{Metadata, Staged, clear_privileges};
 pub use stage::{Nursery, Temp, Widened, relocate};
 pub use workdir::{WorkError, Workdir, remove};

@@ -35,6 +35,9 @@ const KERNEL_NUMBERS: &str = "inode numbers in the kernel";
 /// The best that those columns can say.
 const BEST: [&str; 2] = ["one file", "kept"];
 
+/// The kernel's index takes the handles of a FUSE file system for good, which name whatever has the number at the time.
+const KERNEL_TRUSTS: (&str, &str) = ("plyfs", LINKS);
+
 /// Layers that all can be mounted in the same way, and where.
 struct Layers {
     lowers: String,
@@ -79,7 +82,7 @@ fn observe(ours: &Layers, theirs: &Layers, scratch: &Scratch) -> Seen {
     seen.insert(RENAME, changed.step("rename of a directory").replace("ok", "yes"));
     let here = scenario::numbers(&mount, changed.dir);
     assert_eq!(here, numbers, "an inode number has changed while mounted");
-    assert_eq!(scenario::links(&mount, linked), "one file", "while mounted");
+    assert_eq!(scenario::links(&mount, linked), "one file", "while mounted: {}", ours.lowers);
     // A block of its own for the attributes may count there.
     let bytes = ours.upper.stat("meta").unwrap().st_blocks * 512;
     seen.insert(CHMOD, if bytes < scenario::META as i64 / 2 { "no data" } else { "all data" }.into());
@@ -168,7 +171,8 @@ fn check<const N: usize>(table: &Table<N>, system: &str, gave: &Seen, wrong: &mu
         // What the kernel keeps is no less here.
         let kernel = [(LINKS, KERNEL_LINKS), (NUMBERS, KERNEL_NUMBERS)].iter().find(|pair| pair.0 == column.name);
         let kernel = kernel.and_then(|pair| gave.get(pair.1));
-        if kernel.is_some_and(|kernel| kernel != claim && BEST.contains(&kernel.as_str())) {
+        let trusts_too_much = (system, column.name) == KERNEL_TRUSTS;
+        if !trusts_too_much && kernel.is_some_and(|kernel| kernel != claim && BEST.contains(&kernel.as_str())) {
             wrong.push(format!("{} {system}, {}: {kernel:?} in the kernel", table.heading, column.name));
         }
     }
