@@ -1,11 +1,13 @@
 //! The lock order, and the only code that locks two inodes.
 //!
 //! 1. `Union::topology`: exclusive while a directory moves to another parent, shared by every other rename.
-//! 2. [`Inode::up`](super::Inode): an inode's copy-up. Ancestors are copied up before it is taken; one at a time.
+//! 2. [`Inode::up`](super::Inode): an inode's copy-up, and every change of a file's attributes, which a copy of its data
+//!    that runs meanwhile would undo. Ancestors are copied up before it is taken; one at a time.
 //! 3. [`DirBody::names`](super::DirBody): an ancestor before its descendant, else by number.
-//! 4. `state` of an inode, and a leaf's `data`: leaves. `data` may be held to open the file; it is never taken
-//!    under `state`.
-//! 5. Shards of the table, a place's descriptor, the descriptor queue: never two at once, never across a call.
+//! 4. A leaf's `data`: held to open the file, and to change a mark that all of its names share. Then `state` of an inode:
+//!    short, no system call inside; `data` is never taken under it.
+//! 5. Shards of the table, a place's descriptor, the descriptor queue: never two at once, never across a call. A layer's
+//!    `modes`: across the calls that widen or set one mode.
 
 use std::sync::Arc;
 

@@ -293,3 +293,68 @@ fn a_lower_layer_on_a_nosuid_mount_gives_no_suid() {
         drop(lower);
     });
 }
+
+/// Sets flags as root does; false where the file system has none.
+fn chattr(flags: &str, path: std::path::PathBuf) -> bool {
+    std::process::Command::new("chattr").arg(flags).arg(path).output().is_ok_and(|out| out.status.success())
+}
+
+/// What may be done to immutable and append-only objects of a lower layer, and after their flags were changed.
+fn protected(tree: &Tree) -> Vec<(&'static str, rustix::io::Result<()>)> {
+    vec![
+        ("chmod i", tree.chmod("i", 0o600)),
+        ("append to i", tree.append("i", "more")),
+        ("unlink i", tree.unlink("i")),
+        ("rename i", tree.rename("i", "j")),
+        ("link i", tree.link("i", "k")),
+        ("xattr on i", tree.set_xattr("i", "user.a", b"v")),
+        ("append to a", tree.append("a", "more")),
+        ("truncate a", tree.truncate("a", 0)),
+        ("unlink a", tree.unlink("a")),
+        ("rename over a", tree.rename("n", "a")),
+        ("make in d", tree.mkdir("d/new", 0o755)),
+        ("unlink in d", tree.unlink("d/f")),
+        ("chmod below d", tree.chmod("d/f", 0o600)),
+        ("set i", if chattr("+i", tree.at("n")) { Ok(()) } else { Err(Errno::OPNOTSUPP) }),
+        ("unlink n", tree.unlink("n")),
+        ("clear i", if chattr("-i", tree.at("i")) { Ok(()) } else { Err(Errno::OPNOTSUPP) }),
+        ("chmod i again", tree.chmod("i", 0o600)),
+    ]
+}
+
+/// Both peers know no such flags.
+#[test]
+fn immutable_and_append_only_hold_as_in_the_kernels_overlay() {
+    bounded(|| {
+        if who() != Who::Root {
+            skip!("flags are for root");
+        }
+        let stacks = [Stack::new(1), Stack::new(1)];
+        let mut given = true;
+        for stack in &stacks {
+            let lower = stack.lowers[0].file("i", "i").file("a", "a").file("d/f", "f").file("n", "n");
+            for (flags, name) in [("+i", "i"), ("+a", "a"), ("+i", "d")] {
+                given &= chattr(flags, lower.at(name));
+            }
+        }
+        let done = || {
+            let mut mount = stacks[0].mount();
+            let ours = protected(&mount);
+            if let Some(kernel) = stacks[1].mount_kernel() {
+                assert_eq!(ours, protected(&kernel), "(tested, kernel)");
+            }
+            mount.remount();
+            assert_eq!(mount.unlink("n"), Err(Errno::PERM), "the flag is forgotten");
+            assert_eq!(mount.unlink("a"), Err(Errno::PERM), "the flag is forgotten");
+        };
+        let outcome = if given { std::panic::catch_unwind(std::panic::AssertUnwindSafe(done)) } else { Ok(()) };
+        // Or nobody can remove them.
+        for stack in &stacks {
+            ["i", "a", "d"].iter().for_each(|name| _ = chattr("-ia", stack.lowers[0].at(name)));
+        }
+        if !given {
+            skip!("no flags on this file system");
+        }
+        outcome.unwrap();
+    });
+}
