@@ -29,6 +29,14 @@ macro_rules! marks {
         }
 
         impl Namespace {
+            /// The other one.
+            pub const fn other(self) -> Self {
+                match self {
+                    Namespace::Trusted => Namespace::User,
+                    Namespace::User => Namespace::Trusted,
+                }
+            }
+
             /// What all of its keys begin with.
             pub const fn prefix(self) -> &'static [u8] {
                 match self {

@@ -206,7 +206,14 @@ impl Filesystem for Adapter {
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        guard(|| empty(reply, to_name(name).and_then(|name| self.union.unlink(&caller(req, 0), id(parent), &name))));
+        let name = match to_name(name) {
+            Ok(name) => name,
+            Err(error) => return reply.error(errno(error)),
+        };
+        let (who, parent) = (caller(req, 0), id(parent));
+        // A hard link goes into the index first.
+        let long = self.union.known(parent, &name).is_some_and(|ino| self.union.is_long_copy_up(ino, false));
+        self.run(long, move |union| empty(reply, union.unlink(&who, parent, &name)));
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {

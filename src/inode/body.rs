@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use super::{DataFd, InodeId, Key};
 use crate::base::sync::{Mutex, RwLock};
 use crate::base::{Errno, Name, Result};
-use crate::format::Protattr;
+use crate::format::{Base, Protattr};
 use crate::layer::{Evict, Place};
 use crate::merge::{DirView, FoundLeaf, Listing, MetaFile};
 use crate::sys::stat::{Kind, Stat};
@@ -116,11 +116,13 @@ struct More {
     /// Its data is elsewhere.
     meta: Option<MetaFile>,
     /// What comparing the data with its digest came to.
-    verified: Option<Result<()>>,
+    verified: Option<bool>,
     /// Its entry in the index.
     index: Option<Name>,
     /// Names of it may have no link of the copy in the index: the links of the lower file.
     unaliased: Option<u64>,
+    /// The mark `nlink` is the difference from the lower count, as a crash may leave it.
+    counted_from_lower: bool,
     /// The upper layer has no room to say where the data is once the file is renamed.
     stuck: bool,
 }
@@ -146,7 +148,8 @@ impl LeafState {
         let (upper, lower) = if found.upper { (object, None) } else { (None, object) };
         let more = (found.meta.is_some() || found.index.is_some()).then(|| {
             let (meta, index) = (found.meta.clone(), found.index.clone());
-            Box::new(More { meta, index, ..More::default() })
+            let counted_from_lower = found.nlink.as_ref().is_some_and(|mark| mark.base == Base::Lower);
+            Box::new(More { meta, index, counted_from_lower, ..More::default() })
         });
         Self {
             names: [(parent.clone(), name.clone())].into_iter().collect(),
@@ -188,6 +191,16 @@ impl LeafState {
         self.more.get_or_insert_default().index = entry;
     }
 
+    /// Whether the mark `nlink` is the difference from the lower count.
+    pub fn is_counted_from_lower(&self) -> bool {
+        self.more.as_ref().is_some_and(|more| more.counted_from_lower)
+    }
+
+    /// That is so from now on, or no longer.
+    pub fn set_count_from_lower(&mut self, lower: bool) {
+        self.more.get_or_insert_default().counted_from_lower = lower;
+    }
+
     /// A name of it may have no link of its copy in the index; the lower file has so many links.
     pub fn set_unaliased(&mut self, lower_links: u64) {
         self.more.get_or_insert_default().unaliased = Some(lower_links);
@@ -199,13 +212,13 @@ impl LeafState {
     }
 
     /// What comparing the data with its digest came to, if it was done.
-    pub fn verified(&self) -> Option<Result<()>> {
+    pub fn verified(&self) -> Option<bool> {
         self.more.as_ref()?.verified
     }
 
     /// The data was compared with its digest.
-    pub fn set_verified(&mut self, outcome: Result<()>) {
-        self.more.get_or_insert_default().verified = Some(outcome);
+    pub fn set_verified(&mut self, right: bool) {
+        self.more.get_or_insert_default().verified = Some(right);
     }
 
     /// Whether a rename must copy its data up first, as there is no room for a redirect.

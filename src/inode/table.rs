@@ -69,7 +69,12 @@ impl Table {
         if let (Body::Leaf(leaf), Found::Leaf(found)) = (&inode.body, found)
             && let (Some(lower), Some(_), false) = (&found.lower, &found.index, found.named)
         {
-            leaf.state.lock().set_unaliased(lower.nlink);
+            let mut state = leaf.state.lock();
+            state.set_unaliased(lower.nlink);
+            // By this name the count is known, however it was found first.
+            if state.nlink.is_none() {
+                state.nlink = found.links();
+            }
         }
         inode
     }
@@ -181,6 +186,14 @@ impl Table {
             state.keys.push(key);
         }
         self.by_key.insert(key, inode.clone());
+    }
+
+    /// The object of `inode` does not have this key after all.
+    pub fn drop_key(&self, inode: &Arc<Inode>, key: Key) {
+        if let Body::Leaf(leaf) = &inode.body {
+            leaf.state.lock().keys.retain(|known| *known != key);
+        }
+        self.by_key.remove_if(&key, |_, held| Arc::ptr_eq(held, inode));
     }
 
     /// The name is gone or leads elsewhere. Returns the inode that it led to.

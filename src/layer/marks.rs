@@ -40,10 +40,7 @@ pub struct DirMarks {
 impl Layer {
     /// Both namespaces, the layer's own first.
     fn namespaces(&self) -> [Namespace; 2] {
-        match self.namespace {
-            Namespace::Trusted => [Namespace::Trusted, Namespace::User],
-            Namespace::User => [Namespace::User, Namespace::Trusted],
-        }
+        [self.namespace, self.namespace.other()]
     }
 }
 
@@ -113,16 +110,17 @@ impl Layer {
         Ok(Protattr::parse(&self.value(at, name, key)?).unwrap_or_default())
     }
 
-    /// A mark that leads elsewhere is believed in the layer's own namespace only: who may write `user.*` could else show
+    /// A mark that leads elsewhere is believed in one namespace only: who may write `user.*` could else show
     /// files of other layers through a root's mount.
     ///
     /// # Errors
     /// `EPERM` where it stands in the other namespace.
     fn leads(&self, keys: &[Vec<u8>], mark: Mark, at: &dyn std::fmt::Debug) -> Result<bool> {
-        let [own, other] = self.namespaces();
+        let own = self.believed;
         if has(keys, own.key(mark)) {
             return Ok(true);
         }
+        let other = own.other();
         if has(keys, other.key(mark)) {
             let hint =
                 if own == Namespace::Trusted { "mount with userxattr" } else { "mount as root without userxattr" };
@@ -168,7 +166,7 @@ pub fn read_dir_marks(place: &Arc<DirPlace>, at: BorrowedFd<'_>, name: &CStr, be
         marks.opaque = place.stat(&Name::new(wh::OPAQUE)?)?.is_some_and(|stat| stat.is_file());
     }
     if !marks.opaque && (below || layer.upper_style.is_some()) && layer.leads(&keys, Mark::Redirect, place)? {
-        let value = layer.value(at, name, layer.namespace.key(Mark::Redirect))?;
+        let value = layer.value(at, name, layer.believed.key(Mark::Redirect))?;
         marks.redirect = Some(Redirect::parse(&value).map_err(|malformed| refused(place, malformed))?);
     }
     marks.protection = layer.protection(at, name, &keys)?;
@@ -213,10 +211,10 @@ pub fn read_leaf_marks(dir: &DirPlace, name: &Name, stat: &Stat, impure: bool) -
     }
     let here = || (dir, name);
     if stat.is_file() && layer.leads(&keys, Mark::Metacopy, &here())? {
-        let value = layer.value(at, cname, layer.namespace.key(Mark::Metacopy))?;
+        let value = layer.value(at, cname, layer.believed.key(Mark::Metacopy))?;
         marks.metacopy = Some(Metacopy::parse(&value).map_err(|malformed| refused(&here(), malformed))?);
         if layer.leads(&keys, Mark::Redirect, &here())? {
-            let value = layer.value(at, cname, layer.namespace.key(Mark::Redirect))?;
+            let value = layer.value(at, cname, layer.believed.key(Mark::Redirect))?;
             marks.redirect = Some(Redirect::parse(&value).map_err(|malformed| refused(&here(), malformed))?);
         }
     }

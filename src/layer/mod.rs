@@ -48,6 +48,8 @@ pub struct Layer {
     pub isolated: bool,
     /// The namespace whose marks come first.
     pub namespace: Namespace,
+    /// The namespace whose marks may lead elsewhere.
+    pub believed: Namespace,
     /// The union's bounded set of open descriptors.
     pub fds: Arc<FdCache>,
     /// Held exclusively while an object's mode is widened for the instant of a look at it, shared by who sets a mode.

@@ -177,8 +177,9 @@ impl Search<'_> {
         }
         self.want = self.want.redirected(at, redirect);
         if let Redirect::Absolute(_) = redirect {
-            // What an opaque directory on the way hid does not matter any more.
-            self.stop = false;
+            // What an opaque directory on the way hid does not matter any more. Only the data-only layers may be reached
+            // where redirects are not followed.
+            self.stop = !self.stack.follow_redirect;
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use super::{Caller, Union, protect};
+use crate::base::config::Verity;
 use crate::base::{Errno, Name, Result};
 use crate::format::Protattr;
 use crate::inode::{Body, Inode, Key, LeafBody, LeafObject};
@@ -49,7 +50,7 @@ impl Union {
     pub fn is_long_copy_up(&self, id: super::InodeId, data: bool) -> bool {
         let (Ok(inode), Some(upper)) = (self.inode(id), &self.upper) else { return false };
         let Ok(leaf) = inode.leaf() else { return false };
-        if inode.kind != Kind::File || (upper.metacopy && !data) {
+        if inode.kind != Kind::File || (upper.metacopy && upper.verity != Verity::Require && !data) {
             return false;
         }
         {
@@ -347,9 +348,10 @@ impl Union {
         let len = how.len.map_or(size, |len| len.min(size));
         let to = tree::create_at(upper.work(), temp.name(), OFlags::RDWR, 0o600)?;
         let staged = Staged::Open(to.as_fd());
-        let below = self.meta_source(source.leaf)?;
+        // What is emptied needs no data.
+        let below = if how.len == Some(0) { None } else { self.meta_source(source.leaf)? };
         let file = below.as_ref().unwrap_or(&source.lower);
-        let meta = if how.data || size == 0 { None } else { self.stage_meta(upper, staged, file)? };
+        let meta = if how.data || size == 0 { None } else { self.stage_meta(upper, staged, source.leaf, file)? };
         if meta.is_some() {
             data::truncate(to.as_fd(), size)?;
         } else if len > 0 {

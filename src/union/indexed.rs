@@ -10,7 +10,7 @@ use super::Union;
 use super::copy_up::Copy;
 use crate::base::{Errno, Name, Result};
 use crate::format::{Base, Namespace, Nlink};
-use crate::inode::{Inode, LeafBody};
+use crate::inode::{Inode, Key, LeafBody};
 use crate::layer::{DirPlace, IndexDir, Layer};
 use crate::merge::FoundLeaf;
 use crate::sys::stat::{Kind, SetTime, stat_at, stat_fd};
@@ -44,11 +44,18 @@ impl Union {
         copy: Copy<'_>,
     ) -> Result<()> {
         let (Some(index), Some(entry)) = (&self.stack.index, copy.entry) else { return Err(Errno::EIO) };
-        let links = i32::try_from(copy.links).map_err(|_| Errno::EMLINK)?;
+        let union = leaf.state.lock().nlink.map_or(copy.links, u64::from);
+        let links = i32::try_from(union).map_err(|_| Errno::EMLINK)?;
         // Its entry in the index is the only real link at first.
         upper.set_nlink(upper.work(), copy.temp.name(), &Nlink { base: Base::Upper, difference: links - 1 })?;
         let stat = stat_at(upper.work(), copy.temp.name())?;
-        copy.temp.publish_new(index.dir().fd()?.as_fd(), entry.as_c_str())?;
+        // Whoever finds the entry before this returns finds this inode.
+        let key = Key::of(&stat);
+        self.table.add_key(inode, key);
+        if let Err(errno) = copy.temp.publish_new(index.dir().fd()?.as_fd(), entry.as_c_str()) {
+            self.table.drop_key(inode, key);
+            return Err(errno);
+        }
         {
             let mut state = leaf.state.lock();
             state.set_index(Some(entry.clone()));
@@ -140,17 +147,22 @@ impl Union {
             let difference = i32::try_from(difference).map_err(|_| Errno::EMLINK)?;
             upper.set_nlink(dir, entry, &Nlink { base, difference })
         };
-        let before = match upper.nlink(dir, entry)? {
-            Some(Nlink { base: Base::Upper, difference }) => difference.into(),
-            // Left by a crash, or none: what is known in memory.
-            _ => less(union.unwrap_or(1), stat_at(dir, entry)?.nlink),
+        let before = match (upper.nlink(dir, entry)?, union) {
+            (Some(Nlink { base: Base::Upper, difference }), _) => i64::from(difference),
+            // Left by a crash: the real count is not in it, so that it stays right.
+            (Some(Nlink { base: Base::Lower, .. }), _) | (None, None) => return self.link_object(inode, into, name),
+            (None, Some(union)) => less(union, stat_at(dir, entry)?.nlink),
         };
         if let Some(union) = union {
             // While the real count changes, the difference is that from the lower one.
             mark(Base::Lower, less(union, lower_links))?;
         }
         let linked = self.link_object(inode, into, name);
-        mark(Base::Upper, if linked.is_ok() { before - 1 } else { before })?;
+        if let Err(errno) = mark(Base::Upper, if linked.is_ok() { before - 1 } else { before }) {
+            // The one that stands there is right, too.
+            log::debug!("index: the mark of {entry:?} stays that of the lower file: {errno}");
+            leaf.state.lock().set_count_from_lower(true);
+        }
         linked
     }
 
@@ -174,6 +186,37 @@ impl Union {
         self.at_object(inode, |from, old| tree::link_at(from, old, fd.as_fd(), name.as_c_str()))
     }
 
+    /// Before the real count of an indexed file changes, for another reason than an alias, its mark must be one that changes
+    /// with it: `by` is how. One that a crash has left is made so where the count is known, else changed by hand.
+    pub(super) fn count_with_upper(&self, upper: &Upper, leaf: &LeafBody, by: i32) -> Result<()> {
+        let _data = leaf.data.lock();
+        let (entry, union) = {
+            let state = leaf.state.lock();
+            if !state.is_counted_from_lower() {
+                return Ok(());
+            }
+            (state.index().cloned(), state.nlink)
+        };
+        let (Some(index), Some(entry)) = (&self.stack.index, entry) else { return Ok(()) };
+        let dir = index.dir().fd()?;
+        let (dir, entry) = (dir.as_fd(), entry.as_c_str());
+        match (union, upper.nlink(dir, entry)?) {
+            (Some(union), _) => {
+                let real = i64::try_from(stat_at(dir, entry)?.nlink).unwrap_or(i64::MAX);
+                let difference = i32::try_from(i64::from(union) - real).map_err(|_| Errno::EMLINK)?;
+                upper.set_nlink(dir, entry, &Nlink { base: Base::Upper, difference })?;
+                leaf.state.lock().set_count_from_lower(false);
+                Ok(())
+            }
+            // One too many does no harm.
+            (None, Some(Nlink { base: Base::Lower, difference })) if by > 0 => {
+                let difference = difference.saturating_add(by);
+                upper.set_nlink(dir, entry, &Nlink { base: Base::Lower, difference })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The last name of an indexed file is gone: so is its entry, and the file lives on in workdir until it is forgotten.
     pub(super) fn leave_index(&self, leaf: &LeafBody) {
         let entry = leaf.state.lock().index().cloned();
@@ -195,5 +238,14 @@ impl Union {
         relocate((dir.as_fd(), entry.as_c_str()), (upper.work(), temp.name()), RenameFlags::empty())?;
         leaf.state.lock().set_index(None);
         self.hide(leaf, temp)
+    }
+}
+
+/// What keeps an object from being copied up, but not its name from being hidden: an owner that the process may not set.
+/// Without a copy in the index the other names of a hard link are counted as if this one were still there.
+pub(super) fn unless_foreign(copied: Result<()>) -> Result<()> {
+    match copied {
+        Err(Errno::EPERM | Errno::EOVERFLOW | Errno::EACCES) => Ok(()),
+        copied => copied,
     }
 }

@@ -105,6 +105,8 @@ impl Union {
             }
             let open = || match self.meta_source(leaf)?.filter(|_| !write) {
                 Some(file) => open_to_read(&file.place, file.stat.ino),
+                // Who writes has seen to it that the data is there; a file without is never read through this.
+                None if leaf.state.lock().meta().is_some() => Err(Errno::EIO),
                 None => self.at_leaf(inode, |object| open_object(leaf, object, write)),
             };
             let opened = match open() {
@@ -144,7 +146,7 @@ impl Union {
                 if leaf.state.lock().upper.is_none() {
                     return Ok(());
                 }
-                let fd = match self.data_fd(&inode, true) {
+                let fd = match self.own_fd(&inode, leaf) {
                     Err(Errno::EACCES | Errno::EPERM | Errno::ETXTBSY) => self.data_fd(&inode, false)?,
                     fd => fd?,
                 };
@@ -156,6 +158,14 @@ impl Union {
                 if upper.fsync == Fsync::Strict { self.sync_parent(leaf) } else { Ok(()) }
             }
         }
+    }
+
+    /// The descriptor of what the upper file itself has: of one whose data is below that is not its content.
+    fn own_fd(&self, inode: &Arc<Inode>, leaf: &LeafBody) -> Result<Arc<OwnedFd>> {
+        if leaf.state.lock().meta().is_none() {
+            return self.data_fd(inode, true);
+        }
+        self.at_leaf(inode, |object| open_to_read(&object.place, object.key.ino)).map(|data| data.fd)
     }
 
     fn sync_parent(&self, leaf: &LeafBody) -> Result<()> {

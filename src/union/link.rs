@@ -38,6 +38,7 @@ impl Union {
         };
         let into = &view.upper.as_ref().ok_or(Errno::ESTALE)?.place;
         self.make_impure(upper, &parent, into)?;
+        self.count_with_upper(upper, leaf, 1)?;
         self.link_to(upper, &inode, into, name, absent)?;
         let key = {
             let mut state = leaf.state.lock();

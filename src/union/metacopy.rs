@@ -1,6 +1,6 @@
 //! Files whose metadata is in the upper layer and whose data is still below: where the data is, and how it follows.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use super::Union;
@@ -42,37 +42,50 @@ impl Union {
         };
         if self.stack.verity != Verity::Off {
             // Once: a refusal is said in one line, however often it is read.
-            let outcome = verified.unwrap_or_else(|| self.verify(&file, meta.digest.as_ref()));
-            if matches!(outcome, Ok(()) | Err(Errno::EIO)) {
-                leaf.state.lock().set_verified(outcome);
+            let right = match verified {
+                Some(right) => right,
+                None => self.verify(&file, meta.digest.as_ref())?,
+            };
+            leaf.state.lock().set_verified(right);
+            if !right {
+                return Err(Errno::EIO);
             }
-            outcome?;
         }
         Ok(Some(file))
     }
 
-    fn verify(&self, file: &LowerFile, digest: Option<&Digest>) -> Result<()> {
+    /// Whether the data of a metacopy file is what `verity=` asks for.
+    fn verify(&self, file: &LowerFile, digest: Option<&Digest>) -> Result<bool> {
         let Some(digest) = digest else {
-            if self.stack.verity == Verity::Require {
+            let required = self.stack.verity == Verity::Require;
+            if required {
                 log::warn!("{:?}: the metacopy file has no digest for it (verity=require)", file.place);
-                return Err(Errno::EIO);
             }
-            return Ok(());
+            return Ok(!required);
         };
         let fd = file.place.open_file(file.stat.ino, OFlags::RDONLY)?;
-        if verity::check(fd.as_fd(), stat_fd(fd.as_fd())?.size, digest)? {
-            return Ok(());
+        let right = verity::check(fd.as_fd(), stat_fd(fd.as_fd())?.size, digest)?;
+        if !right {
+            log::warn!("{:?} is not what the digest of the metacopy file says", file.place);
         }
-        log::warn!("{:?} is not what the digest of the metacopy file says", file.place);
-        Err(Errno::EIO)
+        Ok(right)
     }
 
     /// Marks a staged file as one whose data stays in `file`; `None` where it must be copied.
-    pub(super) fn stage_meta(&self, upper: &Upper, staged: Staged<'_>, file: &LowerFile) -> Result<Option<MetaFile>> {
+    pub(super) fn stage_meta(
+        &self,
+        upper: &Upper,
+        staged: Staged<'_>,
+        leaf: &LeafBody,
+        file: &LowerFile,
+    ) -> Result<Option<MetaFile>> {
         if !upper.metacopy {
             return Ok(None);
         }
+        // The digest of a lower metacopy file is that of the same data.
+        let known = leaf.state.lock().meta().and_then(|meta| meta.digest.clone());
         let digest = match upper.verity {
+            _ if known.is_some() => known,
             Verity::Off => None,
             Verity::On | Verity::Require => {
                 verity::measured(file.place.open_file(file.stat.ino, OFlags::RDONLY)?.as_fd())?
@@ -94,29 +107,16 @@ impl Union {
         }
         let upper = self.upper()?;
         let _up = inode.up.lock();
-        let Some(source) = self.meta_source(leaf)? else { return Ok(()) };
-        let from = source.place.open_file(source.stat.ino, OFlags::RDONLY)?;
+        // What is emptied needs no data.
+        let source = if how.len == Some(0) { None } else { self.meta_source(leaf)? };
+        if leaf.state.lock().meta().is_none() {
+            return Ok(());
+        }
+        let open = |source: LowerFile| source.place.open_file(source.stat.ino, OFlags::RDONLY);
+        let from = source.map(open).transpose()?;
         self.at_leaf(inode, |object| {
             let to = super::io::open_for_write(object)?.fd;
-            let before = stat_fd(to.as_fd())?;
-            let capability = xattr::get_fd(to.as_fd(), CAPABILITY)?;
-            let len = how.len.map_or(before.size, |len| len.min(before.size));
-            let copied = copy_data(from.as_fd(), to.as_fd(), len, false, &how.killed());
-            if copied.is_err() {
-                // The room that it took is given back; the size stays.
-                let _ = data::truncate(to.as_fd(), 0).and_then(|()| data::truncate(to.as_fd(), before.size));
-            }
-            // What writing took away: to others nothing has changed yet.
-            if stat_fd(to.as_fd())?.mode != before.mode {
-                tree::chmod_fd(to.as_fd(), before.mode & 0o7777)?;
-            }
-            if let Some(value) = &capability {
-                xattr::set_fd(to.as_fd(), CAPABILITY, value, 0)?;
-            }
-            tree::utimens_fd(to.as_fd(), [SetTime::At(before.atime), SetTime::At(before.mtime)])?;
-            copied?;
-            upper.sync_staged(to.as_fd(), true)?;
-            upper.clear_metacopy(object.place.dir.fd()?.as_fd(), object.place.name.as_c_str())
+            fill(upper, to.as_fd(), from.as_ref().map(AsFd::as_fd), how)
         })?;
         leaf.state.lock().set_meta(None);
         *leaf.data.lock() = None;
@@ -197,4 +197,30 @@ impl Union {
         path.reverse();
         Ok(path)
     }
+}
+
+/// Gives the open upper file `to` the data of `from`, or none, and takes its mark away.
+fn fill(upper: &Upper, to: BorrowedFd<'_>, from: Option<BorrowedFd<'_>>, how: &CopyUp) -> Result<()> {
+    let before = stat_fd(to)?;
+    let capability = xattr::get_fd(to, CAPABILITY)?;
+    let len = how.len.map_or(before.size, |len| len.min(before.size));
+    let copied = match from {
+        Some(from) => copy_data(from, to, len, false, &how.killed()),
+        None => data::truncate(to, 0),
+    };
+    if copied.is_err() {
+        // The room that it took is given back; the size stays.
+        let _ = data::truncate(to, 0).and_then(|()| data::truncate(to, before.size));
+    }
+    // What writing took away: to others nothing has changed yet.
+    if stat_fd(to)?.mode != before.mode {
+        tree::chmod_fd(to, before.mode & 0o7777)?;
+    }
+    if let Some(value) = &capability {
+        xattr::set_fd(to, CAPABILITY, value, 0)?;
+    }
+    tree::utimens_fd(to, [SetTime::At(before.atime), SetTime::At(before.mtime)])?;
+    copied?;
+    upper.sync_staged(to, true)?;
+    upper.clear_metacopy(to)
 }

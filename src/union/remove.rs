@@ -4,6 +4,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use super::copy_up::CopyUp;
+use super::indexed::unless_foreign;
 use super::protect::Change;
 use super::{Caller, InodeId, Union};
 use crate::base::{Errno, Name, Result};
@@ -39,6 +40,7 @@ impl Union {
         self.check_flags(&parent, Change::Other)?;
         self.copy_up_dir(&parent)?;
         let body = parent.dir()?;
+        let mut index_first = true;
         loop {
             let mut names = body.names.write();
             let view = body.live_view()?;
@@ -47,17 +49,20 @@ impl Union {
             let done = match &found {
                 _ if self.check_flags(&inode, Change::Other).is_err() => Some(Err(Errno::EPERM)),
                 // What the index must know first is copied up without the names.
-                Found::Leaf(leaf) if self.needs_index(&inode, leaf) => None,
+                Found::Leaf(leaf) if index_first && self.needs_index(&inode, leaf) => None,
                 _ => Some(act(upper, &view, &parent, &inode, &found)),
             };
             if done == Some(Ok(())) {
                 self.name_is_gone(&mut names, &parent, name);
             }
             drop(names);
-            let done = done.map_or_else(
-                || self.copy_up(&inode, &CopyUp::metadata(caller)).map(|()| false),
-                |done| done.map(|()| true),
-            );
+            let done = match done {
+                Some(done) => done.map(|()| true),
+                None => {
+                    index_first = false;
+                    unless_foreign(self.copy_up(&inode, &CopyUp::metadata(caller))).map(|()| false)
+                }
+            };
             self.forget(inode.id, 1);
             if done? {
                 return Ok(());
@@ -86,6 +91,7 @@ impl Union {
             self.alias_found(upper, parent, &into.place, name, inode, found)?;
         }
         let kind = if found.device { Kind::File } else { inode.kind };
+        self.count_with_upper(upper, leaf, -1)?;
         let whiteout = merge::lower_has(view, name)?;
         let keep = self.leave_name(leaf, parent, name, &found.stat);
         if !whiteout && !keep {

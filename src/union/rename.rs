@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use super::copy_up::CopyUp;
+use super::indexed::unless_foreign;
 use super::protect::Change;
 use super::{Caller, InodeId, Union};
 use crate::base::sync::RwLockWriteGuard;
@@ -65,8 +66,8 @@ impl Union {
     /// `flags`: `RENAME_NOREPLACE`, `RENAME_EXCHANGE`, `RENAME_WHITEOUT` of `renameat2(2)`.
     ///
     /// # Errors
-    /// `EXDEV` for a directory that has lower parts where the upper layer cannot say what they are (`redirect_dir`); `EEXIST`, `ENOTEMPTY`, `EISDIR`, `ENOTDIR`, `ENOENT`, `EINVAL`,
-    /// `EROFS`; what copy-up and the system calls say, and then nothing has moved.
+    /// `EXDEV` for a directory that has lower parts where the upper layer cannot say what they are (`redirect_dir`);
+    /// `EEXIST`, `ENOTEMPTY`, `EISDIR`, `ENOTDIR`, `ENOENT`, `EINVAL`, `EROFS`; what copy-up and the system calls say, and then nothing has moved.
     #[allow(clippy::too_many_arguments)]
     pub fn rename(
         &self,
@@ -165,7 +166,7 @@ impl Union {
         let indexed = lower.is_some_and(|lower| self.is_indexed(&lower.place.dir.layer, inode.kind, links));
         let done = if indexed { self.copy_up(&inode, &CopyUp::metadata(caller)) } else { Ok(()) };
         self.forget(entry.id, 1);
-        done
+        unless_foreign(done)
     }
 
     /// What is under a name, looked up again under the lock; its inode is held until [`Union::put`].
@@ -251,7 +252,8 @@ impl Union {
                     self.alias_found(upper, from.parent, from.place()?, from.name, inode, leaf)?;
                 }
                 // All names share the mark.
-                let absolute = !Arc::ptr_eq(from.parent, to.parent) || leaf.stat.nlink > 1;
+                let shared = leaf.stat.nlink > 1 || body.state.lock().nlink.is_some();
+                let absolute = shared || !Arc::ptr_eq(from.parent, to.parent);
                 if !self.redirect_file(upper, body, from.parent, from.name, absolute)? {
                     return Err(Errno::EAGAIN);
                 }
@@ -283,15 +285,13 @@ impl Union {
     fn keep_target<'a>(&self, upper: &'a Upper, to: &Side<'_>) -> Result<Option<Temp<'a>>> {
         let (Answer::Found(Found::Leaf(found)), Some(inode)) = (&to.found, &to.inode) else { return Ok(None) };
         if !found.named {
-            if found.upper || self.needs_index(inode, found) {
+            if found.upper {
                 // Only what has this name in the upper layer takes a link along when it goes.
-                if inode.leaf()?.state.lock().upper.is_none() {
-                    return Err(Errno::EAGAIN);
-                }
                 self.alias_found(upper, to.parent, to.place()?, to.name, inode, found)?;
             }
             return Ok(None);
         }
+        self.count_with_upper(upper, inode.leaf()?, -1)?;
         if !self.leave_name(inode.leaf()?, to.parent, to.name, &found.stat) {
             return Ok(None);
         }

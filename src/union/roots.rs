@@ -37,6 +37,7 @@ pub(super) struct UpperRoots {
 pub(super) struct Common {
     pub suid_view: bool,
     pub namespace: Namespace,
+    pub believed: Namespace,
     pub uuid: Uuid,
     pub fds: Arc<FdCache>,
 }
@@ -64,6 +65,7 @@ impl Root {
             upper_style,
             isolated: self.isolated,
             namespace: common.namespace,
+            believed: common.believed,
             fds: common.fds.clone(),
             modes: Default::default(),
         })

@@ -101,9 +101,11 @@ impl Union {
         let isolated = |roots: Vec<Root>| roots.into_iter().map(|root| root.isolate(true)).collect::<Vec<_>>();
         let (lowers, data_only) = (isolated(lowers), isolated(data_only));
         let numbers = number(&config, &lowers, upper.as_ref())?;
+        let own = if config.userxattr || !may_write_trusted() { Namespace::User } else { Namespace::Trusted };
         let mut common = Common {
             suid_view: config.suid_view,
-            namespace: if config.userxattr || !may_write_trusted() { Namespace::User } else { Namespace::Trusted },
+            namespace: own,
+            believed: own,
             uuid: config.uuid,
             fds: Arc::new(FdCache::new(fd_limit())),
         };
@@ -270,7 +272,9 @@ fn prepare(
     {
         log::info!("the upper layer gets no identity of its own: {errno}");
     }
-    let redirect = features.marks.is_some() && config.redirect_dir.is_none_or(|wish| wish == RedirectDir::On);
+    // Marks that lead elsewhere are written where they are believed.
+    let redirect =
+        features.marks == Some(common.believed) && config.redirect_dir.is_none_or(|wish| wish == RedirectDir::On);
     let does = Does {
         fsync: config.fsync,
         redirect,

@@ -19,7 +19,7 @@ const BUFFER: usize = 256 << 10;
 /// `EINTR`; what reading and writing say (`ENOSPC`, `EDQUOT`, `EIO` …).
 pub fn copy_data(from: BorrowedFd<'_>, to: BorrowedFd<'_>, len: u64, whole: bool, interrupt: Interrupt) -> Result<()> {
     if len == 0 {
-        return Ok(());
+        return data::truncate(to, 0);
     }
     if whole && data::reflink(from, to).is_ok() {
         return Ok(());

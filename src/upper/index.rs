@@ -104,11 +104,7 @@ impl Belongings<'_> {
 
     /// Whether an entry was made by a mount whose marks are elsewhere.
     fn in_other_namespace(&self, index: BorrowedFd<'_>, name: &CStr) -> Result<Option<IndexError>> {
-        let other = match self.namespace {
-            Namespace::Trusted => Namespace::User,
-            Namespace::User => Namespace::Trusted,
-        };
-        let there = xattr::get_at(index, name, other.key(Mark::Origin))?.is_some();
+        let there = xattr::get_at(index, name, self.namespace.other().key(Mark::Origin))?.is_some();
         Ok(there.then_some(IndexError::OtherNamespace))
     }
 

@@ -10,6 +10,7 @@ use crate::format::mark::{DEVICE_VALUE, Mark};
 use crate::format::{Metacopy, Nlink, Protattr, Redirect, wh};
 use crate::layer::{Layer, origin_of};
 use crate::sys::path::{OFlags, open_beneath};
+use crate::sys::stat::stat_fd;
 use crate::sys::{tree, xattr};
 
 impl Upper {
@@ -92,13 +93,24 @@ impl Upper {
         Ok(fits(to.set_xattr(namespace.key(Mark::Metacopy), &mark.encode()))?.is_some())
     }
 
-    /// Says that the file `name` of the upper layer has its data itself.
+    /// Says that an open file of the upper layer has its data itself. By its descriptor: its name may be another's by now.
     ///
     /// # Errors
-    /// What `removexattr(2)` says.
-    pub fn clear_metacopy(&self, dir: BorrowedFd<'_>, name: &CStr) -> Result<()> {
+    /// What `fremovexattr(2)` says.
+    pub fn clear_metacopy(&self, file: BorrowedFd<'_>) -> Result<()> {
         let Some(namespace) = self.namespace() else { return Ok(()) };
-        self.marked(dir, name, || xattr::remove_at(dir, name, namespace.key(Mark::Metacopy)))
+        let clear = || xattr::remove_fd(file, namespace.key(Mark::Metacopy));
+        match clear() {
+            Err(Errno::EACCES) => {
+                let _modes = self.root.layer.modes.write();
+                let mode = stat_fd(file)?.mode & 0o7777;
+                tree::chmod_fd(file, mode | 0o600)?;
+                let cleared = clear();
+                tree::chmod_fd(file, mode)?;
+                cleared
+            }
+            done => done,
+        }
     }
 
     /// Says where the layers below have what `name` in `dir` stands for; false where there is no room for that.
