@@ -1,0 +1,303 @@
+//! The engine by path, without a mount, and what it shows in a form that two views can be compared in. Not a part of
+//! `common`, whose suites know nothing of the engine.
+#![allow(dead_code)]
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
+
+use plyfs::base::config::{Config, UpperDirs};
+use plyfs::union::{Attr, Caller, DirSink, InodeId, Kind, ListedEntry, Make, RenameFlags, SetAttr, WriteHow};
+use plyfs::{Errno, Name, Union};
+
+pub type Result<T> = std::result::Result<T, Errno>;
+
+/// The caller of everything.
+pub fn me() -> Caller {
+    Caller::this_process()
+}
+
+pub fn name(text: &str) -> Name {
+    Name::new(text.as_bytes()).unwrap()
+}
+
+/// A union whose objects are named by path.
+pub struct Engine(pub Union);
+
+impl Engine {
+    /// Over `base/lower`, with `base/upper` and `base/work`; everything that the layers can hold is on.
+    pub fn open(base: &Path) -> Self {
+        Self::over(&base.join("lower"), base)
+    }
+
+    /// The same over another lower layer.
+    pub fn over(lower: &Path, base: &Path) -> Self {
+        Self::with(Config { index: Some(true), ..config(lower, base) })
+    }
+
+    pub fn with(config: Config) -> Self {
+        Engine(Union::open(config).unwrap_or_else(|error| panic!("{error:?}")))
+    }
+
+    /// Looks up each name of the path, as the kernel does before it asks for anything else.
+    pub fn id(&self, path: &str) -> Result<InodeId> {
+        path.split('/').filter(|part| !part.is_empty()).try_fold(InodeId::ROOT, |dir, part| {
+            self.0.lookup(dir, &name(part))?.map(|entry| entry.id).ok_or(Errno::ENOENT)
+        })
+    }
+
+    fn place(&self, path: &str) -> Result<(InodeId, Name)> {
+        let (dir, last) = path.rsplit_once('/').unwrap_or(("", path));
+        Ok((self.id(dir)?, name(last)))
+    }
+
+    pub fn attr(&self, path: &str) -> Result<Attr> {
+        self.0.getattr(self.id(path)?)
+    }
+
+    pub fn text(&self, path: &str) -> Result<String> {
+        let id = self.id(path)?;
+        self.text_of(id)
+    }
+
+    fn text_of(&self, id: InodeId) -> Result<String> {
+        let mut buffer = vec![0; usize::try_from(self.0.getattr(id)?.size).unwrap()];
+        let len = self.0.read(id, 0, &mut buffer)?;
+        Ok(buffer[..len].escape_ascii().to_string())
+    }
+
+    pub fn write(&self, path: &str, offset: u64, text: &str) -> Result<()> {
+        self.0.write(&me(), self.id(path)?, offset, text.as_bytes(), WriteHow::default()).map(drop)
+    }
+
+    fn set(&self, path: &str, set: SetAttr) -> Result<()> {
+        self.0.setattr(&me(), self.id(path)?, &set).map(drop)
+    }
+
+    pub fn truncate(&self, path: &str, size: u64) -> Result<()> {
+        self.set(path, SetAttr { size: Some(size), ..SetAttr::default() })
+    }
+
+    pub fn chmod(&self, path: &str, mode: u32) -> Result<()> {
+        self.set(path, SetAttr { mode: Some(mode), ..SetAttr::default() })
+    }
+
+    fn make(&self, path: &str, what: Make<'_>) -> Result<()> {
+        let (dir, name) = self.place(path)?;
+        self.0.make(&me(), dir, &name, what).map(drop)
+    }
+
+    pub fn create(&self, path: &str) -> Result<()> {
+        self.make(path, Make::File { mode: 0o644 })
+    }
+
+    pub fn mkdir(&self, path: &str) -> Result<()> {
+        self.make(path, Make::Dir { mode: 0o755 })
+    }
+
+    pub fn symlink(&self, path: &str) -> Result<()> {
+        self.make(path, Make::Symlink { target: c"somewhere" })
+    }
+
+    pub fn link(&self, from: &str, to: &str) -> Result<()> {
+        let id = self.id(from)?;
+        let (dir, name) = self.place(to)?;
+        self.0.link(&me(), id, dir, &name).map(drop)
+    }
+
+    pub fn unlink(&self, path: &str) -> Result<()> {
+        let (dir, name) = self.place(path)?;
+        self.0.unlink(&me(), dir, &name)
+    }
+
+    pub fn rmdir(&self, path: &str) -> Result<()> {
+        let (dir, name) = self.place(path)?;
+        self.0.rmdir(&me(), dir, &name)
+    }
+
+    fn rename_with(&self, from: &str, to: &str, flags: RenameFlags) -> Result<()> {
+        self.id(from)?;
+        let ((dir, name), (new_dir, new_name)) = (self.place(from)?, self.place(to)?);
+        self.0.rename(&me(), dir, &name, new_dir, &new_name, flags)
+    }
+
+    pub fn rename(&self, from: &str, to: &str) -> Result<()> {
+        self.rename_with(from, to, RenameFlags::empty())
+    }
+
+    pub fn exchange(&self, one: &str, two: &str) -> Result<()> {
+        self.rename_with(one, two, RenameFlags::EXCHANGE)
+    }
+
+    /// Everything that is seen.
+    pub fn view(&self) -> Result<View> {
+        let mut view = View::default();
+        let mut firsts = BTreeMap::new();
+        self.walk("", InodeId::ROOT, &mut view, &mut firsts)?;
+        Ok(view)
+    }
+
+    fn walk(&self, dir: &str, id: InodeId, view: &mut View, firsts: &mut BTreeMap<InodeId, String>) -> Result<()> {
+        let mut names = Names(Vec::new());
+        self.0.readdir(id, 0, false, &mut names)?;
+        names.0.sort();
+        for text in names.0 {
+            let path = join(dir, &text);
+            let Some(entry) = self.0.lookup(id, &name(&text))? else {
+                view.0.insert(path, Seen { what: "listed, but not there".into(), links: 0, same: String::new() });
+                continue;
+            };
+            let attr = self.0.getattr(entry.id)?;
+            let content = match attr.kind {
+                Kind::File => self.text_of(entry.id)?,
+                Kind::Symlink => self.0.readlink(entry.id)?.escape_ascii().to_string(),
+                _ => String::new(),
+            };
+            let is_dir = attr.kind == Kind::Dir;
+            view.add(&path, attr.kind, (attr.mode, attr.size), &content, attr.nlink.into());
+            view.same(&path, is_dir, firsts.entry(entry.id).or_insert_with(|| path.clone()));
+            if is_dir {
+                self.walk(&path, entry.id, view, firsts)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The defaults over `lower`, with `base/upper` and `base/work`.
+pub fn config(lower: &Path, base: &Path) -> Config {
+    Config {
+        lowers: vec![lower.into()],
+        upper: Some(UpperDirs { dir: base.join("upper"), work: base.join("work") }),
+        ..Config::default()
+    }
+}
+
+struct Names(Vec<String>);
+
+impl DirSink for Names {
+    fn add(&mut self, entry: &ListedEntry<'_>) -> bool {
+        let name = String::from_utf8(entry.name.to_vec()).unwrap();
+        if name != "." && name != ".." {
+            self.0.push(name);
+        }
+        true
+    }
+}
+
+fn join(dir: &str, name: &str) -> String {
+    if dir.is_empty() { name.to_owned() } else { format!("{dir}/{name}") }
+}
+
+/// What is seen of one name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// Type, mode, size, content or target.
+    what: String,
+    /// Of anything but a directory.
+    links: u64,
+    /// The first name of the same inode.
+    same: String,
+}
+
+/// A whole tree, by path. Times are not in it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct View(BTreeMap<String, Seen>);
+
+impl View {
+    /// Of a mount.
+    pub fn of(root: &Path) -> Self {
+        let (mut view, mut firsts) = (View::default(), BTreeMap::new());
+        view.walk(root, "", &mut firsts);
+        view
+    }
+
+    fn walk(&mut self, root: &Path, dir: &str, firsts: &mut BTreeMap<(u64, u64), String>) {
+        let listing = std::fs::read_dir(root.join(dir)).unwrap_or_else(|error| panic!("{dir}: {error}"));
+        let mut names: Vec<_> = listing.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        for name in names {
+            let path = join(dir, &name);
+            let at = root.join(&path);
+            let stat = match std::fs::symlink_metadata(&at) {
+                Ok(stat) => stat,
+                Err(error) => {
+                    self.0.insert(path, Seen { what: error.to_string(), links: 0, same: String::new() });
+                    continue;
+                }
+            };
+            let kind = stat.file_type();
+            let (kind, content) = if kind.is_dir() {
+                (Kind::Dir, String::new())
+            } else if kind.is_symlink() {
+                (Kind::Symlink, std::fs::read_link(&at).unwrap().to_str().unwrap().to_owned())
+            } else if kind.is_fifo() {
+                (Kind::Fifo, String::new())
+            } else {
+                let content = std::fs::read(&at).map(|content| content.escape_ascii().to_string());
+                (Kind::File, content.unwrap_or_else(|error| error.to_string()))
+            };
+            let is_dir = kind == Kind::Dir;
+            self.add(&path, kind, (stat.mode() & 0o7777, stat.size()), &content, stat.nlink());
+            self.same(&path, is_dir, firsts.entry((stat.dev(), stat.ino())).or_insert_with(|| path.clone()));
+            if is_dir {
+                self.walk(root, &path, firsts);
+            }
+        }
+    }
+
+    fn add(&mut self, path: &str, kind: Kind, (mode, size): (u32, u64), content: &str, links: u64) {
+        let (size, links) = if kind == Kind::Dir { (0, 0) } else { (size, links) };
+        let what = format!("{kind:?} {mode:o} {size} bytes {content:?}");
+        self.0.insert(path.to_owned(), Seen { what, links, same: String::new() });
+    }
+
+    fn same(&mut self, path: &str, is_dir: bool, first: &str) {
+        if let Some(seen) = self.0.get_mut(path).filter(|_| !is_dir) {
+            seen.same = first.to_owned();
+        }
+    }
+
+    /// Whether this is the other view, but for counts of links that are off by one.
+    pub fn is_close(&self, other: &View) -> bool {
+        let close = |(path, seen): (&String, &Seen)| {
+            let other = other.0.get(path);
+            other.is_some_and(|o| seen.what == o.what && seen.same == o.same && seen.links.abs_diff(o.links) <= 1)
+        };
+        self.0.len() == other.0.len() && self.0.iter().all(close)
+    }
+
+    /// Whether each name shows what it shows in one of the two views, with any count of links.
+    pub fn is_blend(&self, one: &View, two: &View) -> bool {
+        let what = |view: &View, path: &String| view.0.get(path).map(|seen| seen.what.clone());
+        let paths = self.0.keys().chain(one.0.keys()).chain(two.0.keys());
+        paths.into_iter().all(|path| [what(one, path), what(two, path)].contains(&what(self, path)))
+    }
+
+    /// The names of files whose content is that of the lower file with several.
+    pub fn linked(&self) -> impl Iterator<Item = &String> {
+        self.0.iter().filter(|(_, seen)| seen.what.to_lowercase().contains("\"this")).map(|(path, _)| path)
+    }
+
+    /// Whether a name is seen.
+    pub fn has(&self, path: &str) -> bool {
+        self.0.contains_key(path)
+    }
+
+    /// The names that differ, in words.
+    pub fn difference(&self, other: &View) -> String {
+        let mut text = String::new();
+        let words = |seen: Option<&Seen>| match seen {
+            Some(Seen { what, links, same }) => format!("{what} *{links} ={same}"),
+            None => "nothing".into(),
+        };
+        for path in self.0.keys().chain(other.0.keys().filter(|path| !self.0.contains_key(*path))) {
+            let (one, two) = (self.0.get(path), other.0.get(path));
+            if one != two {
+                let _ = write!(text, "\n      {path}: {}, not {}", words(one), words(two));
+            }
+        }
+        text
+    }
+}

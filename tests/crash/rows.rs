@@ -1,0 +1,219 @@
+//! The operations.
+
+use std::fs;
+use std::path::Path;
+
+use crate::engine::{Engine, Result};
+
+/// An operation and the state that it starts from.
+pub struct Row {
+    pub name: &'static str,
+    pub before: fn(&Engine) -> Result<()>,
+    pub act: fn(&Engine) -> Result<()>,
+    /// It is about the names of one lower file. Their number is kept by two marks around a call: an end in between leaves
+    /// the right one, but where a mark cannot be written it may be off.
+    pub links: bool,
+    /// Its answer holds attributes, which are read when all is done: an error of that is no change undone.
+    pub answers_attributes: bool,
+}
+
+/// The names of the one lower file that has several.
+pub const LINKED: [&str; 3] = ["one", "two", "p/three"];
+
+/// Fills the lower layer.
+pub fn lower(root: &Path) {
+    for dir in ["d/sub", "e", "into", "p"] {
+        fs::create_dir_all(root.join(dir)).unwrap();
+    }
+    for file in ["d/in", "d/sub/deep", "e/other", "into/keep", "one"] {
+        fs::write(root.join(file), format!("this is {file}")).unwrap();
+    }
+    fs::write(root.join("f"), "0123456789").unwrap();
+    for name in &LINKED[1..] {
+        fs::hard_link(root.join(LINKED[0]), root.join(name)).unwrap();
+    }
+}
+
+fn row(name: &'static str, before: fn(&Engine) -> Result<()>, act: fn(&Engine) -> Result<()>) -> Row {
+    let answers = ["chmod", "truncate", "link", "create of", "mkdir in"];
+    let answers_attributes = answers.iter().any(|word| name.starts_with(word));
+    Row { name, before, act, links: false, answers_attributes }
+}
+
+fn counted(name: &'static str, before: fn(&Engine) -> Result<()>, act: fn(&Engine) -> Result<()>) -> Row {
+    Row { links: true, ..row(name, before, act) }
+}
+
+fn fresh(_: &Engine) -> Result<()> {
+    Ok(())
+}
+
+/// The file `f` with its data below.
+fn metacopy(e: &Engine) -> Result<()> {
+    e.chmod("f", 0o600)
+}
+
+/// The linked file, copied up under one name; the others are not known.
+fn indexed(e: &Engine) -> Result<()> {
+    e.write("one", 0, "THIS")
+}
+
+fn without_d(e: &Engine) -> Result<()> {
+    e.unlink("d/in")?;
+    e.unlink("d/sub/deep")?;
+    e.rmdir("d/sub")
+}
+
+fn whiteout_at_d(e: &Engine) -> Result<()> {
+    without_d(e)?;
+    e.rmdir("d")
+}
+
+pub fn rows() -> Vec<Row> {
+    [directories(), metacopies(), hard_links()].into_iter().flatten().collect()
+}
+
+fn directories() -> Vec<Row> {
+    vec![
+        row("rename of a lower directory", fresh, |e| e.rename("d", "d2")),
+        row("rename of a lower directory to another one", fresh, |e| e.rename("d", "into/d")),
+        row("rename of a merged directory", |e| e.create("d/new"), |e| e.rename("d", "d2")),
+        row("rename of a merged directory to another one", |e| e.create("d/new"), |e| e.rename("d", "into/d")),
+        row("rename of a renamed directory to another one", |e| e.rename("d", "d2"), |e| e.rename("d2", "into/d")),
+        row(
+            "exchange of two merged directories",
+            |e| {
+                e.create("d/new")?;
+                e.create("e/new")
+            },
+            |e| e.exchange("d", "e"),
+        ),
+        row("exchange of two lower directories, one below another one", fresh, |e| e.exchange("d/sub", "e")),
+        row("exchange of a lower directory and a new file", |e| e.create("new"), |e| e.exchange("d/sub", "new")),
+        row("rmdir of a lower directory that was emptied", without_d, |e| e.rmdir("d")),
+        row(
+            "rmdir of a renamed directory that was emptied",
+            |e| {
+                without_d(e)?;
+                e.rename("d", "d2")
+            },
+            |e| e.rmdir("d2"),
+        ),
+        row("mkdir over a whiteout", whiteout_at_d, |e| e.mkdir("d")),
+        row("create over a whiteout", whiteout_at_d, |e| e.create("d")),
+        row("create of a file", fresh, |e| e.create("new")),
+        row("mkdir in a lower directory", fresh, |e| e.mkdir("d/new")),
+        row("symlink over a whiteout", whiteout_at_d, |e| e.symlink("d")),
+    ]
+}
+
+fn metacopies() -> Vec<Row> {
+    vec![
+        row("rename of a lower file", fresh, |e| e.rename("f", "g")),
+        row("rename of a metacopy file", metacopy, |e| e.rename("f", "g")),
+        row("rename of a metacopy file to another directory", metacopy, |e| e.rename("f", "into/f")),
+        row(
+            "rename of a renamed metacopy file to another directory",
+            |e| e.rename("f", "g"),
+            |e| e.rename("g", "into/f"),
+        ),
+        row(
+            "rename of a metacopy file over another one",
+            |e| {
+                metacopy(e)?;
+                e.chmod("e/other", 0o600)
+            },
+            |e| e.rename("f", "e/other"),
+        ),
+        row(
+            "rename of a metacopy file over a whiteout",
+            |e| {
+                metacopy(e)?;
+                e.unlink("into/keep")
+            },
+            |e| e.rename("f", "into/keep"),
+        ),
+        row(
+            "exchange of two metacopy files",
+            |e| {
+                metacopy(e)?;
+                e.chmod("e/other", 0o600)
+            },
+            |e| e.exchange("f", "e/other"),
+        ),
+        row("chmod of a lower file", fresh, |e| e.chmod("f", 0o600)),
+        row("chmod of a lower file in a lower directory", fresh, |e| e.chmod("d/sub/deep", 0o600)),
+        row("chmod of a metacopy file", metacopy, |e| e.chmod("f", 0o640)),
+        row("first write to a metacopy file", metacopy, |e| e.write("f", 2, "xx")),
+        row("first write to a renamed metacopy file", |e| e.rename("f", "into/f"), |e| e.write("into/f", 2, "xx")),
+        row("write to a lower file", fresh, |e| e.write("f", 2, "xx")),
+        row("truncate of a metacopy file to larger", metacopy, |e| e.truncate("f", 12)),
+        row("truncate of a lower file to larger", fresh, |e| e.truncate("f", 12)),
+        row("link of a lower file", fresh, |e| e.link("f", "g")),
+        row("link of a metacopy file", metacopy, |e| e.link("f", "g")),
+        row(
+            "link of a metacopy file over a whiteout",
+            |e| {
+                metacopy(e)?;
+                e.unlink("into/keep")
+            },
+            |e| e.link("f", "into/keep"),
+        ),
+        row("unlink of a metacopy file", metacopy, |e| e.unlink("f")),
+        row("unlink of a renamed metacopy file", |e| e.rename("f", "g"), |e| e.unlink("g")),
+    ]
+}
+
+fn hard_links() -> Vec<Row> {
+    vec![
+        counted("write to a name of a lower hard link", fresh, |e| e.write("one", 0, "THIS")),
+        counted(
+            "write to a lower hard link with two names known",
+            |e| e.id("p/three").map(drop),
+            |e| e.write("one", 0, "THIS"),
+        ),
+        counted("chmod of a name of a lower hard link", fresh, |e| e.chmod("one", 0o600)),
+        counted("first write to an indexed metacopy file", |e| e.chmod("one", 0o600), |e| e.write("two", 0, "THIS")),
+        counted("unlink of a name of a lower hard link", fresh, |e| e.unlink("one")),
+        counted("unlink of a name with a link of the copy", indexed, |e| e.unlink("one")),
+        counted("unlink of a name without a link of the copy", indexed, |e| e.unlink("two")),
+        counted(
+            "unlink of the last name",
+            |e| {
+                indexed(e)?;
+                e.unlink("two")?;
+                e.unlink("p/three")
+            },
+            |e| e.unlink("one"),
+        ),
+        counted(
+            "unlink of the last name, without a link of the copy",
+            |e| {
+                indexed(e)?;
+                e.unlink("one")?;
+                e.unlink("p/three")
+            },
+            |e| e.unlink("two"),
+        ),
+        counted("rename over a lower hard link", fresh, |e| e.rename("f", "two")),
+        counted("rename over a name with a link of the copy", indexed, |e| e.rename("f", "one")),
+        counted("rename over a name without a link of the copy", indexed, |e| e.rename("f", "two")),
+        counted("rename of a lower hard link", fresh, |e| e.rename("one", "into/one")),
+        counted("rename of a name with a link of the copy", indexed, |e| e.rename("one", "into/one")),
+        counted("rename of a name without a link of the copy", indexed, |e| e.rename("two", "into/one")),
+        counted("rename of an indexed metacopy file", |e| e.chmod("one", 0o600), |e| e.rename("two", "into/one")),
+        counted("exchange of two names, one of them indexed", indexed, |e| e.exchange("two", "f")),
+        counted("link of a lower hard link", fresh, |e| e.link("one", "into/four")),
+        counted("link of an indexed file", indexed, |e| e.link("one", "into/four")),
+        counted("link of an indexed file by a name without a link", indexed, |e| e.link("two", "into/four")),
+        counted("link of an indexed metacopy file", |e| e.chmod("one", 0o600), |e| e.link("two", "into/four")),
+        counted(
+            "link of an indexed file over a whiteout",
+            |e| {
+                indexed(e)?;
+                e.unlink("into/keep")
+            },
+            |e| e.link("one", "into/keep"),
+        ),
+    ]
+}
