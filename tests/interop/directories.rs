@@ -3,6 +3,8 @@
 
 use rustix::fs::{FileType, RenameFlags};
 
+use crate::common::*;
+use crate::side::*;
 use crate::table::{Case, EMPTY};
 
 #[test]
@@ -348,4 +350,34 @@ fn marks_set_through_the_mount() {
     )
     .marks(&[("d/f", "overlay.overlay.x", Some(b"deeper")), ("d/f", "overlay.x", None)])
     .run();
+}
+
+/// The kernel writes no such mark (`redirect_max`), but reads it.
+#[test]
+fn an_absolute_redirect_longer_than_the_kernel_writes() {
+    if who() != Who::Root || is_kernel() || !kernel_is_here() {
+        return;
+    }
+    bounded(|| {
+        let stack = Stack::new(1);
+        let parts = ["a", "b", "c"].map(|letter| letter.repeat(120));
+        let path = parts.join("/");
+        stack.lowers[0].file(&format!("{path}/x"), "x").file(&format!("{path}/y/z"), "z");
+        stack.lowers[0].dir("into", 0o755);
+        let live = PLYFS_ALL.mount(&stack, "work").unwrap();
+        live.rename(&path, "into/moved").unwrap();
+        live.append("into/moved/y/z", "+").unwrap();
+        let view = View::of(&live, Walk::default());
+        live.unmount().unwrap();
+        let mark = stack.upper().xattr("into/moved", "trusted.overlay.redirect").unwrap();
+        assert_eq!(mark, format!("/{path}").as_bytes());
+        assert!(mark.len() > 256);
+        for side in [KERNEL_ALL, PLYFS_ALL] {
+            let live = side.mount(&stack, "work").unwrap();
+            same(&View::of(&live, Walk { numbers: view::Numbers::NotJudged, ..Walk::default() }), &view, "now, before")
+                .unwrap();
+            assert_eq!([live.text("into/moved/x"), live.text("into/moved/y/z")], ["x", "z+"], "{side:?}");
+            live.unmount().unwrap();
+        }
+    });
 }

@@ -3,6 +3,8 @@
 
 use rustix::fs::{OFlags, RenameFlags};
 
+use crate::common::*;
+use crate::side::*;
 use crate::table::{Case, EMPTY};
 
 #[test]
@@ -318,4 +320,40 @@ fn metacopy_over_metacopy_over_data() {
     )
     .marks(&[("e/f", "metacopy", None), ("h", "metacopy", None)])
     .run();
+}
+
+/// `user.*` marks do not go on symlinks, fifos, sockets and devices; on files they do.
+#[test]
+fn without_privilege_names_part_over_a_remount_but_for_files() {
+    if who() == Who::Root || is_kernel() {
+        return;
+    }
+    bounded(|| {
+        let stack = Stack::new(1);
+        let pairs = [("file", "file2"), ("link", "link2"), ("fifo", "fifo2")];
+        stack.lowers[0].file("file", "x").soft_link("t", "link").fifo("fifo");
+        for (one, two) in pairs {
+            stack.lowers[0].hard_link(one, two);
+        }
+        stack.age();
+        let live = PLYFS_ALL.mount(&stack, "work").unwrap();
+        let time = rustix::fs::Timespec { tv_sec: 1_100_000_000, tv_nsec: 0 };
+        let number = |tree: &Tree, path| tree.stat(path).unwrap().st_ino;
+        for (one, two) in pairs {
+            // The other name is not known to the mount: it gets no link.
+            live.utimes(one, time).unwrap();
+            assert_eq!(live.stat(two).unwrap().st_mtime, time.tv_sec, "{two}, live");
+            assert_eq!(number(&live, one), number(&live, two), "{two}, live");
+        }
+        live.unmount().unwrap();
+        let live = PLYFS_ALL.mount(&stack, "work").unwrap();
+        for (one, two) in pairs {
+            let one_still = one == "file";
+            assert_eq!(live.stat(one).unwrap().st_mtime, time.tv_sec, "{one}, mounted again");
+            assert_eq!(live.stat(two).unwrap().st_mtime == time.tv_sec, one_still, "{two}, mounted again");
+            assert_eq!(number(&live, one) == number(&live, two), one_still, "{two}, mounted again");
+        }
+        live.append("file2", "+").unwrap();
+        assert_eq!(live.text("file"), "x+");
+    });
 }

@@ -261,3 +261,31 @@ fn paths_longer_than_path_max() {
         assert_eq!((size("f"), size("g"), size("h")), (Ok(8), Err(Errno::NOENT), Ok(4)));
     });
 }
+
+#[test]
+fn opening_for_writing_copies_nothing() {
+    bounded(|| {
+        if !mount::is_plyfs() {
+            return; // the others copy up as soon as a file is opened for writing
+        }
+        let stack = Stack::new(1);
+        stack.lowers[0].file("f", "data").file("meta", "more data");
+        let mount = stack.mount();
+        mount.chmod("meta", 0o600).unwrap();
+        let data =
+            |path| stack.upper().stat(path).map(|st| st.st_blocks != 0 && stack.upper().text(path) == mount.text(path));
+        for flags in [OFlags::RDWR, OFlags::WRONLY, OFlags::RDWR | OFlags::APPEND] {
+            let open = [mount.open("f", flags).unwrap(), mount.open("meta", flags).unwrap()];
+            assert_eq!(mount.text("meta"), "more data");
+            drop(open);
+            assert!(!stack.upper().has("f"), "{flags:?}");
+            assert_eq!(data("meta"), Ok(false), "{flags:?}");
+        }
+        for (path, text) in [("f", "Data"), ("meta", "More data")] {
+            let fd = mount.open(path, OFlags::RDWR).unwrap();
+            tree::pwrite_all(&fd, &text.as_bytes()[..1], 0).unwrap();
+            assert_eq!(mount.text(path), text);
+            assert_eq!(stack.upper().text(path), text);
+        }
+    });
+}
