@@ -140,6 +140,7 @@ impl Drop for Kernel {
 /// A live mount of the binary under test.
 pub struct Mount {
     tree: Tree,
+    program: OsString,
     options: String,
     log: PathBuf,
     daemon: Option<Child>,
@@ -165,30 +166,31 @@ impl Mount {
 
     /// Mounts with these options at `at`; the daemon's messages go to `log`. Panics with them if it fails.
     pub fn with(options: &str, at: &Path, log: &Path) -> Self {
-        let mut mount =
-            Mount { tree: Tree::new(at), options: options.into(), log: log.into(), daemon: None, kernel: None };
-        mount.up().unwrap_or_else(|why| panic!("mount -o {options}: {why}"));
-        mount
+        Mount::try_with(options, at, log).unwrap_or_else(|why| panic!("mount -o {options}: {why}"))
     }
 
     /// As [`Mount::with`], for what should be refused: the error is the exit status with the messages.
     pub fn try_with(options: &str, at: &Path, log: &Path) -> Result<Self, String> {
-        let mut mount =
-            Mount { tree: Tree::new(at), options: options.into(), log: log.into(), daemon: None, kernel: None };
+        Mount::by(binary(), options, at, log)
+    }
+
+    /// As [`Mount::try_with`], by another program with the same arguments.
+    pub fn by(program: OsString, options: &str, at: &Path, log: &Path) -> Result<Self, String> {
+        let (tree, options, log) = (Tree::new(at), options.into(), log.into());
+        let mut mount = Mount { tree, program, options, log, daemon: None, kernel: None };
         mount.up().map(|()| mount)
     }
 
     fn up(&mut self) -> Result<(), String> {
-        let binary = binary();
-        if binary == "kernel" {
+        if self.program == "kernel" {
             self.kernel = Some(Kernel::start(&self.options, self.tree.root()).map_err(|e| e.to_string())?);
             return Ok(());
         }
         let log = File::options().create(true).append(true).open(&self.log).unwrap();
-        let mut command = Command::new(&binary);
+        let mut command = Command::new(&self.program);
         command.arg("-f").arg("-o").arg(&self.options).arg(self.tree.root());
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-        let mut child = command.spawn().map_err(|e| format!("{}: {e}", binary.to_string_lossy()))?;
+        let mut child = command.spawn().map_err(|e| format!("{}: {e}", self.program.to_string_lossy()))?;
         with_daemons(|d| d.push(Pid::from_child(&child)));
         let mut ended = None;
         wait_until(|| {

@@ -1,6 +1,6 @@
 //! Layers written by one union and read by another: plyfs and the kernel's OverlayFS, both ways, and plyfs by itself over
-//! remounts. Random histories (`histories`) and the cases that the format is made of (`directories`,
-//! `files`).
+//! remounts. Random histories (`histories`) and the cases that the format is made of (`directories`, `files`). And the
+//! layers that fuse-overlayfs writes, read by plyfs (`fuse_overlayfs`).
 //!
 //! With `PLYFS_TEST_BIN=kernel` the kernel takes turns with itself: a test of these tests, in which nothing may differ.
 //!
@@ -14,6 +14,7 @@ mod model;
 
 mod directories;
 mod files;
+mod fuse_overlayfs;
 mod histories;
 mod side;
 mod table;

@@ -1,6 +1,8 @@
 //! The two that take turns on one set of layers.
 
+use std::ffi::OsString;
 use std::ops::Deref;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use crate::common::*;
@@ -10,7 +12,14 @@ use crate::common::*;
 pub enum Side {
     Plyfs(&'static str),
     Kernel(&'static str),
+    /// Debian's fuse-overlayfs 1.x, which may write its whiteouts as `.wh.` files.
+    FuseOverlayfs {
+        wh_files: bool,
+    },
 }
+
+/// Where that is installed.
+pub const FUSE_OVERLAYFS: &str = "/usr/bin/fuse-overlayfs";
 
 /// All that the formats can hold. Named, as the defaults may depend on the upper layer.
 pub const PLYFS_ALL: Side = Side::Plyfs("redirect_dir=on,index=on,metacopy=on");
@@ -56,6 +65,9 @@ impl Side {
     pub fn mount(self, stack: &Stack, work: &str) -> Result<Live, String> {
         let (layers, log) = (stack.layer_options(work), stack.scratch.path().join("log"));
         match self.real() {
+            Side::FuseOverlayfs { wh_files } => {
+                Mount::by(fuse_overlayfs(stack, wh_files), &layers, &stack.merged, &log).map(Live::Plyfs)
+            }
             Side::Plyfs(options) => {
                 Mount::try_with(&format!("{layers},{options}"), &stack.merged, &log).map(Live::Plyfs)
             }
@@ -74,13 +86,25 @@ impl Side {
     /// d_ino is not judged (wrong after some renames and links, Linux 6.18).
     pub fn walk(self, without_links: bool) -> Walk {
         let numbers = match self.real() {
-            Side::Kernel(_) => view::Numbers::NotJudged,
+            Side::Kernel(_) | Side::FuseOverlayfs { .. } => view::Numbers::NotJudged,
             Side::Plyfs(_) => view::Numbers::Judged,
         };
         // As root, what one hides the other one does, too.
         let foreign = self.real() == KERNEL_PLAIN;
         Walk { times: true, foreign, numbers, without_links }
     }
+}
+
+/// The program, with the setting that only the environment has.
+fn fuse_overlayfs(stack: &Stack, wh_files: bool) -> OsString {
+    if !wh_files {
+        return FUSE_OVERLAYFS.into();
+    }
+    let script = stack.scratch.path().join("fuse-overlayfs");
+    let text = format!("#!/bin/sh\nFUSE_OVERLAYFS_DISABLE_OVL_WHITEOUT=1 exec {FUSE_OVERLAYFS} \"$@\"\n");
+    std::fs::write(&script, text).unwrap();
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    script.into()
 }
 
 impl Live {

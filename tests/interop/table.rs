@@ -165,7 +165,7 @@ fn shows(side: Side, live: &Tree, (view, text): &(View, &str)) -> Result<(), Str
 
 /// A whole tree in one line: `d/` `d/f=content` `link->target`, then what is not usual: `(600)` a mode, `@1:2` an owner,
 /// `*2` a link count, `+user.a=value` an xattr.
-fn listing(tree: &Tree) -> String {
+pub fn listing(tree: &Tree) -> String {
     let mut words = Vec::new();
     list(tree, "", &mut words);
     words.join(" ")
