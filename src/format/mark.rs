@@ -88,6 +88,8 @@ marks! {
     Device = "plyfs.device";
     /// Our own: how the upper hides names, on its root: [`WhiteoutStyle`].
     Style = "plyfs.style";
+    /// Our own, on a layer's root: `.wh.` names are whiteouts there, whoever wrote in it later; its value is `y`.
+    WhNames = "plyfs.wh";
 }
 
 /// The only value of [`Mark::Device`].

@@ -4,24 +4,34 @@ use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use super::{DirPlace, Handles, Layer};
-use crate::base::Result;
+use crate::base::{Errno, Result};
 use crate::format::Origin;
 use crate::sys::handle::{Handle, handle_at, open_by_handle};
 use crate::sys::stat::{Stat, stat_fd};
 
 /// The value of the mark `origin` for `name` in `dir`, an object of `layer`; `None` where its file system has no handles
 /// that last.
-pub fn origin_of(layer: &Layer, dir: BorrowedFd<'_>, name: &CStr) -> Option<Vec<u8>> {
+///
+/// # Errors
+/// `EIO`, `ENOMEM` and their like: an object that has a handle for one mount must not be without for another.
+pub fn origin_of(layer: &Layer, dir: BorrowedFd<'_>, name: &CStr) -> Result<Option<Vec<u8>>> {
     if layer.handles == Handles::Passing {
-        return None;
+        return Ok(None);
     }
-    let handle = handle_at(dir, name).ok()?;
-    Some(Origin::new(handle.kind, layer.uuid, &handle.bytes)?.encode())
+    match handle_at(dir, name) {
+        Ok(handle) => Ok(Origin::new(handle.kind, layer.uuid, &handle.bytes).map(|origin| origin.encode())),
+        // No handles there, or the call is forbidden to this process for good.
+        Err(Errno::EOPNOTSUPP | Errno::EOVERFLOW | Errno::ENOSYS | Errno::EPERM) => Ok(None),
+        Err(errno) => Err(errno),
+    }
 }
 
 /// The same as the name of an entry in the index, for which the handle must name one object for good.
-pub fn index_of(layer: &Layer, dir: BorrowedFd<'_>, name: &CStr) -> Option<Vec<u8>> {
-    if layer.handles.are_lasting() { origin_of(layer, dir, name) } else { None }
+///
+/// # Errors
+/// As [`origin_of`].
+pub fn index_of(layer: &Layer, dir: BorrowedFd<'_>, name: &CStr) -> Result<Option<Vec<u8>>> {
+    if layer.handles.are_lasting() { origin_of(layer, dir, name) } else { Ok(None) }
 }
 
 /// The attributes of the object that `origin` names, on the file system of a layer's root.

@@ -264,7 +264,7 @@ impl Search<'_> {
     /// The copy of a lower hard link, if the index has one.
     fn indexed(&self, dir: &DirPlace, name: &Name, stat: &Stat) -> Result<Option<(Place, Stat, Name)>> {
         let Some(index) = self.stack.index.as_ref().filter(|_| stat.nlink > 1) else { return Ok(None) };
-        let Some(origin) = index_of(&dir.layer, dir.fd()?.as_fd(), name.as_c_str()) else { return Ok(None) };
+        let Some(origin) = index_of(&dir.layer, dir.fd()?.as_fd(), name.as_c_str())? else { return Ok(None) };
         let Ok(entry) = IndexDir::name(&origin) else { return Ok(None) };
         let Some(copy) = index.find(&entry)? else { return Ok(None) };
         if copy.is_whiteout() {

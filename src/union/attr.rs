@@ -113,11 +113,13 @@ impl Union {
             return self.set_removed(&inode, set);
         }
         self.check_flags(&inode, set.change())?;
-        self.copy_up(&inode, &CopyUp { data: set.size.is_some(), len: set.size, pid: caller.pid })?;
+        let ends_ids = set.size.is_some() && !caller.keeps_privileges();
+        let how = CopyUp { data: set.size.is_some(), len: set.size, ends_ids, pid: caller.pid };
+        let cut = self.copy_up_cut(&inode, &how)?;
         // A copy of the data that runs meanwhile puts back what it found.
         let _up = matches!(inode.body, Body::Leaf(_)).then(|| inode.up.lock());
-        if let Some(size) = set.size {
-            self.resize(caller, &inode, size)?;
+        if let Some(size) = set.size.filter(|_| !cut) {
+            self.resize(ends_ids, &inode, size)?;
         }
         if set.uid.is_some() || set.gid.is_some() {
             self.at_object(&inode, |dir, name| tree::chown_at(dir, name, set.uid, set.gid)).map_err(|errno| {
@@ -159,10 +161,10 @@ impl Union {
         self.attr(inode)
     }
 
-    fn resize(&self, caller: &Caller, inode: &Arc<Inode>, size: u64) -> Result<()> {
+    fn resize(&self, ends_ids: bool, inode: &Arc<Inode>, size: u64) -> Result<()> {
         let fd = self.data_fd(inode, true)?;
         data::truncate(fd.as_fd(), size)?;
-        if !caller.keeps_privileges() {
+        if ends_ids {
             clear_privileges(fd.as_fd(), false)?;
         }
         Ok(())

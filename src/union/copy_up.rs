@@ -25,6 +25,8 @@ pub(super) struct CopyUp {
     pub data: bool,
     /// The file is truncated to this anyway.
     pub len: Option<u64>,
+    /// With that its set-user-id and set-group-id bits go.
+    pub ends_ids: bool,
     /// Whose pending SIGKILL ends it; 0 for nobody's.
     pub pid: u32,
 }
@@ -32,12 +34,12 @@ pub(super) struct CopyUp {
 impl CopyUp {
     /// For a change of metadata.
     pub fn metadata(caller: &Caller) -> Self {
-        Self { data: false, len: None, pid: caller.pid }
+        Self { data: false, len: None, ends_ids: false, pid: caller.pid }
     }
 
     /// For a change of the data.
     pub fn data(caller: &Caller) -> Self {
-        Self { data: true, len: None, pid: caller.pid }
+        Self { data: true, len: None, ends_ids: false, pid: caller.pid }
     }
 }
 
@@ -67,8 +69,13 @@ impl Union {
     /// # Errors
     /// `EROFS`; `EPERM` and `EOVERFLOW` for an owner that the process may not set; `EINTR`; what the layers say.
     pub(super) fn copy_up(&self, inode: &Arc<Inode>, how: &CopyUp) -> Result<()> {
+        self.copy_up_cut(inode, how).map(drop)
+    }
+
+    /// The same; true where the copy has the length that it is truncated to, and nothing is left to do for that.
+    pub(super) fn copy_up_cut(&self, inode: &Arc<Inode>, how: &CopyUp) -> Result<bool> {
         match &inode.body {
-            Body::Dir(_) => self.copy_up_dir(inode),
+            Body::Dir(_) => self.copy_up_dir(inode).map(|()| false),
             Body::Leaf(leaf) => self.copy_up_leaf(inode, leaf, how),
         }
     }
@@ -118,8 +125,9 @@ impl Union {
         Ok(())
     }
 
-    fn copy_up_leaf(&self, inode: &Arc<Inode>, leaf: &LeafBody, how: &CopyUp) -> Result<()> {
+    fn copy_up_leaf(&self, inode: &Arc<Inode>, leaf: &LeafBody, how: &CopyUp) -> Result<bool> {
         let upper = self.upper()?;
+        let mut cut = false;
         loop {
             let at = {
                 let state = leaf.state.lock();
@@ -136,12 +144,13 @@ impl Union {
                 break;
             }
             let copy = self.stage_leaf(upper, inode, leaf, how)?;
+            cut = copy.cut;
             if copy.entry.is_some() {
                 self.copy_into_index(upper, inode, leaf, copy)?;
                 break;
             }
             let Some((parent, name)) = at else {
-                return self.keep_copy_hidden(upper, inode, leaf, copy);
+                return self.keep_copy_hidden(upper, inode, leaf, copy).map(|()| cut);
             };
             let parent_dir = parent.dir()?;
             let mut names = parent_dir.names.write();
@@ -156,10 +165,10 @@ impl Union {
             self.name_is_new(&mut names, &name, inode.kind);
             let place = Place { dir: into.place.clone(), name };
             self.now_upper(inode, leaf, place, &stat, copy.links, copy.meta);
-            return Ok(());
+            return Ok(cut);
         }
         self.alias_known(upper, inode, leaf);
-        if how.data { self.complete(inode, leaf, how) } else { Ok(()) }
+        Ok(if how.data { self.complete(inode, leaf, how)? } else { false } || cut)
     }
 
     /// A file without a name left that somebody still holds: its copy lives in workdir.
@@ -282,6 +291,8 @@ pub(super) struct Copy<'a> {
     pub links: u64,
     /// Its data stays below.
     pub meta: Option<MetaFile>,
+    /// It has the length that the file is truncated to.
+    pub cut: bool,
     /// The name in the index by which the other names of the lower object will find it.
     pub entry: Option<Name>,
 }
@@ -297,9 +308,17 @@ impl Union {
         let from = place.dir.fd()?;
         let name = place.name.as_c_str();
         let metadata = Metadata::of(from.as_fd(), name, stat, &place.dir.layer)?;
+        let cut = how.len.is_some_and(|len| inode.kind == Kind::File && len <= stat.size);
+        let metadata = if cut { metadata.truncated(how.ends_ids) } else { metadata };
         let indexed = self.is_indexed(&place.dir.layer, inode.kind, stat.nlink);
-        let mut copy =
-            Copy { temp: Temp::new(upper, inode.kind)?, has_origin: false, links: stat.nlink, meta: None, entry: None };
+        let mut copy = Copy {
+            temp: Temp::new(upper, inode.kind)?,
+            has_origin: false,
+            links: stat.nlink,
+            meta: None,
+            cut,
+            entry: None,
+        };
         let mut origin = None;
         // A lower hard link that is not indexed gets no origin: after a remount its names are files of their own.
         let mut mark = |staged: Staged<'_>| -> Result<()> {

@@ -12,9 +12,13 @@ use crate::inode::{Inode, LeafBody, LeafObject};
 use crate::layer::verity;
 use crate::merge::{Data, LowerFile, MetaFile};
 use crate::sys::path::OFlags;
-use crate::sys::stat::{SetTime, stat_fd};
+use crate::sys::stat::{SetTime, Stat, stat_fd};
 use crate::sys::{data, tree, xattr};
-use crate::upper::{Staged, Upper, copy_data};
+use crate::upper::{Staged, Upper, copy_data, without_ids};
+
+/// A file that is emptied is copied up to this size all the same, in bytes: emptying one and taking its mark away are two
+/// calls, between which the kernel's OverlayFS would see a file of no size with content.
+const WORTH_A_COPY: u64 = 4 << 20;
 
 const CAPABILITY: &std::ffi::CStr = c"security.capability";
 
@@ -101,26 +105,34 @@ impl Union {
 
     /// Gives an upper file its data, if that is still below. The mark goes last, when the data is on disk: until then
     /// what stands in the upper file counts for nothing.
-    pub(super) fn complete(&self, inode: &Arc<Inode>, leaf: &LeafBody, how: &CopyUp) -> Result<()> {
+    ///
+    /// True where it is empty now, as it is to be.
+    pub(super) fn complete(&self, inode: &Arc<Inode>, leaf: &LeafBody, how: &CopyUp) -> Result<bool> {
         if leaf.state.lock().meta().is_none() {
-            return Ok(());
+            return Ok(false);
         }
         let upper = self.upper()?;
         let _up = inode.up.lock();
-        // What is emptied needs no data.
-        let source = if how.len == Some(0) { None } else { self.meta_source(leaf)? };
+        let emptied = how.len == Some(0);
+        let source = match self.meta_source(leaf) {
+            // What is emptied needs no data.
+            Err(Errno::EIO) if emptied => None,
+            source => source?.filter(|file| !emptied || file.stat.size <= WORTH_A_COPY),
+        };
         if leaf.state.lock().meta().is_none() {
-            return Ok(());
+            return Ok(false);
         }
         let open = |source: LowerFile| source.place.open_file(source.stat.ino, OFlags::RDONLY);
         let from = source.map(open).transpose()?;
-        self.at_leaf(inode, |object| {
+        let cut = self.at_leaf(inode, |object| {
             let to = super::io::open_for_write(object)?.fd;
-            fill(upper, to.as_fd(), from.as_ref().map(AsFd::as_fd), how)
-        })?;
+            fill(upper, to.as_fd(), from.as_ref().map(AsFd::as_fd), how)?;
+            Ok(from.is_none())
+        });
+        let cut = cut?;
         leaf.state.lock().set_meta(None);
         *leaf.data.lock() = None;
-        Ok(())
+        Ok(cut)
     }
 
     /// Before a file without data gets another name, its mark must say where the data is: by the name it has now in
@@ -199,28 +211,48 @@ impl Union {
     }
 }
 
-/// Gives the open upper file `to` the data of `from`, or none, and takes its mark away.
+/// Gives the open upper file `to` the data of `from`, or makes it empty, and takes its mark away.
 fn fill(upper: &Upper, to: BorrowedFd<'_>, from: Option<BorrowedFd<'_>>, how: &CopyUp) -> Result<()> {
     let before = stat_fd(to)?;
+    let filled = try_fill(upper, to, from, how, &before);
+    if filled.is_err() {
+        // The room that it took is given back; to others nothing has changed.
+        let back = || {
+            data::truncate(to, 0)?;
+            data::truncate(to, before.size)?;
+            tree::utimens_fd(to, [SetTime::At(before.atime), SetTime::At(before.mtime)])
+        };
+        if let Err(errno) = back() {
+            log::warn!("an upper file whose data is below keeps another size: {errno}");
+        }
+    }
+    filled
+}
+
+fn try_fill(
+    upper: &Upper,
+    to: BorrowedFd<'_>,
+    from: Option<BorrowedFd<'_>>,
+    how: &CopyUp,
+    before: &Stat,
+) -> Result<()> {
     let capability = xattr::get_fd(to, CAPABILITY)?;
-    let len = how.len.map_or(before.size, |len| len.min(before.size));
-    let copied = match from {
-        Some(from) => copy_data(from, to, len, false, &how.killed()),
-        None => data::truncate(to, 0),
-    };
-    if copied.is_err() {
-        // The room that it took is given back; the size stays.
-        let _ = data::truncate(to, 0).and_then(|()| data::truncate(to, before.size));
+    // Whole, even if it is cut next: between the two calls that take the mark away and cut it the file is what it was.
+    match from {
+        Some(from) => copy_data(from, to, before.size, false, &how.killed())?,
+        None => data::truncate(to, 0)?,
     }
-    // What writing took away: to others nothing has changed yet.
-    if stat_fd(to)?.mode != before.mode {
-        tree::chmod_fd(to, before.mode & 0o7777)?;
+    let cut = from.is_none();
+    // What writing took away, unless the change itself takes it.
+    let mode = if cut && how.ends_ids { without_ids(before.mode) } else { before.mode };
+    if stat_fd(to)?.mode != mode {
+        tree::chmod_fd(to, mode & 0o7777)?;
     }
-    if let Some(value) = &capability {
-        xattr::set_fd(to, CAPABILITY, value, 0)?;
+    if let Some(value) = capability.filter(|_| !cut) {
+        xattr::set_fd(to, CAPABILITY, &value, 0)?;
     }
-    tree::utimens_fd(to, [SetTime::At(before.atime), SetTime::At(before.mtime)])?;
-    copied?;
+    let mtime = if cut { SetTime::Now } else { SetTime::At(before.mtime) };
+    tree::utimens_fd(to, [SetTime::At(before.atime), mtime])?;
     upper.sync_staged(to, true)?;
     upper.clear_metacopy(to)
 }

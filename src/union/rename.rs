@@ -309,8 +309,12 @@ impl Union {
     /// The one call that moves the object, covers the target and leaves a whiteout where one is needed.
     fn move_over(&self, upper: &Upper, from: &Side<'_>, to: &Side<'_>) -> Result<()> {
         let (source, target) = (at(from)?, at(to)?);
-        if from.is_dir() && to.is_dir() && to.is_upper() {
-            clear_dir(upper, &target)?;
+        if from.is_dir()
+            && to.is_dir()
+            && to.is_upper()
+            && let Some(ino) = clear_dir(upper, &target)?
+        {
+            self.is_cleared(to, ino)?;
         }
         if upper.style == WhiteoutStyle::File {
             if from.below {
@@ -324,7 +328,12 @@ impl Union {
         if swap {
             // The whiteout that stands at the target goes where one is needed, or away.
             relocate(source.each(), target.each(), RenameFlags::EXCHANGE)?;
-            return if from.below { Ok(()) } else { tree::unlink_at(source.fd(), source.name) };
+            if !from.below
+                && let Err(errno) = tree::unlink_at(source.fd(), source.name)
+            {
+                log::warn!("{:?}: a whiteout that hides nothing stays: {errno}", from.name);
+            }
+            return Ok(());
         }
         if from.below && upper.features.rename_whiteout {
             return relocate(source.each(), target.each(), RenameFlags::WHITEOUT);
@@ -335,6 +344,18 @@ impl Union {
         relocate(source.each(), target.each(), RenameFlags::empty())?;
         // Two steps without RENAME_WHITEOUT: in between both names are seen.
         if from.below { upper.place_whiteout(source.fd(), from.name) } else { Ok(()) }
+    }
+
+    /// The upper part of an empty target was replaced by an opaque one, and the target is still there until the move.
+    fn is_cleared(&self, to: &Side<'_>, ino: u64) -> Result<()> {
+        let (into, target) = (to.place()?, to.inode()?);
+        let mut state = target.dir()?.state.write();
+        if let Some(part) = &mut state.view.upper {
+            part.place = into.child(to.name, ino);
+        }
+        state.view.lowers = Arc::new([]);
+        state.view.redirect = None;
+        Ok(())
     }
 
     /// The live state after a move.
@@ -453,14 +474,14 @@ fn check_replace<'a>(
 }
 
 /// An upper directory that is seen as empty may hold whiteouts: an empty opaque one takes its place, so that a rename
-/// can replace it.
-fn clear_dir(upper: &Upper, target: &At<'_>) -> Result<()> {
+/// can replace it. Its number in the layer, where one does.
+fn clear_dir(upper: &Upper, target: &At<'_>) -> Result<Option<u64>> {
     let open = crate::sys::path::OFlags::RDONLY | crate::sys::path::OFlags::DIRECTORY;
     let dir = crate::sys::path::open_beneath(target.fd(), target.name, open)?;
     let mut empty = true;
     crate::sys::dirent::read_dir(dir.as_fd(), &mut |_| empty = false)?;
     if empty {
-        return Ok(());
+        return Ok(None);
     }
     let stat = crate::sys::stat::stat_fd(dir.as_fd())?;
     let metadata = Metadata::of(target.fd(), target.name, stat, &upper.root.layer)?;
@@ -468,10 +489,12 @@ fn clear_dir(upper: &Upper, target: &At<'_>) -> Result<()> {
     tree::mkdir_at(upper.work(), temp.name(), 0o700)?;
     upper.set_opaque(upper.work(), temp.name())?;
     metadata.apply(Staged::Named(upper.work(), temp.name()), false)?;
+    let ino = crate::sys::stat::stat_at(upper.work(), temp.name())?.ino;
     if upper.features.exchange {
-        temp.exchange(target.fd(), target.name, Kind::Dir)
+        temp.exchange(target.fd(), target.name, Kind::Dir)?;
     } else {
         drop(upper.take_away(target.fd(), target.name, Kind::Dir)?);
-        temp.publish_new(target.fd(), target.name)
+        temp.publish_new(target.fd(), target.name)?;
     }
+    Ok(Some(ino))
 }

@@ -205,6 +205,10 @@ pub(super) fn is_overlay_style(root: BorrowedFd<'_>) -> Result<bool> {
         xattr::get_at(root, c".", ns.key(Mark::Style))
             .map(|value| value.as_deref() == Some(WhiteoutStyle::File.value()))
     };
+    let wh_names = |ns: Namespace| keys.iter().any(|key| ns.key(Mark::WhNames).to_bytes() == key.as_slice());
+    if wh_names(Namespace::Trusted) || wh_names(Namespace::User) {
+        return Ok(false);
+    }
     Ok(keys.iter().any(known) && !ours_with_wh(Namespace::Trusted)? && !ours_with_wh(Namespace::User)?)
 }
 

@@ -261,9 +261,10 @@ fn prepare(
     let wh_names = style == WhiteoutStyle::File || features.marks.is_none() || !fresh;
     let layer = roots.upper.layer(common, wh_names, Some(style));
     let ino = stat_fd(root).map_err(failed)?.ino;
-    if let (Some(namespace), false) = (features.marks, wh_names) {
-        let key = namespace.key(Mark::Style);
-        if let Err(errno) = xattr::set_at(root, c".", key, style.value(), 0) {
+    if let Some(namespace) = features.marks {
+        // What a later mount must know, when other marks have made the layer look like an overlay's.
+        let (mark, value) = if wh_names { (Mark::WhNames, &b"y"[..]) } else { (Mark::Style, style.value()) };
+        if let Err(errno) = xattr::set_at(root, c".", namespace.key(mark), value, 0) {
             log::info!("the upper layer's root is not marked: {errno}");
         }
     }

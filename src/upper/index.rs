@@ -113,7 +113,7 @@ impl Belongings<'_> {
     }
 
     fn lower_mark(&self) -> std::result::Result<Vec<u8>, IndexError> {
-        index_of(self.lower.0, self.lower.1, c".").ok_or(IndexError::NoHandles)
+        index_of(self.lower.0, self.lower.1, c".")?.ok_or(IndexError::NoHandles)
     }
 
     fn upper_mark(&self) -> std::result::Result<Vec<u8>, IndexError> {

@@ -78,7 +78,7 @@ impl Upper {
     ) -> Result<Option<Vec<u8>>> {
         let Some(namespace) = self.namespace() else { return Ok(None) };
         // Without a handle the mark is empty: "copied up, from where is unknown".
-        let origin = origin_of(layer, dir, name);
+        let origin = origin_of(layer, dir, name)?;
         let value = origin.as_deref().unwrap_or_default();
         // user.* does not go on symlinks and devices; a file system's room for xattrs may be full.
         Ok(fits(to.set_xattr(namespace.key(Mark::Origin), value))?.and(origin))

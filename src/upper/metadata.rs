@@ -17,6 +17,8 @@ const DEFAULT_ACL: &CStr = c"system.posix_acl_default";
 pub struct Metadata {
     /// Its attributes.
     pub stat: Stat,
+    /// The time of its last change is that of the copy.
+    is_now: bool,
     xattrs: Vec<(CString, Vec<u8>)>,
 }
 
@@ -81,7 +83,7 @@ impl Metadata {
                 xattrs.push((key, value));
             }
         }
-        Ok(Self { stat, xattrs })
+        Ok(Self { stat, is_now: false, xattrs })
     }
 
     /// Of an open directory, only what its children inherit.
@@ -91,7 +93,19 @@ impl Metadata {
     pub fn of_dir(dir: BorrowedFd<'_>) -> Result<Self> {
         let acl = xattr::get_fd(dir, DEFAULT_ACL)?;
         let xattrs = acl.into_iter().map(|acl| (DEFAULT_ACL.to_owned(), acl)).collect();
-        Ok(Self { stat: stat::stat_fd(dir)?, xattrs })
+        Ok(Self { stat: stat::stat_fd(dir)?, is_now: false, xattrs })
+    }
+
+    /// As of a file that is then truncated: without capabilities, with the time of now, and, by who has no right to keep
+    /// them, without set-user-id and set-group-id.
+    #[must_use]
+    pub fn truncated(mut self, ends_ids: bool) -> Self {
+        self.xattrs.retain(|(key, _)| key.as_c_str() != CAPABILITY);
+        if ends_ids {
+            self.stat.mode = without_ids(self.stat.mode);
+        }
+        self.is_now = true;
+        self
     }
 
     /// Gives a staged directory of ours what children inherit.
@@ -153,7 +167,8 @@ impl Metadata {
         if !symlink {
             to.chmod(mode)?;
         }
-        to.utimens([SetTime::At(self.stat.atime), SetTime::At(self.stat.mtime)])
+        let mtime = if self.is_now { SetTime::Now } else { SetTime::At(self.stat.mtime) };
+        to.utimens([SetTime::At(self.stat.atime), mtime])
     }
 }
 
@@ -167,6 +182,12 @@ fn must_copy(key: &CStr) -> bool {
     key == CAPABILITY.to_bytes() || key.starts_with(b"system.posix_acl_") || key.starts_with(b"user.")
 }
 
+/// A mode without set-user-id, and without the set-group-id of a group-executable file.
+pub fn without_ids(mode: u32) -> u32 {
+    let sgid = if mode & libc::S_IXGRP != 0 { libc::S_ISGID } else { 0 };
+    mode & !(libc::S_ISUID | sgid)
+}
+
 /// Clears what a write by someone else than a privileged process ends: set-user-id, set-group-id of a
 /// group-executable file, and (for everyone) file capabilities.
 ///
@@ -175,10 +196,7 @@ fn must_copy(key: &CStr) -> bool {
 pub fn clear_privileges(file: BorrowedFd<'_>, keep_ids: bool) -> Result<()> {
     if !keep_ids {
         let mode = stat::stat_fd(file)?.mode;
-        let mut cleared = mode & !libc::S_ISUID;
-        if mode & libc::S_IXGRP != 0 {
-            cleared &= !libc::S_ISGID;
-        }
+        let cleared = without_ids(mode);
         if cleared != mode {
             tree::chmod_fd(file, cleared & 0o7777)?;
         }

@@ -104,9 +104,9 @@ impl Fault {
         row.answers_attributes && self.call == Call::Stat && self.last
     }
 
-    /// Whether the names of one file may part: it cannot be said, or there is no room to say, which lower file it is.
+    /// Whether the names of one file may part: there is no room to say which lower file the copy is of.
     fn parts_names(&self, row: &Row) -> bool {
-        row.links && (self.call == Call::Handle || (self.call, self.errno) == (Call::SetXattr, Errno::ENOSPC))
+        row.links && (self.call, self.errno) == (Call::SetXattr, Errno::ENOSPC)
     }
 
     /// Whether a count of links may be off by one: its mark is not written, or a link in workdir stays until the next mount.

@@ -80,6 +80,26 @@ fn directories() -> Vec<Row> {
         row("rename of a merged directory", |e| e.create("d/new"), |e| e.rename("d", "d2")),
         row("rename of a merged directory to another one", |e| e.create("d/new"), |e| e.rename("d", "into/d")),
         row("rename of a renamed directory to another one", |e| e.rename("d", "d2"), |e| e.rename("d2", "into/d")),
+        row("rename of a renamed directory back", |e| e.rename("d", "d2"), |e| e.rename("d2", "d")),
+        row("rename of a merged directory over an emptied one", |e| e.unlink("e/other"), |e| e.rename("d", "e")),
+        row(
+            "rename of a new directory over an emptied one",
+            |e| {
+                e.unlink("e/other")?;
+                e.mkdir("new")?;
+                e.create("new/file")
+            },
+            |e| e.rename("new", "e"),
+        ),
+        row(
+            "rename of a new directory over a whiteout",
+            |e| {
+                whiteout_at_d(e)?;
+                e.mkdir("new")?;
+                e.create("new/file")
+            },
+            |e| e.rename("new", "d"),
+        ),
         row(
             "exchange of two merged directories",
             |e| {
@@ -147,7 +167,11 @@ fn metacopies() -> Vec<Row> {
         row("first write to a metacopy file", metacopy, |e| e.write("f", 2, "xx")),
         row("first write to a renamed metacopy file", |e| e.rename("f", "into/f"), |e| e.write("into/f", 2, "xx")),
         row("write to a lower file", fresh, |e| e.write("f", 2, "xx")),
+        row("truncate of a metacopy file to smaller", metacopy, |e| e.truncate("f", 4)),
+        row("truncate of a metacopy file to nothing", metacopy, |e| e.truncate("f", 0)),
         row("truncate of a metacopy file to larger", metacopy, |e| e.truncate("f", 12)),
+        row("truncate of a lower file to smaller", fresh, |e| e.truncate("f", 4)),
+        row("truncate of a lower file to nothing", fresh, |e| e.truncate("f", 0)),
         row("truncate of a lower file to larger", fresh, |e| e.truncate("f", 12)),
         row("link of a lower file", fresh, |e| e.link("f", "g")),
         row("link of a metacopy file", metacopy, |e| e.link("f", "g")),
@@ -174,6 +198,7 @@ fn hard_links() -> Vec<Row> {
         ),
         counted("chmod of a name of a lower hard link", fresh, |e| e.chmod("one", 0o600)),
         counted("first write to an indexed metacopy file", |e| e.chmod("one", 0o600), |e| e.write("two", 0, "THIS")),
+        counted("truncate of an indexed metacopy file", |e| e.chmod("one", 0o600), |e| e.truncate("two", 4)),
         counted("unlink of a name of a lower hard link", fresh, |e| e.unlink("one")),
         counted("unlink of a name with a link of the copy", indexed, |e| e.unlink("one")),
         counted("unlink of a name without a link of the copy", indexed, |e| e.unlink("two")),

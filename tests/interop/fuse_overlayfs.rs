@@ -139,7 +139,14 @@ fn case((what, act, shows): &Case, wh_files: bool) -> Result<(), String> {
     let live = PLYFS_ALL.mount(&stack, "work")?;
     is(&live, shows, "under plyfs")?;
     hides_whiteouts(&live)?;
+    live.unmount()?;
+    let live = PLYFS_ALL.mount(&stack, "work")?;
+    is(&live, shows, "under plyfs again")?;
     go_on(&live).map_err(|e| format!("{what}, going on: {e}"))?;
+    let now = shown(&live);
+    live.unmount()?;
+    let live = PLYFS_ALL.mount(&stack, "work")?;
+    is(&live, &now, "mounted again")?;
     live.unmount()?;
     unchanged(&stack, &before)
 }
@@ -196,7 +203,8 @@ fn history(wh_files: bool, plans: &[Plan], first: &[Op], second: &[Op]) -> Resul
         SKIPPED.fetch_add(1, Relaxed);
         return Ok(());
     };
-    turn(PLYFS_ALL, &stack, Some(&view), second, walk(PLYFS_ALL), &mut log)?;
+    let view = turn(PLYFS_ALL, &stack, Some(&view), second, walk(PLYFS_ALL), &mut log)?;
+    turn(PLYFS_ALL, &stack, Some(&view), &[], walk(PLYFS_ALL), &mut log)?;
     unchanged(&stack, &before).map_err(|why| format!("{log}{why}"))
 }
 

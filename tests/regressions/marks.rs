@@ -79,7 +79,7 @@ fn data_that_follows_late_leaves_the_file_alone_that_took_the_name() {
         let mut map = SharedMap::new(&fd, 4096, true);
         map.put(0, b"late");
         std::thread::scope(|scope| {
-            scope.spawn(|| sys::sync());
+            scope.spawn(sys::sync);
             std::thread::sleep(std::time::Duration::from_millis(20));
             mount.rename("g", "f").unwrap();
         });
