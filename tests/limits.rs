@@ -170,3 +170,22 @@ fn without_the_index_of_an_earlier_mount_the_names_part() {
     drop(engine);
     assert!(!Engine::open(&base).view().unwrap().has("two"));
 }
+
+/// Another user's file, which a normal user's daemon may not copy, goes where its directory allows that, as any other file.
+#[test]
+fn a_name_of_a_foreign_hard_link_is_removed_without_a_copy() {
+    let (_scratch, base) = layers();
+    let engine = Engine::open(&base);
+    engine.create("new").unwrap();
+    let foreign = |act: &dyn Fn() -> Result<()>| {
+        let plan = Plan::fail(0, Errno::EPERM).only(Call::Chown);
+        assert_eq!(with_plan(plan, act).0, Ok(()));
+    };
+    foreign(&|| engine.unlink("one"));
+    assert_eq!((engine.text("one"), engine.text("two").as_deref()), (Err(Errno::ENOENT), Ok("linked")));
+    foreign(&|| engine.rename("new", "two"));
+    assert_eq!(engine.text("two").as_deref(), Ok(""));
+    let before = engine.view().unwrap();
+    drop(engine);
+    assert_eq!(Engine::open(&base).view(), Ok(before));
+}
