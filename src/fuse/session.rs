@@ -58,7 +58,14 @@ pub fn serve<F: Filesystem>(fs: F, settings: &MountSettings, on_ready: impl FnOn
         mounted.give_up();
         failure(settings, format!("the connection to the kernel failed: {error}"), "")
     };
-    let session = Session::from_fd(fs, connection, SessionACL::All, config).map_err(end_early)?;
+    let session = match Session::from_fd(fs, connection, SessionACL::All, config) {
+        // Unmounted before the first request: that, too, is an end in order.
+        Err(error) if error.kind() == std::io::ErrorKind::NotConnected => {
+            on_ready();
+            return Ok(());
+        }
+        session => session.map_err(end_early)?,
+    };
     let watcher = mounted.clone();
     thread::Builder::new().name("signals".to_owned()).spawn(move || watcher.unmount_when_told()).map_err(end_early)?;
     on_ready();

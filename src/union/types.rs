@@ -1,9 +1,11 @@
 //! What operations take and answer: plain values.
 
+use std::sync::OnceLock;
+
 use super::InodeId;
 use crate::inode::Inode;
-use crate::sys::caller;
 use crate::sys::stat::{Kind, SetTime, Stat, Time};
+use crate::sys::{caller, process};
 
 /// Who asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,8 +27,15 @@ impl Caller {
         Self { uid, gid, pid: 0, umask: 0 }
     }
 
-    /// `CAP_FSETID`: its changes leave set-user-id bits alone. Where that cannot be read, root has it.
+    /// `CAP_FSETID`: its changes leave set-user-id bits alone. Where that cannot be read, root has it. In a user namespace
+    /// nobody has it for files, and neither has the daemon.
     pub(super) fn keeps_privileges(self) -> bool {
+        static INITIAL: OnceLock<bool> = OnceLock::new();
+        *INITIAL.get_or_init(process::ids_are_initial) && self.keeps_sgid()
+    }
+
+    /// `CAP_FSETID` in its own user namespace: it may give a file set-group-id for a group that it is not in.
+    pub(super) fn keeps_sgid(self) -> bool {
         const CAP_FSETID: u32 = 4;
         self.has_cap(CAP_FSETID)
     }

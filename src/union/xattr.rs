@@ -131,7 +131,7 @@ impl Union {
         self.at_object(inode, |dir, at| {
             let stat = stat_at(dir, at)?;
             let sgid = stat.mode & libc::S_ISGID != 0 && !stat.is_dir();
-            if !sgid || caller.keeps_privileges() || caller::in_group(caller.pid, caller.gid, stat.gid) {
+            if !sgid || caller.keeps_sgid() || caller::in_group(caller.pid, caller.gid, stat.gid) {
                 return Ok(());
             }
             tree::chmod_at(dir, at, stat.mode & 0o7777 & !libc::S_ISGID)
