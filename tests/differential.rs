@@ -36,6 +36,15 @@ fn oracle_is_wrong(step: &Step, outcome: &model::Outcome) -> bool {
     }
 }
 
+/// fstat of an unlinked lower file: the kernel (Linux 6.18) still shows the link that the layer has.
+fn counts_a_dead_name(step: &Step, got: &model::Outcome, want: &model::Outcome) -> bool {
+    let without = |outcome: &model::Outcome, links: &[u8]| {
+        outcome.as_ref().ok().and_then(|text| text.strip_suffix(links).map(<[u8]>::to_vec))
+    };
+    let gone = without(got, b"links 0");
+    matches!(step, Step::HeldStat(_)) && gone.is_some() && gone == without(want, b"links 1")
+}
+
 /// Runs the history on both; the error tells each step up to the one that went wrong. Returns false for a history that
 /// ended early, because the oracle went wrong.
 fn run(ops: &[Op], tested: &mut dyn Subject, oracle: &mut dyn Subject, walk: Walk) -> Result<bool, String> {
@@ -56,7 +65,7 @@ fn run(ops: &[Op], tested: &mut dyn Subject, oracle: &mut dyn Subject, walk: Wal
         if oracle_is_wrong(&step, &want) {
             return Ok(false);
         }
-        if got != want {
+        if got != want && !counts_a_dead_name(&step, &got, &want) {
             return Err(format!("{log}but the tested one: {}", short(&got)));
         }
         if step == Step::Compare {
