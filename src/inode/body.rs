@@ -234,10 +234,14 @@ impl LeafState {
     /// Most names that are remembered: one is enough to work, a few save a rename into workdir.
     const MAX_NAMES: usize = 8;
 
+    /// Whether this is one of the names known.
+    pub fn has_name(&self, parent: &Arc<Inode>, name: &Name) -> bool {
+        self.names.iter().any(|(p, n)| Arc::ptr_eq(p, parent) && n == name)
+    }
+
     /// Remembers a name.
     pub fn add_name(&mut self, parent: &Arc<Inode>, name: &Name) -> bool {
-        let known = self.names.iter().any(|(p, n)| Arc::ptr_eq(p, parent) && n == name);
-        if known || self.names.len() >= Self::MAX_NAMES {
+        if self.has_name(parent, name) || self.names.len() >= Self::MAX_NAMES {
             return false;
         }
         self.names.push((parent.clone(), name.clone()));

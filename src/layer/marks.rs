@@ -136,8 +136,8 @@ impl Layer {
 /// `below`: there are layers below that an opaque directory would hide; else that mark is not looked for.
 ///
 /// # Errors
-/// `EPERM` for a `redirect` in the namespace that is not the layer's own, `EINVAL` for a malformed one; what the system
-/// calls say.
+/// `EPERM` for a `redirect` in the namespace that is not [believed](Layer::believed), `EINVAL` for a malformed one; what
+/// the system calls say.
 pub fn read_dir_marks(place: &Arc<DirPlace>, at: BorrowedFd<'_>, name: &CStr, below: bool) -> Result<DirMarks> {
     let mut marks = DirMarks::default();
     if place.ino() == 0 {
@@ -193,8 +193,8 @@ pub struct LeafMarks {
 /// Reads all marks of an object other than a directory. `impure`: its directory says that it may have an origin.
 ///
 /// # Errors
-/// `EPERM` for a `metacopy` in the namespace that is not the layer's own; `EIO` or `EINVAL` for a malformed one or its
-/// redirect; what the system calls say.
+/// `EPERM` for a `metacopy` in the namespace that is not [believed](Layer::believed); `EIO` or `EINVAL` for a malformed
+/// one or its redirect; what the system calls say.
 pub fn read_leaf_marks(dir: &DirPlace, name: &Name, stat: &Stat, impure: bool) -> Result<LeafMarks> {
     let mut marks = LeafMarks::default();
     let layer = &dir.layer;

@@ -3,7 +3,7 @@
 //! Parents first; then the object is built in workdir with everything it has, synced, and appears by one rename under
 //! its parent's `names`. One inode's copy-up holds up nobody else.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use super::{Caller, Union, protect};
@@ -154,7 +154,7 @@ impl Union {
             };
             let parent_dir = parent.dir()?;
             let mut names = parent_dir.names.write();
-            let still = leaf.state.lock().names.iter().any(|(p, n)| Arc::ptr_eq(p, &parent) && *n == name);
+            let still = leaf.state.lock().has_name(&parent, &name);
             let into = parent_dir.live_view().ok().and_then(|view| view.upper);
             let (true, Some(into)) = (still, into) else {
                 // It was unlinked or renamed meanwhile: the copy goes, and it is looked for again.
@@ -222,21 +222,14 @@ impl Union {
         name: &Name,
         has_origin: bool,
     ) -> Result<Stat> {
-        let fd = into.fd()?;
-        let before = stat_fd(fd.as_fd())?;
-        let _widened = Widened::new(fd.as_fd(), before.mode)?;
-        if has_origin {
-            self.make_impure(upper, parent, into)?;
-        }
-        let stat = stat_at(upper.work(), staged.name())?;
-        staged.publish_new(fd.as_fd(), name.as_c_str())?;
-        // Not part of the change itself: a crash in between leaves the parent's time too new.
-        let times = [SetTime::At(before.atime), SetTime::At(before.mtime)];
-        if let Err(errno) = tree::utimens_at(fd.as_fd(), c".", times) {
-            log::debug!("{into:?}: its times are not restored: {errno}");
-        }
-        upper.sync_name(into)?;
-        Ok(stat)
+        keeping_times(upper, into, |fd| {
+            if has_origin {
+                self.make_impure(upper, parent, into)?;
+            }
+            let stat = stat_at(upper.work(), staged.name())?;
+            staged.publish_new(fd, name.as_c_str())?;
+            Ok(stat)
+        })
     }
 
     /// Marks a directory as holding objects that have an origin. The caller holds its `names`.
@@ -251,6 +244,25 @@ impl Union {
         }
         Ok(())
     }
+}
+
+/// Adds a name to an upper directory as a part of copy-up: it may be read-only, and it keeps its times.
+pub(super) fn keeping_times<T>(
+    upper: &Upper,
+    into: &DirPlace,
+    add: impl FnOnce(BorrowedFd<'_>) -> Result<T>,
+) -> Result<T> {
+    let fd = into.fd()?;
+    let before = stat_fd(fd.as_fd())?;
+    let _widened = Widened::new(fd.as_fd(), before.mode)?;
+    let added = add(fd.as_fd())?;
+    // Not part of the change itself: a crash in between leaves the directory's time too new.
+    let times = [SetTime::At(before.atime), SetTime::At(before.mtime)];
+    if let Err(errno) = tree::utimens_at(fd.as_fd(), c".", times) {
+        log::debug!("{into:?}: its times are not restored: {errno}");
+    }
+    upper.sync_name(into)?;
+    Ok(added)
 }
 
 /// A copy of a directory without its entries.

@@ -7,15 +7,15 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use super::Union;
-use super::copy_up::Copy;
+use super::copy_up::{Copy, keeping_times};
 use crate::base::{Errno, Name, Result};
 use crate::format::{Base, Namespace, Nlink};
 use crate::inode::{Inode, Key, LeafBody};
 use crate::layer::{DirPlace, IndexDir, Layer};
 use crate::merge::FoundLeaf;
-use crate::sys::stat::{Kind, SetTime, stat_at, stat_fd};
+use crate::sys::stat::{Kind, stat_at};
 use crate::sys::tree::{self, RenameFlags};
-use crate::upper::{Temp, Upper, Widened, relocate};
+use crate::upper::{Temp, Upper, relocate};
 
 impl Union {
     /// Whether the copy of a lower object with so many links goes into the index. `user.*` marks do not go on symlinks,
@@ -91,34 +91,16 @@ impl Union {
         self.copy_up_dir(parent)?;
         let dir = parent.dir()?;
         let mut names = dir.names.write();
-        let still = leaf.state.lock().names.iter().any(|(p, n)| Arc::ptr_eq(p, parent) && n == name);
+        let still = leaf.state.lock().has_name(parent, name);
         let Some(into) = dir.live_view()?.upper.filter(|_| still) else { return Ok(()) };
         if into.place.stat(name)?.is_none() {
-            self.alias_quietly(upper, inode, leaf, (parent, &into.place, name), lower_links)?;
+            keeping_times(upper, &into.place, |_| {
+                self.make_impure(upper, parent, &into.place)?;
+                self.alias(upper, inode, leaf, &into.place, name, lower_links)
+            })?;
             self.name_is_new(&mut names, name, inode.kind);
         }
         Ok(())
-    }
-
-    /// [`Union::alias`] as a part of copy-up: the directory keeps its times.
-    fn alias_quietly(
-        &self,
-        upper: &Upper,
-        inode: &Arc<Inode>,
-        leaf: &LeafBody,
-        (parent, into, name): (&Arc<Inode>, &Arc<DirPlace>, &Name),
-        lower_links: u64,
-    ) -> Result<()> {
-        let fd = into.fd()?;
-        let before = stat_fd(fd.as_fd())?;
-        let _widened = Widened::new(fd.as_fd(), before.mode)?;
-        self.make_impure(upper, parent, into)?;
-        self.alias(upper, inode, leaf, into, name, lower_links)?;
-        let times = [SetTime::At(before.atime), SetTime::At(before.mtime)];
-        if let Err(errno) = tree::utimens_at(fd.as_fd(), c".", times) {
-            log::debug!("{into:?}: its times are not restored: {errno}");
-        }
-        upper.sync_name(into)
     }
 
     /// Gives a lower name, whose file is copied up, a link of the copy. The caller holds the directory's `names`.

@@ -14,13 +14,11 @@ use crate::merge::{Data, LowerFile, MetaFile};
 use crate::sys::path::OFlags;
 use crate::sys::stat::{SetTime, Stat, stat_fd};
 use crate::sys::{data, tree, xattr};
-use crate::upper::{Staged, Upper, copy_data, without_ids};
+use crate::upper::{CAPABILITY, Staged, Upper, copy_data, without_ids};
 
 /// A file that is emptied is copied up to this size all the same, in bytes: emptying one and taking its mark away are two
 /// calls, between which the kernel's OverlayFS would see a file of no size with content.
 const WORTH_A_COPY: u64 = 4 << 20;
-
-const CAPABILITY: &std::ffi::CStr = c"security.capability";
 
 impl Union {
     /// The file that holds the data of an inode whose object has none; compared with its digest once.

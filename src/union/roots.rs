@@ -196,20 +196,18 @@ pub(super) fn check_overlap<'a>(lowers: impl Iterator<Item = &'a Root>, upper: &
 pub(super) fn is_overlay_style(root: BorrowedFd<'_>) -> Result<bool> {
     let keys = xattr::list_at(root, c".")?;
     let marks = [Mark::Origin, Mark::Impure, Mark::Uuid, Mark::Style];
-    let known = |key: &Vec<u8>| {
-        [Namespace::Trusted, Namespace::User]
-            .iter()
-            .any(|ns| marks.iter().any(|&mark| ns.key(mark).to_bytes() == key.as_slice()))
+    let has = |mark: Mark| {
+        let is = |ns: Namespace| keys.iter().any(|key| ns.key(mark).to_bytes() == key.as_slice());
+        is(Namespace::Trusted) || is(Namespace::User)
     };
     let ours_with_wh = |ns: Namespace| {
         xattr::get_at(root, c".", ns.key(Mark::Style))
             .map(|value| value.as_deref() == Some(WhiteoutStyle::File.value()))
     };
-    let wh_names = |ns: Namespace| keys.iter().any(|key| ns.key(Mark::WhNames).to_bytes() == key.as_slice());
-    if wh_names(Namespace::Trusted) || wh_names(Namespace::User) {
+    if has(Mark::WhNames) {
         return Ok(false);
     }
-    Ok(keys.iter().any(known) && !ours_with_wh(Namespace::Trusted)? && !ours_with_wh(Namespace::User)?)
+    Ok(marks.into_iter().any(has) && !ours_with_wh(Namespace::Trusted)? && !ours_with_wh(Namespace::User)?)
 }
 
 pub(super) fn is_empty(root: BorrowedFd<'_>) -> Result<bool> {

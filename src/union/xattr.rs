@@ -10,12 +10,12 @@ use crate::format::{Namespace, escape};
 use crate::inode::{Body, Inode};
 use crate::sys::stat::stat_at;
 use crate::sys::{caller, tree, xattr};
+use crate::upper::CAPABILITY;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 const ACL_ACCESS: &CStr = c"system.posix_acl_access";
 const ACL_DEFAULT: &CStr = c"system.posix_acl_default";
-const CAPABILITY: &CStr = c"security.capability";
 
 impl Union {
     /// The value of an extended attribute.

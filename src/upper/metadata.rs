@@ -9,7 +9,8 @@ use crate::layer::Layer;
 use crate::sys::stat::{self, SetTime, Stat};
 use crate::sys::{tree, xattr};
 
-const CAPABILITY: &CStr = c"security.capability";
+/// What a program may do though its user is not root (`capabilities(7)`).
+pub const CAPABILITY: &CStr = c"security.capability";
 const DEFAULT_ACL: &CStr = c"system.posix_acl_default";
 
 /// Attributes and extended attributes of an object.

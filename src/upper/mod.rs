@@ -13,7 +13,7 @@ mod workdir;
 pub use content::copy_data;
 pub use features::Features;
 pub use index::{Belongings, Index, IndexError};
-pub use metadata::{Metadata, Staged, clear_privileges, without_ids};
+pub use metadata::{CAPABILITY, Metadata, Staged, clear_privileges, without_ids};
 pub use stage::{Nursery, Temp, Widened, relocate};
 pub use workdir::{WorkError, Workdir, remove};
 
