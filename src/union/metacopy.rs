@@ -46,9 +46,12 @@ impl Union {
             // Once: a refusal is said in one line, however often it is read.
             let right = match verified {
                 Some(right) => right,
-                None => self.verify(&file, meta.digest.as_ref())?,
+                None => {
+                    let right = self.verify(&file, meta.digest.as_ref())?;
+                    leaf.state.lock().set_verified(right);
+                    right
+                }
             };
-            leaf.state.lock().set_verified(right);
             if !right {
                 return Err(Errno::EIO);
             }
