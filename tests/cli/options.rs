@@ -178,11 +178,14 @@ fn threads_are_as_many_as_asked_for() {
         let stack = stack();
         for threads in [1, 3] {
             let view = Background::start(&stack, &format!("threads={threads}"));
-            let workers = fs::read_dir(view.proc("task")).unwrap().filter(|task| {
-                fs::read_to_string(task.as_ref().unwrap().path().join("comm"))
-                    .is_ok_and(|name| name.starts_with("fuser-"))
-            });
-            assert_eq!(workers.count(), threads);
+            let workers = || {
+                let tasks = fs::read_dir(view.proc("task")).unwrap();
+                let names = tasks.filter_map(|task| fs::read_to_string(task.unwrap().path().join("comm")).ok());
+                names.filter(|name| name.starts_with("fuser-")).count()
+            };
+            // A thread names itself once it runs, which may be after the mount answers.
+            wait_until(|| workers() >= threads);
+            assert_eq!(workers(), threads);
         }
     });
 }
