@@ -13,35 +13,68 @@ use std::time::{Duration, SystemTime};
 
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno as FuseErrno, FileHandle, Filesystem, FopenFlags, Generation,
-    INodeNo, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData,
+    INodeNo, IoctlFlags, KernelConfig, LockOwner, Notifier, OpenFlags, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData,
     ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs,
     ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use super::convert::{attr, bare, caller, decode_dev, errno, id, kind, negative, set_time};
+use super::requests::{Op, Requests};
+use super::turns::{Turn, Turns};
 use super::{init, ioctl};
 use crate::base::{Errno, Name, Result};
 use crate::union::{
-    self, Attr, Caller, DirSink, Entry, InodeId, ListedEntry, Make, Seek, SetAttr, Union, WriteHow, symlink_target,
+    self, Attr, Caller, DirSink, Entry, InodeId, ListedEntry, Make, Notices, Seek, SetAttr, Union, WriteHow, symlink_target,
 };
 
 /// Never the backing inode's: copy-up would make the kernel's inode bad.
 const GENERATION: Generation = Generation(0);
 
-/// The handle of a directory that was opened with the kernel's cache.
-const CACHED: FileHandle = FileHandle(1);
-
 /// Serves a [`Union`] to the kernel.
 pub struct Adapter {
     union: Arc<Union>,
     timeouts: crate::base::config::Timeouts,
+    requests: Arc<Requests>,
+    turns: Arc<Turns>,
+}
+
+/// The kernel's end of the connection, for what nobody asked.
+struct Kernel(Notifier);
+
+impl Notices for Kernel {
+    fn names_changed(&self, dir: InodeId) {
+        if let Err(error) = self.0.inval_inode(INodeNo(dir.0), 0, 0) {
+            log::warn!("the kernel did not drop the listing of directory {}: {error}", dir.0);
+        }
+    }
 }
 
 impl Adapter {
     /// An adapter for this union.
     pub fn new(union: Arc<Union>) -> Self {
         let timeouts = union.timeouts();
-        Self { union, timeouts }
+        Self { union, timeouts, requests: Arc::default(), turns: Arc::new(Turns::new()) }
+    }
+
+    /// The counters, for who wants to know while the session runs.
+    pub(super) fn requests(&self) -> Arc<Requests> {
+        self.requests.clone()
+    }
+
+    /// The threads' turns: they begin with the session's descriptor.
+    pub(super) fn turns(&self) -> Arc<Turns> {
+        self.turns.clone()
+    }
+
+    /// The union of this adapter.
+    pub(super) fn union(&self) -> Arc<Union> {
+        self.union.clone()
+    }
+
+    /// A request arrived.
+    fn begin(&self, op: Op) -> Turn<'_> {
+        self.requests.count(op);
+        self.turns.begin()
     }
 
     /// Runs what may take long (a large copy-up, a sync) on a thread of its own, so that no other request waits for it.
@@ -69,6 +102,11 @@ impl Adapter {
     fn make(&self, who: &Caller, parent: INodeNo, name: &OsStr, what: Make<'_>) -> Result<Entry> {
         self.union.make(who, id(parent), &to_name(name)?, what)
     }
+}
+
+/// Tells the kernel what the union has to say, from now on.
+pub(super) fn connect(union: &Union, notifier: Notifier) {
+    union.set_notices(Box::new(Kernel(notifier)));
 }
 
 /// A bug costs one request, not the mount: the reply that the panic drops answers `EIO`.
@@ -148,6 +186,7 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let _turn = self.begin(Op::Lookup);
         guard(|| match to_name(name).and_then(|name| self.union.lookup(id(parent), &name)) {
             Ok(Some(entry)) => self.entry(reply, Ok(entry)),
             Ok(None) if self.timeouts.negative.is_zero() => reply.error(errno(Errno::ENOENT)),
@@ -157,10 +196,12 @@ impl Filesystem for Adapter {
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, lookups: u64) {
+        let _turn = self.begin(Op::Forget);
         guard(|| self.union.forget(id(ino), lookups));
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        let _turn = self.begin(Op::GetAttr);
         guard(|| attributes(reply, self.timeouts.attr, self.union.getattr(id(ino))));
     }
 
@@ -182,6 +223,7 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
+        let _turn = self.begin(Op::SetAttr);
         let set = SetAttr { mode, uid, gid, size, atime: set_time(atime), mtime: set_time(mtime) };
         let (who, ino, ttl) = (caller(req, 0), id(ino), self.timeouts.attr);
         let long = size != Some(0) && self.union.is_long_copy_up(ino, size.is_some());
@@ -189,6 +231,7 @@ impl Filesystem for Adapter {
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+        let _turn = self.begin(Op::ReadLink);
         guard(|| match self.union.readlink(id(ino)) {
             Ok(target) => reply.data(&target),
             Err(error) => reply.error(errno(error)),
@@ -196,16 +239,19 @@ impl Filesystem for Adapter {
     }
 
     fn mknod(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, rdev: u32, reply: ReplyEntry) {
+        let _turn = self.begin(Op::MkNod);
         let what = Make::Node { mode, rdev: decode_dev(rdev) };
         guard(|| self.entry(reply, self.make(&caller(req, umask), parent, name, what)));
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
+        let _turn = self.begin(Op::MkDir);
         let what = Make::Dir { mode: mode & 0o7777 };
         guard(|| self.entry(reply, self.make(&caller(req, umask), parent, name, what)));
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let _turn = self.begin(Op::Unlink);
         let name = match to_name(name) {
             Ok(name) => name,
             Err(error) => return reply.error(errno(error)),
@@ -217,10 +263,12 @@ impl Filesystem for Adapter {
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let _turn = self.begin(Op::RmDir);
         guard(|| empty(reply, to_name(name).and_then(|name| self.union.rmdir(&caller(req, 0), id(parent), &name))));
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        let _turn = self.begin(Op::Symlink);
         guard(|| {
             let made = symlink_target(target.as_os_str().as_bytes())
                 .and_then(|target| self.make(&caller(req, 0), parent, name, Make::Symlink { target: &target }));
@@ -238,6 +286,7 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
+        let _turn = self.begin(Op::Rename);
         let (Ok(name), Ok(new_name)) = (to_name(name), to_name(new_name)) else {
             return reply.error(errno(Errno::EINVAL));
         };
@@ -250,6 +299,7 @@ impl Filesystem for Adapter {
     }
 
     fn link(&self, req: &Request, ino: INodeNo, new_parent: INodeNo, new_name: &OsStr, reply: ReplyEntry) {
+        let _turn = self.begin(Op::Link);
         let (who, ino, parent) = (caller(req, 0), id(ino), id(new_parent));
         let Ok(name) = to_name(new_name) else { return reply.error(errno(Errno::EINVAL)) };
         let Self { timeouts, .. } = *self;
@@ -261,6 +311,7 @@ impl Filesystem for Adapter {
 
     /// Answered away: the kernel opens files without asking from then on.
     fn open(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let _turn = self.begin(Op::Open);
         reply.error(FuseErrno::ENOSYS);
     }
 
@@ -275,6 +326,7 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        let _turn = self.begin(Op::Read);
         guard(|| {
             BUFFER.with_borrow_mut(|buffer| {
                 let size = size as usize;
@@ -302,6 +354,7 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        let _turn = self.begin(Op::Write);
         let how = WriteHow {
             kill_privileges: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
             sync: flags.0 & libc::O_DSYNC != 0,
@@ -318,6 +371,7 @@ impl Filesystem for Adapter {
 
     /// Nothing is left to do at close(2): the kernel need not ask again.
     fn flush(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
+        let _turn = self.begin(Op::Flush);
         reply.error(FuseErrno::ENOSYS);
     }
 
@@ -331,27 +385,24 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
+        let _turn = self.begin(Op::Release);
         reply.ok();
     }
 
     fn fsync(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        let _turn = self.begin(Op::FSync);
         let ino = id(ino);
         self.run(self.union.is_writable(), move |union| empty(reply, union.fsync(ino, datasync)));
     }
 
-    /// Answered away, as [`Adapter::open`], where names cannot change.
-    fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        if !self.union.is_writable() {
-            return reply.error(FuseErrno::ENOSYS);
-        }
-        guard(|| match self.union.opendir(id(ino)) {
-            Ok(true) => reply.opened(CACHED, FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE),
-            Ok(false) => reply.opened(FileHandle(0), FopenFlags::empty()),
-            Err(error) => reply.error(errno(error)),
-        });
+    /// Answered away, as [`Adapter::open`]: the kernel keeps listings, and is told when to drop one.
+    fn opendir(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let _turn = self.begin(Op::OpenDir);
+        reply.error(FuseErrno::ENOSYS);
     }
 
     fn readdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let _turn = self.begin(Op::ReadDir);
         guard(|| match self.union.readdir(id(ino), offset, false, &mut Plain(&mut reply)) {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(errno(error)),
@@ -359,6 +410,7 @@ impl Filesystem for Adapter {
     }
 
     fn readdirplus(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+        let _turn = self.begin(Op::ReadDirPlus);
         let ttl = self.timeouts.entry.min(self.timeouts.attr);
         guard(|| match self.union.readdir(id(ino), offset, true, &mut Plus(&mut reply, ttl)) {
             Ok(()) => reply.ok(),
@@ -366,16 +418,19 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn releasedir(&self, _req: &Request, ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
-        guard(|| empty(reply, if fh == CACHED { self.union.releasedir(id(ino)) } else { Ok(()) }));
+    fn releasedir(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+        let _turn = self.begin(Op::ReleaseDir);
+        reply.ok();
     }
 
     fn fsyncdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        let _turn = self.begin(Op::FSyncDir);
         let ino = id(ino);
         self.run(self.union.is_writable(), move |union| empty(reply, union.fsync(ino, datasync)));
     }
 
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        let _turn = self.begin(Op::StatFs);
         guard(|| match self.union.statfs() {
             Ok(fs) => reply.statfs(fs.blocks, fs.bfree, fs.bavail, fs.files, fs.ffree, fs.bsize, fs.namelen, fs.frsize),
             Err(error) => reply.error(errno(error)),
@@ -392,6 +447,7 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
+        let _turn = self.begin(Op::SetXattr);
         let (who, ino, name, value) = (caller(req, 0), id(ino), name.to_owned(), value.to_vec());
         self.run(self.union.is_long_copy_up(ino, false), move |union| {
             empty(reply, union.setxattr(&who, ino, name.as_bytes(), &value, flags.unsigned_abs()));
@@ -399,14 +455,17 @@ impl Filesystem for Adapter {
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let _turn = self.begin(Op::GetXattr);
         guard(|| xattr(reply, size, self.union.getxattr(id(ino), name.as_bytes())));
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let _turn = self.begin(Op::ListXattr);
         guard(|| xattr(reply, size, self.union.listxattr(&caller(req, 0), id(ino))));
     }
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let _turn = self.begin(Op::RemoveXattr);
         let (who, ino, name) = (caller(req, 0), id(ino), name.to_owned());
         self.run(self.union.is_long_copy_up(ino, false), move |union| {
             empty(reply, union.removexattr(&who, ino, name.as_bytes()));
@@ -415,6 +474,7 @@ impl Filesystem for Adapter {
 
     /// The kernel checks permissions itself (`default_permissions`); this answers mounts without that.
     fn access(&self, _req: &Request, ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
+        let _turn = self.begin(Op::Access);
         guard(|| empty(reply, self.union.getattr(id(ino)).map(drop)));
     }
 
@@ -428,6 +488,7 @@ impl Filesystem for Adapter {
         _flags: i32,
         reply: ReplyCreate,
     ) {
+        let _turn = self.begin(Op::Create);
         guard(|| {
             let what = Make::File { mode: mode & 0o7777 };
             match self.make(&caller(req, umask), parent, name, what) {
@@ -442,6 +503,7 @@ impl Filesystem for Adapter {
     }
 
     fn bmap(&self, _req: &Request, _ino: INodeNo, _blocksize: u32, _idx: u64, reply: ReplyBmap) {
+        let _turn = self.begin(Op::Bmap);
         reply.error(FuseErrno::from_i32(libc::ENOTTY));
     }
 
@@ -456,6 +518,7 @@ impl Filesystem for Adapter {
         _out_size: u32,
         reply: ReplyIoctl,
     ) {
+        let _turn = self.begin(Op::Ioctl);
         let (who, ino, data) = (caller(req, 0), id(ino), in_data.to_vec());
         self.run(self.union.is_long_copy_up(ino, false), move |union| {
             match ioctl::answer(union, &who, ino, cmd, &data) {
@@ -475,6 +538,7 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
+        let _turn = self.begin(Op::FAllocate);
         let (who, ino) = (caller(req, 0), id(ino));
         self.run(self.union.is_long_copy_up(ino, true), move |union| {
             empty(reply, union.fallocate(&who, ino, mode, offset, length));
@@ -482,6 +546,7 @@ impl Filesystem for Adapter {
     }
 
     fn lseek(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        let _turn = self.begin(Op::LSeek);
         guard(|| {
             let what = match whence {
                 libc::SEEK_DATA => Ok(Seek::Data),
@@ -509,6 +574,7 @@ impl Filesystem for Adapter {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
+        let _turn = self.begin(Op::CopyRange);
         let who = caller(req, 0);
         let (from, to): ((InodeId, u64), (InodeId, u64)) = ((id(ino_in), offset_in), (id(ino_out), offset_out));
         self.run(len > 1 << 20, move |union| written(reply, union.copy_range(&who, from, to, len)));

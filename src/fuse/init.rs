@@ -12,6 +12,8 @@ const MAX_WRITE: u32 = 1 << 20;
 
 pub(super) fn negotiate(union: &Union, config: &mut KernelConfig) {
     let mut wished = InitFlags::FUSE_DO_READDIRPLUS
+        // Attributes come with the first names of a listing, and with the next ones if somebody asked for some.
+        | InitFlags::FUSE_READDIRPLUS_AUTO
         | InitFlags::FUSE_PARALLEL_DIROPS
         | InitFlags::FUSE_CACHE_SYMLINKS
         | InitFlags::FUSE_NO_OPEN_SUPPORT

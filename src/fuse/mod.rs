@@ -4,7 +4,9 @@ mod adapter;
 mod convert;
 mod init;
 mod ioctl;
+mod requests;
 pub mod session;
 pub mod settings;
+mod turns;
 
 pub use adapter::Adapter;

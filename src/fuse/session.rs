@@ -5,8 +5,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use fuser::{Config, Filesystem, Session, SessionACL};
+use fuser::{Config, Session, SessionACL};
 
+use super::adapter::{self, Adapter};
+use super::requests::Requests;
 use super::settings::MountSettings;
 use crate::base::Errno;
 use crate::sys::{mount, process};
@@ -44,9 +46,16 @@ pub fn preflight(settings: &MountSettings) -> Result<(), SetupError> {
 ///
 /// # Errors
 /// Why it could not be mounted (then nothing is), or why serving ended before its time (then it is unmounted).
-pub fn serve<F: Filesystem>(fs: F, settings: &MountSettings, on_ready: impl FnOnce()) -> Result<(), SetupError> {
+pub fn serve(fs: Adapter, settings: &MountSettings, on_ready: impl FnOnce()) -> Result<(), SetupError> {
     process::block_endings();
     let (connection, way) = mount(settings)?;
+    let (union, requests, turns) = (fs.union(), fs.requests(), fs.turns());
+    if settings.threads > 1 {
+        match connection.try_clone() {
+            Ok(device) => turns.set_device(device),
+            Err(error) => log::info!("threads do not take turns: {error}"),
+        }
+    }
     let mounted =
         Mounted { path: settings.mountpoint.clone(), way, device: mount::device_at(&settings.mountpoint).ok() };
 
@@ -66,10 +75,15 @@ pub fn serve<F: Filesystem>(fs: F, settings: &MountSettings, on_ready: impl FnOn
         }
         session => session.map_err(end_early)?,
     };
+    adapter::connect(&union, session.notifier());
+    drop(union);
     let watcher = mounted.clone();
-    thread::Builder::new().name("signals".to_owned()).spawn(move || watcher.unmount_when_told()).map_err(end_early)?;
+    let counted = requests.clone();
+    thread::Builder::new().name("signals".to_owned()).spawn(move || watcher.unmount_when_told(&counted)).map_err(end_early)?;
     on_ready();
-    match session.run() {
+    let ended = session.run();
+    log::debug!("{requests}");
+    match ended {
         // What the kernel says where a request had just been taken off its queue when the view was unmounted.
         Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => Ok(()),
         ended => ended.map_err(end_early),
@@ -183,10 +197,15 @@ struct Mounted {
 impl Mounted {
     /// Waits for a signal and unmounts: lazily if the view is in use, so that it is gone from the tree either way, and
     /// those who are in it can finish. A second signal ends the process at once.
-    fn unmount_when_told(&self) {
-        match process::wait_for_ending() {
-            Ok(signal) => log::info!("signal {signal}: unmounting {}", self.path.display()),
-            Err(errno) => return log::error!("signals: {errno}"),
+    ///
+    /// SIGUSR1 only writes the counters to the log.
+    fn unmount_when_told(&self, requests: &Requests) {
+        loop {
+            match process::wait_for_signal() {
+                Ok(libc::SIGUSR1) => log::warn!("{requests}"),
+                Ok(signal) => break log::info!("signal {signal}: unmounting {}", self.path.display()),
+                Err(errno) => return log::error!("signals: {errno}"),
+            }
         }
         if !self.is_there() {
             // Detached from outside and still in use; it was asked for that this process ends.
@@ -196,8 +215,10 @@ impl Mounted {
             log::error!("{}: cannot be unmounted: {said}", self.path.display());
             std::process::exit(1);
         }
-        if process::wait_for_ending().is_ok() {
-            std::process::exit(1);
+        while let Ok(signal) = process::wait_for_signal() {
+            if signal != libc::SIGUSR1 {
+                std::process::exit(1);
+            }
         }
     }
 

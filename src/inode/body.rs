@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use smallvec::SmallVec;
 
-use super::{DataFd, InodeId, Key};
+use super::{DataFd, InodeId, Key, Names};
 use crate::base::sync::{Mutex, RwLock};
 use crate::base::{Errno, Name, Result};
 use crate::format::{Base, Protattr};
 use crate::layer::{Evict, Place};
-use crate::merge::{DirView, FoundLeaf, Listing, MetaFile};
+use crate::merge::{DirView, FoundLeaf, MetaFile};
 use crate::sys::stat::{Kind, Stat};
 
 /// An object that the kernel (or a user of the engine) knows.
@@ -43,28 +43,6 @@ pub struct DirBody {
     pub names: RwLock<Names>,
     /// Where it is. Short holds, no system call inside.
     pub state: RwLock<DirState>,
-}
-
-/// What is known of the names in a directory.
-#[derive(Default)]
-pub struct Names {
-    /// All of them, if somebody listed the directory.
-    pub listing: Option<Listing>,
-    /// Whether the directory has a default ACL, where known.
-    pub default_acl: Option<bool>,
-    /// Opens that may fill and read the kernel's cache of the directory.
-    pub cached_opens: u32,
-    /// A name changed under such an open.
-    pub cache_is_stale: bool,
-}
-
-impl Names {
-    /// A name changes: what the kernel's cache of the directory has so far may be completed by a reader that does not
-    /// know of it.
-    pub fn changed(&mut self) -> &mut Option<Listing> {
-        self.cache_is_stale |= self.cached_opens > 0;
-        &mut self.listing
-    }
 }
 
 /// Where a directory is.

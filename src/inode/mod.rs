@@ -4,10 +4,12 @@ mod body;
 mod data;
 mod ino;
 mod locks;
+mod names;
 mod table;
 
-pub use body::{Body, DirBody, DirState, Inode, LeafBody, LeafObject, LeafState, Names};
+pub use body::{Body, DirBody, DirState, Inode, LeafBody, LeafObject, LeafState};
 pub use data::DataFd;
 pub use ino::{InodeId, Numbers, System};
 pub use locks::{is_ancestor, lock_names};
+pub use names::{MOST_INDEXED, Names};
 pub use table::{Key, Table};

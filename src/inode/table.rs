@@ -53,6 +53,11 @@ impl Table {
         self.by_id.get(&id).map(|inode| inode.clone())
     }
 
+    /// The number that an object of a layer will have once it is looked up, if nothing else has it.
+    pub fn number_of(&self, dev: u64, ino: u64) -> Option<InodeId> {
+        self.numbers.of_object(dev, ino).filter(|id| !self.by_id.contains_key(id))
+    }
+
     /// A number that leads nowhere, for a name that can be listed but not looked up.
     pub fn spare_id(&self) -> InodeId {
         self.numbers.private()

@@ -17,27 +17,34 @@ pub struct ListedName {
     pub whiteout: bool,
     /// What the directory says of its type, if it does.
     pub kind: Option<Kind>,
+    /// Its number as the directory has it.
+    pub ino: u64,
 }
 
-/// Lists a directory of a layer; a covered one is empty.
+/// Lists a directory of a layer; a covered one is empty. `None` where it has more than `most` names.
 ///
 /// # Errors
 /// What `openat2(2)` and `getdents64(2)` say.
-pub fn list_names(dir: &DirPlace, xattr_whiteouts: bool) -> Result<Vec<ListedName>> {
+pub fn list_names(dir: &DirPlace, xattr_whiteouts: bool, most: usize) -> Result<Option<Vec<ListedName>>> {
     let fd = match dir.open() {
-        Err(Errno::EXDEV) => return Ok(Vec::new()),
+        Err(Errno::EXDEV) => return Ok(Some(Vec::new())),
         fd => fd?,
     };
     let mut names = Vec::new();
     let mut failed = None;
-    dirent::read_dir(fd.as_fd(), &mut |entry| match list_one(dir, xattr_whiteouts, &entry) {
-        Ok(Some(listed)) => names.push(listed),
-        Ok(None) => {}
-        Err(errno) => failed = Some(errno),
+    let mut too_many = false;
+    dirent::read_dir(fd.as_fd(), &mut |entry| {
+        match list_one(dir, xattr_whiteouts, &entry) {
+            Ok(Some(listed)) => names.push(listed),
+            Ok(None) => {}
+            Err(errno) => failed = Some(errno),
+        }
+        too_many = names.len() > most;
+        !too_many
     })?;
     match failed {
         Some(errno) => Err(errno),
-        None => Ok(names),
+        None => Ok((!too_many).then_some(names)),
     }
 }
 
@@ -50,7 +57,7 @@ fn list_one(dir: &DirPlace, xattr_whiteouts: bool, entry: &dirent::Dirent<'_>) -
                 // `X` beside `.wh.X` is visible: the object's own entry counts.
                 let (Ok(name), Ok(own)) = (Name::new(hidden), Name::new(bytes)) else { return Ok(None) };
                 let hides = dir.stat(&name)?.is_none() && dir.stat(&own)?.is_some_and(|stat| stat.is_file());
-                return Ok(hides.then_some(ListedName { name, whiteout: true, kind: None }));
+                return Ok(hides.then_some(ListedName { name, whiteout: true, kind: None, ino: 0 }));
             }
             AufsName::Plain => {}
         }
@@ -63,9 +70,9 @@ fn list_one(dir: &DirPlace, xattr_whiteouts: bool, entry: &dirent::Dirent<'_>) -
         _ => false,
     };
     if !doubtful {
-        return Ok(Some(ListedName { name, whiteout: false, kind: entry.kind }));
+        return Ok(Some(ListedName { name, whiteout: false, kind: entry.kind, ino: entry.ino }));
     }
     let Some(stat) = dir.stat(&name)? else { return Ok(None) };
     let whiteout = stat.is_whiteout() || (xattr_whiteouts && is_xattr_whiteout(dir, &name, &stat)?);
-    Ok(Some(ListedName { name, whiteout, kind: Some(stat.kind()) }))
+    Ok(Some(ListedName { name, whiteout, kind: Some(stat.kind()), ino: entry.ino }))
 }

@@ -34,15 +34,11 @@ pub struct DirView {
 }
 
 impl DirView {
-    /// Slot 0 is the upper part, slot k the k-th lower one.
-    fn slots(&self) -> impl Iterator<Item = (usize, &DirPart)> {
-        let lowers = self.lowers.iter().enumerate().map(|(i, part)| (i + 1, part));
-        self.upper.iter().map(|part| (0, part)).chain(lowers)
-    }
-
-    /// All parts with their slots from slot `from` on.
+    /// All parts with their slots from slot `from` on: slot 0 is the upper part, slot k the k-th lower one.
     pub fn parts(&self, from: usize) -> impl Iterator<Item = (usize, &DirPart)> {
-        self.slots().filter(move |(slot, _)| *slot >= from)
+        let upper = self.upper.iter().filter(move |_| from == 0).map(|part| (0, part));
+        let skipped = from.saturating_sub(1);
+        upper.chain(self.lowers.iter().enumerate().skip(skipped).map(|(i, part)| (i + 1, part)))
     }
 
     /// How many parts it has.

@@ -29,6 +29,8 @@ pub struct Listed {
     pub kind: Option<Kind>,
     /// The slot of the topmost part that has it.
     pub slot: u16,
+    /// Its number in that part's directory, 0 where it is not known.
+    pub ino: u64,
 }
 
 /// A directory's names in the order of their cookies. Changes are entered as they are made, so that a walk that goes on
@@ -45,7 +47,7 @@ impl Listing {
 
     /// Enters a name that now stands in the upper layer.
     pub fn insert(&mut self, cookie: u64, name: &Name, kind: Kind) {
-        self.0.insert((cookie, Some(name.clone())), Listed { kind: Some(kind), slot: 0 });
+        self.0.insert((cookie, Some(name.clone())), Listed { kind: Some(kind), slot: 0, ino: 0 });
     }
 
     /// Takes a name out.
@@ -64,22 +66,34 @@ impl Listing {
 /// # Errors
 /// What the layers' system calls say.
 pub fn list(dir: &DirView, key: &CookieKey) -> Result<Listing> {
+    list_some(dir, key, usize::MAX).map(Option::unwrap_or_default)
+}
+
+/// The same, but `None` as soon as a part has more than `most` names or they are so many together.
+///
+/// # Errors
+/// As [`list`].
+pub fn list_some(dir: &DirView, key: &CookieKey, most: usize) -> Result<Option<Listing>> {
     let mut listed = Vec::new();
     let mut seen: HashSet<Name> = HashSet::new();
     let merged = dir.len() > 1;
     for (slot, part) in dir.parts(0) {
         let slot = u16::try_from(slot).unwrap_or(0);
-        for entry in list_names(&part.place, part.xattr_whiteouts)? {
+        let Some(entries) = list_names(&part.place, part.xattr_whiteouts, most)? else { return Ok(None) };
+        if listed.len() + entries.len() > most {
+            return Ok(None);
+        }
+        for entry in entries {
             if merged && !seen.insert(entry.name.clone()) {
                 continue;
             }
             if !entry.whiteout {
                 let at = (key.cookie(&entry.name), Some(entry.name));
-                listed.push((at, Listed { kind: entry.kind, slot }));
+                listed.push((at, Listed { kind: entry.kind, slot, ino: entry.ino }));
             }
         }
     }
     // Sorted here, the map is built in one pass.
     listed.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-    Ok(Listing(listed.into_iter().collect()))
+    Ok(Some(Listing(listed.into_iter().collect())))
 }

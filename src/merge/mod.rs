@@ -3,9 +3,11 @@
 mod found;
 mod list;
 mod lookup;
+mod names;
 mod stack;
 
 pub use found::{Absent, Answer, Data, DirPart, DirView, Found, FoundDir, FoundLeaf, LowerFile, MetaFile};
-pub use list::{CookieKey, Listed, Listing, list};
+pub use list::{CookieKey, Listed, Listing, list, list_some};
 pub use lookup::{lookup, lookup_from, lower_has, root_part};
+pub use names::NameIndex;
 pub use stack::Stack;

@@ -25,7 +25,7 @@ pub struct Dirent<'a> {
     pub ino: u64,
 }
 
-/// Hands all entries of `dir` to `sink`, from the beginning
+/// Hands the entries of `dir` to `sink` from the beginning, until it returns false
 /// ([getdents64(2)](https://man7.org/linux/man-pages/man2/getdents.2.html)).
 ///
 /// `dir` must be open for reading (`O_RDONLY`), and its offset must not be in use elsewhere. What is created or removed
@@ -33,7 +33,7 @@ pub struct Dirent<'a> {
 ///
 /// # Errors
 /// `EBADF` for an `O_PATH` descriptor, `ENOTDIR`, and those of getdents64(2).
-pub fn read_dir(dir: BorrowedFd<'_>, sink: &mut dyn FnMut(Dirent<'_>)) -> Result<()> {
+pub fn read_dir(dir: BorrowedFd<'_>, sink: &mut dyn FnMut(Dirent<'_>) -> bool) -> Result<()> {
     seam::enter(Call::ReadDir)?;
     rustix::fs::seek(dir, SeekFrom::Start(0))?;
     let mut buffer = [const { MaybeUninit::<u8>::uninit() }; BUFFER];
@@ -46,8 +46,9 @@ pub fn read_dir(dir: BorrowedFd<'_>, sink: &mut dyn FnMut(Dirent<'_>)) -> Result
             Err(errno) => return Err(errno.into()),
         };
         let name = entry.file_name();
-        if !matches!(name.to_bytes(), b"." | b"..") {
-            sink(Dirent { name, kind: Kind::from_file_type(entry.file_type()), ino: entry.ino() });
+        let entry = Dirent { name, kind: Kind::from_file_type(entry.file_type()), ino: entry.ino() };
+        if !matches!(name.to_bytes(), b"." | b"..") && !sink(entry) {
+            break;
         }
     }
     Ok(())
@@ -70,6 +71,7 @@ mod tests {
         read_dir(dir, &mut |entry| {
             let before = found.insert(entry.name.to_bytes().to_vec(), (entry.kind, entry.ino));
             assert!(before.is_none(), "{entry:?}");
+            true
         })?;
         Ok(found)
     }

@@ -132,34 +132,34 @@ pub fn raise_open_files() {
     }
 }
 
-/// SIGTERM, SIGINT and SIGHUP, which ask a daemon to unmount.
-fn endings() -> libc::sigset_t {
+/// SIGTERM, SIGINT and SIGHUP, which ask a daemon to unmount, and SIGUSR1, which asks it to tell.
+fn awaited() -> libc::sigset_t {
     // SAFETY: an all-zero sigset_t is a value of the type, and sigemptyset makes it a proper set; the signal numbers are
     // valid, so that sigaddset cannot fail.
     unsafe {
         let mut set = std::mem::zeroed();
         libc::sigemptyset(&mut set);
-        for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+        for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGUSR1] {
             libc::sigaddset(&mut set, signal);
         }
         set
     }
 }
 
-/// Keeps SIGTERM, SIGINT and SIGHUP pending for [`wait_for_ending`], in this thread and those that it starts from now on.
+/// Keeps SIGTERM, SIGINT, SIGHUP and SIGUSR1 pending for [`wait_for_signal`], in this thread and those that it starts from now on.
 pub fn block_endings() {
     // SAFETY: the set is initialised, and no old set is asked for.
-    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &endings(), ptr::null_mut()) };
+    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &awaited(), ptr::null_mut()) };
 }
 
 /// Sleeps until one of the signals that [`block_endings`] holds back arrives; its number.
 ///
 /// # Errors
 /// `EINVAL` of [sigwait(3)](https://man7.org/linux/man-pages/man3/sigwait.3.html), which does not happen with this set.
-pub fn wait_for_ending() -> Result<i32> {
+pub fn wait_for_signal() -> Result<i32> {
     let mut signal = 0;
     // SAFETY: both pointers are to live values of this frame.
-    match unsafe { libc::sigwait(&endings(), &mut signal) } {
+    match unsafe { libc::sigwait(&awaited(), &mut signal) } {
         0 => Ok(signal),
         errno => Err(Errno::from_raw(errno)),
     }
@@ -174,6 +174,31 @@ pub fn enter_mount_namespace(path: &Path) -> Result<()> {
     let namespace = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Mount))?;
     Ok(())
+}
+
+/// The processors that this process may run on, as it was started.
+pub fn allowed_cpus() -> Vec<usize> {
+    let Ok(set) = rustix::thread::sched_getaffinity(None) else { return Vec::new() };
+    (0..rustix::thread::CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).collect()
+}
+
+/// Keeps the calling thread on one processor; where that does not exist any more it stays where it is.
+pub fn bind_thread(cpu: usize) {
+    if cpu >= rustix::thread::CpuSet::MAX_CPU {
+        return;
+    }
+    let mut set = rustix::thread::CpuSet::new();
+    set.set(cpu);
+    if let Err(errno) = rustix::thread::sched_setaffinity(None, &set) {
+        log::debug!("a thread is not bound to processor {cpu}: {errno}");
+    }
+}
+
+/// Whether a read would not sleep, or will never find anything again.
+pub fn is_readable(fd: BorrowedFd<'_>) -> bool {
+    let mut fds = [rustix::event::PollFd::new(&fd, rustix::event::PollFlags::IN)];
+    // An error is for the one who reads.
+    rustix::event::poll(&mut fds, Some(&rustix::event::Timespec::default())).map_or(true, |ready| ready > 0)
 }
 
 /// Whether the process holds CAP_SYS_ADMIN in its user namespace

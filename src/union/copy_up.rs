@@ -115,13 +115,14 @@ impl Union {
         let (parent, name) = at.ok_or(Errno::ENOENT)?;
         let staged = stage_dir(upper, inode, &view)?;
         let parent_dir = parent.dir()?;
-        let mut names = parent_dir.names.write();
+        let mut names = self.changing(&parent)?;
         let into = parent_dir.live_view()?.upper.ok_or(Errno::ESTALE)?;
+        names.begin();
         let stat = self.publish_copy(upper, &parent, &into.place, staged, &name, true)?;
         let place = into.place.child(&name, stat.ino);
         let xattr_whiteouts = upper.style == WhiteoutStyle::Xattr;
         dir.state.write().view.upper = Some(DirPart { place, level: 0, xattr_whiteouts, impure: false });
-        self.name_is_new(&mut names, &name, Kind::Dir);
+        names.raised(&self.cookies, &name, Kind::Dir);
         Ok(())
     }
 
@@ -153,7 +154,7 @@ impl Union {
                 return self.keep_copy_hidden(upper, inode, leaf, copy).map(|()| cut);
             };
             let parent_dir = parent.dir()?;
-            let mut names = parent_dir.names.write();
+            let mut names = self.changing(&parent)?;
             let still = leaf.state.lock().has_name(&parent, &name);
             let into = parent_dir.live_view().ok().and_then(|view| view.upper);
             let (true, Some(into)) = (still, into) else {
@@ -161,8 +162,9 @@ impl Union {
                 drop(names);
                 continue;
             };
+            names.begin();
             let stat = self.publish_copy(upper, &parent, &into.place, copy.temp, &name, copy.has_origin)?;
-            self.name_is_new(&mut names, &name, inode.kind);
+            names.raised(&self.cookies, &name, inode.kind);
             let place = Place { dir: into.place.clone(), name };
             self.now_upper(inode, leaf, place, &stat, copy.links, copy.meta);
             return Ok(cut);

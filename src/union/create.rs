@@ -13,7 +13,7 @@ use super::{Caller, Entry, InodeId, Union};
 use crate::base::{Errno, Name, Result};
 use crate::inode::{Body, DataFd, Inode, Names};
 use crate::layer::Evict;
-use crate::merge::{self, Absent, Answer, DirPart, DirView, Found, FoundDir, FoundLeaf};
+use crate::merge::{Absent, Answer, DirPart, DirView, Found, FoundDir, FoundLeaf};
 use crate::sys::path::OFlags;
 use crate::sys::stat::{Kind, Stat, stat_at};
 use crate::sys::{caller, tree, xattr};
@@ -94,9 +94,9 @@ impl Union {
         self.check_flags(&parent, Change::Addition)?;
         self.copy_up_dir(&parent)?;
         let body = parent.dir()?;
-        let mut names = body.names.write();
+        let mut names = self.changing(&parent)?;
         let view = body.live_view()?;
-        let absent = match merge::lookup(&self.stack, &view, name)? {
+        let absent = match self.find(&names, &view, name)? {
             Answer::Found(_) => return Err(Errno::EEXIST),
             Answer::Absent(absent) => absent,
         };
@@ -104,12 +104,13 @@ impl Union {
         let dir = into.place.fd()?;
         let mask = if self.has_default_acl(&mut names, dir.as_fd())? { 0 } else { caller.umask };
         let staged = absent == Absent::UpperWhiteout || what.is_whiteout_like();
+        names.begin();
         let made = if staged && upper.style != WhiteoutStyle::File {
             make_staged(upper, caller, dir.as_fd(), name, &what, mask, absent)?
         } else {
             make_direct(upper, caller, dir.as_fd(), name, &what, mask, absent, view.len() > 1)?
         };
-        self.name_is_new(&mut names, name, what.kind());
+        names.added(&self.cookies, name, what.kind());
         self.enter_new(&parent, name, into, &what, made)
     }
 

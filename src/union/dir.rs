@@ -4,13 +4,13 @@
 //! same order when it is built again.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use super::{Attr, InodeId, Union};
 use crate::base::sync::{Mutex, RwLockReadGuard, RwLockWriteGuard};
 use crate::base::{Errno, Name, Result};
-use crate::inode::{DirBody, Inode, Names};
-use crate::merge::{self, Answer, DirView, Listed};
+use crate::inode::{DirBody, Inode, MOST_INDEXED, Names};
+use crate::merge::{self, Answer, DirPart, DirView, Listed};
 use crate::sys::stat::Kind;
 
 /// One entry of a listing.
@@ -38,72 +38,59 @@ pub trait DirSink {
 const DOT: u64 = 1;
 const DOT_DOT: u64 = 2;
 
-/// Names that listings may hold in memory before the oldest are let go.
+/// Names that listings and indexes may hold in memory before the oldest are let go.
 const MOST_NAMES: usize = 1 << 20;
-/// The same for the directories that have a listing.
+/// The same for the directories that have one.
 const MOST_DIRS: usize = 1 << 14;
 
-/// Which directories have a listing in memory, oldest first.
+/// Which directories have their names in memory, oldest first.
 #[derive(Default)]
 pub(super) struct ListingCache(Mutex<Held>);
 
 #[derive(Default)]
 struct Held {
-    dirs: VecDeque<(Weak<Inode>, usize)>,
+    dirs: VecDeque<(InodeId, usize)>,
     names: usize,
 }
 
-impl ListingCache {
-    /// Enters a directory whose listing was built; the oldest lose theirs where there are too many names.
-    fn built(&self, dir: &Arc<Inode>, names: usize) {
+impl Held {
+    /// Enters a directory; returns those that are too many.
+    fn enter(&mut self, dir: InodeId, names: usize) -> Vec<InodeId> {
         let mut old = Vec::new();
-        {
-            let mut held = self.0.lock();
-            held.dirs.push_back((Arc::downgrade(dir), names));
-            held.names += names;
-            while (held.names > MOST_NAMES || held.dirs.len() > MOST_DIRS) && held.dirs.len() > 1 {
-                let Some((dir, names)) = held.dirs.pop_front() else { break };
-                held.names = held.names.saturating_sub(names);
-                old.push(dir);
-            }
+        self.dirs.push_back((dir, names));
+        self.names += names;
+        while (self.names > MOST_NAMES || self.dirs.len() > MOST_DIRS) && self.dirs.len() > 1 {
+            let Some((dir, names)) = self.dirs.pop_front() else { break };
+            self.names = self.names.saturating_sub(names);
+            old.push(dir);
         }
-        for dir in old.iter().filter_map(Weak::upgrade) {
-            if let Some(mut names) = dir.dir().ok().and_then(|dir| dir.names.try_write()) {
-                names.listing = None;
-            }
-        }
+        old
     }
 }
 
 impl Union {
-    /// Opens a directory; true where the kernel may fill and use its cache of the names for this open.
-    ///
-    /// The kernel looks whether its cache is out of date at the start of a walk only: a walk that is under way goes on in
-    /// a cache that a slower reader from before a change has completed, and shows names that were gone when it began. So
-    /// while a reader from before the last change is left, new opens do without.
-    ///
-    /// # Errors
-    /// `ENOTDIR`, `ESTALE`
-    pub fn opendir(&self, id: InodeId) -> Result<bool> {
-        let inode = self.inode(id)?;
-        let mut names = inode.dir()?.names.write();
-        if names.cache_is_stale && names.cached_opens > 0 {
-            return Ok(false);
+    /// Enters a directory whose names were read; the oldest are forgotten where there are too many.
+    fn remembered(&self, dir: InodeId, names: usize) {
+        let old = self.listings.0.lock().enter(dir, names);
+        for dir in old.into_iter().filter_map(|id| self.table.get(id)) {
+            if let Some(mut names) = dir.dir().ok().and_then(|dir| dir.names.try_write()) {
+                names.forget();
+            }
         }
-        names.cache_is_stale = false;
-        names.cached_opens += 1;
-        Ok(true)
     }
 
-    /// Closes a directory that was opened with the kernel's cache.
-    ///
-    /// # Errors
-    /// `ENOTDIR`, `ESTALE`
-    pub fn releasedir(&self, id: InodeId) -> Result<()> {
-        let inode = self.inode(id)?;
-        let mut names = inode.dir()?.names.write();
-        names.cached_opens = names.cached_opens.saturating_sub(1);
-        Ok(())
+    /// Reads the names of a directory in which much was searched.
+    pub(super) fn index_names(&self, inode: &Arc<Inode>, body: &DirBody) {
+        let mut names = body.names.write();
+        let Ok(view) = body.live_view() else { return };
+        if names.index().is_some() {
+            return;
+        }
+        // Where a part cannot be listed, lookups say why.
+        let listing = merge::list_some(&view, &self.cookies, MOST_INDEXED).unwrap_or_default();
+        names.set_index(listing.as_ref());
+        drop(names);
+        self.remembered(inode.id, listing.map_or(0, |listing| listing.len()));
     }
 
     /// Lists a directory after `cookie` (0: from the start) into `sink` until it is full. With `plus` every entry
@@ -124,17 +111,23 @@ impl Union {
             }
         }
         let names = self.listed(&inode, body)?;
-        let (Some(listing), Ok(view)) = (&names.listing, body.live_view()) else { return Ok(()) };
+        let (Some(listing), Ok(view)) = (names.listing(), body.live_view()) else { return Ok(()) };
+        names.walked();
         let mut over = true;
+        let mut plain = Plain { union: self, dir: &inode, view: &view, last: None };
         for (cookie, name, listed) in listing.after(cookie.max(DOT_DOT)) {
             over = false;
-            if !self.list_one(&inode, &view, (cookie, name, listed), plus, sink)? {
+            let taken = match if plus { None } else { plain.entry(name, listed) } {
+                Some((id, kind)) => sink.add(&ListedEntry { name: name.as_bytes(), cookie, id, kind, attr: None }),
+                None => self.list_one(&inode, &view, (cookie, name, listed), plus, sink)?,
+            };
+            if !taken {
                 return Ok(());
             }
         }
         drop(names);
         if over && let Some(mut names) = body.names.try_write() {
-            names.listing = None;
+            names.drop_listing();
         }
         Ok(())
     }
@@ -147,7 +140,7 @@ impl Union {
     /// The names of a directory, with a listing unless it was removed.
     fn listed<'a>(&self, inode: &Arc<Inode>, body: &'a DirBody) -> Result<RwLockReadGuard<'a, Names>> {
         let names = body.names.read();
-        if names.listing.is_some() {
+        if names.listing().is_some() {
             return Ok(names);
         }
         drop(names);
@@ -155,9 +148,9 @@ impl Union {
         let Ok(view) = body.live_view() else { return Ok(RwLockWriteGuard::downgrade(names)) };
         let listing = merge::list(&view, &self.cookies)?;
         let count = listing.len();
-        names.listing = Some(listing);
+        names.set_listing(listing, self.layers_stay());
         let names = RwLockWriteGuard::downgrade(names);
-        self.listings.built(inode, count);
+        self.remembered(inode.id, count);
         Ok(names)
     }
 
@@ -195,4 +188,43 @@ impl Union {
         let kind = listed.kind.unwrap_or(Kind::File);
         sink.add(&ListedEntry { name: name.as_bytes(), cookie, id, kind, attr: None })
     }
+}
+
+/// Tells number and type of names by what the layers' directories say, where a look at the object would say the same.
+struct Plain<'a> {
+    union: &'a Union,
+    dir: &'a Inode,
+    view: &'a DirView,
+    /// The last part asked for, by its slot, and the file system whose numbers it has.
+    last: Option<(u16, Option<u64>)>,
+}
+
+impl Plain<'_> {
+    fn entry(&mut self, name: &Name, listed: &Listed) -> Option<(InodeId, Kind)> {
+        if let Some(inode) = self.union.table.by_name(self.dir.id, name) {
+            return Some((inode.id, inode.kind));
+        }
+        let kind = listed.kind?;
+        let part = self.view.parts(usize::from(listed.slot)).next().map(|(_, part)| part)?;
+        // A mount or another file system begins at directories, and an upper one may have an origin elsewhere.
+        if kind == Kind::Dir && !(part.place.layer.isolated && listed.slot > 0) {
+            return None;
+        }
+        let dev = match self.last {
+            Some((slot, dev)) if slot == listed.slot => dev,
+            _ => {
+                let dev = numbers_of(part);
+                self.last = Some((listed.slot, dev));
+                dev
+            }
+        };
+        Some((self.union.table.number_of(dev?, listed.ino)?, kind))
+    }
+}
+
+/// The file system whose numbers the names in a part have, unless marks on its objects may say otherwise.
+fn numbers_of(part: &DirPart) -> Option<u64> {
+    let layer = &part.place.layer;
+    let unmarked = layer.wh_names && !part.impure;
+    part.place.stat_self().ok().map(|stat| stat.dev).filter(|dev| unmarked && *dev == layer.dev)
 }

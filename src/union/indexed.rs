@@ -90,15 +90,16 @@ impl Union {
     ) -> Result<()> {
         self.copy_up_dir(parent)?;
         let dir = parent.dir()?;
-        let mut names = dir.names.write();
+        let mut names = self.changing(parent)?;
         let still = leaf.state.lock().has_name(parent, name);
         let Some(into) = dir.live_view()?.upper.filter(|_| still) else { return Ok(()) };
         if into.place.stat(name)?.is_none() {
+            names.begin();
             keeping_times(upper, &into.place, |_| {
                 self.make_impure(upper, parent, &into.place)?;
                 self.alias(upper, inode, leaf, &into.place, name, lower_links)
             })?;
-            self.name_is_new(&mut names, name, inode.kind);
+            names.raised(&self.cookies, name, inode.kind);
         }
         Ok(())
     }

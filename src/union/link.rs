@@ -8,7 +8,7 @@ use super::{Caller, Entry, InodeId, Union};
 use crate::base::{Errno, Name, Result};
 use crate::inode::{Body, Inode, LeafBody};
 use crate::layer::DirPlace;
-use crate::merge::{self, Absent, Answer};
+use crate::merge::{Absent, Answer};
 use crate::sys::tree;
 use crate::upper::{Temp, Upper, WhiteoutStyle};
 
@@ -30,15 +30,16 @@ impl Union {
         }
         self.copy_up_dir(&parent)?;
         let body = parent.dir()?;
-        let mut names = body.names.write();
+        let mut names = self.changing(&parent)?;
         let view = body.live_view()?;
-        let absent = match merge::lookup(&self.stack, &view, name)? {
+        let absent = match self.find(&names, &view, name)? {
             Answer::Found(_) => return Err(Errno::EEXIST),
             Answer::Absent(absent) => absent,
         };
         let into = &view.upper.as_ref().ok_or(Errno::ESTALE)?.place;
         self.make_impure(upper, &parent, into)?;
         self.count_with_upper(upper, leaf, 1)?;
+        names.begin();
         self.link_to(upper, &inode, into, name, absent)?;
         let key = {
             let mut state = leaf.state.lock();
@@ -49,7 +50,7 @@ impl Union {
         };
         self.table.add_key(&inode, key);
         self.table.add_name(&inode, &parent, name);
-        self.name_is_new(&mut names, name, inode.kind);
+        names.added(&self.cookies, name, inode.kind);
         if !inode.acquire() {
             return Err(Errno::ESTALE);
         }

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use super::{Attr, Entry, InodeId, Union};
 use crate::base::{Errno, Name, Result};
-use crate::inode::{Body, Inode, Key};
-use crate::merge::{self, Answer, Found};
+use crate::inode::{Body, Inode, Key, Names};
+use crate::layer::{LookedUp, look_up};
+use crate::merge::{self, Absent, Answer, DirView, Found};
 use crate::upper::remove;
 
 impl Union {
@@ -16,12 +17,42 @@ impl Union {
     pub fn lookup(&self, parent: InodeId, name: &Name) -> Result<Option<Entry>> {
         let parent = self.inode(parent)?;
         let body = parent.dir()?;
-        let _names = body.names.read();
+        let names = body.names.read();
         let Ok(view) = body.live_view() else { return Ok(None) };
-        match merge::lookup(&self.stack, &view, name)? {
-            Answer::Absent(_) => Ok(None),
-            Answer::Found(found) => self.enter(&parent, name, &found).map(Some),
+        let slot = match names.index() {
+            Some(index) => match index.slot(self.cookies.cookie(name)) {
+                Some(slot) => slot,
+                None => return Ok(None),
+            },
+            None => 0,
+        };
+        let entry = match merge::lookup_from(&self.stack, &view, name, slot)? {
+            Answer::Absent(_) => None,
+            Answer::Found(found) => Some(self.enter(&parent, name, &found)?),
+        };
+        if names.searched(view.len()) && self.layers_stay() {
+            drop(names);
+            self.index_names(&parent, body);
         }
+        Ok(entry)
+    }
+
+    /// What `name` is, as [`merge::lookup`] says, without a search where the names are known. The caller holds them.
+    pub(super) fn find(&self, names: &Names, view: &DirView, name: &Name) -> Result<Answer> {
+        let slot = match names.index().map(|index| index.slot(self.cookies.cookie(name))) {
+            None => 0,
+            Some(Some(slot)) => slot,
+            Some(None) => {
+                let Some(part) = &view.upper else { return Ok(Answer::Absent(Absent::Nowhere)) };
+                match look_up(&part.place, name, part.xattr_whiteouts)? {
+                    LookedUp::Nothing => return Ok(Answer::Absent(Absent::Nowhere)),
+                    LookedUp::Whiteout => return Ok(Answer::Absent(Absent::UpperWhiteout)),
+                    // Not made through this mount.
+                    LookedUp::Object(_) => 0,
+                }
+            }
+        };
+        merge::lookup_from(&self.stack, view, name, slot)
     }
 
     /// The inode that is live under this name, without looking.

@@ -4,6 +4,7 @@
 //! *revalidate*, *publish* by one system call, *update* the live state, unlock.
 
 mod attr;
+mod change;
 mod copy_up;
 mod create;
 mod dir;
@@ -24,13 +25,14 @@ mod xattr;
 pub use crate::inode::InodeId;
 pub use crate::sys::stat::{Kind, SetTime, StatFs, Time};
 pub use crate::sys::tree::RenameFlags;
+pub use change::Notices;
 pub use create::{Make, symlink_target};
 pub use dir::{DirSink, ListedEntry};
 pub use io::{Seek, WriteHow};
 pub use setup::{Builder, SetupError};
 pub use types::{Attr, Caller, Entry, SetAttr};
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::base::config::{Fsync, Timeouts};
 use crate::base::sync::RwLock;
@@ -58,6 +60,7 @@ pub struct Union {
     noacl: bool,
     static_nlink: bool,
     timeouts: Timeouts,
+    notices: OnceLock<Box<dyn Notices>>,
     notes: Vec<String>,
 }
 
@@ -100,6 +103,11 @@ impl Union {
     /// The writable layer.
     fn upper(&self) -> Result<&Upper> {
         self.upper.as_ref().ok_or(Errno::EROFS)
+    }
+
+    /// Whether what the layers have may be remembered: not where they may change underneath.
+    fn layers_stay(&self) -> bool {
+        self.timeouts.entry == Timeouts::FOREVER && self.timeouts.negative == Timeouts::FOREVER
     }
 
     /// Whether nothing is to be synced.

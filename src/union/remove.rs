@@ -42,15 +42,18 @@ impl Union {
         let body = parent.dir()?;
         let mut index_first = true;
         loop {
-            let mut names = body.names.write();
+            let mut names = self.changing(&parent)?;
             let view = body.live_view()?;
-            let Answer::Found(found) = merge::lookup(&self.stack, &view, name)? else { return Err(Errno::ENOENT) };
+            let Answer::Found(found) = self.find(&names, &view, name)? else { return Err(Errno::ENOENT) };
             let inode = self.table.intern(&parent, name, &found);
             let done = match &found {
                 _ if self.check_flags(&inode, Change::Other).is_err() => Some(Err(Errno::EPERM)),
                 // What the index must know first is copied up without the names.
                 Found::Leaf(leaf) if index_first && self.needs_index(&inode, leaf) => None,
-                _ => Some(act(upper, &view, &parent, &inode, &found)),
+                _ => {
+                    names.begin();
+                    Some(act(upper, &view, &parent, &inode, &found))
+                }
             };
             if done == Some(Ok(())) {
                 self.name_is_gone(&mut names, &parent, name);
@@ -176,16 +179,7 @@ impl Union {
     /// The live state after a name went. The caller holds the parent's `names`.
     pub(super) fn name_is_gone(&self, names: &mut Names, parent: &Arc<Inode>, name: &Name) {
         self.table.remove_name(parent, name);
-        if let Some(listing) = names.changed() {
-            listing.remove(self.cookies.cookie(name), name);
-        }
-    }
-
-    /// A name now stands in the upper layer. The caller holds the directory's `names`.
-    pub(super) fn name_is_new(&self, names: &mut Names, name: &Name, kind: Kind) {
-        if let Some(listing) = names.changed() {
-            listing.insert(self.cookies.cookie(name), name, kind);
-        }
+        names.removed(&self.cookies, name);
     }
 
     /// Removes an empty directory.
@@ -228,7 +222,7 @@ impl Union {
             }
             Err(errno) => return Err(errno),
         }
-        child_names.listing = None;
+        child_names.forget();
         child.state.write().removed = Some(found.stat);
         Ok(())
     }

@@ -118,23 +118,42 @@ impl Union {
         let mut names = lock_names(parent, new_parent)?;
         let from = self.side(parent, name)?;
         let to = self.side(new_parent, new_name).inspect_err(|_| self.put(&from))?;
+        names.each(|names, _| names.begin());
         let done = self.rename_sides(upper, &from, &to, flags);
         if done == Ok(true) {
-            let leaves = exchange || flags.contains(RenameFlags::WHITEOUT);
-            names.each(|names, first| match (first, &from.inode) {
-                (true, Some(_)) if leaves => self.name_is_new(names, name, Kind::Char),
-                (false, Some(moved)) => self.name_is_new(names, new_name, moved.kind),
-                _ => {
-                    if let Some(listing) = names.changed() {
-                        listing.remove(self.cookies.cookie(name), name);
-                    }
-                }
-            });
+            let left = match &to.inode {
+                Some(other) if exchange => Some(other.kind),
+                _ => flags.contains(RenameFlags::WHITEOUT).then_some(Kind::Char),
+            };
+            names.each(|names, first| self.moved_names(names, first, (name, left), (new_name, &from, &to)));
         }
+        let mut tell = [None, None];
+        names.each(|names, first| tell[usize::from(first)] = names.end().then_some(first));
         drop(names);
+        for first in tell.into_iter().flatten() {
+            self.names_changed(if first { parent.id } else { new_parent.id });
+        }
         self.put(&from);
         self.put(&to);
         done.map(drop)
+    }
+
+    /// Enters a rename into the names of its first directory, then of its second one.
+    fn moved_names(
+        &self,
+        names: &mut Names,
+        first: bool,
+        (name, left): (&Name, Option<Kind>),
+        (new_name, from, to): (&Name, &Side<'_>, &Side<'_>),
+    ) {
+        match (first, left, &from.inode) {
+            (true, Some(kind), _) => names.raised(&self.cookies, name, kind),
+            (true, None, _) => names.removed(&self.cookies, name),
+            (false, _, Some(moved)) if to.inode.is_some() => names.raised(&self.cookies, new_name, moved.kind),
+            (false, _, Some(moved)) => names.added(&self.cookies, new_name, moved.kind),
+            (false, _, None) => {}
+        }
+        names.replaced();
     }
 
     /// Copies up what will be moved; true for a directory. No `names` are held.
@@ -479,7 +498,10 @@ fn clear_dir(upper: &Upper, target: &At<'_>) -> Result<Option<u64>> {
     let open = crate::sys::path::OFlags::RDONLY | crate::sys::path::OFlags::DIRECTORY;
     let dir = crate::sys::path::open_beneath(target.fd(), target.name, open)?;
     let mut empty = true;
-    crate::sys::dirent::read_dir(dir.as_fd(), &mut |_| empty = false)?;
+    crate::sys::dirent::read_dir(dir.as_fd(), &mut |_| {
+        empty = false;
+        false
+    })?;
     if empty {
         return Ok(None);
     }

@@ -216,6 +216,7 @@ pub(super) fn is_empty(root: BorrowedFd<'_>) -> Result<bool> {
     dirent::read_dir(fd.as_fd(), &mut |entry| {
         // A directory that a fresh ext4 has.
         empty &= entry.name.to_bytes() == b"lost+found";
+        empty
     })?;
     Ok(empty)
 }

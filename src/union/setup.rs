@@ -180,6 +180,7 @@ impl Union {
             noacl: config.noacl,
             static_nlink: config.static_nlink,
             timeouts: config.timeouts,
+            notices: Default::default(),
             notes,
         })
     }

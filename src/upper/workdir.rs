@@ -184,9 +184,12 @@ fn unlink_in(dir: BorrowedFd<'_>, name: &CStr) -> Result<()> {
 pub(super) fn children(dir: BorrowedFd<'_>) -> Result<Vec<(CString, Kind)>> {
     let mut found = Vec::new();
     let mut unknown = Vec::new();
-    dirent::read_dir(dir, &mut |entry| match entry.kind {
-        Some(kind) => found.push((entry.name.to_owned(), kind)),
-        None => unknown.push(entry.name.to_owned()),
+    dirent::read_dir(dir, &mut |entry| {
+        match entry.kind {
+            Some(kind) => found.push((entry.name.to_owned(), kind)),
+            None => unknown.push(entry.name.to_owned()),
+        }
+        true
     })?;
     for name in unknown {
         let kind = stat_at(dir, &name)?.kind();

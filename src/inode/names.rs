@@ -1,0 +1,214 @@
+//! What is known of the names in a directory.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+
+use crate::base::Name;
+use crate::merge::{CookieKey, Listing, NameIndex};
+use crate::sys::stat::Kind;
+
+/// What is known of the names in a directory. Under the lock [`DirBody::names`](super::DirBody).
+#[derive(Default)]
+pub struct Names {
+    listing: Option<Listing>,
+    index: Option<NameIndex>,
+    /// Whether the directory has a default ACL, where known.
+    pub default_acl: Option<bool>,
+    /// Parts that lookups have searched without an index; [`NEVER`] where it would have too many names.
+    searched: AtomicU32,
+    /// The kernel may have a part of a listing in its cache.
+    walked: AtomicBool,
+    /// A change was begun, and whether the layers have it is not known yet.
+    uncertain: bool,
+    /// A name changed under this hold.
+    changed: bool,
+}
+
+/// Of `searched`: there is no use in an index.
+const NEVER: u32 = u32::MAX;
+/// Lookups in one directory after which its names are indexed: listing a part costs some 20 searches in it.
+const LOOKUPS: usize = 16;
+/// With fewer parts a search costs less than it takes to build an index.
+const PARTS: usize = 3;
+/// A directory of more names is not indexed: 12 bytes are kept for each.
+pub const MOST_INDEXED: usize = 1 << 17;
+
+impl Names {
+    /// All of them, while somebody lists the directory.
+    pub fn listing(&self) -> Option<&Listing> {
+        self.listing.as_ref()
+    }
+
+    /// Which there are, where that is known.
+    pub fn index(&self) -> Option<&NameIndex> {
+        self.index.as_ref()
+    }
+
+    /// The directory was listed. Lookups go by it from now on, if `index`.
+    pub fn set_listing(&mut self, listing: Listing, index: bool) {
+        if index && listing.len() <= MOST_INDEXED {
+            self.index = Some(NameIndex::new(&listing));
+        }
+        self.listing = Some(listing);
+    }
+
+    /// The listing is over.
+    pub fn drop_listing(&mut self) {
+        self.listing = None;
+    }
+
+    /// Lookups go by this from now on; `None` where the directory has too many names.
+    pub fn set_index(&mut self, listing: Option<&Listing>) {
+        self.index = listing.map(NameIndex::new);
+        self.searched.store(if listing.is_some() { 0 } else { NEVER }, Relaxed);
+    }
+
+    /// Nothing is known any more.
+    pub fn forget(&mut self) {
+        self.listing = None;
+        self.index = None;
+        self.searched.store(0, Relaxed);
+    }
+
+    /// A name was searched for in so many parts; true where an index is worth its price by now.
+    pub fn searched(&self, parts: usize) -> bool {
+        let before = self.searched.load(Relaxed);
+        if parts < PARTS || self.index.is_some() || before == NEVER {
+            return false;
+        }
+        let after = before.saturating_add(u32::try_from(parts).unwrap_or(NEVER)).min(NEVER - 1);
+        self.searched.store(after, Relaxed);
+        after as usize >= parts * LOOKUPS
+    }
+
+    /// The kernel is given the beginning of a listing, which it keeps.
+    pub fn walked(&self) {
+        self.walked.store(true, Relaxed);
+    }
+
+    /// The layers are about to be changed: until the change is entered nobody knows what they have.
+    pub fn begin(&mut self) {
+        self.uncertain = true;
+    }
+
+    /// A new name stands in the upper layer.
+    pub fn added(&mut self, key: &CookieKey, name: &Name, kind: Kind) {
+        let cookie = key.cookie(name);
+        if self.index.as_mut().is_some_and(|index| !index.insert(cookie)) {
+            self.index = None;
+        }
+        self.enter(|listing| listing.insert(cookie, name, kind));
+    }
+
+    /// A name that was there stands in the upper layer now: what is seen is the same.
+    pub fn raised(&mut self, key: &CookieKey, name: &Name, kind: Kind) {
+        let cookie = key.cookie(name);
+        if let Some(index) = &mut self.index {
+            index.raise(cookie);
+        }
+        if let Some(listing) = &mut self.listing {
+            listing.insert(cookie, name, kind);
+        }
+        self.uncertain = false;
+    }
+
+    /// A name is gone.
+    pub fn removed(&mut self, key: &CookieKey, name: &Name) {
+        let cookie = key.cookie(name);
+        if let Some(index) = &mut self.index {
+            index.remove(cookie);
+        }
+        self.enter(|listing| listing.remove(cookie, name));
+    }
+
+    /// What stands under a name that was there is another object now.
+    pub fn replaced(&mut self) {
+        self.uncertain = false;
+        self.changed = true;
+    }
+
+    fn enter(&mut self, change: impl FnOnce(&mut Listing)) {
+        if let Some(listing) = &mut self.listing {
+            change(listing);
+        }
+        self.uncertain = false;
+        self.changed = true;
+    }
+
+    /// The change is over; true where the kernel must drop what it has of the listing.
+    ///
+    /// The kernel looks whether its cache is out of date at the start of a walk only. What a walk from before a change
+    /// has put there would be completed and then go on to be read by one that began after it. No walk is under way
+    /// during a change: the kernel holds the directory's lock for either.
+    #[must_use]
+    pub fn end(&mut self) -> bool {
+        let uncertain = std::mem::take(&mut self.uncertain);
+        if uncertain {
+            self.forget();
+        }
+        (std::mem::take(&mut self.changed) || uncertain) && self.walked.swap(false, Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> Name {
+        Name::new(text.as_bytes()).unwrap()
+    }
+
+    fn listed(key: &CookieKey, names: &[&str]) -> Names {
+        let mut listing = Listing::default();
+        names.iter().for_each(|text| listing.insert(key.cookie(&name(text)), &name(text), Kind::File));
+        let mut known = Names::default();
+        known.set_listing(listing, true);
+        known
+    }
+
+    #[test]
+    fn a_change_that_is_not_entered_makes_the_names_unknown() {
+        let key = CookieKey::default();
+        let mut names = listed(&key, &["a"]);
+        names.begin();
+        names.added(&key, &name("b"), Kind::File);
+        let _ = names.end();
+        assert!(names.index().is_some_and(|index| index.len() == 2));
+        names.begin();
+        let _ = names.end();
+        assert!(names.index().is_none() && names.listing().is_none());
+    }
+
+    #[test]
+    fn the_kernel_drops_its_listing_at_the_first_change_after_a_walk_began() {
+        let key = CookieKey::default();
+        let mut names = listed(&key, &["a"]);
+        for (walk, change, drop) in
+            [(false, true, false), (true, false, false), (false, true, true), (false, true, false), (true, true, true)]
+        {
+            if walk {
+                names.walked();
+            }
+            if change {
+                names.removed(&key, &name("a"));
+            }
+            assert_eq!(names.end(), drop, "walk {walk} change {change}");
+        }
+    }
+
+    #[test]
+    fn copy_up_changes_no_names() {
+        let key = CookieKey::default();
+        let mut names = listed(&key, &["a"]);
+        names.walked();
+        names.raised(&key, &name("a"), Kind::File);
+        assert!(!names.end());
+        assert_eq!(names.index().and_then(|index| index.slot(key.cookie(&name("a")))), Some(0));
+    }
+
+    #[test]
+    fn an_index_is_worth_it_after_some_lookups_in_many_parts_only() {
+        let names = Names::default();
+        assert!(!(0..1000).any(|_| names.searched(PARTS - 1)));
+        assert_eq!((0..1000).position(|_| names.searched(100)), Some(LOOKUPS - 1));
+    }
+}

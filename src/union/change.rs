@@ -1,0 +1,74 @@
+//! One change of a directory's names, from its lock to the notice that the kernel gets of it.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+
+use super::{InodeId, Union};
+use crate::base::Result;
+use crate::base::sync::RwLockWriteGuard;
+use crate::inode::{Inode, Names};
+
+/// Who is told what the kernel must not keep. Called with no lock held, before the change is answered.
+pub trait Notices: Send + Sync {
+    /// The kernel must drop what it has of this directory's listing.
+    fn names_changed(&self, dir: InodeId);
+}
+
+/// Exclusive hold of a directory's names.
+pub(super) struct Changing<'a> {
+    union: &'a Union,
+    id: InodeId,
+    names: Option<RwLockWriteGuard<'a, Names>>,
+}
+
+impl Union {
+    /// Sends notices there from now on. Without a mount nobody needs them.
+    pub fn set_notices(&self, notices: Box<dyn Notices>) {
+        let _ = self.notices.set(notices);
+    }
+
+    /// Locks a directory's names for a change.
+    ///
+    /// # Errors
+    /// `ENOTDIR`
+    pub(super) fn changing<'a>(&'a self, dir: &'a Arc<Inode>) -> Result<Changing<'a>> {
+        Ok(Changing { union: self, id: dir.id, names: Some(dir.dir()?.names.write()) })
+    }
+
+    /// Tells the kernel. No lock is held.
+    pub(super) fn names_changed(&self, dir: InodeId) {
+        if let Some(notices) = self.notices.get() {
+            notices.names_changed(dir);
+        }
+    }
+}
+
+impl Deref for Changing<'_> {
+    type Target = Names;
+
+    fn deref(&self) -> &Names {
+        self.names.as_ref().unwrap_or_else(|| gone())
+    }
+}
+
+impl DerefMut for Changing<'_> {
+    fn deref_mut(&mut self) -> &mut Names {
+        self.names.as_mut().unwrap_or_else(|| gone())
+    }
+}
+
+/// The names are let go of in `drop` only.
+fn gone() -> ! {
+    unreachable!("the names are held until the hold is dropped")
+}
+
+impl Drop for Changing<'_> {
+    fn drop(&mut self) {
+        let Some(mut names) = self.names.take() else { return };
+        let tell = names.end();
+        drop(names);
+        if tell {
+            self.union.names_changed(self.id);
+        }
+    }
+}
