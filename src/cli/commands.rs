@@ -203,7 +203,7 @@ fn open_and_serve(config: Config, mount: &MountSettings, report: &mut dyn Report
     for note in union.notes() {
         report.note(note);
     }
-    session::serve(Adapter::new(union), mount, || report.up())?;
+    session::serve(Adapter::new(union, mount.data), mount, || report.up())?;
     Ok(())
 }
 

@@ -9,6 +9,7 @@ use super::grammar::{self, Word};
 use super::options::{self, Key};
 use super::report::Failure;
 use crate::base::config::{Config, Fsync, RedirectDir, Timeouts, UpperDirs, Uuid, Verity, Xino};
+use crate::fuse::DataPath;
 use crate::fuse::settings::{Flags, MountSettings};
 
 /// What the process may do, as far as it changes what the options mean.
@@ -57,9 +58,19 @@ struct Wishes {
     fsname: Option<OsString>,
     subtype: Option<OsString>,
     threads: Option<usize>,
+    io: Option<Io>,
+    copy_up_at_open: Option<bool>,
     debug: bool,
     security: Vec<OsString>,
     flags: Flags,
+}
+
+/// `io=`, unless auto.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Io {
+    Stateless,
+    Passthrough,
+    Writeback,
 }
 
 /// Reads the words of all `-o`, in their order: of an option given twice, or with its opposite, the last one counts.
@@ -122,6 +133,8 @@ impl Wishes {
             Key::FsName => self.fsname = Some(OsString::from_vec(grammar::unescape(value))),
             Key::Subtype => self.subtype = Some(OsString::from_vec(grammar::unescape(value))),
             Key::Threads => self.threads = Some(threads(word)?),
+            Key::Io => self.io = io(value),
+            Key::CopyUp => self.copy_up_at_open = Some(value == b"open"),
             Key::Debug => self.debug = true,
             Key::Security => {
                 self.security.push(OsString::from_vec([word.key.as_bytes(), b"=", value].concat()));
@@ -171,6 +184,7 @@ impl Wishes {
             (true, _) => Fsync::Volatile,
             (false, fsync) => fsync.unwrap_or_default(),
         };
+        let data = self.settle_data(abilities)?;
         let mut flags = self.flags;
         flags.ro |= upper.is_none();
         flags.nosuid |= !abilities.mounts_directly;
@@ -205,9 +219,33 @@ impl Wishes {
             subtype: self.subtype.unwrap_or_else(|| "plyfs".into()),
             allow_other: self.allow_other,
             threads: self.threads.unwrap_or_else(default_threads),
+            data,
             security: self.security,
         };
         Ok(Resolved { config, mount, debug: self.debug })
+    }
+
+    /// How data goes. Opens that are not seen copy nothing up, and what is written late must have its place before.
+    fn settle_data(&self, abilities: Abilities) -> Result<DataPath, Failure> {
+        let at_open = self.copy_up_at_open;
+        match (self.io, at_open) {
+            (Some(Io::Stateless), Some(true)) => {
+                let hint = "leave io= out, or use io=passthrough";
+                return Err(Failure::usage("copyup=open", "with io=stateless no open is seen", hint));
+            }
+            (Some(Io::Writeback), Some(false)) => {
+                let reason = "io=writeback writes when nobody is left who could be told of an error";
+                return Err(Failure::usage("copyup=lazy", reason, "leave copyup= out"));
+            }
+            (Some(Io::Passthrough), _) if !(abilities.mounts_directly && abilities.ids_are_initial) => {
+                let reason = "the kernel lets only root outside of user namespaces do this";
+                return Err(Failure::refused("io=passthrough", reason, "leave it out"));
+            }
+            _ => {}
+        }
+        let (passthrough, writeback) = (self.io == Some(Io::Passthrough), self.io == Some(Io::Writeback));
+        let copy_up_at_open = writeback || at_open == Some(true);
+        Ok(DataPath { opens_seen: passthrough || copy_up_at_open, passthrough, writeback, copy_up_at_open })
     }
 
     /// What `metacopy` is: a digest is part of its mark, and a metacopy file that was renamed has a redirect.
@@ -282,6 +320,15 @@ fn fsync(value: &[u8]) -> Fsync {
         b"volatile" | b"0" => Fsync::Volatile,
         b"strict" => Fsync::Strict,
         _ => Fsync::Auto,
+    }
+}
+
+fn io(value: &[u8]) -> Option<Io> {
+    match value {
+        b"stateless" => Some(Io::Stateless),
+        b"passthrough" => Some(Io::Passthrough),
+        b"writeback" => Some(Io::Writeback),
+        _ => None,
     }
 }
 

@@ -1,7 +1,7 @@
 //! The file system as fuser calls it: each handler translates one request and its answer.
 //!
-//! Opens are stateless: OPEN is answered `ENOSYS` once, after which the kernel asks no more, a warm read of a cached
-//! file costs no request, and a file is copied up by its first write. So is OPENDIR where nothing can change.
+//! Opens are stateless unless the [`DataPath`] says otherwise: OPEN is answered `ENOSYS` once, after which the kernel asks
+//! no more, a warm read of a cached file costs no request, and a file is copied up by its first write. So is OPENDIR.
 
 use std::ffi::OsStr;
 use std::io;
@@ -13,22 +13,23 @@ use std::time::{Duration, SystemTime};
 
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno as FuseErrno, FileHandle, Filesystem, FopenFlags, Generation,
-    INodeNo, IoctlFlags, KernelConfig, LockOwner, Notifier, OpenFlags, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs,
-    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    INodeNo, IoctlFlags, KernelConfig, LockOwner, Notifier, OpenFlags, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use super::convert::{attr, bare, caller, decode_dev, errno, id, kind, negative, set_time};
+use super::convert::{attr, caller, decode_dev, errno, id, negative, set_time};
+use super::opens::{DataPath, OpenFiles};
+use super::probe::{self, Probe};
+use super::reply::{Plain, Plus, attributes, empty, written, xattr};
 use super::requests::{Op, Requests};
 use super::turns::{Turn, Turns};
 use super::{init, ioctl};
 use crate::base::{Errno, Name, Result};
-use crate::union::{
-    self, Attr, Caller, DirSink, Entry, InodeId, ListedEntry, Make, Notices, Seek, SetAttr, Union, WriteHow, symlink_target,
-};
+use crate::union::{self, Caller, Entry, InodeId, Make, Notices, Seek, SetAttr, Union, WriteHow, symlink_target};
 
 /// Never the backing inode's: copy-up would make the kernel's inode bad.
-const GENERATION: Generation = Generation(0);
+pub(super) const GENERATION: Generation = Generation(0);
 
 /// Serves a [`Union`] to the kernel.
 pub struct Adapter {
@@ -36,6 +37,9 @@ pub struct Adapter {
     timeouts: crate::base::config::Timeouts,
     requests: Arc<Requests>,
     turns: Arc<Turns>,
+    data: DataPath,
+    open_files: Arc<OpenFiles>,
+    probe: Arc<Probe>,
 }
 
 /// The kernel's end of the connection, for what nobody asked.
@@ -51,9 +55,10 @@ impl Notices for Kernel {
 
 impl Adapter {
     /// An adapter for this union.
-    pub fn new(union: Arc<Union>) -> Self {
-        let timeouts = union.timeouts();
-        Self { union, timeouts, requests: Arc::default(), turns: Arc::new(Turns::new()) }
+    pub fn new(union: Arc<Union>, data: DataPath) -> Self {
+        let (timeouts, turns) = (union.timeouts(), Arc::new(Turns::new()));
+        let probe = Arc::new(if data.opens_seen { Probe::default() } else { Probe::new() });
+        Self { union, timeouts, requests: Arc::default(), turns, data, open_files: Arc::default(), probe }
     }
 
     /// The counters, for who wants to know while the session runs.
@@ -64,6 +69,11 @@ impl Adapter {
     /// The threads' turns: they begin with the session's descriptor.
     pub(super) fn turns(&self) -> Arc<Turns> {
         self.turns.clone()
+    }
+
+    /// The open to begin with.
+    pub(super) fn probe(&self) -> Arc<Probe> {
+        self.probe.clone()
     }
 
     /// The union of this adapter.
@@ -99,6 +109,21 @@ impl Adapter {
         }
     }
 
+    fn created(&self, reply: ReplyCreate, entry: &Entry) {
+        let (ttl, shown) = (self.timeouts.entry.min(self.timeouts.attr), attr(&entry.attr));
+        if !self.data.opens_seen {
+            let flags = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH;
+            return reply.created(&ttl, &shown, GENERATION, FileHandle(0), flags);
+        }
+        let (ino, through) = (INodeNo(entry.id.0), self.data.passthrough);
+        let opened = self.open_files.open(&self.union, ino, through, |fd| reply.open_backing(fd));
+        let (handle, flags) = (opened.handle, opened.flags);
+        match &opened.backing {
+            Some(backing) => reply.created_passthrough(&ttl, &shown, GENERATION, handle, flags, backing),
+            None => reply.created(&ttl, &shown, GENERATION, handle, flags),
+        }
+    }
+
     fn make(&self, who: &Caller, parent: INodeNo, name: &OsStr, what: Make<'_>) -> Result<Entry> {
         self.union.make(who, id(parent), &to_name(name)?, what)
     }
@@ -120,60 +145,6 @@ fn to_name(name: &OsStr) -> Result<Name> {
     Name::new(name.as_bytes())
 }
 
-fn empty(reply: ReplyEmpty, done: Result<()>) {
-    match done {
-        Ok(()) => reply.ok(),
-        Err(error) => reply.error(errno(error)),
-    }
-}
-
-fn attributes(reply: ReplyAttr, ttl: Duration, found: Result<Attr>) {
-    match found {
-        Ok(found) => reply.attr(&ttl, &attr(&found)),
-        Err(error) => reply.error(errno(error)),
-    }
-}
-
-fn xattr(reply: ReplyXattr, size: u32, value: Result<Vec<u8>>) {
-    match value {
-        Err(error) => reply.error(errno(error)),
-        Ok(value) if size == 0 => reply.size(u32::try_from(value.len()).unwrap_or(u32::MAX)),
-        Ok(value) if value.len() > size as usize => reply.error(errno(Errno::ERANGE)),
-        Ok(value) => reply.data(&value),
-    }
-}
-
-fn written(reply: ReplyWrite, done: Result<u32>) {
-    match done {
-        Ok(bytes) => reply.written(bytes),
-        Err(error) => reply.error(errno(error)),
-    }
-}
-
-/// Entries with attributes.
-struct Plus<'a>(&'a mut ReplyDirectoryPlus, Duration);
-
-impl DirSink for Plus<'_> {
-    fn add(&mut self, entry: &ListedEntry<'_>) -> bool {
-        let name = OsStr::from_bytes(entry.name);
-        let (found, ttl) = match &entry.attr {
-            Some(found) => (attr(found), self.1),
-            // Asked again when somebody wants to know.
-            None => (bare(entry.id, entry.kind), Duration::ZERO),
-        };
-        !self.0.add(INodeNo(entry.id.0), entry.cookie, name, &ttl, &found, GENERATION)
-    }
-}
-
-/// Entries without.
-struct Plain<'a>(&'a mut ReplyDirectory);
-
-impl DirSink for Plain<'_> {
-    fn add(&mut self, entry: &ListedEntry<'_>) -> bool {
-        !self.0.add(INodeNo(entry.id.0), entry.cookie, kind(entry.kind), OsStr::from_bytes(entry.name))
-    }
-}
-
 thread_local! {
     /// Read replies are filled here: no allocation for each.
     static BUFFER: std::cell::RefCell<Vec<u8>> = const { std::cell::RefCell::new(Vec::new()) };
@@ -181,12 +152,15 @@ thread_local! {
 
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        init::negotiate(&self.union, config);
+        init::negotiate(&self.union, self.data, config);
         Ok(())
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let _turn = self.begin(Op::Lookup);
+        if let Some(shown) = self.probe.look_up(parent, name) {
+            return reply.entry_with_ttls(&probe::VALID, &Duration::ZERO, &shown, GENERATION);
+        }
         guard(|| match to_name(name).and_then(|name| self.union.lookup(id(parent), &name)) {
             Ok(Some(entry)) => self.entry(reply, Ok(entry)),
             Ok(None) if self.timeouts.negative.is_zero() => reply.error(errno(Errno::ENOENT)),
@@ -309,10 +283,33 @@ impl Filesystem for Adapter {
         });
     }
 
-    /// Answered away: the kernel opens files without asking from then on.
-    fn open(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+    /// Answered away unless opens are to be seen: the kernel opens files without asking from then on.
+    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let _turn = self.begin(Op::Open);
-        reply.error(FuseErrno::ENOSYS);
+        if !self.data.opens_seen {
+            return reply.error(FuseErrno::ENOSYS);
+        }
+        let (who, data, files) = (caller(req, 0), self.data, self.open_files.clone());
+        let (writes, cuts) = (flags.0 & libc::O_ACCMODE != libc::O_RDONLY, flags.0 & libc::O_TRUNC != 0);
+        let changes = data.copy_up_at_open && (writes || cuts);
+        let long = changes && !cuts && self.union.is_long_copy_up(id(ino), true);
+        self.run(long, move |union| {
+            let prepared = match (changes, cuts) {
+                (false, _) => Ok(()),
+                (true, false) => union.open_to_write(&who, id(ino)),
+                (true, true) => {
+                    union.setattr(&who, id(ino), &SetAttr { size: Some(0), ..SetAttr::default() }).map(drop)
+                }
+            };
+            if let Err(error) = prepared {
+                return reply.error(errno(error));
+            }
+            let opened = files.open(union, ino, data.passthrough, |fd| reply.open_backing(fd));
+            match &opened.backing {
+                Some(backing) => reply.opened_passthrough(opened.handle, opened.flags, backing),
+                None => reply.opened(opened.handle, opened.flags),
+            }
+        });
     }
 
     fn read(
@@ -378,8 +375,8 @@ impl Filesystem for Adapter {
     fn release(
         &self,
         _req: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
+        ino: INodeNo,
+        fh: FileHandle,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         _flush: bool,
@@ -387,6 +384,9 @@ impl Filesystem for Adapter {
     ) {
         let _turn = self.begin(Op::Release);
         reply.ok();
+        if self.data.opens_seen {
+            guard(|| self.open_files.release(ino, fh));
+        }
     }
 
     fn fsync(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
@@ -492,11 +492,7 @@ impl Filesystem for Adapter {
         guard(|| {
             let what = Make::File { mode: mode & 0o7777 };
             match self.make(&caller(req, umask), parent, name, what) {
-                Ok(entry) => {
-                    let ttl = self.timeouts.entry.min(self.timeouts.attr);
-                    let flags = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH;
-                    reply.created(&ttl, &attr(&entry.attr), GENERATION, FileHandle(0), flags);
-                }
+                Ok(entry) => self.created(reply, &entry),
                 Err(error) => reply.error(errno(error)),
             }
         });

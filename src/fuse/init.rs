@@ -2,25 +2,41 @@
 
 use fuser::{InitFlags, KernelConfig};
 
+use super::DataPath;
 use crate::base::config::Timeouts;
 use crate::union::Union;
 
 /// Requests of one kind that may wait: RELEASE and read-ahead must never starve behind others.
 const MAX_BACKGROUND: u16 = 1024;
+/// Files that are handed to the kernel may be on one stacked file system, and this view below another one.
+const STACK_DEPTH: u32 = 1;
 /// Bytes in one WRITE; the kernel's own limit is 256 pages.
 const MAX_WRITE: u32 = 1 << 20;
 
-pub(super) fn negotiate(union: &Union, config: &mut KernelConfig) {
+pub(super) fn negotiate(union: &Union, data: DataPath, config: &mut KernelConfig) {
     let mut wished = InitFlags::FUSE_DO_READDIRPLUS
         // Attributes come with the first names of a listing, and with the next ones if somebody asked for some.
         | InitFlags::FUSE_READDIRPLUS_AUTO
         | InitFlags::FUSE_PARALLEL_DIROPS
         | InitFlags::FUSE_CACHE_SYMLINKS
-        | InitFlags::FUSE_NO_OPEN_SUPPORT
         | InitFlags::FUSE_NO_OPENDIR_SUPPORT
         | InitFlags::FUSE_HANDLE_KILLPRIV_V2
         | InitFlags::FUSE_ASYNC_DIO
         | InitFlags::FUSE_HAS_IOCTL_DIR;
+    if !data.opens_seen {
+        wished |= InitFlags::FUSE_NO_OPEN_SUPPORT;
+    }
+    if data.copy_up_at_open {
+        // O_TRUNC comes with the open: nothing of what it cuts off is copied.
+        wished |= InitFlags::FUSE_ATOMIC_O_TRUNC;
+    }
+    if data.writeback {
+        wished |= InitFlags::FUSE_WRITEBACK_CACHE;
+    }
+    if data.passthrough {
+        wished |= InitFlags::FUSE_PASSTHROUGH;
+        let _ = config.set_max_stack_depth(STACK_DEPTH);
+    }
     if union.has_acls() {
         // The daemon then applies default ACLs, and the umask where there is none.
         wished |= InitFlags::FUSE_POSIX_ACL | InitFlags::FUSE_DONT_MASK;

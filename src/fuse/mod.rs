@@ -4,9 +4,13 @@ mod adapter;
 mod convert;
 mod init;
 mod ioctl;
+mod opens;
+mod probe;
+mod reply;
 mod requests;
 pub mod session;
 pub mod settings;
 mod turns;
 
 pub use adapter::Adapter;
+pub use opens::DataPath;

@@ -8,6 +8,7 @@ use std::thread;
 use fuser::{Config, Session, SessionACL};
 
 use super::adapter::{self, Adapter};
+use super::opens;
 use super::requests::Requests;
 use super::settings::MountSettings;
 use crate::base::Errno;
@@ -21,6 +22,15 @@ enum Way {
     Direct,
     /// The set-user-id helper of the package fuse3.
     Helper(PathBuf),
+}
+
+impl Way {
+    fn unmount(&self, at: &Path, lazy: bool) -> Result<(), String> {
+        match self {
+            Self::Direct => mount::unmount(at, lazy).map_err(|errno| errno.to_string()),
+            Self::Helper(program) => mount::fusermount_unmount(program, at, lazy),
+        }
+    }
 }
 
 /// Whether this process mounts by mount(2), which it may as root and inside a user namespace with mounts of its own.
@@ -49,7 +59,14 @@ pub fn preflight(settings: &MountSettings) -> Result<(), SetupError> {
 pub fn serve(fs: Adapter, settings: &MountSettings, on_ready: impl FnOnce()) -> Result<(), SetupError> {
     process::block_endings();
     let (connection, way) = mount(settings)?;
-    let (union, requests, turns) = (fs.union(), fs.requests(), fs.turns());
+    if settings.data.passthrough
+        && let Err(error) = opens::can_pass(&connection)
+    {
+        way.unmount(&settings.mountpoint, false).unwrap_or_else(|said| log::error!("{said}"));
+        let what = "io=passthrough".to_owned();
+        return Err(SetupError { what, reason: error.to_string(), hint: "leave it out; Linux 6.9 has it".to_owned() });
+    }
+    let (union, requests, turns, probe) = (fs.union(), fs.requests(), fs.turns(), fs.probe());
     if settings.threads > 1 {
         match connection.try_clone() {
             Ok(device) => turns.set_device(device),
@@ -79,9 +96,16 @@ pub fn serve(fs: Adapter, settings: &MountSettings, on_ready: impl FnOnce()) -> 
     drop(union);
     let watcher = mounted.clone();
     let counted = requests.clone();
-    thread::Builder::new().name("signals".to_owned()).spawn(move || watcher.unmount_when_told(&counted)).map_err(end_early)?;
-    on_ready();
-    let ended = session.run();
+    thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || watcher.unmount_when_told(&counted))
+        .map_err(end_early)?;
+    let ended = thread::scope(|scope| {
+        let running = thread::Builder::new().name("session".to_owned()).spawn_scoped(scope, || session.run())?;
+        probe.open(&settings.mountpoint);
+        on_ready();
+        running.join().unwrap_or_else(|_| Err(std::io::Error::other("a panic")))
+    });
     log::debug!("{requests}");
     match ended {
         // What the kernel says where a request had just been taken off its queue when the view was unmounted.
@@ -236,9 +260,6 @@ impl Mounted {
     }
 
     fn unmount(&self, lazy: bool) -> Result<(), String> {
-        match &self.way {
-            Way::Direct => mount::unmount(&self.path, lazy).map_err(|errno| errno.to_string()),
-            Way::Helper(program) => mount::fusermount_unmount(program, &self.path, lazy),
-        }
+        self.way.unmount(&self.path, lazy)
     }
 }

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use super::DataPath;
 pub use crate::sys::mount::Flags;
 
 /// Where and how to mount.
@@ -20,6 +21,8 @@ pub struct MountSettings {
     pub allow_other: bool,
     /// Requests served at once, at least 1.
     pub threads: usize,
+    /// How data goes between programs and layers.
+    pub data: DataPath,
     /// Options for the kernel's security modules, as they stand (`context=…`).
     pub security: Vec<OsString>,
 }

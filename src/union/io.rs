@@ -8,6 +8,7 @@ use super::copy_up::CopyUp;
 use super::{Caller, InodeId, Union};
 use crate::base::config::Fsync;
 use crate::base::{Errno, Result};
+use crate::format::Protattr;
 use crate::inode::{Body, DataFd, Inode, LeafBody, LeafObject};
 use crate::layer::{Evict, Place};
 use crate::sys::data;
@@ -124,6 +125,40 @@ impl Union {
         let holder: Weak<dyn Evict> = holder;
         self.fds.opened(holder);
         Ok(fd)
+    }
+
+    /// Copies a file up for a program that opens it for writing.
+    ///
+    /// # Errors
+    /// As for [`Union::write`].
+    pub fn open_to_write(&self, caller: &Caller, id: InodeId) -> Result<()> {
+        let inode = self.inode(id)?;
+        inode.file()?;
+        self.copy_up(&inode, &CopyUp::data(caller))
+    }
+
+    /// Whether the file is what a lower layer has.
+    pub fn is_lower(&self, id: InodeId) -> bool {
+        let upper = |inode: &Inode| inode.leaf().is_ok_and(|leaf| leaf.state.lock().upper.is_some());
+        self.inode(id).is_ok_and(|inode| !upper(&inode))
+    }
+
+    /// The file that alone decides what is read and written, and will as long as it lives: nothing is left to do here
+    /// for a read or write of it.
+    pub fn backing(&self, id: InodeId) -> Option<Arc<OwnedFd>> {
+        let inode = self.inode(id).ok()?;
+        let leaf = inode.file().ok()?;
+        if !self.is_writable() {
+            return self.data_fd(&inode, false).ok();
+        }
+        let whole = {
+            let state = leaf.state.lock();
+            state.upper.is_some() && state.meta().is_none()
+        };
+        if !whole || inode.protection() != Protattr::default() {
+            return None;
+        }
+        self.data_fd(&inode, true).ok()
     }
 
     /// Data and attributes are on disk; with them what leads to the file.

@@ -141,3 +141,59 @@ fn dot_and_dot_dot_and_a_removed_directory() {
         assert_eq!(made.map(drop), Err(Errno::NOENT));
     });
 }
+
+/// No walk shows a name that was gone when it began, however many read the directory and change it at once. A daemon that
+/// answers OPENDIR away and lets the kernel go on with a listing from before a change fails this within seconds.
+#[test]
+fn names_that_were_gone_before_a_walk_are_not_in_it() {
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    const CHANGERS: usize = 3;
+    bounded(|| {
+        let stack = Stack::new(1);
+        let stay: Vec<String> = (0..600).map(|i| format!("d/stays-{i:03}-{}", "x".repeat(90))).collect();
+        for name in &stay {
+            stack.lowers[0].file(name, "");
+        }
+        let mount = stack.mount();
+        let gone: [AtomicUsize; CHANGERS] = Default::default();
+        let over = AtomicBool::new(false);
+        std::thread::scope(|threads| {
+            for (changer, gone) in gone.iter().enumerate() {
+                let (over, mount) = (&over, &mount);
+                threads.spawn(move || {
+                    for round in 1.. {
+                        if over.load(Ordering::Relaxed) {
+                            break;
+                        }
+                        let name = format!("d/{changer}-{round}");
+                        mount.write(&name, "").unwrap();
+                        mount.unlink(&name).unwrap();
+                        gone.store(round, Ordering::SeqCst);
+                    }
+                });
+            }
+            let readers: Vec<_> = (0..4)
+                .map(|_| {
+                    threads.spawn(|| {
+                        let end = std::time::Instant::now() + std::time::Duration::from_secs(3);
+                        while std::time::Instant::now() < end {
+                            let before: Vec<_> = gone.iter().map(|gone| gone.load(Ordering::SeqCst)).collect();
+                            let names = mount.names("d").unwrap();
+                            for (changer, last) in before.iter().enumerate() {
+                                let old = names.iter().find(|name| {
+                                    let round = name.strip_prefix(&format!("{changer}-"));
+                                    round.is_some_and(|round| round.parse::<usize>().unwrap() <= *last)
+                                });
+                                assert_eq!(old, None, "gone since {last}");
+                            }
+                            assert_eq!(names.iter().filter(|name| name.starts_with("stays")).count(), stay.len());
+                        }
+                    })
+                })
+                .collect();
+            let ended: Vec<_> = readers.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
+            over.store(true, Ordering::Relaxed);
+            assert!(ended.iter().all(Result::is_ok), "a reader saw what was gone");
+        });
+    });
+}

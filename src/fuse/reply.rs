@@ -1,0 +1,66 @@
+//! Answers and listings as fuser takes them.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
+
+use fuser::{INodeNo, ReplyAttr, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyWrite, ReplyXattr};
+
+use super::adapter::GENERATION;
+use super::convert::{attr, bare, errno, kind};
+use crate::base::{Errno, Result};
+use crate::union::{Attr, DirSink, ListedEntry};
+
+pub(super) fn empty(reply: ReplyEmpty, done: Result<()>) {
+    match done {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(errno(error)),
+    }
+}
+
+pub(super) fn attributes(reply: ReplyAttr, ttl: Duration, found: Result<Attr>) {
+    match found {
+        Ok(found) => reply.attr(&ttl, &attr(&found)),
+        Err(error) => reply.error(errno(error)),
+    }
+}
+
+pub(super) fn xattr(reply: ReplyXattr, size: u32, value: Result<Vec<u8>>) {
+    match value {
+        Err(error) => reply.error(errno(error)),
+        Ok(value) if size == 0 => reply.size(u32::try_from(value.len()).unwrap_or(u32::MAX)),
+        Ok(value) if value.len() > size as usize => reply.error(errno(Errno::ERANGE)),
+        Ok(value) => reply.data(&value),
+    }
+}
+
+pub(super) fn written(reply: ReplyWrite, done: Result<u32>) {
+    match done {
+        Ok(bytes) => reply.written(bytes),
+        Err(error) => reply.error(errno(error)),
+    }
+}
+
+/// Entries with attributes.
+pub(super) struct Plus<'a>(pub &'a mut ReplyDirectoryPlus, pub Duration);
+
+impl DirSink for Plus<'_> {
+    fn add(&mut self, entry: &ListedEntry<'_>) -> bool {
+        let name = OsStr::from_bytes(entry.name);
+        let (found, ttl) = match &entry.attr {
+            Some(found) => (attr(found), self.1),
+            // Asked again when somebody wants to know.
+            None => (bare(entry.id, entry.kind), Duration::ZERO),
+        };
+        !self.0.add(INodeNo(entry.id.0), entry.cookie, name, &ttl, &found, GENERATION)
+    }
+}
+
+/// Entries without.
+pub(super) struct Plain<'a>(pub &'a mut ReplyDirectory);
+
+impl DirSink for Plain<'_> {
+    fn add(&mut self, entry: &ListedEntry<'_>) -> bool {
+        !self.0.add(INodeNo(entry.id.0), entry.cookie, kind(entry.kind), OsStr::from_bytes(entry.name))
+    }
+}
