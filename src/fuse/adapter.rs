@@ -87,6 +87,13 @@ impl Adapter {
         self.turns.begin()
     }
 
+    /// How long the kernel may keep the attributes of an inode.
+    fn attr_ttl(&self, ino: INodeNo, mode: Option<u32>) -> Duration {
+        let ids = mode.is_none_or(|mode| mode & (libc::S_ISUID | libc::S_ISGID) != 0);
+        let unseen = self.data.passthrough && ids && self.open_files.is_through(ino);
+        if unseen { Duration::ZERO } else { self.timeouts.attr }
+    }
+
     /// Runs what may take long (a large copy-up, a sync) on a thread of its own, so that no other request waits for it.
     fn run(&self, long: bool, job: impl FnOnce(&Union) + Send + 'static) {
         if !long {
@@ -176,7 +183,8 @@ impl Filesystem for Adapter {
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         let _turn = self.begin(Op::GetAttr);
-        guard(|| attributes(reply, self.timeouts.attr, self.union.getattr(id(ino))));
+        let ttl = self.attr_ttl(ino, None);
+        guard(|| attributes(reply, ttl, self.union.getattr(id(ino))));
     }
 
     fn setattr(
@@ -199,7 +207,7 @@ impl Filesystem for Adapter {
     ) {
         let _turn = self.begin(Op::SetAttr);
         let set = SetAttr { mode, uid, gid, size, atime: set_time(atime), mtime: set_time(mtime) };
-        let (who, ino, ttl) = (caller(req, 0), id(ino), self.timeouts.attr);
+        let (who, ino, ttl) = (caller(req, 0), id(ino), self.attr_ttl(ino, mode));
         let long = size != Some(0) && self.union.is_long_copy_up(ino, size.is_some());
         self.run(long, move |union| attributes(reply, ttl, union.setattr(&who, ino, &set)));
     }
@@ -291,10 +299,13 @@ impl Filesystem for Adapter {
         }
         let (who, data, files) = (caller(req, 0), self.data, self.open_files.clone());
         let (writes, cuts) = (flags.0 & libc::O_ACCMODE != libc::O_RDONLY, flags.0 & libc::O_TRUNC != 0);
+        let appends = flags.0 & (libc::O_APPEND | libc::O_TRUNC) == libc::O_APPEND;
         let changes = data.copy_up_at_open && (writes || cuts);
         let long = changes && !cuts && self.union.is_long_copy_up(id(ino), true);
         self.run(long, move |union| {
+            let may = if writes { union.may_open_to_write(id(ino), appends) } else { Ok(()) };
             let prepared = match (changes, cuts) {
+                _ if may.is_err() => may,
                 (false, _) => Ok(()),
                 (true, false) => union.open_to_write(&who, id(ino)),
                 (true, true) => {
@@ -355,6 +366,7 @@ impl Filesystem for Adapter {
         let how = WriteHow {
             kill_privileges: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
             sync: flags.0 & libc::O_DSYNC != 0,
+            opened: self.data.opens_seen,
         };
         let (who, ino) = (caller(req, 0), id(ino));
         let count = |bytes| u32::try_from(bytes).unwrap_or(u32::MAX);

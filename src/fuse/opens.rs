@@ -10,6 +10,7 @@ use std::sync::Arc;
 use fuser::{BackingId, FileHandle, FopenFlags, INodeNo};
 
 use crate::base::sync::DashMap;
+use crate::sys::caller;
 use crate::union::{InodeId, Union};
 
 /// How data goes between programs and layers.
@@ -62,7 +63,10 @@ impl OpenFiles {
         if let (Some(fd), 0) = (&backing, opens.cached) {
             if opens.backing.is_none() {
                 // Such as an upper layer that is itself on a stacked file system.
-                let registered = register(fd).inspect_err(|error| log::debug!("{}: not handed on: {error}", ino.0));
+                let registered = caller::without_fsetid(|| register(fd)).map_err(io::Error::from);
+                let registered = registered
+                    .and_then(|tried| tried)
+                    .inspect_err(|error| log::debug!("{}: not handed on: {error}", ino.0));
                 opens.backing = registered.ok().map(Arc::new);
             }
             if opens.backing.is_some() {
@@ -78,6 +82,11 @@ impl OpenFiles {
             flags |= FopenFlags::FOPEN_KEEP_CACHE;
         }
         Opened { handle: CACHED, flags, backing: None }
+    }
+
+    /// Whether the kernel may be writing to it by itself: then it does not see that this clears set-user-id bits.
+    pub fn is_through(&self, ino: INodeNo) -> bool {
+        self.0.get(&ino.0).is_some_and(|opens| opens.through > 0)
     }
 
     /// An open ended.

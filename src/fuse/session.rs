@@ -59,20 +59,8 @@ pub fn preflight(settings: &MountSettings) -> Result<(), SetupError> {
 pub fn serve(fs: Adapter, settings: &MountSettings, on_ready: impl FnOnce()) -> Result<(), SetupError> {
     process::block_endings();
     let (connection, way) = mount(settings)?;
-    if settings.data.passthrough
-        && let Err(error) = opens::can_pass(&connection)
-    {
-        way.unmount(&settings.mountpoint, false).unwrap_or_else(|said| log::error!("{said}"));
-        let what = "io=passthrough".to_owned();
-        return Err(SetupError { what, reason: error.to_string(), hint: "leave it out; Linux 6.9 has it".to_owned() });
-    }
     let (union, requests, turns, probe) = (fs.union(), fs.requests(), fs.turns(), fs.probe());
-    if settings.threads > 1 {
-        match connection.try_clone() {
-            Ok(device) => turns.set_device(device),
-            Err(error) => log::info!("threads do not take turns: {error}"),
-        }
-    }
+    let device = connection.try_clone().inspect_err(|error| log::info!("threads do not take turns: {error}")).ok();
     let mounted =
         Mounted { path: settings.mountpoint.clone(), way, device: mount::device_at(&settings.mountpoint).ok() };
 
@@ -92,8 +80,18 @@ pub fn serve(fs: Adapter, settings: &MountSettings, on_ready: impl FnOnce()) -> 
         }
         session => session.map_err(end_early)?,
     };
+    if settings.data.passthrough
+        && let Err(error) = device.as_ref().map_or(Ok(()), opens::can_pass)
+    {
+        mounted.give_up();
+        let what = "io=passthrough".to_owned();
+        return Err(SetupError { what, reason: error.to_string(), hint: "leave it out; Linux 6.9 has it".to_owned() });
+    }
     adapter::connect(&union, session.notifier());
     drop(union);
+    if let Some(device) = device.filter(|_| settings.threads > 1) {
+        turns.set_device(device);
+    }
     let watcher = mounted.clone();
     let counted = requests.clone();
     thread::Builder::new()

@@ -77,6 +77,23 @@ pub fn as_caller<T>(uid: u32, gid: u32, f: impl FnOnce() -> Result<T>) -> Result
     f()
 }
 
+/// Runs `f` without this thread's right to keep set-user-id and set-group-id bits where it writes. What the kernel is
+/// given meanwhile to write to by itself clears them, whoever it writes for.
+///
+/// # Errors
+/// `EPERM` where the right cannot be laid down; then `f` is not run.
+pub fn without_fsetid<T>(f: impl FnOnce() -> T) -> Result<T> {
+    let caps = capabilities(None)?;
+    let mut fewer = caps;
+    fewer.effective.remove(CapabilitySet::FSETID);
+    set_capabilities(None, fewer)?;
+    let done = f();
+    if let Err(errno) = set_capabilities(None, caps) {
+        log::error!("a thread stays without CAP_FSETID: {errno}");
+    }
+    Ok(done)
+}
+
 /// Makes the thread what it was before.
 struct Back {
     before: Ids,

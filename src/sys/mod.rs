@@ -19,7 +19,7 @@ pub mod tree;
 pub mod verity;
 pub mod xattr;
 
-pub use caller::{as_caller, caller_has_cap, effective_caps, may_act_as_others, sigkill_pending};
+pub use caller::{as_caller, caller_has_cap, effective_caps, may_act_as_others, sigkill_pending, without_fsetid};
 pub use data::{
     copy_range, fallocate, fdatasync, fsync, pread, pread_full, pwrite, pwrite_all, reflink, seek_data, seek_hole,
     syncfs, truncate,

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 
 use super::copy_up::CopyUp;
+use super::protect::Change;
 use super::{Caller, InodeId, Union};
 use crate::base::config::Fsync;
 use crate::base::{Errno, Result};
@@ -13,6 +14,7 @@ use crate::inode::{Body, DataFd, Inode, LeafBody, LeafObject};
 use crate::layer::{Evict, Place};
 use crate::sys::data;
 use crate::sys::path::OFlags;
+use crate::sys::stat::stat_fd;
 use crate::upper::clear_privileges;
 
 /// How a write is to be done.
@@ -22,6 +24,8 @@ pub struct WriteHow {
     pub kill_privileges: bool,
     /// The data is on disk when it returns (`O_SYNC`, `O_DSYNC`).
     pub sync: bool,
+    /// Whether the file may be written was asked at [`Union::may_open_to_write`].
+    pub opened: bool,
 }
 
 /// What `lseek` looks for.
@@ -53,7 +57,12 @@ impl Union {
     /// `EROFS`, `ENOSPC`, `EDQUOT`, `EFBIG`, `EIO` …; what copy-up says.
     pub fn write(&self, caller: &Caller, id: InodeId, offset: u64, bytes: &[u8], how: WriteHow) -> Result<usize> {
         let inode = self.inode(id)?;
-        let fd = self.writable(caller, &inode, Some(offset))?;
+        let fd = if how.opened {
+            self.copy_up(&inode, &CopyUp::data(caller))?;
+            self.data_fd(&inode, true)?
+        } else {
+            self.writable(caller, &inode, Some(offset))?
+        };
         self.end_privileges(&inode, &fd, how.kill_privileges)?;
         let mut written = 0;
         while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
@@ -127,6 +136,15 @@ impl Union {
         Ok(fd)
     }
 
+    /// Whether a program may open the file for writing, as far as `chattr` has a say in that. `append`: at its end only.
+    ///
+    /// # Errors
+    /// `EPERM`
+    pub fn may_open_to_write(&self, id: InodeId, append: bool) -> Result<()> {
+        let inode = self.inode(id)?;
+        self.check_flags(&inode, if append { Change::Addition } else { Change::Other })
+    }
+
     /// Copies a file up for a program that opens it for writing.
     ///
     /// # Errors
@@ -158,7 +176,10 @@ impl Union {
         if !whole || inode.protection() != Protattr::default() {
             return None;
         }
-        self.data_fd(&inode, true).ok()
+        let fd = self.data_fd(&inode, true).ok()?;
+        // Whose write clears them depends on who writes.
+        let keeps = stat_fd(fd.as_fd()).is_ok_and(|stat| stat.mode & (libc::S_ISUID | libc::S_ISGID) == 0);
+        keeps.then_some(fd)
     }
 
     /// Data and attributes are on disk; with them what leads to the file.

@@ -155,10 +155,11 @@ impl Deref for Mount {
 }
 
 impl Mount {
-    /// Mounts the stack and waits until the mount answers.
+    /// Mounts the stack and waits until the mount answers. `PLYFS_TEST_OPTIONS` runs whole suites with more options.
     pub fn start(stack: &Stack) -> Self {
         let mut options = stack.layer_options("work");
-        for option in &stack.options {
+        let more = std::env::var("PLYFS_TEST_OPTIONS").ok();
+        for option in more.iter().chain(&stack.options) {
             options = format!("{options},{option}");
         }
         Mount::with(&options, &stack.merged, &stack.scratch.path().join("log"))

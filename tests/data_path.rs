@@ -1,0 +1,140 @@
+//! Each way that data can go (`io=`, `copyup=`) gives the same view; what each changes beside speed is checked here.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::os::fd::OwnedFd;
+
+use common::*;
+use rustix::fs::OFlags;
+
+/// The options, and whether an open for writing copies up.
+const WAYS: [(&str, bool); 5] = [
+    ("io=auto", false),
+    ("io=stateless", false),
+    ("io=passthrough", false),
+    ("io=writeback", true),
+    ("copyup=open", true),
+];
+
+/// Mounts the stack in each way that this user may.
+fn in_each_way(make: impl Fn() -> Stack + Send + 'static, check: impl Fn(&Stack, &Mount, bool) + Send + 'static) {
+    bounded(move || {
+        for (option, at_open) in WAYS {
+            if option == "io=passthrough" && who() != Who::Root {
+                continue;
+            }
+            let stack = make().option(option);
+            let mount = stack.mount();
+            println!("{option}");
+            check(&stack, &mount, at_open);
+        }
+    });
+}
+
+fn lower(files: &[(&str, &str)]) -> Stack {
+    let stack = Stack::new(1);
+    files.iter().for_each(|(path, text)| drop(stack.lowers[0].file(path, text).at(path)));
+    stack
+}
+
+fn open(mount: &Mount, path: &str, flags: OFlags) -> OwnedFd {
+    mount.open(path, flags).unwrap()
+}
+
+#[test]
+fn what_is_written_is_read_and_stands_in_the_upper_layer() {
+    in_each_way(
+        || lower(&[("old", "from below")]),
+        |stack, mount, _| {
+            mount.write("new", "0123456789").unwrap();
+            let fd = open(mount, "new", OFlags::RDWR);
+            tree::pwrite_all(&fd, b"ab", 3).unwrap();
+            assert_eq!(mount.text("new"), "012ab56789");
+            mount.append("old", "!").unwrap();
+            mount.truncate("new", 4).unwrap();
+            rustix::fs::fsync(&fd).unwrap();
+            assert_eq!((mount.text("new"), mount.text("old")), ("012a".into(), "from below!".into()));
+            assert_eq!((stack.upper().text("new"), stack.upper().text("old")), ("012a".into(), "from below!".into()));
+            assert_eq!(stack.lowers[0].text("old"), "from below");
+        },
+    );
+}
+
+/// A reader that opened the lower file sees what is written to its copy, also when others have it open by then.
+#[test]
+fn who_opened_the_lower_file_sees_what_is_written_later() {
+    in_each_way(
+        || lower(&[("f", "lower text")]),
+        |stack, mount, _| {
+            let reader = open(mount, "f", OFlags::RDONLY);
+            let read = |fd: &OwnedFd| {
+                let mut bytes = [0; 64];
+                let n = rustix::io::pread(fd, &mut bytes, 0).unwrap();
+                String::from_utf8(bytes[..n].to_vec()).unwrap()
+            };
+            assert_eq!(read(&reader), "lower text");
+            let writer = open(mount, "f", OFlags::RDWR);
+            tree::pwrite_all(&writer, b"UPPER", 0).unwrap();
+            let late = open(mount, "f", OFlags::RDONLY);
+            assert_eq!(
+                (read(&reader), read(&late), read(&writer)),
+                ("UPPER text".into(), "UPPER text".into(), "UPPER text".into())
+            );
+            drop((reader, late, writer));
+            // All opens have ended: the next one may go another way, and sees nothing old.
+            let writer = open(mount, "f", OFlags::RDWR);
+            tree::pwrite_all(&writer, b"again", 0).unwrap();
+            assert_eq!(read(&open(mount, "f", OFlags::RDONLY)), "again text");
+            assert_eq!(stack.lowers[0].text("f"), "lower text");
+        },
+    );
+}
+
+#[test]
+fn an_open_for_writing_copies_up_only_where_it_is_to() {
+    in_each_way(
+        || lower(&[("f", "text"), ("emptied", "text")]),
+        |stack, mount, at_open| {
+            drop(open(mount, "f", OFlags::RDONLY));
+            assert!(!stack.upper().has("f"));
+            drop(open(mount, "f", OFlags::RDWR));
+            assert_eq!(stack.upper().has("f"), at_open);
+            drop(open(mount, "emptied", OFlags::WRONLY | OFlags::TRUNC));
+            assert_eq!((mount.text("emptied"), stack.upper().text("emptied")), (String::new(), String::new()));
+        },
+    );
+}
+
+/// Also while the kernel writes by itself: what was opened before the bit was set clears it.
+#[test]
+fn a_users_write_ends_set_user_id_that_was_set_while_the_file_was_open() {
+    if who() != Who::Root {
+        return;
+    }
+    in_each_way(
+        || {
+            let stack = lower(&[]);
+            stack.upper().file("f", "text").perm("f", 0o777);
+            stack
+        },
+        |_, mount, _| {
+            let fd = as_user(1234, 1234, || open(mount, "f", OFlags::WRONLY));
+            mount.chmod("f", 0o6777).unwrap();
+            assert_eq!(mount.mode("f"), 0o6777);
+            as_user(1234, 1234, || tree::pwrite_all(&fd, b"T", 0).unwrap());
+            drop(fd);
+            assert_eq!(mount.mode("f"), 0o777);
+        },
+    );
+}
+
+#[test]
+fn again_as_a_normal_user() {
+    common::legs::as_a_normal_user();
+}
+
+#[test]
+fn again_in_a_user_namespace() {
+    common::legs::in_a_user_namespace();
+}
