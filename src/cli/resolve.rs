@@ -59,6 +59,7 @@ struct Wishes {
     subtype: Option<OsString>,
     threads: Option<usize>,
     io: Option<Io>,
+    no_prefetch: bool,
     copy_up_at_open: Option<bool>,
     debug: bool,
     security: Vec<OsString>,
@@ -133,6 +134,7 @@ impl Wishes {
             Key::FsName => self.fsname = Some(OsString::from_vec(grammar::unescape(value))),
             Key::Subtype => self.subtype = Some(OsString::from_vec(grammar::unescape(value))),
             Key::Threads => self.threads = Some(threads(word)?),
+            Key::Prefetch => self.no_prefetch = value == b"off",
             Key::Io => self.io = io(value),
             Key::CopyUp => self.copy_up_at_open = Some(value == b"open"),
             Key::Debug => self.debug = true,
@@ -220,6 +222,7 @@ impl Wishes {
             allow_other: self.allow_other,
             threads: self.threads.unwrap_or_else(default_threads),
             data,
+            prefetch: !self.no_prefetch,
             security: self.security,
         };
         Ok(Resolved { config, mount, debug: self.debug })

@@ -8,7 +8,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
@@ -20,6 +20,7 @@ use fuser::{
 
 use super::convert::{attr, caller, decode_dev, errno, id, negative, set_time};
 use super::opens::{DataPath, OpenFiles};
+use super::prefetch::Prefetch;
 use super::probe::{self, Probe};
 use super::reply::{Plain, Plus, attributes, empty, written, xattr};
 use super::requests::{Op, Requests};
@@ -40,6 +41,7 @@ pub struct Adapter {
     data: DataPath,
     open_files: Arc<OpenFiles>,
     probe: Arc<Probe>,
+    prefetch: Arc<OnceLock<Prefetch>>,
 }
 
 /// The kernel's end of the connection, for what nobody asked.
@@ -58,7 +60,8 @@ impl Adapter {
     pub fn new(union: Arc<Union>, data: DataPath) -> Self {
         let (timeouts, turns) = (union.timeouts(), Arc::new(Turns::new()));
         let probe = Arc::new(if data.opens_seen { Probe::default() } else { Probe::new() });
-        Self { union, timeouts, requests: Arc::default(), turns, data, open_files: Arc::default(), probe }
+        let (requests, open_files, prefetch) = (Arc::default(), Arc::default(), Arc::default());
+        Self { union, timeouts, requests, turns, data, open_files, probe, prefetch }
     }
 
     /// The counters, for who wants to know while the session runs.
@@ -74,6 +77,11 @@ impl Adapter {
     /// The open to begin with.
     pub(super) fn probe(&self) -> Arc<Probe> {
         self.probe.clone()
+    }
+
+    /// Who reads ahead, once it is set.
+    pub(super) fn prefetch(&self) -> Arc<OnceLock<Prefetch>> {
+        self.prefetch.clone()
     }
 
     /// The union of this adapter.
@@ -178,7 +186,12 @@ impl Filesystem for Adapter {
 
     fn forget(&self, _req: &Request, ino: INodeNo, lookups: u64) {
         let _turn = self.begin(Op::Forget);
-        guard(|| self.union.forget(id(ino), lookups));
+        guard(|| {
+            if let Some(prefetch) = self.prefetch.get() {
+                prefetch.forget(id(ino));
+            }
+            self.union.forget(id(ino), lookups);
+        });
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
@@ -336,6 +349,9 @@ impl Filesystem for Adapter {
     ) {
         let _turn = self.begin(Op::Read);
         guard(|| {
+            if let Some(prefetch) = self.prefetch.get() {
+                prefetch.read(&self.union, id(ino), offset, size);
+            }
             BUFFER.with_borrow_mut(|buffer| {
                 let size = size as usize;
                 if buffer.len() < size {
@@ -424,7 +440,7 @@ impl Filesystem for Adapter {
     fn readdirplus(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
         let _turn = self.begin(Op::ReadDirPlus);
         let ttl = self.timeouts.entry.min(self.timeouts.attr);
-        guard(|| match self.union.readdir(id(ino), offset, true, &mut Plus(&mut reply, ttl)) {
+        guard(|| match self.union.readdir(id(ino), offset, true, &mut Plus(&mut reply, ttl, self.prefetch.get())) {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(errno(error)),
         });

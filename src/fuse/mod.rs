@@ -5,6 +5,8 @@ mod convert;
 mod init;
 mod ioctl;
 mod opens;
+mod order;
+mod prefetch;
 mod probe;
 mod reply;
 mod requests;

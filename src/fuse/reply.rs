@@ -8,6 +8,7 @@ use fuser::{INodeNo, ReplyAttr, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, 
 
 use super::adapter::GENERATION;
 use super::convert::{attr, bare, errno, kind};
+use super::prefetch::Prefetch;
 use crate::base::{Errno, Result};
 use crate::union::{Attr, DirSink, ListedEntry};
 
@@ -41,8 +42,8 @@ pub(super) fn written(reply: ReplyWrite, done: Result<u32>) {
     }
 }
 
-/// Entries with attributes.
-pub(super) struct Plus<'a>(pub &'a mut ReplyDirectoryPlus, pub Duration);
+/// Entries with attributes; those that were taken are told to the one who reads ahead.
+pub(super) struct Plus<'a>(pub &'a mut ReplyDirectoryPlus, pub Duration, pub Option<&'a Prefetch>);
 
 impl DirSink for Plus<'_> {
     fn add(&mut self, entry: &ListedEntry<'_>) -> bool {
@@ -52,7 +53,11 @@ impl DirSink for Plus<'_> {
             // Asked again when somebody wants to know.
             None => (bare(entry.id, entry.kind), Duration::ZERO),
         };
-        !self.0.add(INodeNo(entry.id.0), entry.cookie, name, &ttl, &found, GENERATION)
+        let taken = !self.0.add(INodeNo(entry.id.0), entry.cookie, name, &ttl, &found, GENERATION);
+        if let (true, Some(attr), Some(prefetch)) = (taken, &entry.attr, self.2) {
+            prefetch.listed(entry.id, attr);
+        }
+        taken
     }
 }
 

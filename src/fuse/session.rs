@@ -9,6 +9,7 @@ use fuser::{Config, Session, SessionACL};
 
 use super::adapter::{self, Adapter};
 use super::opens;
+use super::prefetch::Prefetch;
 use super::requests::Requests;
 use super::settings::MountSettings;
 use crate::base::Errno;
@@ -59,7 +60,7 @@ pub fn preflight(settings: &MountSettings) -> Result<(), SetupError> {
 pub fn serve(fs: Adapter, settings: &MountSettings, on_ready: impl FnOnce()) -> Result<(), SetupError> {
     process::block_endings();
     let (connection, way) = mount(settings)?;
-    let (union, requests, turns, probe) = (fs.union(), fs.requests(), fs.turns(), fs.probe());
+    let (union, requests, turns, probe, prefetch) = (fs.union(), fs.requests(), fs.turns(), fs.probe(), fs.prefetch());
     let device = connection.try_clone().inspect_err(|error| log::info!("threads do not take turns: {error}")).ok();
     let mounted =
         Mounted { path: settings.mountpoint.clone(), way, device: mount::device_at(&settings.mountpoint).ok() };
@@ -91,6 +92,9 @@ pub fn serve(fs: Adapter, settings: &MountSettings, on_ready: impl FnOnce()) -> 
     drop(union);
     if let Some(device) = device.filter(|_| settings.threads > 1) {
         turns.set_device(device);
+    }
+    if let (true, true, Some(device)) = (settings.prefetch, settings.threads > 1, mounted.device) {
+        let _ = prefetch.set(Prefetch::new(settings.mountpoint.clone(), device));
     }
     let watcher = mounted.clone();
     let counted = requests.clone();

@@ -21,6 +21,8 @@ pub struct MountSettings {
     pub allow_other: bool,
     /// Requests served at once, at least 1.
     pub threads: usize,
+    /// Files are read ahead of programs (see `fuse/prefetch.rs`); needs two threads.
+    pub prefetch: bool,
     /// How data goes between programs and layers.
     pub data: DataPath,
     /// Options for the kernel's security modules, as they stand (`context=…`).

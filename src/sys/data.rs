@@ -8,6 +8,16 @@ use rustix::io::Errno as Raw;
 use super::seam::{self, Call};
 use crate::base::{Errno, Result};
 
+/// Whether some bytes of each 64 KiB of a part are in the page cache
+/// ([preadv2(2)](https://man7.org/linux/man-pages/man2/preadv2.2.html), `RWF_NOWAIT`), up to the end of the file.
+pub fn is_in_cache(fd: BorrowedFd<'_>, offset: u64, len: u64) -> bool {
+    let mut byte = [0; 1];
+    (offset..offset.saturating_add(len)).step_by(64 << 10).all(|at| {
+        let mut room = [std::io::IoSliceMut::new(&mut byte)];
+        rustix::io::preadv2(fd, &mut room, at, rustix::io::ReadWriteFlags::NOWAIT).is_ok()
+    })
+}
+
 /// Reads at an offset; 0 is the end of the file
 /// ([pread(2)](https://man7.org/linux/man-pages/man2/pread.2.html)). Fewer bytes than asked for are no error.
 ///

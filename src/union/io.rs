@@ -155,6 +155,12 @@ impl Union {
         self.copy_up(&inode, &CopyUp::data(caller))
     }
 
+    /// Whether a read of this part of a file would not wait for a disk.
+    pub fn is_in_cache(&self, id: InodeId, offset: u64, len: u64) -> bool {
+        let fd = self.inode(id).and_then(|inode| self.data_fd(&inode, false));
+        fd.is_ok_and(|fd| data::is_in_cache(fd.as_fd(), offset, len))
+    }
+
     /// Whether the file is what a lower layer has.
     pub fn is_lower(&self, id: InodeId) -> bool {
         let upper = |inode: &Inode| inode.leaf().is_ok_and(|leaf| leaf.state.lock().upper.is_some());

@@ -1,0 +1,235 @@
+//! Reading ahead of programs where the kernel does not: of the next small files of a walk, and around random reads.
+//!
+//! The daemon opens the file through its own mount and asks the kernel to read ahead (`POSIX_FADV_WILLNEED`). What comes of
+//! it are ordinary READs, so that nothing can be in the kernel's cache that a program's own read would not have put there:
+//! unlike `FUSE_NOTIFY_STORE` this is right on a writable view whose opens are not seen. It is done while a program's READ
+//! waits for its answer, for at most one READ at a time: that program has the mount in use anyway, so that no umount fails
+//! of it; and another thread is always there to answer what the open may have to ask.
+//!
+//! Only by evidence: of small files, once two were read in the order in which they were listed, then twice as many each
+//! time a program arrives where the last ones end; of a large file, once it was read at random, what the layer has in its
+//! cache of a window around, each window once.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+
+use rustix::fs::Advice;
+
+use super::order::Order;
+use crate::base::sync::Mutex;
+use crate::sys::path::{OFlags, open_beneath, open_root};
+use crate::sys::stat::{Kind, cached_ino};
+use crate::union::{Attr, InodeId, Union};
+
+/// A larger file is no small one: the kernel reads this much by one request.
+const SMALL_FILE: u64 = 64 << 10;
+/// Files that are read ahead at a time.
+const MOST_FILES: u64 = 64;
+/// A READ of more is not random, or is read ahead by the kernel already.
+const SMALL_READ: u32 = 16 << 10;
+/// What is read ahead around a random read.
+const WINDOW: u64 = 256 << 10;
+/// What one call reads ahead, as large as the kernel's own window.
+const STEP: u64 = 128 << 10;
+/// Random reads of a file before its windows are read ahead.
+const EVIDENCE: u32 = 8;
+/// Large files that are known to be read at random.
+const MOST_RANDOM: usize = 64;
+
+/// What was read and listed lately, and how to reach it.
+pub struct Prefetch {
+    mountpoint: PathBuf,
+    device: u64,
+    order: Order,
+    /// Held by the one READ that reads ahead.
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// The place in the order at which the last files that were read ahead end.
+    next: u64,
+    /// How many those were.
+    files: u64,
+    random: HashMap<InodeId, Random>,
+}
+
+/// A large file that is read at random.
+#[derive(Default)]
+struct Random {
+    end: u64,
+    reads: u32,
+    /// Windows that were read ahead, a bit each.
+    done: Vec<u64>,
+    /// Reads that came all the same: the kernel does not keep them.
+    again: u32,
+}
+
+impl Prefetch {
+    /// For a view that is mounted there; `device` is its `st_dev`.
+    pub fn new(mountpoint: PathBuf, device: u64) -> Self {
+        Self { mountpoint, device, order: Order::default(), state: Mutex::default() }
+    }
+
+    /// A name was listed with its attributes.
+    pub fn listed(&self, id: InodeId, attr: &Attr) {
+        if attr.kind == Kind::File && attr.size > 0 && attr.size <= SMALL_FILE {
+            self.order.add(id);
+        }
+    }
+
+    /// An inode is known no longer, or its data will be others.
+    pub fn forget(&self, id: InodeId) {
+        self.order.take(id);
+    }
+
+    /// A READ arrived and is not answered yet.
+    pub fn read(&self, union: &Union, id: InodeId, offset: u64, size: u32) {
+        let place = self.order.take(id);
+        if place.is_none() && size > SMALL_READ {
+            return;
+        }
+        let Some(mut state) = self.state.try_lock() else { return };
+        match place {
+            Some(place) => {
+                let ahead = state.follow(place);
+                self.files(union, place, ahead);
+            }
+            None => {
+                if let Some(window) = state.window(id, offset, u64::from(size)) {
+                    self.around(union, id, window);
+                }
+            }
+        }
+    }
+
+    /// Reads the next files of the order ahead.
+    fn files(&self, union: &Union, place: u64, ahead: u64) {
+        let mut dir: Option<(InodeId, OwnedFd)> = None;
+        let mut root = None;
+        for id in self.order.after(place, ahead) {
+            let Some((parent, name)) = union.name_of(id) else { continue };
+            if dir.as_ref().is_none_or(|(of, _)| *of != parent) {
+                let root = match &root {
+                    Some(root) => root,
+                    None => match self.root() {
+                        Some(opened) => root.insert(opened),
+                        None => return,
+                    },
+                };
+                let opened = union
+                    .path_of(parent)
+                    .and_then(|path| open_beneath(root.as_fd(), &path, OFlags::PATH | OFlags::DIRECTORY).ok());
+                dir = opened.map(|fd| (parent, fd));
+            }
+            let Some((_, within)) = &dir else { continue };
+            self.order.take(id);
+            let file = open_beneath(within.as_fd(), name.as_c_str(), OFlags::RDONLY | OFlags::NONBLOCK);
+            if let Some(file) = file.ok().filter(|file| self.is(file, id)) {
+                read_ahead(&file, 0, SMALL_FILE);
+            }
+        }
+    }
+
+    /// Reads a window of a file ahead, as far as the layer has it in the cache.
+    fn around(&self, union: &Union, id: InodeId, window: u64) {
+        let (start, Some(root), Some((parent, name))) = (window * WINDOW, self.root(), union.name_of(id)) else {
+            return;
+        };
+        let Some(path) = union.path_of(parent) else { return };
+        if !union.is_in_cache(id, start, WINDOW) {
+            return;
+        }
+        let dir = open_beneath(root.as_fd(), &path, OFlags::PATH | OFlags::DIRECTORY);
+        let file = dir.and_then(|dir| open_beneath(dir.as_fd(), name.as_c_str(), OFlags::RDONLY | OFlags::NONBLOCK));
+        if let Some(file) = file.ok().filter(|file| self.is(file, id)) {
+            (0..WINDOW / STEP).for_each(|step| read_ahead(&file, start + step * STEP, STEP));
+        }
+    }
+
+    /// The root of the view, if it is still mounted there.
+    fn root(&self) -> Option<OwnedFd> {
+        let root = open_root(&self.mountpoint).ok()?;
+        self.is(&root, InodeId::ROOT).then_some(root)
+    }
+
+    /// Whether this is that inode of the view, by what the kernel knows without asking.
+    fn is(&self, fd: &OwnedFd, id: InodeId) -> bool {
+        cached_ino(fd.as_fd()).is_ok_and(|found| found == (self.device, id.0))
+    }
+}
+
+impl State {
+    /// A listed file is read by a program: how many of those after it are to be read ahead.
+    fn follow(&mut self, place: u64) -> u64 {
+        let here = place >= self.next && place - self.next <= MOST_FILES;
+        self.files = match (here && self.next > 0, self.files) {
+            (false, _) => 0,
+            (true, 0) => 4,
+            (true, files) => (files * 2).min(MOST_FILES),
+        };
+        self.next = place + self.files + 1;
+        self.files
+    }
+
+    /// The window around a small read that is to be read ahead, if one is.
+    fn window(&mut self, id: InodeId, offset: u64, size: u64) -> Option<u64> {
+        if self.random.len() >= MOST_RANDOM && !self.random.contains_key(&id) {
+            self.random.clear();
+        }
+        let random = self.random.entry(id).or_default();
+        let sequential = offset == random.end;
+        random.end = offset + size;
+        if sequential {
+            return None;
+        }
+        random.reads += 1;
+        let window = offset / WINDOW;
+        let (word, bit) = (usize::try_from(window / 64).ok()?, 1 << (window % 64));
+        if random.done.len() <= word {
+            random.done.resize(word + 1, 0);
+        }
+        let done = random.done.get_mut(word)?;
+        if *done & bit != 0 {
+            random.again += 1;
+            return None;
+        }
+        // Where the kernel drops what was read ahead there is no room for it.
+        if random.reads < EVIDENCE || random.again > 2 * random.reads / 3 + EVIDENCE {
+            return None;
+        }
+        *done |= bit;
+        Some(window)
+    }
+}
+
+fn read_ahead(file: &OwnedFd, offset: u64, len: u64) {
+    let _ = rustix::fs::fadvise(file, offset, std::num::NonZeroU64::new(len), Advice::WillNeed);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_read_ahead_once_two_came_in_order_and_twice_as_many_each_time() {
+        let mut state = State::default();
+        let places = [(10, 0), (11, 4), (16, 8), (25, 16), (42, 32), (75, 64), (140, 64), (7, 0), (5, 0), (6, 4)];
+        for (place, ahead) in places {
+            assert_eq!(state.follow(place), ahead, "at {place}");
+        }
+    }
+
+    #[test]
+    fn windows_are_read_ahead_after_some_random_reads_and_once_each() {
+        let mut state = State::default();
+        let id = InodeId(7);
+        let mut at = |offset| state.window(id, offset, 4096);
+        assert!((1..u64::from(EVIDENCE)).all(|i| at(i * 10_000_000).is_none()));
+        assert_eq!(at(3 * WINDOW + 5000), Some(3));
+        assert_eq!(at(3 * WINDOW + 50_000), None);
+        assert_eq!(at(4 * WINDOW), Some(4));
+        assert_eq!(at(4 * WINDOW + 4096), None, "sequential");
+    }
+}
