@@ -3,7 +3,7 @@
 //! The kernel hands a request to the thread that has slept longest, wherever it slept. If that is another processor, one
 //! that is asleep too, waking it takes 20 to 50 us on a virtual machine; and so does waking the caller for the answer. So
 //! on machines of few processors
-//! - no more threads wait than there are processors, each bound to its own; the others stand aside until nobody waits;
+//! - one thread a processor waits, bound to it; the others stand aside until nobody waits;
 //! - a thread that has answered looks for the next request for a moment ([`LOOK`]), yielding to whoever wants to run,
 //!   before it sleeps. Meanwhile its processor is not asleep either, which keeps the caller where it is.
 //!
@@ -14,8 +14,8 @@
 //! being bound (348 / 600 / 1076 / 870).
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::base::sync::{Condvar, Mutex};
@@ -23,6 +23,8 @@ use crate::sys::process;
 
 /// How long a thread looks for the next request.
 const LOOK: Duration = Duration::from_micros(20);
+/// Threads that stand aside are called at most this often.
+const BETWEEN_CALLS: Duration = Duration::from_micros(200);
 /// With more processors threads sleep at once, wherever they are: nothing was measured there.
 const FEW: usize = 4;
 
@@ -36,8 +38,20 @@ pub struct Turns {
     waiting: AtomicUsize,
     /// Threads that have served at least once.
     seated: AtomicUsize,
+    started: Started,
+    /// Microseconds from the start to the last call.
+    last_call: AtomicU64,
     aside: Mutex<Aside>,
     call: Condvar,
+}
+
+#[derive(Debug)]
+struct Started(Instant);
+
+impl Default for Started {
+    fn default() -> Self {
+        Self(Instant::now())
+    }
 }
 
 #[derive(Debug, Default)]
@@ -48,7 +62,10 @@ struct Aside {
 }
 
 /// One request, from its arrival to after its answer.
-pub struct Turn<'a>(&'a Turns);
+pub struct Turn<'a> {
+    turns: &'a Turns,
+    bound: bool,
+}
 
 impl Turns {
     /// Turns for this process; they begin once there is a [device](Self::set_device).
@@ -65,18 +82,25 @@ impl Turns {
     }
 
     /// A request arrived at this thread.
-    pub fn begin(self: &std::sync::Arc<Self>) -> Turn<'_> {
-        if self.device.get().is_some() {
-            let new = Seat::take(self);
-            if !new && self.waiting.fetch_sub(1, Ordering::AcqRel) == 1 {
-                self.call_one();
-            }
+    pub fn begin(self: &Arc<Self>) -> Turn<'_> {
+        let seat = match self.device.get() {
+            Some(_) => Seat::take(self),
+            None => Taken { bound: true, new: true },
+        };
+        if !seat.new && self.waiting.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.call_one();
         }
-        Turn(self)
+        Turn { turns: self, bound: seat.bound }
     }
 
-    /// Nobody waits: one of those who stand aside is to.
+    /// Nobody waits: one of those who stand aside is to, but not for every request that is answered in no time.
     fn call_one(&self) {
+        let now = self.started.0.elapsed();
+        let last = Duration::from_micros(self.last_call.load(Ordering::Relaxed));
+        if now.saturating_sub(last) < BETWEEN_CALLS {
+            return;
+        }
+        self.last_call.store(u64::try_from(now.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
         let mut aside = self.aside.lock();
         if aside.standing > aside.called {
             aside.called += 1;
@@ -84,21 +108,21 @@ impl Turns {
         }
     }
 
-    fn end(&self) {
+    fn end(&self, bound: bool) {
         let Some(device) = self.device.get() else { return };
-        let others = self.waiting.fetch_add(1, Ordering::AcqRel);
-        if others >= self.cpus.len() {
-            self.stand_aside();
-        } else {
+        self.waiting.fetch_add(1, Ordering::AcqRel);
+        if bound {
             look(device);
+        } else {
+            self.stand_aside();
         }
     }
 
     fn stand_aside(&self) {
         let mut aside = self.aside.lock();
         // Others still wait then; the last of them to be busy calls under the lock, when this one is counted.
-        let enough = |waiting| if waiting > self.cpus.len() { Some(waiting - 1) } else { None };
-        if aside.closed || self.waiting.fetch_update(Ordering::AcqRel, Ordering::Acquire, enough).is_err() {
+        let others = |waiting| if waiting > 1 { Some(waiting - 1) } else { None };
+        if aside.closed || self.waiting.fetch_update(Ordering::AcqRel, Ordering::Acquire, others).is_err() {
             return;
         }
         aside.standing += 1;
@@ -119,7 +143,7 @@ impl Turns {
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.0.end();
+        self.turns.end(self.bound);
     }
 }
 
@@ -132,38 +156,49 @@ fn look(device: &OwnedFd) {
 }
 
 /// A thread's place. When the thread ends, those who stand aside must come and see that, too.
-struct Seat(std::sync::Arc<Turns>);
+struct Seat {
+    turns: Arc<Turns>,
+    bound: bool,
+}
+
+/// What a thread's place says.
+struct Taken {
+    /// It has a processor of its own.
+    bound: bool,
+    /// It serves for the first time.
+    new: bool,
+}
 
 thread_local! {
     static SEAT: std::cell::OnceCell<Seat> = const { std::cell::OnceCell::new() };
 }
 
 impl Seat {
-    /// True for a thread that serves for the first time.
-    fn take(turns: &std::sync::Arc<Turns>) -> bool {
+    fn take(turns: &Arc<Turns>) -> Taken {
         SEAT.with(|seat| {
-            if seat.get().is_some() {
-                return false;
-            }
-            let number = turns.seated.fetch_add(1, Ordering::Relaxed);
-            if let Some(cpu) = turns.cpus.get(number) {
-                process::bind_thread(*cpu);
-            }
-            seat.set(Self(turns.clone())).is_ok()
+            let mut new = false;
+            let seat = seat.get_or_init(|| {
+                new = true;
+                let cpu = turns.cpus.get(turns.seated.fetch_add(1, Ordering::Relaxed));
+                if let Some(cpu) = cpu {
+                    process::bind_thread(*cpu);
+                }
+                Self { turns: turns.clone(), bound: cpu.is_some() }
+            });
+            Taken { bound: seat.bound, new }
         })
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.0.close();
+        self.turns.close();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
 
     /// Turns on a pipe in which nothing ever arrives.
     fn turns(cpus: usize) -> Arc<Turns> {
@@ -182,12 +217,10 @@ mod tests {
         let other = turns.clone();
         let thread = std::thread::spawn(move || drop(other.begin()));
         let standing = || turns.aside.lock().standing;
-        let wait_for = |count| {
-            while standing() != count {
-                std::thread::yield_now();
-            }
-        };
-        wait_for(1);
+        while standing() != 1 {
+            std::thread::yield_now();
+        }
+        std::thread::sleep(BETWEEN_CALLS);
         // Now nobody waits: the other is called, comes to wait, and ends.
         let turn = turns.begin();
         thread.join().unwrap();
@@ -205,7 +238,7 @@ mod tests {
             std::thread::yield_now();
         }
         // A thread whose session ended.
-        std::thread::spawn(move || Seat::take(&second)).join().unwrap();
+        std::thread::spawn(move || Seat::take(&second).new).join().unwrap();
         standing.join().unwrap();
     }
 }
