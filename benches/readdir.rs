@@ -6,7 +6,7 @@
 //! - `NAME-first`: through a mount that was just made; `NAME-again`: once more. NAME is plyfs, and beside it the kernel's
 //!   OverlayFS and fuse-overlayfs where they are
 //!
-//! `PLYFS_BENCH_SHORT=1` measures little (CI) and takes 5,000 names for 100,000; `TMPDIR` says on which file system.
+//! `PLYFS_BENCH_SHORT=1` measures little (CI) and takes 2,000 names for 100,000; `TMPDIR` says on which file system.
 
 #![allow(clippy::expect_used)] // A bench that cannot make its layers has nothing to measure.
 
@@ -28,7 +28,7 @@ use plyfs::union::InodeId;
 const LAYERS: [usize; 2] = [1, 4];
 
 fn sizes() -> [usize; 3] {
-    [20, 1_000, if is_short() { 5_000 } else { 100_000 }]
+    [20, 1_000, if is_short() { 2_000 } else { 100_000 }]
 }
 
 fn make_layers(count: usize, names: usize) -> Layers {
