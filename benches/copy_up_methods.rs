@@ -8,11 +8,12 @@
 //! | `loop` (read and write) | a tmpfs | each | a byte is written |
 //! | `metacopy` | same file system | each | chmod |
 //!
-//! The names are those of what plyfs does; its peers do on the same layers what they do (the kernel's OverlayFS, with
-//! `metacopy` off by default, and fuse-overlayfs copy the data for a chmod). All with `volatile`.
+//! The names are those of what plyfs does; its peers do on the same layers what they do (for a chmod the kernel's OverlayFS,
+//! with `metacopy` off by default, and fuse-overlayfs copy the data, or share its blocks). All with `volatile`.
 //!
-//! Root makes the file systems: images on loop devices in memory. A normal user measures in `TMPDIR` (whatever the file
-//! system there does on the same one), and with the lower layer in `/dev/shm`. `PLYFS_BENCH_SHORT=1` measures little (CI).
+//! Root makes the file systems: images of 2 GiB on loop devices in memory, one at a time. A normal user measures in
+//! `TMPDIR` (whatever the file system there does on the same one), and with the lower layer in `/dev/shm`.
+//! `PLYFS_BENCH_SHORT=1` measures little (CI).
 
 #![allow(clippy::expect_used)] // A bench that cannot make its layers has nothing to measure.
 
