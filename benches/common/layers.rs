@@ -50,11 +50,16 @@ impl Layers {
 
     /// An empty upper layer, with nothing of the last one left to be written by the file system.
     pub fn renew_upper(&self) {
+        self.empty_upper();
+        self.settle();
+    }
+
+    /// An empty upper layer.
+    pub fn empty_upper(&self) {
         for name in ["upper", "work"] {
             let _ = fs::remove_dir_all(self.path(name));
             fs::create_dir(self.path(name)).expect("mkdir");
         }
-        self.settle();
     }
 
     /// All that was written is on disk.
