@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use common::Layers;
 use common::engine::{name, walk};
-use criterion::{BenchmarkId, Criterion, Throughput};
+use criterion::{BenchmarkId, Criterion};
 use plyfs::union::InodeId;
 use plyfs::{Name, Union};
 
@@ -77,7 +77,6 @@ fn inode_table(criterion: &mut Criterion) {
     let names: Vec<_> = (0..NAMES).map(|number| name(&file(number))).collect();
     for (word, one) in [("one-directory", true), ("own-directories", false)] {
         let mut group = criterion.benchmark_group(format!("inode_table/{word}"));
-        group.throughput(Throughput::Elements(1));
         for kept in [true, false] {
             for threads in THREADS {
                 let union = layers.read_only();

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use common::engine::{name, walk};
 use common::{Layers, is_short};
-use criterion::{BatchSize, BenchmarkId, Criterion};
+use criterion::{BatchSize, Bencher, BenchmarkId};
 use plyfs::{Name, Union};
 
 const LAYERS: [usize; 4] = [1, 16, 128, 500];
@@ -63,36 +63,53 @@ fn first_visits(layers: &Layers, directories: &[Name], last: &Name, count: u64) 
     (0..count).map(visit).sum()
 }
 
-fn measure(criterion: &mut Criterion, layers: &Layers, depth: usize) {
-    let directories = directories(depth);
-    let id = || BenchmarkId::new(format!("{}-layers", layers.levels()), format!("depth-{depth}"));
-    for (word, last) in [("hit", name("file")), ("miss", name("missing"))] {
-        criterion.benchmark_group(format!("lookup/{word}-first")).bench_function(id(), |bencher| {
-            bencher.iter_custom(|count| first_visits(layers, &directories, &last, count));
-        });
-        let union = layers.read_only();
-        assert_eq!(path(&union, &directories, &last), word == "hit");
-        criterion.benchmark_group(format!("lookup/{word}-again")).bench_function(id(), |bencher| {
-            bencher.iter(|| black_box(path(&union, &directories, &last)));
-        });
+#[derive(Clone, Copy)]
+enum Visit {
+    First,
+    Again,
+    NewName,
+}
+
+const CASES: [(&str, Visit, &str); 5] = [
+    ("hit-first", Visit::First, "file"),
+    ("hit-again", Visit::Again, "file"),
+    ("miss-first", Visit::First, "missing"),
+    ("miss-again", Visit::Again, "missing"),
+    ("miss-new-name", Visit::NewName, "missing"),
+];
+
+fn measure(bencher: &mut Bencher<'_>, layers: &Layers, depth: usize, visit: Visit, last: &str) {
+    let (directories, is_there) = (directories(depth), last == "file");
+    let last = name(last);
+    let union = layers.read_only();
+    assert_eq!(path(&union, &directories, &last), is_there);
+    match visit {
+        Visit::First => bencher.iter_custom(|count| first_visits(layers, &directories, &last, count)),
+        Visit::Again => bencher.iter(|| black_box(path(&union, &directories, &last))),
+        Visit::NewName => {
+            let mut number = 0_u64;
+            let next = || {
+                number += 1;
+                name(&format!("missing{number}"))
+            };
+            bencher.iter_batched(next, |last| black_box(path(&union, &directories, &last)), BatchSize::SmallInput);
+        }
     }
-    let (union, mut number) = (layers.read_only(), 0_u64);
-    let mut next = || {
-        number += 1;
-        name(&format!("missing{number}"))
-    };
-    path(&union, &directories, &next());
-    criterion.benchmark_group("lookup/miss-new-name").bench_function(id(), |bencher| {
-        bencher.iter_batched(&mut next, |last| black_box(path(&union, &directories, &last)), BatchSize::SmallInput);
-    });
 }
 
 fn main() {
     let mut criterion = common::criterion();
     let most = if is_short() { 128 } else { usize::MAX };
-    for count in LAYERS.into_iter().filter(|count| *count <= most) {
-        let layers = make_layers(count);
-        DEPTHS.iter().for_each(|depth| measure(&mut criterion, &layers, *depth));
+    let layers: Vec<_> = LAYERS.into_iter().filter(|count| *count <= most).map(make_layers).collect();
+    for (case, visit, last) in CASES {
+        let mut group = criterion.benchmark_group(format!("lookup/{case}"));
+        for layers in &layers {
+            for depth in DEPTHS {
+                let id = BenchmarkId::new(format!("{}-layers", layers.levels()), depth);
+                group.bench_function(id, |bencher| measure(bencher, layers, depth, visit, last));
+            }
+        }
+        group.finish();
     }
     criterion.final_summary();
 }
