@@ -1,164 +1,63 @@
-//! What copy-up costs: the first byte written to a lower file, through the engine alone, through a real mount, and on the
-//! kernel's OverlayFS beside it. Each iteration copies a file up that nobody has touched.
+//! What copy-up costs, by the size of the file: the first byte written to a lower file, through the engine alone, through
+//! a real mount, and beside it on the kernel's OverlayFS (root only) and on each fuse-overlayfs on the PATH, which never
+//! syncs and writes the holes of sparse files. Each file is copied up once; its data is in the page cache. How it is
+//! copied depends on the file system: see `copy_up_methods`.
 //!
-//! `PLYFS_BENCH_SHORT=1` measures little (CI); `TMPDIR` says on which file system.
+//! `PLYFS_BENCH_SHORT=1` measures little and leaves the largest out (CI); `TMPDIR` says on which file system.
 
 #![allow(clippy::expect_used)] // A bench that cannot make its layers has nothing to measure.
 
 mod common;
 
-use std::fs::{self, File};
-use std::hint::black_box;
-use std::io::Write as _;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
-
-use common::Mounted;
-use criterion::{BenchmarkId, Criterion, Throughput};
+use common::first_change::{Change, Files, Way, measure};
+use common::{Layers, is_short, say_skipped};
+use criterion::{Criterion, Throughput};
 use plyfs::base::config::Fsync;
-use plyfs::union::{Caller, InodeId, WriteHow};
-use plyfs::{Name, Union};
-use tempfile::TempDir;
 
-/// Name, apparent size, and the offsets at which 4 KiB of data stand (none: all of it is data).
-const FILES: [(&str, u64, &[u64]); 4] = [
-    ("4KiB", 4 << 10, &[]),
-    ("1MiB", 1 << 20, &[]),
-    ("64MiB", 64 << 20, &[]),
-    ("sparse-1GiB", 1 << 30, &[0, 256 << 20, 1 << 29, (1 << 30) - 4096]),
+const fn full(name: &'static str, size: u64) -> (&'static str, Files) {
+    (name, Files { size, data: &[] })
+}
+
+const FILES: [(&str, Files); 7] = [
+    full("0B", 0),
+    full("4KiB", 4 << 10),
+    full("64KiB", 64 << 10),
+    full("1MiB", 1 << 20),
+    full("64MiB", 64 << 20),
+    full("1GiB", 1 << 30),
+    ("sparse-1GiB", Files { size: 1 << 30, data: &[0, 256 << 20, 1 << 29, (1 << 30) - 4096] }),
 ];
 
-/// Files copied up before the layers are made anew.
-const BATCH: usize = 8;
-
-struct Layers {
-    dir: TempDir,
-}
-
-impl Layers {
-    fn new(size: u64, data: &[u64]) -> Self {
-        let dir = tempfile::tempdir().expect("a directory in TMPDIR");
-        for name in ["lower", "upper", "work", "merged"] {
-            fs::create_dir(dir.path().join(name)).expect("mkdir");
-        }
-        let layers = Self { dir };
-        for i in 0..BATCH {
-            let file = File::create(layers.path("lower").join(format!("f{i}"))).expect("create");
-            file.set_len(size).expect("truncate");
-            if data.is_empty() {
-                let block = vec![0x5a; 1 << 20];
-                let mut rest = size;
-                while rest > 0 {
-                    let step = rest.min(block.len() as u64) as usize;
-                    (&file).write_all(&block[..step]).expect("write");
-                    rest -= step as u64;
-                }
-            }
-            for at in data {
-                file.write_all_at(&[0x5a; 4096], *at).expect("write");
-            }
-            file.sync_all().expect("sync");
-        }
-        layers
+/// Why this size is left out.
+fn unfit(files: &Files) -> Option<&'static str> {
+    let most = if is_short() { 1 << 20 } else { u64::MAX };
+    if files.bytes() > most {
+        return Some("a short run");
     }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn options(&self, more: &str) -> String {
-        let path = |name| self.path(name).display().to_string();
-        format!("lowerdir={},upperdir={},workdir={}{more}", path("lower"), path("upper"), path("work"))
-    }
-}
-
-/// Who copies up.
-#[derive(Clone, Copy, PartialEq)]
-enum Way {
-    Engine,
-    Mount,
-    Kernel,
-}
-
-fn mount(way: Way, layers: &Layers, volatile: bool) -> Option<Mounted> {
-    let (at, options) = (layers.path("merged"), layers.options(if volatile { ",volatile" } else { "" }));
-    if way == Way::Kernel { Mounted::kernel(&options, &at) } else { Mounted::plyfs(&options, &at) }
-}
-
-/// The time of `count` copy-ups of fresh files.
-fn copy_ups(way: Way, volatile: bool, size: u64, data: &[u64], count: u64) -> Duration {
-    let mut spent = Duration::ZERO;
-    let mut left = count as usize;
-    while left > 0 {
-        let (layers, batch) = (Layers::new(size, data), left.min(BATCH));
-        left -= batch;
-        spent += if way == Way::Engine {
-            engine_batch(&layers, volatile, batch)
-        } else {
-            let mounted = mount(way, &layers, volatile).expect("it was mounted before");
-            mount_batch(mounted.at(), batch)
-        };
-    }
-    spent
-}
-
-fn mount_batch(merged: &Path, batch: usize) -> Duration {
-    let files: Vec<_> = (0..batch).map(|i| merged.join(format!("f{i}"))).collect();
-    for path in &files {
-        black_box(fs::metadata(path).expect("stat"));
-    }
-    let start = Instant::now();
-    for path in &files {
-        let file = File::options().write(true).open(path).expect("open");
-        file.write_all_at(b"x", 0).expect("write");
-    }
-    start.elapsed()
-}
-
-fn engine_batch(layers: &Layers, volatile: bool, batch: usize) -> Duration {
-    let fsync = if volatile { Fsync::Volatile } else { Fsync::Auto };
-    let union = Union::builder().lower(layers.path("lower")).upper(layers.path("upper"), layers.path("work"));
-    let union = union.fsync(fsync).build().expect("layers that were just made");
-    let caller = Caller::this_process();
-    let ids: Vec<_> = (0..batch)
-        .map(|i| {
-            let name = Name::new(format!("f{i}").as_bytes()).expect("a name");
-            union.lookup(InodeId::ROOT, &name).expect("lookup").expect("the file").id
-        })
-        .collect();
-    let start = Instant::now();
-    for id in ids {
-        union.write(&caller, id, 0, b"x", WriteHow::default()).expect("write");
-    }
-    start.elapsed()
+    // The lower files, their copies, and one more for what the file system has not freed yet.
+    let needed = 3 * files.size * files.count() as u64;
+    let room = rustix::fs::statvfs(std::env::temp_dir()).map_or(0, |stat| stat.f_bavail * stat.f_frsize);
+    (needed > room).then_some("TMPDIR has no room for it")
 }
 
 fn copy_up(criterion: &mut Criterion) {
-    let short = std::env::var_os("PLYFS_BENCH_SHORT").is_some();
-    let ways = [(Way::Engine, "engine"), (Way::Mount, "mount"), (Way::Kernel, "kernel-overlayfs")];
-    let available: Vec<_> = ways
-        .into_iter()
-        .filter(|(way, name)| {
-            let there = *way == Way::Engine || mount(*way, &Layers::new(0, &[]), false).is_some();
-            if !there {
-                eprintln!("SKIPPED: {name}: it cannot be mounted here (root, or fusermount3 for the mount)");
-            }
-            there
-        })
-        .collect();
-    for (file, size, data) in FILES {
-        let mut group = criterion.benchmark_group(format!("copy_up/{file}"));
-        let bytes = if data.is_empty() { size } else { data.len() as u64 * 4096 };
-        group.throughput(Throughput::Bytes(bytes)).sample_size(10);
-        group.warm_up_time(Duration::from_millis(if short { 50 } else { 500 }));
-        group.measurement_time(Duration::from_millis(if short { 200 } else { 5000 }));
-        for volatile in [false, true] {
-            for (way, name) in &available {
-                let id = BenchmarkId::new(*name, if volatile { "volatile" } else { "synced" });
-                group.bench_function(id, |bencher| {
-                    bencher.iter_custom(|count| copy_ups(*way, volatile, size, data, count));
-                });
+    let ways = Way::available();
+    for (name, files) in FILES {
+        if let Some(why) = unfit(&files) {
+            say_skipped(&format!("{name}: {why}"));
+            continue;
+        }
+        let layers = Layers::new(1);
+        files.make(layers.lower(0));
+        let mut group = criterion.benchmark_group(format!("copy_up/{name}"));
+        group.throughput(Throughput::Bytes(files.bytes()));
+        for fsync in [Fsync::Auto, Fsync::Volatile] {
+            let left_out = |way: &Way| {
+                let takes_long = is_short() && !files.data.is_empty();
+                way.is_fuse_overlayfs() && (takes_long || fsync != Fsync::Volatile)
+            };
+            for way in ways.iter().filter(|way| !left_out(way)) {
+                measure(&mut group, (&layers, &files), way, Change::Data, fsync);
             }
         }
         group.finish();
@@ -166,7 +65,7 @@ fn copy_up(criterion: &mut Criterion) {
 }
 
 fn main() {
-    let mut criterion = Criterion::default().configure_from_args();
+    let mut criterion = common::criterion();
     copy_up(&mut criterion);
     criterion.final_summary();
 }

@@ -29,8 +29,18 @@ section "clippy" cargo clippy --release --all-targets -- -D warnings
 section "tests" cargo test --release --no-fail-fast
 section "example" cargo run --release --quiet --example house
 section "bench copy_up (short)" env PLYFS_BENCH_SHORT=1 cargo bench --bench copy_up
+section "bench copy_up_methods (short)" env PLYFS_BENCH_SHORT=1 cargo bench --bench copy_up_methods
 section "bench metadata (short)" env PLYFS_BENCH_SHORT=1 cargo bench --bench metadata
+section "bench lookup (short)" env PLYFS_BENCH_SHORT=1 cargo bench --bench lookup
+section "bench readdir (short)" env PLYFS_BENCH_SHORT=1 cargo bench --bench readdir
+section "bench mount_ops (short)" env PLYFS_BENCH_SHORT=1 cargo bench --bench mount_ops
+section "bench inode_table (short)" env PLYFS_BENCH_SHORT=1 cargo bench --bench inode_table
 section "build" cargo build --release
+if [ "$(id -u)" = 0 ] && command -v python3 >/dev/null; then
+    section "programs (short)" python3 benches/programs.py --scale 0.01 --rounds 1
+else
+    echo "SKIPPED: benches/programs.py: root and python3 are needed"
+fi
 section "pjdfstest" bash tests/suites/pjdfstest.sh
 section "fsx" bash tests/suites/fsx.sh
 

@@ -1,55 +1,61 @@
-//! Mounts that end with the value: plyfs, and the kernel's OverlayFS beside it.
+//! What the benches share: layers, mounts that end with the value, and who serves them: plyfs, and beside it the kernel's
+//! OverlayFS and fuse-overlayfs where they are.
+// Each bench is a crate of its own and uses a part of this module.
+#![allow(dead_code)]
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
-use std::time::{Duration, Instant};
+pub mod engine;
+pub mod first_change;
+pub mod images;
+pub mod layers;
+pub mod mounts;
+pub mod stock;
 
-/// A mount that ends with the value.
-pub struct Mounted {
-    at: PathBuf,
-    daemon: Option<Child>,
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+use std::time::Duration;
+
+use criterion::Criterion;
+
+pub use layers::Layers;
+pub use mounts::Mounted;
+
+/// Little is to be measured (CI): whether it runs counts, not the figures.
+pub fn is_short() -> bool {
+    std::env::var_os("PLYFS_BENCH_SHORT").is_some()
 }
 
-impl Mounted {
-    /// The kernel's OverlayFS; `None` where it cannot be mounted.
-    pub fn kernel(options: &str, at: &Path) -> Option<Self> {
-        let mounted = Command::new("mount").args(["-t", "overlay", "overlay", "-o", options]).arg(at).output();
-        mounted.is_ok_and(|out| out.status.success()).then(|| Self { at: at.to_owned(), daemon: None })
-    }
-
-    /// plyfs; `None` where it cannot be mounted.
-    pub fn plyfs(options: &str, at: &Path) -> Option<Self> {
-        let outside = fs::metadata(at).ok()?.dev();
-        let daemon = Command::new(env!("CARGO_BIN_EXE_plyfs")).args(["-f", "-o", options]).arg(at).spawn().ok()?;
-        let mut mounted = Self { at: at.to_owned(), daemon: Some(daemon) };
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while fs::metadata(&mounted.at).ok()?.dev() == outside {
-            let ended = mounted.daemon.as_mut().is_none_or(|d| !matches!(d.try_wait(), Ok(None)));
-            if ended || Instant::now() > deadline {
-                return None;
-            }
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        Some(mounted)
-    }
-
-    /// Where it is.
-    pub fn at(&self) -> &Path {
-        &self.at
-    }
+/// What cannot be measured here, and why.
+pub fn say_skipped(what: &str) {
+    eprintln!("SKIPPED: {what}");
 }
 
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        match &mut self.daemon {
-            None => drop(Command::new("umount").arg(&self.at).status()),
-            Some(daemon) => {
-                let pid = rustix::process::Pid::from_child(daemon);
-                let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-                let _ = daemon.wait();
-            }
-        }
+/// How long each thing is measured. The words of the command line come last: they count most.
+pub fn criterion() -> Criterion {
+    leave_no_mounts();
+    // As the daemon does: the descriptors of many layers are kept.
+    plyfs::sys::process::raise_open_files();
+    let criterion = Criterion::default().sample_size(10);
+    let criterion = if is_short() {
+        let (warm_up, measured) = (Duration::from_millis(5), Duration::from_millis(40));
+        criterion.without_plots().nresamples(1000).warm_up_time(warm_up).measurement_time(measured)
+    } else {
+        criterion.nresamples(10_000).warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(2))
+    };
+    criterion.configure_from_args()
+}
+
+/// Root's mounts are made in a mount table of this run's own, so that none is left where it is interrupted.
+fn leave_no_mounts() {
+    const ALONE: &str = "PLYFS_BENCH_ALONE";
+    let unshare = || {
+        let mut command = Command::new("unshare");
+        command.args(["-m", "--propagation", "private"]);
+        command
+    };
+    let can = || unshare().arg("true").output().is_ok_and(|out| out.status.success());
+    if std::env::var_os(ALONE).is_none() && rustix::process::geteuid().is_root() && can() {
+        let program = std::env::current_exe().expect("the path of this program");
+        // Comes back only where it fails; then it goes on here.
+        let _ = unshare().arg(program).args(std::env::args_os().skip(1)).env(ALONE, "1").exec();
     }
 }
