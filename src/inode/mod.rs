@@ -4,6 +4,7 @@ mod body;
 mod data;
 mod ino;
 mod locks;
+mod shards;
 mod table;
 
 pub use body::{Body, DirBody, DirState, Inode, LeafBody, LeafObject, LeafState, Names};
