@@ -1,7 +1,8 @@
 //! One live inode.
 
+use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 
 use smallvec::SmallVec;
 
@@ -17,16 +18,21 @@ use crate::sys::stat::{Kind, Stat};
 pub struct Inode {
     /// Its number.
     pub id: InodeId,
+    /// What is particular to its kind, and [`Common`].
+    pub body: Body,
+}
+
+/// What every inode has: also `inode.kind` and `inode.up`. It is within the body, where its `kind` tells the two sorts of
+/// body apart, so that no word is spent on that.
+pub struct Common {
+    /// Lookups that were not forgotten, and children that are held.
+    refs: AtomicU32,
     /// Its type; it never changes.
     pub kind: Kind,
-    /// Lookups that were not forgotten, and children that are held.
-    refs: AtomicU64,
     /// What `chattr` forbids on its upper object: bits [`APPEND`] and [`IMMUTABLE`].
     protection: AtomicU8,
     /// Held through its copy-up (lock order: `locks.rs`).
     pub up: Mutex<()>,
-    /// What is particular to its kind.
-    pub body: Body,
 }
 
 /// What directories and other objects have of their own.
@@ -39,6 +45,7 @@ pub enum Body {
 
 /// A directory.
 pub struct DirBody {
+    common: Common,
     /// Held (shared) to resolve a name in it, exclusively to change one.
     pub names: RwLock<Names>,
     /// Where it is. Short holds, no system call inside.
@@ -79,6 +86,7 @@ pub struct DirState {
 
 /// An object other than a directory. Most are only looked at: what few of them have is apart.
 pub struct LeafBody {
+    common: Common,
     /// Where it is. Short holds, no system call inside.
     pub state: Mutex<LeafState>,
     /// What it has from its first opening on.
@@ -369,14 +377,49 @@ const APPEND: u8 = 1;
 const IMMUTABLE: u8 = 2;
 
 /// `refs` of an inode that is being taken out of the table.
-const DEAD: u64 = u64::MAX;
+const DEAD: u32 = u32::MAX;
+/// `refs` that can no longer be counted: the inode stays as long as this is mounted.
+const COUNTLESS: u32 = DEAD - 1;
 
-impl Inode {
-    /// A new inode with one reference.
-    pub fn new(id: InodeId, kind: Kind, body: Body) -> Self {
-        Self { id, kind, refs: AtomicU64::new(1), protection: AtomicU8::new(0), up: Mutex::new(()), body }
+impl Common {
+    /// Of a new inode with one reference.
+    fn new(kind: Kind) -> Self {
+        Self { refs: AtomicU32::new(1), kind, protection: AtomicU8::new(0), up: Mutex::new(()) }
     }
 
+    /// One reference more; false where the inode is on its way out.
+    pub fn acquire(&self) -> bool {
+        let more = |refs| match refs {
+            DEAD => None,
+            refs => Some((refs + 1).min(COUNTLESS)),
+        };
+        self.refs.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok()
+    }
+
+    /// `n` references less; true where these were the last (exactly one caller is told so).
+    pub fn release(&self, n: u64) -> bool {
+        let n = u32::try_from(n).unwrap_or(COUNTLESS);
+        let less = |refs| match refs {
+            DEAD | COUNTLESS => None,
+            refs if refs <= n => Some(DEAD),
+            refs => Some(refs - n),
+        };
+        matches!(self.refs.fetch_update(Ordering::AcqRel, Ordering::Acquire, less), Ok(refs) if refs <= n)
+    }
+}
+
+impl Deref for Inode {
+    type Target = Common;
+
+    fn deref(&self) -> &Common {
+        match &self.body {
+            Body::Dir(dir) => &dir.common,
+            Body::Leaf(leaf) => &leaf.common,
+        }
+    }
+}
+
+impl Inode {
     /// What `chattr` forbids on its upper object.
     pub fn protection(&self) -> Protattr {
         let bits = self.protection.load(Ordering::Relaxed);
@@ -427,28 +470,13 @@ impl Inode {
             Body::Dir(dir) => dir.state.read().at.as_ref().is_some_and(is),
         }
     }
-
-    /// One reference more; false where the inode is on its way out.
-    pub fn acquire(&self) -> bool {
-        let more = |refs| if refs == DEAD { None } else { Some(refs + 1) };
-        self.refs.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok()
-    }
-
-    /// `n` references less; true where these were the last (exactly one caller is told so).
-    pub fn release(&self, n: u64) -> bool {
-        let less = |refs| match refs {
-            DEAD => None,
-            refs if refs <= n => Some(DEAD),
-            refs => Some(refs - n),
-        };
-        matches!(self.refs.fetch_update(Ordering::AcqRel, Ordering::Acquire, less), Ok(refs) if refs <= n)
-    }
 }
 
 impl DirBody {
     /// A directory at `at`.
     pub fn new(at: Option<(Arc<Inode>, Name)>, view: DirView) -> Self {
-        Self { names: RwLock::default(), state: RwLock::new(DirState { at, view, removed: None }) }
+        let state = DirState { at, view, removed: None };
+        Self { common: Common::new(Kind::Dir), names: RwLock::default(), state: RwLock::new(state) }
     }
 
     /// Its parts as of now.
@@ -467,9 +495,9 @@ impl DirBody {
 }
 
 impl LeafBody {
-    /// An object with what is known of it.
-    pub fn new(state: LeafState) -> Self {
-        Self { state: Mutex::new(state), opened: OnceBox::new() }
+    /// An object of this type with what is known of it.
+    pub fn new(kind: Kind, state: LeafState) -> Self {
+        Self { common: Common::new(kind), state: Mutex::new(state), opened: OnceBox::new() }
     }
 
     /// The descriptor of its data. Opening is done under this lock, so that copy-up can replace it for good.
@@ -546,6 +574,16 @@ mod tests {
     #[test]
     fn an_inode_is_small() {
         assert!(size_of::<LeafState>() <= 56, "{}", size_of::<LeafState>());
-        assert!(size_of::<Inode>() <= 104, "{}", size_of::<Inode>());
+        assert!(size_of::<Inode>() <= 88, "{}", size_of::<Inode>());
+    }
+
+    #[test]
+    fn references_that_cannot_be_counted_are_kept() {
+        let common = Common::new(Kind::File);
+        assert!(common.acquire() && !common.release(1) && common.release(u64::MAX) && !common.acquire());
+        let common = Common::new(Kind::File);
+        common.refs.store(COUNTLESS - 1, Ordering::Relaxed);
+        assert!(common.acquire() && common.acquire());
+        assert!(!common.release(u64::MAX) && common.acquire());
     }
 }

@@ -112,6 +112,8 @@ impl Entry for Keyed {
 /// A concurrent table. Inodes are dropped outside its locks.
 pub struct Shards<E> {
     shards: Box<[Shard<E>]>,
+    /// The shard for each value of some bits of the hash.
+    spread: Box<[u16]>,
     state: RandomState,
 }
 
@@ -121,6 +123,10 @@ struct Shard<E>(RwLock<HashTable<E>>);
 
 /// Shards for each processor: threads rarely meet.
 const SHARDS_PER_CPU: usize = 4;
+/// More shards are of no use.
+const MOST_SHARDS: usize = 1024;
+/// Values of the hash for each shard, on average.
+const VALUES: usize = 32;
 /// A shard with room for no more than this is not made smaller.
 const FEW: usize = 32;
 /// A shard is made smaller where it could hold so many times what it holds.
@@ -130,9 +136,9 @@ impl<E: Entry> Shards<E> {
     /// An empty table.
     pub fn new() -> Self {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        let count = (cpus * SHARDS_PER_CPU).next_power_of_two();
+        let count = (cpus * SHARDS_PER_CPU).next_power_of_two().min(MOST_SHARDS);
         let shards = (0..count).map(|_| Shard(RwLock::new(HashTable::new()))).collect();
-        Self { shards, state: RandomState::new() }
+        Self { shards, spread: spread(count), state: RandomState::new() }
     }
 
     /// How many entries it has.
@@ -195,8 +201,8 @@ impl<E: Entry> Shards<E> {
     fn shard(&self, key: &E::Key<'_>) -> (u64, &RwLock<HashTable<E>>) {
         let hash = self.state.hash_one(key);
         // The low bits choose the place within a shard, and the uppermost seven are compared there.
-        let at = (hash >> 32) as usize & (self.shards.len() - 1);
-        (hash, &self.shards[at].0)
+        let at = self.spread[(hash >> 32) as usize & (self.spread.len() - 1)];
+        (hash, &self.shards[usize::from(at)].0)
     }
 
     fn take(&self, shard: &RwLock<HashTable<E>>, hash: u64, is: impl FnMut(&E) -> bool) -> Option<Arc<Inode>> {
@@ -209,5 +215,31 @@ impl<E: Entry> Shards<E> {
         }
         drop(table);
         Some(entry.into_inode())
+    }
+}
+
+/// Which of `count` shards each value belongs to: the last gets nearly twice as many as the first, evenly in between.
+///
+/// A hash table is between half full and full, as it grows by doubling. Were the shards alike, all would be half empty at
+/// once; so the waste is the same at any time.
+fn spread(count: usize) -> Box<[u16]> {
+    let values = count * VALUES;
+    let shard = |value: usize| ((1.0 + value as f64 / values as f64).log2() * count as f64) as u16;
+    (0..values).map(shard).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_shard_gets_its_share() {
+        for count in [1, 4, 8, MOST_SHARDS] {
+            let spread = spread(count);
+            let share = |shard: usize| spread.iter().filter(|at| usize::from(**at) == shard).count();
+            let shares: Vec<_> = (0..count).map(share).collect();
+            assert_eq!(shares.iter().sum::<usize>(), spread.len());
+            assert!(shares.iter().all(|share| (VALUES / 2..=VALUES * 2).contains(share)), "{shares:?}");
+        }
     }
 }

@@ -9,7 +9,7 @@ use super::shards::{Keyed, Named, Shards};
 use super::{Body, DirBody, Inode, InodeId, LeafBody, Numbers};
 use crate::base::{Few, Name};
 use crate::merge::{DirView, Found};
-use crate::sys::stat::{Kind, Stat};
+use crate::sys::stat::Stat;
 
 /// An object of a layer: `st_dev` and `st_ino`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -41,7 +41,7 @@ pub struct Table {
 impl Table {
     /// A table with nothing but the root.
     pub fn new(numbers: Numbers, root: DirView) -> Self {
-        let root = Arc::new(Inode::new(InodeId::ROOT, Kind::Dir, Body::Dir(Box::new(DirBody::new(None, root)))));
+        let root = Arc::new(Inode { id: InodeId::ROOT, body: Body::Dir(Box::new(DirBody::new(None, root))) });
         let by_id = Shards::new();
         by_id.insert(&InodeId::ROOT, &root);
         Self { by_id, by_name: Shards::new(), by_key: Shards::new(), numbers, root }
@@ -315,16 +315,17 @@ fn matches(inode: &Inode, found: &Found) -> bool {
 }
 
 fn make(id: InodeId, parent: &Arc<Inode>, name: &Name, found: &Found) -> Inode {
-    let (inode, protection) = match found {
+    let (body, protection) = match found {
         Found::Dir(dir) => {
             let at = Some((parent.clone(), name.clone()));
-            (Inode::new(id, Kind::Dir, Body::Dir(Box::new(DirBody::new(at, dir.view.clone())))), dir.protection)
+            (Body::Dir(Box::new(DirBody::new(at, dir.view.clone()))), dir.protection)
         }
         Found::Leaf(leaf) => {
             let state = LeafState::new(parent, name, leaf, link_key(found));
-            (Inode::new(id, leaf.stat.kind(), Body::Leaf(LeafBody::new(state))), leaf.protection)
+            (Body::Leaf(LeafBody::new(leaf.stat.kind(), state)), leaf.protection)
         }
     };
+    let inode = Inode { id, body };
     inode.set_protection(protection);
     inode
 }

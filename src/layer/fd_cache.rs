@@ -123,6 +123,26 @@ mod tests {
     }
 
     #[test]
+    fn what_the_queue_has_of_holders_that_are_gone_is_swept_out() {
+        let cache = FdCache::new(10_000);
+        let live = Arc::new(Holder::default());
+        let enter = |holder: &Arc<Holder>| {
+            let weak: Weak<Holder> = Arc::downgrade(holder);
+            cache.opened(weak);
+        };
+        enter(&live);
+        let holders: Vec<_> = (0..1000).map(|_| Arc::new(Holder::default())).collect();
+        holders.iter().for_each(enter);
+        for holder in holders {
+            drop(holder);
+            cache.gone();
+        }
+        let queue = cache.queue.lock();
+        assert!(queue.holders.len() <= 2 * FEW + 2 && queue.holders.capacity() <= 200, "{}", queue.holders.len());
+        assert!(queue.holders.iter().any(|holder| holder.strong_count() > 0));
+    }
+
+    #[test]
     fn dead_holders_do_not_count_for_long() {
         let cache = FdCache::new(2);
         for _ in 0..100 {
