@@ -2,8 +2,10 @@
 
 pub mod config;
 mod errno;
+mod few;
 mod name;
 pub mod sync;
 
 pub use errno::{Errno, Result};
+pub use few::Few;
 pub use name::Name;

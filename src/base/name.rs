@@ -1,17 +1,21 @@
 //! A file name: bytes, not text.
 
-use std::ffi::{CStr, CString, OsStr};
+use std::cmp::Ordering;
+use std::ffi::{CStr, OsStr};
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::os::unix::ffi::OsStrExt;
-use std::sync::Arc;
+
+use triomphe::ThinArc;
 
 use super::{Errno, Result};
 
 /// One component of a path: 1 to 255 bytes without `/` or NUL, and neither `.` nor `..`.
 ///
-/// It keeps its terminating NUL, so that a system call needs no copy, and is cheap to clone.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Name(Arc<CStr>);
+/// It keeps its terminating NUL, so that a system call needs no copy, and is cheap to clone: one word that leads to one
+/// allocation, as each live inode has several.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Name(ThinArc<(), u8>);
 
 impl Name {
     /// The longest name in bytes (`NAME_MAX`).
@@ -28,18 +32,24 @@ impl Name {
         if bytes.is_empty() || bytes == b"." || bytes == b".." || bytes.contains(&b'/') {
             return Err(Errno::EINVAL);
         }
-        let name = CString::new(bytes).map_err(|_| Errno::EINVAL)?;
-        Ok(Self(Arc::from(name)))
+        if bytes.contains(&0) {
+            return Err(Errno::EINVAL);
+        }
+        let mut ended = [0; Self::MAX + 1];
+        let (name, _) = ended.split_at_mut(bytes.len() + 1);
+        name[..bytes.len()].copy_from_slice(bytes);
+        Ok(Self(ThinArc::from_header_and_slice((), name)))
     }
 
     /// The name as a system call takes it.
     pub fn as_c_str(&self) -> &CStr {
-        &self.0
+        // It never has another NUL.
+        CStr::from_bytes_with_nul(&self.0.slice).unwrap_or_default()
     }
 
     /// The name without its NUL.
     pub fn as_bytes(&self) -> &[u8] {
-        self.0.to_bytes()
+        self.0.slice.split_last().map_or(&[], |(_nul, name)| name)
     }
 
     /// The name as the standard library's paths take it.
@@ -50,7 +60,26 @@ impl Name {
 
 impl fmt::Debug for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.0, f)
+        fmt::Debug::fmt(self.as_c_str(), f)
+    }
+}
+
+impl Hash for Name {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        // As the bytes do that it is borrowed as.
+        self.as_bytes().hash(state);
+    }
+}
+
+impl Ord for Name {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.as_bytes().cmp(other.as_bytes())
+    }
+}
+
+impl PartialOrd for Name {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 
@@ -77,7 +106,16 @@ mod tests {
             (b"a/b", Some(Errno::EINVAL)),
             (b"a\0b", Some(Errno::EINVAL)),
         ] {
-            assert_eq!(Name::new(bytes).err(), expected, "{bytes:?}");
+            let name = Name::new(bytes);
+            assert_eq!(name.as_ref().err(), expected.as_ref(), "{bytes:?}");
+            if let Ok(name) = name {
+                assert_eq!((name.as_bytes(), name.as_c_str().to_bytes()), (bytes, bytes));
+            }
         }
+    }
+
+    #[test]
+    fn a_name_is_one_word() {
+        assert_eq!(size_of::<Option<Name>>(), size_of::<usize>());
     }
 }

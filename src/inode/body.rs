@@ -1,13 +1,14 @@
 //! One live inode.
 
+use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 
 use smallvec::SmallVec;
 
 use super::{DataFd, InodeId, Key, Names};
-use crate::base::sync::{Mutex, RwLock};
-use crate::base::{Errno, Name, Result};
+use crate::base::sync::{Mutex, OnceBox, RwLock};
+use crate::base::{Errno, Few, Name, Result};
 use crate::format::{Base, Protattr};
 use crate::layer::{Evict, Place};
 use crate::merge::{DirView, FoundLeaf, MetaFile};
@@ -17,28 +18,34 @@ use crate::sys::stat::{Kind, Stat};
 pub struct Inode {
     /// Its number.
     pub id: InodeId,
+    /// What is particular to its kind, and [`Common`].
+    pub body: Body,
+}
+
+/// What every inode has: also `inode.kind` and `inode.up`. It is within the body, where its `kind` tells the two sorts of
+/// body apart, so that no word is spent on that.
+pub struct Common {
+    /// Lookups that were not forgotten, and children that are held.
+    refs: AtomicU32,
     /// Its type; it never changes.
     pub kind: Kind,
-    /// Lookups that were not forgotten, and children that are held.
-    refs: AtomicU64,
     /// What `chattr` forbids on its upper object: bits [`APPEND`] and [`IMMUTABLE`].
     protection: AtomicU8,
     /// Held through its copy-up (lock order: `locks.rs`).
     pub up: Mutex<()>,
-    /// What is particular to its kind.
-    pub body: Body,
 }
 
 /// What directories and other objects have of their own.
 pub enum Body {
-    /// A directory.
-    Dir(DirBody),
+    /// A directory; apart, as it is larger than what there is most of.
+    Dir(Box<DirBody>),
     /// Anything else.
     Leaf(LeafBody),
 }
 
 /// A directory.
 pub struct DirBody {
+    common: Common,
     /// Held (shared) to resolve a name in it, exclusively to change one.
     pub names: RwLock<Names>,
     /// Where it is. Short holds, no system call inside.
@@ -52,38 +59,32 @@ pub struct DirState {
     /// Its parts.
     pub view: DirView,
     /// Set when it was removed: its last attributes.
-    pub removed: Option<Stat>,
+    pub removed: Option<Box<Stat>>,
 }
 
-/// An object other than a directory.
+/// An object other than a directory. Most are only looked at: what few of them have is apart.
 pub struct LeafBody {
+    common: Common,
     /// Where it is. Short holds, no system call inside.
     pub state: Mutex<LeafState>,
-    /// The descriptor of its data. Opening is done under this lock, so that copy-up can replace it for good.
-    pub data: Mutex<Option<DataFd>>,
+    /// What it has from its first opening on.
+    opened: OnceBox<Opened>,
+}
+
+/// What a file has that was opened, or whose marks were changed.
+#[derive(Default)]
+struct Opened {
+    data: Mutex<Option<DataFd>>,
     used: AtomicBool,
-    /// Known to have no set-user-id, set-group-id or file capability left to clear.
-    pub no_privileges: AtomicBool,
+    no_privileges: AtomicBool,
 }
 
 /// Where an object other than a directory is.
 pub struct LeafState {
     /// Names by which it is known; not always all.
-    pub names: SmallVec<[(Arc<Inode>, Name); 1]>,
-    /// The lower object, if one was seen.
-    pub lower: Option<LeafObject>,
-    /// The upper object, once there is one.
-    pub upper: Option<LeafObject>,
-    /// The upper object's only name is one in workdir that must go when the inode does.
-    pub hidden: bool,
-    /// The link count in the union, where it differs from the object's own.
-    pub nlink: Option<u32>,
-    /// The hard-link keys that lead to it.
-    pub keys: SmallVec<[Key; 1]>,
-    /// It stands for a 0/0 character device.
-    pub device: bool,
-    /// It is held in the table for the sake of its other lower names, which lead to its copy as long as this is mounted.
-    pub pinned: bool,
+    pub names: Few<(Arc<Inode>, Name)>,
+    /// The object that is seen: the upper one as soon as there is one.
+    object: Option<LeafObject>,
     /// What few files have.
     more: Option<Box<More>>,
 }
@@ -91,14 +92,26 @@ pub struct LeafState {
 /// What few files have.
 #[derive(Debug, Clone, Default)]
 struct More {
+    /// The lower object of one that has an upper one, if it was seen.
+    lower: Option<LeafObject>,
+    /// The hard-link keys that lead to it.
+    keys: SmallVec<[Key; 1]>,
     /// Its data is elsewhere.
-    meta: Option<MetaFile>,
-    /// What comparing the data with its digest came to.
-    verified: Option<bool>,
+    meta: Option<Box<MetaFile>>,
     /// Its entry in the index.
     index: Option<Name>,
     /// Names of it may have no link of the copy in the index: the links of the lower file.
     unaliased: Option<u64>,
+    /// The link count in the union, where it differs from the object's own.
+    nlink: Option<u32>,
+    /// What comparing the data with its digest came to.
+    verified: Option<bool>,
+    /// The upper object's only name is one in workdir that must go when the inode does.
+    hidden: bool,
+    /// It stands for a 0/0 character device.
+    device: bool,
+    /// It is held in the table for the sake of its other lower names, which lead to its copy as long as this is mounted.
+    pinned: bool,
     /// The mark `nlink` is the difference from the lower count, as a crash may leave it.
     counted_from_lower: bool,
     /// The upper layer has no room to say where the data is once the file is renamed.
@@ -117,45 +130,149 @@ pub struct LeafObject {
 impl LeafState {
     /// The object that is seen: the upper one as soon as there is one.
     pub fn current(&self) -> Result<&LeafObject> {
-        self.upper.as_ref().or(self.lower.as_ref()).ok_or(Errno::ESTALE)
+        self.object.as_ref().ok_or(Errno::ESTALE)
     }
 
-    /// What was found under a name; `keys`: the hard-link keys that lead to it.
-    pub fn new(parent: &Arc<Inode>, name: &Name, found: &FoundLeaf, keys: SmallVec<[Key; 1]>) -> Self {
-        let object = Some(LeafObject { place: found.place.clone(), key: Key::of(&found.stat) });
-        let (upper, lower) = if found.upper { (object, None) } else { (None, object) };
-        let more = (found.meta.is_some() || found.index.is_some()).then(|| {
-            let (meta, index) = (found.meta.clone(), found.index.clone());
-            let counted_from_lower = found.nlink.as_ref().is_some_and(|mark| mark.base == Base::Lower);
-            Box::new(More { meta, index, counted_from_lower, ..More::default() })
+    /// What was found under a name; `key`: the hard-link key that leads to it.
+    pub fn new(parent: &Arc<Inode>, name: &Name, found: &FoundLeaf, key: Option<Key>) -> Self {
+        let nlink = found.links();
+        let rare = found.meta.is_some() || found.index.is_some() || nlink.is_some() || key.is_some() || found.device;
+        let more = rare.then(|| {
+            Box::new(More {
+                keys: key.into_iter().collect(),
+                meta: found.meta.clone().map(Box::new),
+                index: found.index.clone(),
+                nlink,
+                device: found.device,
+                counted_from_lower: found.nlink.as_ref().is_some_and(|mark| mark.base == Base::Lower),
+                ..More::default()
+            })
         });
         Self {
-            names: [(parent.clone(), name.clone())].into_iter().collect(),
-            lower,
-            upper,
-            hidden: false,
-            nlink: found.links(),
-            keys,
-            device: found.device,
-            pinned: false,
+            names: Few::One((parent.clone(), name.clone())),
+            object: Some(LeafObject { place: found.place.clone(), key: Key::of(&found.stat) }),
             more,
         }
     }
 
+    /// The lower object, if one was seen.
+    pub fn lower(&self) -> Option<&LeafObject> {
+        match &self.object {
+            Some(object) if !object.place.is_upper() => Some(object),
+            _ => self.more.as_ref()?.lower.as_ref(),
+        }
+    }
+
+    /// The upper object, once there is one.
+    pub fn upper(&self) -> Option<&LeafObject> {
+        self.object.as_ref().filter(|object| object.place.is_upper())
+    }
+
+    /// There is an upper object from now on, or it is at this place.
+    pub fn set_upper(&mut self, object: LeafObject) {
+        if let Some(lower) = self.object.replace(object).filter(|old| !old.place.is_upper()) {
+            self.more_mut().lower = Some(lower);
+        }
+    }
+
+    /// The upper object, if there is one, is at this place from now on; true where there is one.
+    pub fn move_upper(&mut self, place: Place) -> bool {
+        match &mut self.object {
+            Some(object) if object.place.is_upper() => {
+                object.place = place;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The upper object whose only name is one in workdir; the inode lets go of it.
+    pub fn take_hidden(&mut self) -> Option<LeafObject> {
+        let hidden = self.is_hidden() && self.upper().is_some();
+        let more = self.more.as_mut().filter(|_| hidden)?;
+        more.hidden = false;
+        let lower = more.lower.take();
+        std::mem::replace(&mut self.object, lower)
+    }
+
+    fn more_mut(&mut self) -> &mut More {
+        self.more.get_or_insert_default()
+    }
+
+    /// Whether the upper object's only name is one in workdir.
+    pub fn is_hidden(&self) -> bool {
+        self.more.as_ref().is_some_and(|more| more.hidden)
+    }
+
+    /// It is one in workdir, which must go when the inode does.
+    pub fn set_hidden(&mut self) {
+        self.more_mut().hidden = true;
+    }
+
+    /// Whether it stands for a 0/0 character device.
+    pub fn is_device(&self) -> bool {
+        self.more.as_ref().is_some_and(|more| more.device)
+    }
+
+    /// The link count in the union, where it differs from the object's own.
+    pub fn nlink(&self) -> Option<u32> {
+        self.more.as_ref()?.nlink
+    }
+
+    /// The same, to be changed.
+    pub fn nlink_mut(&mut self) -> Option<&mut u32> {
+        self.more.as_mut()?.nlink.as_mut()
+    }
+
+    /// The link count in the union is this from now on.
+    pub fn set_nlink(&mut self, links: u32) {
+        self.more_mut().nlink = Some(links);
+    }
+
+    /// It is held in the table for the sake of its other names from now on, or no longer. Whether it was.
+    pub fn set_pinned(&mut self, pinned: bool) -> bool {
+        match &mut self.more {
+            None if !pinned => false,
+            _ => std::mem::replace(&mut self.more_mut().pinned, pinned),
+        }
+    }
+
+    /// A hard-link key leads to it; false where that was known.
+    pub fn add_key(&mut self, key: Key) -> bool {
+        let keys = &mut self.more_mut().keys;
+        let new = !keys.contains(&key);
+        if new {
+            keys.push(key);
+        }
+        new
+    }
+
+    /// A hard-link key does not lead to it.
+    pub fn remove_key(&mut self, key: Key) {
+        if let Some(more) = &mut self.more {
+            more.keys.retain(|known| *known != key);
+        }
+    }
+
+    /// The hard-link keys that led to it.
+    pub fn take_keys(&mut self) -> SmallVec<[Key; 1]> {
+        self.more.as_mut().map(|more| std::mem::take(&mut more.keys)).unwrap_or_default()
+    }
+
     /// Where its data is, if not in its object.
     pub fn meta(&self) -> Option<&MetaFile> {
-        self.more.as_ref()?.meta.as_ref()
+        self.more.as_ref()?.meta.as_deref()
     }
 
     /// The same, to be changed.
     pub fn meta_mut(&mut self) -> Option<&mut MetaFile> {
-        self.more.as_mut()?.meta.as_mut()
+        self.more.as_mut()?.meta.as_deref_mut()
     }
 
     /// Its data is elsewhere from now on, or (`None`) its object has it.
     pub fn set_meta(&mut self, meta: Option<MetaFile>) {
         if meta.is_some() || self.more.is_some() {
-            self.more.get_or_insert_default().meta = meta;
+            self.more_mut().meta = meta.map(Box::new);
         }
     }
 
@@ -166,7 +283,7 @@ impl LeafState {
 
     /// It has this entry in the index from now on, or none.
     pub fn set_index(&mut self, entry: Option<Name>) {
-        self.more.get_or_insert_default().index = entry;
+        self.more_mut().index = entry;
     }
 
     /// Whether the mark `nlink` is the difference from the lower count.
@@ -176,12 +293,12 @@ impl LeafState {
 
     /// That is so from now on, or no longer.
     pub fn set_count_from_lower(&mut self, lower: bool) {
-        self.more.get_or_insert_default().counted_from_lower = lower;
+        self.more_mut().counted_from_lower = lower;
     }
 
     /// A name of it may have no link of its copy in the index; the lower file has so many links.
     pub fn set_unaliased(&mut self, lower_links: u64) {
-        self.more.get_or_insert_default().unaliased = Some(lower_links);
+        self.more_mut().unaliased = Some(lower_links);
     }
 
     /// The links of the lower file, if names of it may have no link of its copy in the index; asked once.
@@ -196,7 +313,7 @@ impl LeafState {
 
     /// The data was compared with its digest.
     pub fn set_verified(&mut self, right: bool) {
-        self.more.get_or_insert_default().verified = Some(right);
+        self.more_mut().verified = Some(right);
     }
 
     /// Whether a rename must copy its data up first, as there is no room for a redirect.
@@ -206,7 +323,7 @@ impl LeafState {
 
     /// A rename must copy its data up first.
     pub fn set_stuck(&mut self) {
-        self.more.get_or_insert_default().stuck = true;
+        self.more_mut().stuck = true;
     }
 
     /// Most names that are remembered: one is enough to work, a few save a rename into workdir.
@@ -238,14 +355,49 @@ const APPEND: u8 = 1;
 const IMMUTABLE: u8 = 2;
 
 /// `refs` of an inode that is being taken out of the table.
-const DEAD: u64 = u64::MAX;
+const DEAD: u32 = u32::MAX;
+/// `refs` that can no longer be counted: the inode stays as long as this is mounted.
+const COUNTLESS: u32 = DEAD - 1;
 
-impl Inode {
-    /// A new inode with one reference.
-    pub fn new(id: InodeId, kind: Kind, body: Body) -> Self {
-        Self { id, kind, refs: AtomicU64::new(1), protection: AtomicU8::new(0), up: Mutex::new(()), body }
+impl Common {
+    /// Of a new inode with one reference.
+    fn new(kind: Kind) -> Self {
+        Self { refs: AtomicU32::new(1), kind, protection: AtomicU8::new(0), up: Mutex::new(()) }
     }
 
+    /// One reference more; false where the inode is on its way out.
+    pub fn acquire(&self) -> bool {
+        let more = |refs| match refs {
+            DEAD => None,
+            refs => Some((refs + 1).min(COUNTLESS)),
+        };
+        self.refs.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok()
+    }
+
+    /// `n` references less; true where these were the last (exactly one caller is told so).
+    pub fn release(&self, n: u64) -> bool {
+        let n = u32::try_from(n).unwrap_or(COUNTLESS);
+        let less = |refs| match refs {
+            DEAD | COUNTLESS => None,
+            refs if refs <= n => Some(DEAD),
+            refs => Some(refs - n),
+        };
+        matches!(self.refs.fetch_update(Ordering::AcqRel, Ordering::Acquire, less), Ok(refs) if refs <= n)
+    }
+}
+
+impl Deref for Inode {
+    type Target = Common;
+
+    fn deref(&self) -> &Common {
+        match &self.body {
+            Body::Dir(dir) => &dir.common,
+            Body::Leaf(leaf) => &leaf.common,
+        }
+    }
+}
+
+impl Inode {
     /// What `chattr` forbids on its upper object.
     pub fn protection(&self) -> Protattr {
         let bits = self.protection.load(Ordering::Relaxed);
@@ -288,27 +440,21 @@ impl Inode {
         if self.kind == Kind::File || self.kind == Kind::Dir { self.leaf() } else { Err(Errno::EINVAL) }
     }
 
-    /// One reference more; false where the inode is on its way out.
-    pub fn acquire(&self) -> bool {
-        let more = |refs| if refs == DEAD { None } else { Some(refs + 1) };
-        self.refs.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok()
-    }
-
-    /// `n` references less; true where these were the last (exactly one caller is told so).
-    pub fn release(&self, n: u64) -> bool {
-        let less = |refs| match refs {
-            DEAD => None,
-            refs if refs <= n => Some(DEAD),
-            refs => Some(refs - n),
-        };
-        matches!(self.refs.fetch_update(Ordering::AcqRel, Ordering::Acquire, less), Ok(refs) if refs <= n)
+    /// Whether it is known by this name.
+    pub fn has_name(&self, parent: InodeId, name: &Name) -> bool {
+        let is = |(p, n): &(Arc<Inode>, Name)| p.id == parent && n == name;
+        match &self.body {
+            Body::Leaf(leaf) => leaf.state.lock().names.iter().any(is),
+            Body::Dir(dir) => dir.state.read().at.as_ref().is_some_and(is),
+        }
     }
 }
 
 impl DirBody {
     /// A directory at `at`.
     pub fn new(at: Option<(Arc<Inode>, Name)>, view: DirView) -> Self {
-        Self { names: RwLock::default(), state: RwLock::new(DirState { at, view, removed: None }) }
+        let state = DirState { at, view, removed: None };
+        Self { common: Common::new(Kind::Dir), names: RwLock::default(), state: RwLock::new(state) }
     }
 
     /// Its parts as of now.
@@ -327,33 +473,95 @@ impl DirBody {
 }
 
 impl LeafBody {
-    /// An object with what is known of it.
-    pub fn new(state: LeafState) -> Self {
-        Self {
-            state: Mutex::new(state),
-            data: Mutex::new(None),
-            used: AtomicBool::new(false),
-            no_privileges: AtomicBool::new(false),
+    /// An object of this type with what is known of it.
+    pub fn new(kind: Kind, state: LeafState) -> Self {
+        Self { common: Common::new(kind), state: Mutex::new(state), opened: OnceBox::new() }
+    }
+
+    /// The descriptor of its data. Opening is done under this lock, so that copy-up can replace it for good.
+    pub fn data(&self) -> &Mutex<Option<DataFd>> {
+        &self.opened().data
+    }
+
+    /// Closes the descriptor of its data, which is elsewhere now.
+    pub fn close(&self) {
+        if let Some(opened) = self.opened.get() {
+            *opened.data.lock() = None;
         }
     }
 
     /// The descriptor was used.
     pub fn touch(&self) {
-        self.used.store(true, Ordering::Relaxed);
+        self.opened().used.store(true, Ordering::Relaxed);
+    }
+
+    /// Known to have no set-user-id, set-group-id or file capability left to clear.
+    pub fn has_no_privileges(&self) -> bool {
+        self.opened.get().is_some_and(|opened| opened.no_privileges.load(Ordering::Relaxed))
+    }
+
+    /// It has none left.
+    pub fn set_no_privileges(&self) {
+        self.opened().no_privileges.store(true, Ordering::Relaxed);
+    }
+
+    /// It may have some from now on.
+    pub fn may_have_privileges(&self) {
+        if let Some(opened) = self.opened.get() {
+            opened.no_privileges.store(false, Ordering::Relaxed);
+        }
+    }
+
+    fn opened(&self) -> &Opened {
+        self.opened.get_or_init(Box::default)
+    }
+}
+
+impl Drop for LeafBody {
+    fn drop(&mut self) {
+        // The queue of open descriptors has it, or soon will not: it is told once more than needed rather than never.
+        if self.opened.get().is_some()
+            && let Some(object) = &self.state.get_mut().object
+        {
+            object.place.dir.layer.fds.gone();
+        }
     }
 }
 
 impl Evict for Inode {
     fn take_used(&self) -> bool {
-        self.leaf().is_ok_and(|leaf| leaf.used.swap(false, Ordering::Relaxed))
+        let opened = self.leaf().ok().and_then(|leaf| leaf.opened.get());
+        opened.is_some_and(|opened| opened.used.swap(false, Ordering::Relaxed))
     }
 
     fn evict(&self) {
-        if let Ok(leaf) = self.leaf() {
+        if let Some(opened) = self.leaf().ok().and_then(|leaf| leaf.opened.get()) {
             // Held while it is opened: that one is in use.
-            if let Some(mut data) = leaf.data.try_lock() {
+            if let Some(mut data) = opened.data.try_lock() {
                 *data = None;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What one more word here costs: eight bytes for each file that the kernel knows. `tests/memory.rs` has the sum.
+    #[test]
+    fn an_inode_is_small() {
+        assert!(size_of::<LeafState>() <= 56, "{}", size_of::<LeafState>());
+        assert!(size_of::<Inode>() <= 88, "{}", size_of::<Inode>());
+    }
+
+    #[test]
+    fn references_that_cannot_be_counted_are_kept() {
+        let common = Common::new(Kind::File);
+        assert!(common.acquire() && !common.release(1) && common.release(u64::MAX) && !common.acquire());
+        let common = Common::new(Kind::File);
+        common.refs.store(COUNTLESS - 1, Ordering::Relaxed);
+        assert!(common.acquire() && common.acquire());
+        assert!(!common.release(u64::MAX) && common.acquire());
     }
 }

@@ -4,10 +4,11 @@
 //! 2. [`Inode::up`](super::Inode): an inode's copy-up, and every change of a file's attributes, which a copy of its data
 //!    that runs meanwhile would undo. Ancestors are copied up before it is taken; one at a time.
 //! 3. [`DirBody::names`](super::DirBody): an ancestor before its descendant, else by number.
-//! 4. A leaf's `data`: held to open the file, and to change a mark that all of its names share. Then `state` of an inode:
-//!    short, no system call inside; `data` is never taken under it.
-//! 5. Shards of the table, a place's descriptor, the descriptor queue: never two at once, never across a call. A layer's
-//!    `modes`: across the calls that widen or set one mode.
+//! 4. A leaf's `data`: held to open the file, and to change a mark that all of its names share.
+//! 5. A shard of the table: never two at once. The one of a name looks into the `state` of inodes that may have it.
+//! 6. `state` of an inode: short, no system call inside; neither `data` nor the table is asked under it.
+//! 7. A place's descriptor, the descriptor queue: never two at once, never across a call. A layer's `modes`: across the
+//!    calls that widen or set one mode.
 
 use std::sync::Arc;
 

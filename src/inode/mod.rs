@@ -5,6 +5,7 @@ mod data;
 mod ino;
 mod locks;
 mod names;
+mod shards;
 mod table;
 
 pub use body::{Body, DirBody, DirState, Inode, LeafBody, LeafObject, LeafState};

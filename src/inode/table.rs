@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use super::body::LeafState;
+use super::shards::{Keyed, Named, Shards};
 use super::{Body, DirBody, Inode, InodeId, LeafBody, Numbers};
-use crate::base::Name;
-use crate::base::sync::{DashMap, Entry};
+use crate::base::{Few, Name};
 use crate::merge::{DirView, Found};
-use crate::sys::stat::{Kind, Stat};
+use crate::sys::stat::Stat;
 
 /// An object of a layer: `st_dev` and `st_ino`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -29,9 +31,9 @@ impl Key {
 ///
 /// Directories are never found by object: a bind mount shows one directory under two names.
 pub struct Table {
-    by_id: DashMap<InodeId, Arc<Inode>>,
-    by_name: DashMap<(InodeId, Name), Arc<Inode>>,
-    by_key: DashMap<Key, Arc<Inode>>,
+    by_id: Shards<Arc<Inode>>,
+    by_name: Shards<Named>,
+    by_key: Shards<Keyed>,
     numbers: Numbers,
     root: Arc<Inode>,
 }
@@ -39,10 +41,10 @@ pub struct Table {
 impl Table {
     /// A table with nothing but the root.
     pub fn new(numbers: Numbers, root: DirView) -> Self {
-        let root = Arc::new(Inode::new(InodeId::ROOT, Kind::Dir, Body::Dir(DirBody::new(None, root))));
-        let by_id = DashMap::new();
-        by_id.insert(InodeId::ROOT, root.clone());
-        Self { by_id, by_name: DashMap::new(), by_key: DashMap::new(), numbers, root }
+        let root = Arc::new(Inode { id: InodeId::ROOT, body: Body::Dir(Box::new(DirBody::new(None, root))) });
+        let by_id = Shards::new();
+        by_id.insert(&InodeId::ROOT, &root);
+        Self { by_id, by_name: Shards::new(), by_key: Shards::new(), numbers, root }
     }
 
     /// The inode with this number.
@@ -50,12 +52,12 @@ impl Table {
         if id == InodeId::ROOT {
             return Some(self.root.clone());
         }
-        self.by_id.get(&id).map(|inode| inode.clone())
+        self.by_id.get(&id)
     }
 
     /// The number that an object of a layer will have once it is looked up, if nothing else has it.
     pub fn number_of(&self, dev: u64, ino: u64) -> Option<InodeId> {
-        self.numbers.of_object(dev, ino).filter(|id| !self.by_id.contains_key(id))
+        self.numbers.of_object(dev, ino).filter(|id| self.get(*id).is_none())
     }
 
     /// A number that leads nowhere, for a name that can be listed but not looked up.
@@ -77,8 +79,8 @@ impl Table {
             let mut state = leaf.state.lock();
             state.set_unaliased(lower.nlink);
             // By this name the count is known, however it was found first.
-            if state.nlink.is_none() {
-                state.nlink = found.links();
+            if let (None, Some(links)) = (state.nlink(), found.links()) {
+                state.set_nlink(links);
             }
         }
         inode
@@ -95,7 +97,7 @@ impl Table {
                     continue;
                 }
                 // The layers changed underneath: the old inode lives on under its number only.
-                self.by_name.remove_if(&(parent.id, name.clone()), |_, held| Arc::ptr_eq(held, &inode));
+                self.by_name.remove_inode(&(parent.id, name), &inode);
             }
             match self.by_link(parent, name, found) {
                 Linked::No => {}
@@ -113,12 +115,12 @@ impl Table {
 
     /// The inode known under this name, if any.
     pub fn by_name(&self, parent: InodeId, name: &Name) -> Option<Arc<Inode>> {
-        self.by_name.get(&(parent, name.clone())).map(|inode| inode.clone())
+        self.by_name.get(&(parent, name))
     }
 
     fn by_link(&self, parent: &Arc<Inode>, name: &Name, found: &Found) -> Linked {
         let Found::Leaf(leaf) = found else { return Linked::No };
-        let Some(inode) = self.by_key.get(&Key::of(&leaf.stat)).map(|inode| inode.clone()) else { return Linked::No };
+        let Some(inode) = self.by_key.get(&Key::of(&leaf.stat)) else { return Linked::No };
         if !inode.acquire() {
             return Linked::Again;
         }
@@ -129,16 +131,16 @@ impl Table {
     fn insert(&self, parent: &Arc<Inode>, name: &Name, found: &Found) -> Option<Arc<Inode>> {
         let inode = self.number(parent, name, found);
         let key = link_key(found);
-        let linked = key.is_none_or(|key| vacant_insert(&self.by_key, key, &inode));
-        if linked && vacant_insert(&self.by_name, (parent.id, name.clone()), &inode) {
+        let linked = key.is_none_or(|key| self.by_key.insert_new(&key, &inode));
+        if linked && self.by_name.insert_new(&(parent.id, name), &inode) {
             parent.acquire();
             return Some(inode);
         }
         // Another thread was first: its inode it is.
         if let (true, Some(key)) = (linked, key) {
-            self.by_key.remove(&key);
+            self.by_key.remove_inode(&key, &inode);
         }
-        self.by_id.remove(&inode.id);
+        self.by_id.remove_inode(&inode.id, &inode);
         None
     }
 
@@ -147,7 +149,7 @@ impl Table {
         let mut id = self.lasting(found).unwrap_or_else(|| self.numbers.private());
         loop {
             let inode = Arc::new(make(id, parent, name, found));
-            if vacant_insert(&self.by_id, id, &inode) {
+            if self.by_id.insert_new(&id, &inode) {
                 return inode;
             }
             id = self.numbers.private();
@@ -177,33 +179,32 @@ impl Table {
         };
         if !known {
             parent.acquire();
-            self.by_name.insert((parent.id, name.clone()), inode.clone());
+            self.by_name.insert(&(parent.id, name), inode);
         }
     }
 
     /// The object of `inode` has this key, too.
     pub fn add_key(&self, inode: &Arc<Inode>, key: Key) {
         if let Body::Leaf(leaf) = &inode.body {
-            let mut state = leaf.state.lock();
-            if state.keys.contains(&key) {
+            let new = leaf.state.lock().add_key(key);
+            if !new {
                 return;
             }
-            state.keys.push(key);
         }
-        self.by_key.insert(key, inode.clone());
+        self.by_key.insert(&key, inode);
     }
 
     /// The object of `inode` does not have this key after all.
     pub fn drop_key(&self, inode: &Arc<Inode>, key: Key) {
         if let Body::Leaf(leaf) = &inode.body {
-            leaf.state.lock().keys.retain(|known| *known != key);
+            leaf.state.lock().remove_key(key);
         }
-        self.by_key.remove_if(&key, |_, held| Arc::ptr_eq(held, inode));
+        self.by_key.remove_inode(&key, inode);
     }
 
     /// The name is gone or leads elsewhere. Returns the inode that it led to.
     pub fn remove_name(&self, parent: &Arc<Inode>, name: &Name) -> Option<Arc<Inode>> {
-        let (_, inode) = self.by_name.remove(&(parent.id, name.clone()))?;
+        let inode = self.by_name.remove(&(parent.id, name))?;
         let known = match &inode.body {
             Body::Leaf(leaf) => leaf.state.lock().remove_name(parent, name),
             Body::Dir(dir) => {
@@ -223,7 +224,7 @@ impl Table {
 
     /// The inode moved from one name to another.
     pub fn rename(&self, inode: &Arc<Inode>, from: (&Arc<Inode>, &Name), to: (&Arc<Inode>, &Name)) {
-        self.by_name.remove_if(&(from.0.id, from.1.clone()), |_, held| Arc::ptr_eq(held, inode));
+        self.by_name.remove_inode(&(from.0.id, from.1), inode);
         match &inode.body {
             Body::Leaf(leaf) => {
                 let mut state = leaf.state.lock();
@@ -243,7 +244,7 @@ impl Table {
                 }
             }
         }
-        self.by_name.insert((to.0.id, to.1.clone()), inode.clone());
+        self.by_name.insert(&(to.0.id, to.1), inode);
     }
 
     /// Takes `n` references back; `dead` is called for each inode that dies of it.
@@ -267,35 +268,28 @@ impl Table {
         }
     }
 
-    /// Removes a dead inode from all maps; returns the parents that it held.
+    /// Removes a dead inode from all tables; returns the parents that it held.
     fn take_out(&self, inode: &Arc<Inode>) -> Vec<Arc<Inode>> {
+        // First its number: as long as it has its names, who finds one waits, and then gets the number anew.
+        self.by_id.remove_inode(&inode.id, inode);
         let (names, keys) = match &inode.body {
             Body::Leaf(leaf) => {
                 let mut state = leaf.state.lock();
-                (std::mem::take(&mut state.names).into_vec(), std::mem::take(&mut state.keys).into_vec())
+                (std::mem::take(&mut state.names), state.take_keys())
             }
-            Body::Dir(dir) => (dir.state.write().at.take().into_iter().collect(), Vec::new()),
+            Body::Dir(dir) => {
+                let at = dir.state.write().at.take();
+                (at.map_or_else(Few::default, Few::One), SmallVec::new())
+            }
         };
-        self.by_id.remove_if(&inode.id, |_, held| Arc::ptr_eq(held, inode));
         for key in keys {
-            self.by_key.remove_if(&key, |_, held| Arc::ptr_eq(held, inode));
+            self.by_key.remove_inode(&key, inode);
         }
-        let mut parents = Vec::with_capacity(names.len());
-        for (parent, name) in names {
-            self.by_name.remove_if(&(parent.id, name), |_, held| Arc::ptr_eq(held, inode));
-            parents.push(parent);
-        }
-        parents
-    }
-}
-
-fn vacant_insert<K: Eq + std::hash::Hash>(map: &DashMap<K, Arc<Inode>>, key: K, inode: &Arc<Inode>) -> bool {
-    match map.entry(key) {
-        Entry::Occupied(_) => false,
-        Entry::Vacant(vacant) => {
-            vacant.insert(inode.clone());
-            true
-        }
+        let named = |(parent, name): (Arc<Inode>, Name)| {
+            self.by_name.remove_inode(&(parent.id, &name), inode);
+            parent
+        };
+        names.into_vec().into_iter().map(named).collect()
     }
 }
 
@@ -318,24 +312,25 @@ fn matches(inode: &Inode, found: &Found) -> bool {
         (Body::Dir(_), Found::Dir(_)) => true,
         (Body::Leaf(leaf), Found::Leaf(found)) => {
             let state = leaf.state.lock();
-            let held = if found.upper { &state.upper } else { &state.lower };
-            held.as_ref().is_some_and(|object| object.key == Key::of(&found.stat))
+            let held = if found.upper { state.upper() } else { state.lower() };
+            held.is_some_and(|object| object.key == Key::of(&found.stat))
         }
         _ => false,
     }
 }
 
 fn make(id: InodeId, parent: &Arc<Inode>, name: &Name, found: &Found) -> Inode {
-    let (inode, protection) = match found {
+    let (body, protection) = match found {
         Found::Dir(dir) => {
             let at = Some((parent.clone(), name.clone()));
-            (Inode::new(id, Kind::Dir, Body::Dir(DirBody::new(at, dir.view.clone()))), dir.protection)
+            (Body::Dir(Box::new(DirBody::new(at, dir.view.clone()))), dir.protection)
         }
         Found::Leaf(leaf) => {
-            let state = LeafState::new(parent, name, leaf, link_key(found).into_iter().collect());
-            (Inode::new(id, leaf.stat.kind(), Body::Leaf(LeafBody::new(state))), leaf.protection)
+            let state = LeafState::new(parent, name, leaf, link_key(found));
+            (Body::Leaf(LeafBody::new(leaf.stat.kind(), state)), leaf.protection)
         }
     };
+    let inode = Inode { id, body };
     inode.set_protection(protection);
     inode
 }
@@ -343,9 +338,9 @@ fn make(id: InodeId, parent: &Arc<Inode>, name: &Name, found: &Found) -> Inode {
 impl Drop for Table {
     /// Children hold their parents: taken apart here, a deep tree does not unwind on the stack.
     fn drop(&mut self) {
-        self.by_name.clear();
-        self.by_key.clear();
-        let inodes: Vec<_> = self.by_id.iter().map(|entry| entry.value().clone()).collect();
+        drop(self.by_name.drain());
+        drop(self.by_key.drain());
+        let inodes = self.by_id.drain();
         for inode in &inodes {
             self.take_out(inode);
         }

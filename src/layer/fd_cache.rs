@@ -16,13 +16,24 @@ pub trait Evict: Send + Sync {
 /// Second-chance (CLOCK) eviction over all holders.
 pub struct FdCache {
     limit: usize,
-    queue: Mutex<VecDeque<Weak<dyn Evict>>>,
+    queue: Mutex<Queue>,
 }
+
+/// The holders, the oldest first.
+#[derive(Default)]
+struct Queue {
+    holders: VecDeque<Weak<dyn Evict>>,
+    /// Holders in it that are known to be gone.
+    gone: usize,
+}
+
+/// So few that are gone may stay in the queue.
+const FEW: usize = 32;
 
 impl FdCache {
     /// A cache that keeps about `limit` descriptors open.
     pub fn new(limit: usize) -> Self {
-        Self { limit, queue: Mutex::new(VecDeque::new()) }
+        Self { limit, queue: Mutex::default() }
     }
 
     /// Enters a holder that has just opened its descriptor; others lose theirs where the limit is passed.
@@ -31,20 +42,20 @@ impl FdCache {
     pub fn opened(&self, holder: Weak<dyn Evict>) {
         let mut spare = {
             let mut queue = self.queue.lock();
-            queue.push_back(holder);
-            queue.len().saturating_sub(self.limit)
+            queue.holders.push_back(holder);
+            queue.holders.len().saturating_sub(self.limit)
         };
         // One round of second chances at most for each descriptor over the limit.
         let mut chances = self.limit;
         while spare > 0 {
-            let Some(weak) = self.queue.lock().pop_front() else { return };
+            let Some(weak) = self.queue.lock().holders.pop_front() else { return };
             let Some(oldest) = weak.upgrade() else {
                 spare -= 1;
                 continue;
             };
             if chances > 0 && oldest.take_used() {
                 chances -= 1;
-                self.queue.lock().push_back(weak);
+                self.queue.lock().holders.push_back(weak);
                 continue;
             }
             oldest.evict();
@@ -52,16 +63,28 @@ impl FdCache {
         }
     }
 
+    /// A holder goes with its descriptor open. What the queue has of it holds its memory: swept out when half are such.
+    pub fn gone(&self) {
+        let mut queue = self.queue.lock();
+        queue.gone += 1;
+        if queue.gone > FEW && queue.gone * 2 > queue.holders.len() {
+            queue.gone = 0;
+            queue.holders.retain(|holder| holder.strong_count() > 0);
+            let room = queue.holders.len() * 2;
+            queue.holders.shrink_to(room);
+        }
+    }
+
     /// Lets go of every descriptor: what helps when the process itself has run out (`EMFILE`).
     pub fn evict_all(&self) {
-        let all: Vec<Arc<dyn Evict>> = self.queue.lock().drain(..).filter_map(|weak| weak.upgrade()).collect();
+        let all: Vec<Arc<dyn Evict>> = self.queue.lock().holders.drain(..).filter_map(|weak| weak.upgrade()).collect();
         all.iter().for_each(|holder| holder.evict());
     }
 }
 
 impl std::fmt::Debug for FdCache {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "FdCache({} of {})", self.queue.lock().len(), self.limit)
+        write!(f, "FdCache({} of {})", self.queue.lock().holders.len(), self.limit)
     }
 }
 
@@ -100,12 +123,32 @@ mod tests {
     }
 
     #[test]
+    fn what_the_queue_has_of_holders_that_are_gone_is_swept_out() {
+        let cache = FdCache::new(10_000);
+        let live = Arc::new(Holder::default());
+        let enter = |holder: &Arc<Holder>| {
+            let weak: Weak<Holder> = Arc::downgrade(holder);
+            cache.opened(weak);
+        };
+        enter(&live);
+        let holders: Vec<_> = (0..1000).map(|_| Arc::new(Holder::default())).collect();
+        holders.iter().for_each(enter);
+        for holder in holders {
+            drop(holder);
+            cache.gone();
+        }
+        let queue = cache.queue.lock();
+        assert!(queue.holders.len() <= 2 * FEW + 2 && queue.holders.capacity() <= 200, "{}", queue.holders.len());
+        assert!(queue.holders.iter().any(|holder| holder.strong_count() > 0));
+    }
+
+    #[test]
     fn dead_holders_do_not_count_for_long() {
         let cache = FdCache::new(2);
         for _ in 0..100 {
             let weak: Weak<Holder> = Arc::downgrade(&Arc::new(Holder::default()));
             cache.opened(weak);
         }
-        assert!(cache.queue.lock().len() <= 3);
+        assert!(cache.queue.lock().holders.len() <= 3);
     }
 }

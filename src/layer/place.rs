@@ -230,8 +230,12 @@ impl Evict for DirPlace {
 impl Drop for DirPlace {
     /// A deep chain of parents is taken apart here one by one, not by recursion on the stack.
     fn drop(&mut self) {
+        if self.fd.get_mut().is_some() {
+            self.layer.fds.gone();
+        }
         let mut next = std::mem::replace(self.link.get_mut(), Link::Root);
         while let Link::Below { parent, .. } = next {
+            // Its own `drop`, which runs at once, finds no link to follow.
             match Arc::try_unwrap(parent) {
                 Ok(mut owned) => next = std::mem::replace(owned.link.get_mut(), Link::Root),
                 Err(_) => break,
@@ -259,6 +263,11 @@ pub struct Place {
 }
 
 impl Place {
+    /// Whether it is in the upper layer.
+    pub fn is_upper(&self) -> bool {
+        self.dir.layer.upper_style.is_some()
+    }
+
     /// The object's attributes.
     ///
     /// # Errors

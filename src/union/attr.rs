@@ -2,7 +2,6 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 
 use super::copy_up::CopyUp;
 use super::{Attr, Caller, InodeId, SetAttr, Union};
@@ -56,9 +55,9 @@ impl Union {
     }
 
     pub(super) fn leaf_attr(&self, inode: &Inode, state: &LeafState, stat: &Stat) -> Attr {
-        let own = links(stat.nlink).saturating_sub(u32::from(state.hidden));
-        let mut attr = Attr::new(inode, stat, state.nlink.unwrap_or(own));
-        if state.device {
+        let own = links(stat.nlink).saturating_sub(u32::from(state.is_hidden()));
+        let mut attr = Attr::new(inode, stat, state.nlink().unwrap_or(own));
+        if state.is_device() {
             attr.rdev = 0;
         }
         attr
@@ -130,7 +129,7 @@ impl Union {
         if let Some(mode) = set.mode {
             self.set_mode(&inode, mode & 0o7777)?;
             if let Body::Leaf(leaf) = &inode.body {
-                leaf.no_privileges.store(false, Relaxed);
+                leaf.may_have_privileges();
             }
         }
         if set.atime != SetTime::Omit || set.mtime != SetTime::Omit {

@@ -57,7 +57,7 @@ impl Union {
         }
         {
             let state = leaf.state.lock();
-            if state.upper.is_some() && state.meta().is_none() {
+            if state.upper().is_some() && state.meta().is_none() {
                 return false;
             }
         }
@@ -132,7 +132,7 @@ impl Union {
         loop {
             let at = {
                 let state = leaf.state.lock();
-                if state.upper.is_some() {
+                if state.upper().is_some() {
                     break;
                 }
                 state.names.first().cloned()
@@ -141,7 +141,7 @@ impl Union {
                 self.copy_up_dir(parent)?;
             }
             let _up = inode.up.lock();
-            if leaf.state.lock().upper.is_some() {
+            if leaf.state.lock().upper().is_some() {
                 break;
             }
             let copy = self.stage_leaf(upper, inode, leaf, how)?;
@@ -178,7 +178,7 @@ impl Union {
         let stat = stat_at(upper.work(), copy.temp.name())?;
         let dir = self.work.clone().ok_or(Errno::EROFS)?;
         let name = Name::new(copy.temp.keep().to_bytes())?;
-        leaf.state.lock().hidden = true;
+        leaf.state.lock().set_hidden();
         self.now_upper(inode, leaf, Place { dir, name }, &stat, 1, copy.meta);
         Ok(())
     }
@@ -195,13 +195,14 @@ impl Union {
     ) {
         let pinned = {
             let mut state = leaf.state.lock();
-            state.upper = Some(LeafObject { place, key: Key::of(stat) });
+            state.set_upper(LeafObject { place, key: Key::of(stat) });
             state.set_meta(meta);
-            if links > 1 && state.nlink.is_none() {
-                state.nlink = Some(u32::try_from(links).unwrap_or(u32::MAX));
+            if links > 1 && state.nlink().is_none() {
+                state.set_nlink(u32::try_from(links).unwrap_or(u32::MAX));
             }
-            state.pinned = links > 1 && state.index().is_none();
-            state.pinned
+            let pinned = links > 1 && state.index().is_none();
+            state.set_pinned(pinned);
+            pinned
         };
         if links > 1 {
             // The other names of the lower file lead here, too.
@@ -211,7 +212,7 @@ impl Union {
             // Nothing in the upper layer leads from there to here: it must not be forgotten.
             inode.acquire();
         }
-        *leaf.data.lock() = None;
+        leaf.close();
     }
 
     /// Moves a staged copy to its name; the parent keeps its times. The caller holds the parent's `names`.
@@ -313,7 +314,7 @@ pub(super) struct Copy<'a> {
 
 impl Union {
     fn stage_leaf<'a>(&self, upper: &'a Upper, inode: &Inode, leaf: &LeafBody, how: &CopyUp) -> Result<Copy<'a>> {
-        let lower = leaf.state.lock().lower.clone().ok_or(Errno::ESTALE)?;
+        let lower = leaf.state.lock().lower().cloned().ok_or(Errno::ESTALE)?;
         let place = &lower.place;
         let stat = place.stat()?;
         if stat.kind() != inode.kind || Key::of(&stat) != lower.key {

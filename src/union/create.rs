@@ -160,7 +160,7 @@ impl Union {
     fn keep_open(&self, inode: &Arc<Inode>, file: OwnedFd) {
         let Body::Leaf(leaf) = &inode.body else { return };
         leaf.touch();
-        *leaf.data.lock() = Some(DataFd { fd: Arc::new(file), readable: true, writable: true });
+        *leaf.data().lock() = Some(DataFd { fd: Arc::new(file), readable: true, writable: true });
         let holder: std::sync::Weak<Inode> = Arc::downgrade(inode);
         let holder: std::sync::Weak<dyn Evict> = holder;
         self.fds.opened(holder);

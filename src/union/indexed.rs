@@ -32,7 +32,7 @@ impl Union {
     pub(super) fn needs_index(&self, inode: &Inode, found: &FoundLeaf) -> bool {
         !found.upper
             && self.is_indexed(&found.place.dir.layer, inode.kind, found.stat.nlink)
-            && inode.leaf().is_ok_and(|leaf| leaf.state.lock().upper.is_none())
+            && inode.leaf().is_ok_and(|leaf| leaf.state.lock().upper().is_none())
     }
 
     /// A staged copy of a lower hard link appears in the index. The caller holds the inode's `up`.
@@ -44,7 +44,7 @@ impl Union {
         copy: Copy<'_>,
     ) -> Result<()> {
         let (Some(index), Some(entry)) = (&self.stack.index, copy.entry) else { return Err(Errno::EIO) };
-        let union = leaf.state.lock().nlink.map_or(copy.links, u64::from);
+        let union = leaf.state.lock().nlink().map_or(copy.links, u64::from);
         let links = i32::try_from(union).map_err(|_| Errno::EMLINK)?;
         // Its entry in the index is the only real link at first.
         upper.set_nlink(upper.work(), copy.temp.name(), &Nlink { base: Base::Upper, difference: links - 1 })?;
@@ -73,7 +73,7 @@ impl Union {
             let Some(lower_links) = state.take_unaliased() else { return };
             (state.names.clone(), lower_links)
         };
-        for (parent, name) in &names {
+        for (parent, name) in names.iter() {
             if let Err(errno) = self.alias_one(upper, inode, leaf, (parent, name), lower_links) {
                 log::debug!("{name:?} gets no link of its copy: {errno}");
             }
@@ -116,14 +116,14 @@ impl Union {
     ) -> Result<()> {
         let (entry, union) = {
             let state = leaf.state.lock();
-            (state.index().cloned(), state.nlink)
+            (state.index().cloned(), state.nlink())
         };
         let (Some(index), Some(entry)) = (&self.stack.index, entry) else {
             return self.link_object(inode, into, name);
         };
         let dir = index.dir().fd()?;
         // Held so that two changes of the mark do not mix.
-        let _data = leaf.data.lock();
+        let _data = leaf.data().lock();
         let (dir, entry) = (dir.as_fd(), entry.as_c_str());
         let less = |from: u32, links: u64| i64::from(from).saturating_sub(i64::try_from(links).unwrap_or(i64::MAX));
         let mark = |base, difference: i64| {
@@ -172,13 +172,13 @@ impl Union {
     /// Before the real count of an indexed file changes, for another reason than an alias, its mark must be one that changes
     /// with it: `by` is how. One that a crash has left is made so where the count is known, else changed by hand.
     pub(super) fn count_with_upper(&self, upper: &Upper, leaf: &LeafBody, by: i32) -> Result<()> {
-        let _data = leaf.data.lock();
+        let _data = leaf.data().lock();
         let (entry, union) = {
             let state = leaf.state.lock();
             if !state.is_counted_from_lower() {
                 return Ok(());
             }
-            (state.index().cloned(), state.nlink)
+            (state.index().cloned(), state.nlink())
         };
         let (Some(index), Some(entry)) = (&self.stack.index, entry) else { return Ok(()) };
         let dir = index.dir().fd()?;

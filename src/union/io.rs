@@ -1,7 +1,6 @@
 //! A file's data. Every operation finds the file by its inode: an open need not be seen.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 
 use super::copy_up::CopyUp;
@@ -95,11 +94,11 @@ impl Union {
     /// Clears suid and sgid for who may not keep them. Looked at once until the mode changes.
     fn end_privileges(&self, inode: &Inode, fd: &OwnedFd, kill: bool) -> Result<()> {
         let leaf = inode.leaf()?;
-        if !kill || leaf.no_privileges.load(Relaxed) {
+        if !kill || leaf.has_no_privileges() {
             return Ok(());
         }
         clear_privileges(fd.as_fd(), false)?;
-        leaf.no_privileges.store(true, Relaxed);
+        leaf.set_no_privileges();
         Ok(())
     }
 
@@ -109,7 +108,7 @@ impl Union {
         leaf.touch();
         let fd = {
             // Held while opening, so that a copy-up replaces what it finds here for good.
-            let mut data = leaf.data.lock();
+            let mut data = leaf.data().lock();
             if let Some(open) = data.as_ref().filter(|open| open.serves(write)) {
                 return Ok(open.fd.clone());
             }
@@ -163,7 +162,7 @@ impl Union {
 
     /// Whether the file is what a lower layer has.
     pub fn is_lower(&self, id: InodeId) -> bool {
-        let upper = |inode: &Inode| inode.leaf().is_ok_and(|leaf| leaf.state.lock().upper.is_some());
+        let upper = |inode: &Inode| inode.leaf().is_ok_and(|leaf| leaf.state.lock().upper().is_some());
         self.inode(id).is_ok_and(|inode| !upper(&inode))
     }
 
@@ -177,7 +176,7 @@ impl Union {
         }
         let whole = {
             let state = leaf.state.lock();
-            state.upper.is_some() && state.meta().is_none()
+            state.upper().is_some() && state.meta().is_none()
         };
         if !whole || inode.protection() != Protattr::default() {
             return None;
@@ -205,7 +204,7 @@ impl Union {
             },
             Body::Leaf(leaf) => {
                 // A lower file is on disk.
-                if leaf.state.lock().upper.is_none() {
+                if leaf.state.lock().upper().is_none() {
                     return Ok(());
                 }
                 let fd = match self.own_fd(&inode, leaf) {
@@ -231,7 +230,7 @@ impl Union {
     }
 
     fn sync_parent(&self, leaf: &LeafBody) -> Result<()> {
-        let place = leaf.state.lock().upper.as_ref().map(|object| object.place.dir.clone());
+        let place = leaf.state.lock().upper().map(|object| object.place.dir.clone());
         match place {
             Some(dir) => data::fsync(dir.open()?.as_fd()),
             None => Ok(()),
@@ -286,7 +285,7 @@ pub(super) fn open_object(leaf: &LeafBody, object: &LeafObject, write: bool) -> 
     if !write {
         return open_to_read(&object.place, object.key.ino);
     }
-    if leaf.state.lock().upper.is_none() {
+    if leaf.state.lock().upper().is_none() {
         return Err(Errno::EROFS);
     }
     open_for_write(object)

@@ -43,10 +43,10 @@ impl Union {
         self.link_to(upper, &inode, into, name, absent)?;
         let key = {
             let mut state = leaf.state.lock();
-            if let Some(links) = &mut state.nlink {
+            if let Some(links) = state.nlink_mut() {
                 *links += 1;
             }
-            state.upper.as_ref().ok_or(Errno::ESTALE)?.key
+            state.upper().ok_or(Errno::ESTALE)?.key
         };
         self.table.add_key(&inode, key);
         self.table.add_name(&inode, &parent, name);

@@ -120,10 +120,7 @@ impl Union {
 
     fn bury(&self, inode: &Arc<Inode>) {
         let Body::Leaf(leaf) = &inode.body else { return };
-        let hidden = {
-            let mut state = leaf.state.lock();
-            if std::mem::take(&mut state.hidden) { state.upper.take() } else { None }
-        };
+        let hidden = leaf.state.lock().take_hidden();
         let (Some(object), Some(upper)) = (hidden, &self.upper) else { return };
         if let Err(errno) = remove(upper.work(), object.place.name.as_c_str(), inode.kind) {
             log::warn!("workdir: {:?} stays until the next mount: {errno}", object.place.name);

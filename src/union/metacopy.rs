@@ -132,7 +132,7 @@ impl Union {
         });
         let cut = cut?;
         leaf.state.lock().set_meta(None);
-        *leaf.data.lock() = None;
+        leaf.close();
         Ok(cut)
     }
 
@@ -147,11 +147,11 @@ impl Union {
         absolute: bool,
     ) -> Result<bool> {
         // Held so that two changes of name do not set it at once.
-        let _data = leaf.data.lock();
+        let _data = leaf.data().lock();
         let (object, redirect) = {
             let state = leaf.state.lock();
             let Some(meta) = state.meta() else { return Ok(true) };
-            (state.upper.clone().ok_or(Errno::ESTALE)?, meta.redirect.clone())
+            (state.upper().cloned().ok_or(Errno::ESTALE)?, meta.redirect.clone())
         };
         let Some(redirect) = self.next_redirect(redirect.as_ref(), parent, name, absolute)? else { return Ok(true) };
         let LeafObject { place, .. } = object;

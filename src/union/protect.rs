@@ -53,7 +53,7 @@ impl Union {
             Body::Leaf(leaf) => {
                 let lower = {
                     let state = leaf.state.lock();
-                    if state.upper.is_some() { None } else { state.lower.clone() }
+                    if state.upper().is_some() { None } else { state.lower().cloned() }
                 };
                 match lower {
                     Some(object) => {

@@ -118,16 +118,16 @@ impl Union {
         let (names, object) = {
             let state = leaf.state.lock();
             // The copy of an indexed one stands in the index, whatever becomes of this name.
-            if state.hidden || state.index().is_some() {
+            if state.is_hidden() || state.index().is_some() {
                 return false;
             }
-            (state.names.clone(), state.upper.clone())
+            (state.names.clone(), state.upper().cloned())
         };
         let Some(object) = object else { return false };
         if stat.nlink < 2 {
             return true;
         }
-        for (other, other_name) in &names {
+        for (other, other_name) in names.iter() {
             if Arc::ptr_eq(other, parent) && other_name == name {
                 continue;
             }
@@ -135,7 +135,7 @@ impl Union {
             let there = part.place.stat(other_name).ok().flatten();
             if there.is_some_and(|stat| crate::inode::Key::of(&stat) == object.key) {
                 let place = Place { dir: part.place.clone(), name: other_name.clone() };
-                leaf.state.lock().upper = Some(LeafObject { place, key: object.key });
+                leaf.state.lock().set_upper(LeafObject { place, key: object.key });
                 return false;
             }
         }
@@ -148,9 +148,8 @@ impl Union {
         let dir = self.work.clone().ok_or(Errno::EROFS)?;
         let name = Name::new(old.name().to_bytes())?;
         let mut state = leaf.state.lock();
-        if let Some(object) = &mut state.upper {
-            object.place = Place { dir, name };
-            state.hidden = true;
+        if state.move_upper(Place { dir, name }) {
+            state.set_hidden();
             drop(old.keep());
         }
         Ok(())
@@ -159,12 +158,12 @@ impl Union {
     /// The count of links in the union, where it is kept: for names of one lower file, `lower_links` of them.
     pub(super) fn one_link_less(&self, inode: &Arc<Inode>, leaf: &LeafBody, lower_links: u64) {
         let mut state = leaf.state.lock();
-        if let Some(links) = &mut state.nlink {
+        if let Some(links) = state.nlink_mut() {
             *links = links.saturating_sub(1);
             if *links > 0 {
                 return;
             }
-            let pinned = std::mem::take(&mut state.pinned);
+            let pinned = state.set_pinned(false);
             drop(state);
             if pinned {
                 // Nothing leads to it any more: it may be forgotten (see `now_upper`).
@@ -172,7 +171,7 @@ impl Union {
             }
             self.leave_index(leaf);
         } else if lower_links > 0 {
-            state.nlink = Some(u32::try_from(lower_links - 1).unwrap_or(u32::MAX));
+            state.set_nlink(u32::try_from(lower_links - 1).unwrap_or(u32::MAX));
         }
     }
 
@@ -223,7 +222,7 @@ impl Union {
             Err(errno) => return Err(errno),
         }
         child_names.forget();
-        child.state.write().removed = Some(found.stat);
+        child.state.write().removed = Some(Box::new(found.stat));
         Ok(())
     }
 

@@ -12,7 +12,7 @@ use super::protect::Change;
 use super::{Caller, InodeId, Union};
 use crate::base::sync::RwLockWriteGuard;
 use crate::base::{Errno, Name, Result};
-use crate::inode::{Body, Inode, LeafBody, Names, is_ancestor, lock_names};
+use crate::inode::{Body, Inode, LeafBody, LeafObject, Names, is_ancestor, lock_names};
 use crate::layer::{DirPlace, Place};
 use crate::merge::{self, Absent, Answer, DirView, Found};
 use crate::sys::stat::Kind;
@@ -180,7 +180,7 @@ impl Union {
         }
         let Some(entry) = self.lookup(parent.id, name)? else { return Ok(()) };
         let inode = self.inode(entry.id)?;
-        let lower = inode.leaf().ok().and_then(|leaf| leaf.state.lock().lower.clone());
+        let lower = inode.leaf().ok().and_then(|leaf| leaf.state.lock().lower().cloned());
         let links = entry.attr.nlink.into();
         let indexed = lower.is_some_and(|lower| self.is_indexed(&lower.place.dir.layer, inode.kind, links));
         let done = if indexed { self.copy_up(&inode, &CopyUp::metadata(caller)) } else { Ok(()) };
@@ -265,13 +265,13 @@ impl Union {
                 let body = inode.leaf()?;
                 if !leaf.named {
                     // Copied up under another name of the same lower file, or not at all (a race that was lost).
-                    if body.state.lock().upper.is_none() {
+                    if body.state.lock().upper().is_none() {
                         return Err(Errno::EAGAIN);
                     }
                     self.alias_found(upper, from.parent, from.place()?, from.name, inode, leaf)?;
                 }
                 // All names share the mark.
-                let shared = leaf.stat.nlink > 1 || body.state.lock().nlink.is_some();
+                let shared = leaf.stat.nlink > 1 || body.state.lock().nlink().is_some();
                 let absolute = shared || !Arc::ptr_eq(from.parent, to.parent);
                 if !self.redirect_file(upper, body, from.parent, from.name, absolute)? {
                     return Err(Errno::EAGAIN);
@@ -383,7 +383,7 @@ impl Union {
             match &target.body {
                 Body::Dir(dir) => {
                     if let Answer::Found(Found::Dir(found)) = &to.found {
-                        dir.state.write().removed = Some(found.stat);
+                        dir.state.write().removed = Some(Box::new(found.stat));
                     }
                 }
                 Body::Leaf(leaf) => {
@@ -460,11 +460,9 @@ fn at<'a>(side: &Side<'a>) -> Result<At<'a>> {
 
 fn arrived_leaf(leaf: &LeafBody, old: &Arc<DirPlace>, old_name: &Name, into: &Arc<DirPlace>, name: &Name) {
     let mut state = leaf.state.lock();
-    if let Some(object) = &mut state.upper
-        && Arc::ptr_eq(&object.place.dir, old)
-        && object.place.name == *old_name
-    {
-        object.place = Place { dir: into.clone(), name: name.clone() };
+    let is_there = |object: &LeafObject| Arc::ptr_eq(&object.place.dir, old) && object.place.name == *old_name;
+    if state.upper().is_some_and(is_there) {
+        state.move_upper(Place { dir: into.clone(), name: name.clone() });
     }
 }
 

@@ -12,7 +12,6 @@ use crate::sys::stat::stat_at;
 use crate::sys::{caller, tree, xattr};
 use crate::upper::CAPABILITY;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 
 const ACL_ACCESS: &CStr = c"system.posix_acl_access";
 const ACL_DEFAULT: &CStr = c"system.posix_acl_default";
@@ -121,7 +120,7 @@ impl Union {
         match &inode.body {
             Body::Dir(dir) if key == ACL_DEFAULT => dir.names.write().default_acl = None,
             Body::Dir(_) => {}
-            Body::Leaf(leaf) => leaf.no_privileges.store(false, Relaxed),
+            Body::Leaf(leaf) => leaf.may_have_privileges(),
         }
     }
 
