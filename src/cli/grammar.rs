@@ -187,6 +187,19 @@ pub fn seconds(word: &Word) -> Result<std::time::Duration, Failure> {
         .ok_or_else(|| Failure::usage(word.display(), "not a time", format!("{}=SECONDS, such as 1 or 0.5", word.key)))
 }
 
+/// A number of bytes, such as 65536, 64K, 1M or 1G.
+///
+/// # Errors
+/// What is none.
+pub fn size(word: &Word) -> Result<u64, Failure> {
+    let text = word.value.as_deref().and_then(|value| std::str::from_utf8(value).ok()).unwrap_or_default();
+    let units = [("K", 10), ("M", 20), ("G", 30)];
+    let unit = units.iter().find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, *shift)));
+    let (digits, shift) = unit.unwrap_or((text, 0));
+    let bytes = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
+    bytes.ok_or_else(|| Failure::usage(word.display(), "not a size", format!("{}=64K, or 1M, or bytes", word.key)))
+}
+
 /// Checks that `word` has the value that its option takes.
 ///
 /// # Errors

@@ -41,6 +41,8 @@ struct Wishes {
     redirect_dir: Option<RedirectDir>,
     index: Option<bool>,
     metacopy: Option<bool>,
+    copyup_block: Option<u8>,
+    copyup_rate: u64,
     verity: Verity,
     uuid: Uuid,
     xino: Option<Xino>,
@@ -106,6 +108,8 @@ impl Wishes {
             Key::RedirectDir => self.redirect_dir = Some(redirect_dir(value)),
             Key::Index => self.index = Some(value == b"on"),
             Key::Metacopy => self.metacopy = Some(value == b"on"),
+            Key::CopyUpBlock => self.copyup_block = Some(block(word)?),
+            Key::CopyUpRate => self.copyup_rate = grammar::size(word)?,
             Key::Verity => self.verity = verity(value),
             Key::Uuid => self.uuid = uuid(value),
             Key::Xino => self.xino = Some(xino(value)),
@@ -191,6 +195,8 @@ impl Wishes {
             redirect_dir: self.redirect_dir,
             index: self.index,
             metacopy,
+            copyup_block: self.copyup_block,
+            copyup_rate: self.copyup_rate,
             verity: self.verity,
             uuid: self.uuid,
             noacl: self.noacl,
@@ -242,6 +248,16 @@ impl Wishes {
             (None, _) => Ok(None),
         }
     }
+}
+
+/// The size of a block, as a power of two.
+fn block(word: &Word) -> Result<u8, Failure> {
+    let size = grammar::size(word)?;
+    let shift = size.trailing_zeros() as u8;
+    if size.is_power_of_two() && (12..=24).contains(&shift) {
+        return Ok(shift);
+    }
+    Err(Failure::usage(word.display(), "not the size of a block", "a power of two from 4K to 16M"))
 }
 
 fn redirect_dir(value: &[u8]) -> RedirectDir {

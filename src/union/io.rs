@@ -42,6 +42,9 @@ impl Union {
     /// `EISDIR`, `EACCES` where the process may not read the layer's file, `EIO` …
     pub fn read(&self, id: InodeId, offset: u64, buffer: &mut [u8]) -> Result<usize> {
         let inode = self.inode(id)?;
+        if let Some(blocks) = self.blocks(&inode, inode.file()?)? {
+            return blocks.read(offset, buffer);
+        }
         let fd = self.data_fd(&inode, false)?;
         data::pread_full(fd.as_fd(), buffer, offset)
     }
@@ -52,6 +55,10 @@ impl Union {
     /// `EROFS`, `ENOSPC`, `EDQUOT`, `EFBIG`, `EIO` …; what copy-up says.
     pub fn write(&self, caller: &Caller, id: InodeId, offset: u64, bytes: &[u8], how: WriteHow) -> Result<usize> {
         let inode = self.inode(id)?;
+        self.check_writable(&inode, Some(offset))?;
+        if let Some(written) = self.write_blocks(caller, &inode, offset, bytes, how)? {
+            return Ok(written);
+        }
         let fd = self.writable(caller, &inode, Some(offset))?;
         self.end_privileges(&inode, &fd, how.kill_privileges)?;
         let mut written = 0;
@@ -72,14 +79,20 @@ impl Union {
 
     /// The descriptor for a change of the data; `at` is where something is written.
     fn writable(&self, caller: &Caller, inode: &Arc<Inode>, at: Option<u64>) -> Result<Arc<OwnedFd>> {
+        self.check_writable(inode, at)?;
+        self.copy_up(inode, &CopyUp::data(caller))?;
+        self.data_fd(inode, true)
+    }
+
+    /// Whether its data may change.
+    fn check_writable(&self, inode: &Arc<Inode>, at: Option<u64>) -> Result<()> {
         inode.file()?;
         let flags = self.protection(inode)?;
         let at_end = || Ok::<_, Errno>(at.is_some_and(|at| self.attr(inode).is_ok_and(|attr| attr.size == at)));
         if flags.immutable || (flags.append && !at_end()?) {
             return Err(Errno::EPERM);
         }
-        self.copy_up(inode, &CopyUp::data(caller))?;
-        self.data_fd(inode, true)
+        Ok(())
     }
 
     /// Clears suid and sgid for who may not keep them. Looked at once until the mode changes.
@@ -117,6 +130,10 @@ impl Union {
                 opened => opened?,
             };
             let fd = opened.fd.clone();
+            if leaf.state.lock().meta().is_some_and(|meta| meta.blocks.is_some()) {
+                // It has just begun to arrive by blocks: for whoever was on the way here, and nobody else.
+                return Ok(fd);
+            }
             *data = Some(opened);
             fd
         };
@@ -145,6 +162,13 @@ impl Union {
                 // A lower file is on disk.
                 if leaf.state.lock().upper.is_none() {
                     return Ok(());
+                }
+                if let Some(blocks) = self.blocks(&inode, leaf)? {
+                    blocks.keep()?;
+                    if !data_only {
+                        data::fsync(blocks.file())?;
+                    }
+                    return if upper.fsync == Fsync::Strict { self.sync_parent(leaf) } else { Ok(()) };
                 }
                 let fd = match self.own_fd(&inode, leaf) {
                     Err(Errno::EACCES | Errno::EPERM | Errno::ETXTBSY) => self.data_fd(&inode, false)?,
@@ -193,6 +217,15 @@ impl Union {
     /// `ENXIO` beyond the end.
     pub fn seek(&self, id: InodeId, offset: u64, what: Seek) -> Result<u64> {
         let inode = self.inode(id)?;
+        if self.blocks(&inode, inode.file()?)?.is_some() {
+            // Two files hold its data: holes are not told.
+            let size = self.attr(&inode)?.size;
+            return match what {
+                _ if offset >= size => Err(Errno::ENXIO),
+                Seek::Data => Ok(offset),
+                Seek::Hole => Ok(size),
+            };
+        }
         let fd = self.data_fd(&inode, false)?;
         let found = match what {
             Seek::Data => data::seek_data(fd.as_fd(), offset)?,
@@ -207,6 +240,9 @@ impl Union {
     /// `EOPNOTSUPP` where the kernel must copy through pages instead; as for write.
     pub fn copy_range(&self, caller: &Caller, from: (InodeId, u64), to: (InodeId, u64), len: u64) -> Result<u32> {
         let (source, target) = (self.inode(from.0)?, self.inode(to.0)?);
+        if self.blocks(&source, source.file()?)?.is_some() {
+            return Err(Errno::EOPNOTSUPP);
+        }
         let out = self.writable(caller, &target, Some(to.1))?;
         let input = self.data_fd(&source, false)?;
         let step = usize::try_from(len.min(MOST_COPIED)).unwrap_or(0);

@@ -72,6 +72,7 @@ impl Union {
             let mut state = leaf.state.lock();
             if std::mem::take(&mut state.hidden) { state.upper.take() } else { None }
         };
+        self.leave_blocks(inode, leaf, hidden.is_some());
         let (Some(object), Some(upper)) = (hidden, &self.upper) else { return };
         if let Err(errno) = remove(upper.work(), object.place.name.as_c_str(), inode.kind) {
             log::warn!("workdir: {:?} stays until the next mount: {errno}", object.place.name);
