@@ -146,6 +146,56 @@ fn an_end_at_any_call_keeps_what_was_acknowledged() {
     }
 }
 
+/// The machine ends at any call of a cut, too, with all that was written but not synced: what was cut off never comes back.
+#[test]
+fn what_was_cut_off_stays_so_when_the_machine_ends() {
+    let (write, cut) = (Write(9000, vec![1; 50]), Truncate(12_345));
+    for at in 0.. {
+        let layers = Layers::new();
+        let engine = layers.open(Some(12));
+        write.act(&engine).unwrap();
+        let (done, calls) = with_plan(Plan::dead_from(at), || {
+            let done = cut.act(&engine);
+            drop(engine);
+            done
+        });
+        layers.reboot();
+        let engine = layers.open(Some(12));
+        let mut bytes = read(&engine, "f");
+        let mut allowed = [(); 2].map(|()| layers.content());
+        write.apply(&mut allowed[1]);
+        let is_cut = bytes.len() == 12_345;
+        if is_cut {
+            allowed.iter_mut().for_each(|bytes| cut.apply(bytes));
+        }
+        assert!(allowed.contains(&bytes) && (is_cut || done.is_err()), "ended at call {at}");
+        let grown = Write(bytes.len() + 30_000, vec![2; 10]);
+        grown.act(&engine).unwrap();
+        grown.apply(&mut bytes);
+        abandon(engine);
+        let engine = layers.open(Some(12));
+        assert!(read(&engine, "f") == bytes, "ended at call {at}, and then grown");
+        if at > calls {
+            break;
+        }
+    }
+}
+
+#[test]
+fn a_write_that_fails_takes_no_room() {
+    let layers = Layers::new();
+    let engine = layers.open(Some(12));
+    let first = Write(9000, vec![1; 50]);
+    first.act(&engine).unwrap();
+    let room = || std::os::unix::fs::MetadataExt::blocks(&std::fs::metadata(layers.upper().join("f")).unwrap());
+    let before = room();
+    for at in 0..3 {
+        let plan = Plan::fail(at, Errno::ENOSPC).only(Call::Pwrite);
+        let (done, _) = with_plan(plan, || Write(20 * BLOCK + 1, vec![2; 3 * BLOCK]).act(&engine));
+        assert_eq!((done, room()), (Err(Errno::ENOSPC), before), "write {at} fails");
+    }
+}
+
 #[test]
 fn an_error_of_any_call_is_told_and_leaves_a_file_that_works() {
     for (name, steps) in histories() {

@@ -49,7 +49,14 @@ impl Layers {
         for dir in ["lower/dir", "upper", "work"] {
             fs::create_dir_all(scratch.path().join(dir)).unwrap();
         }
-        fs::write(scratch.path().join("lower/f"), pattern(SIZE, 99)).unwrap();
+        // With holes: what an attempt left in the upper file must not show through those.
+        let file = fs::File::create(scratch.path().join("lower/f")).unwrap();
+        file.set_len(SIZE as u64).unwrap();
+        for (block, bytes) in
+            pattern(SIZE, 99).chunks(BLOCK).enumerate().filter(|(block, _)| ![2, 3, 12].contains(block))
+        {
+            file.write_all_at(bytes, (block * BLOCK) as u64).unwrap();
+        }
         fs::write(scratch.path().join("lower/small"), "small").unwrap();
         Layers(scratch)
     }
