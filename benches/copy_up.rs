@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use common::Mounted;
 use criterion::{BenchmarkId, Criterion, Throughput};
-use plyfs::base::config::Fsync;
+use plyfs::base::config::{Config, Fsync, UpperDirs};
 use plyfs::union::{Caller, InodeId, WriteHow};
 use plyfs::{Name, Union};
 use tempfile::TempDir;
@@ -77,6 +77,8 @@ impl Layers {
 #[derive(Clone, Copy, PartialEq)]
 enum Way {
     Engine,
+    /// The engine with `copyup_block=64K`.
+    Blocks,
     Mount,
     Kernel,
 }
@@ -93,8 +95,8 @@ fn copy_ups(way: Way, volatile: bool, size: u64, data: &[u64], count: u64) -> Du
     while left > 0 {
         let (layers, batch) = (Layers::new(size, data), left.min(BATCH));
         left -= batch;
-        spent += if way == Way::Engine {
-            engine_batch(&layers, volatile, batch)
+        spent += if matches!(way, Way::Engine | Way::Blocks) {
+            engine_batch(&layers, volatile, (way == Way::Blocks).then_some(16), batch)
         } else {
             let mounted = mount(way, &layers, volatile).expect("it was mounted before");
             mount_batch(mounted.at(), batch)
@@ -116,10 +118,12 @@ fn mount_batch(merged: &Path, batch: usize) -> Duration {
     start.elapsed()
 }
 
-fn engine_batch(layers: &Layers, volatile: bool, batch: usize) -> Duration {
+fn engine_batch(layers: &Layers, volatile: bool, copyup_block: Option<u8>, batch: usize) -> Duration {
     let fsync = if volatile { Fsync::Volatile } else { Fsync::Auto };
-    let union = Union::builder().lower(layers.path("lower")).upper(layers.path("upper"), layers.path("work"));
-    let union = union.fsync(fsync).build().expect("layers that were just made");
+    let upper = UpperDirs { dir: layers.path("upper"), work: layers.path("work") };
+    let lowers = vec![layers.path("lower")];
+    let config = Config { lowers, upper: Some(upper), fsync, copyup_block, ..Config::default() };
+    let union = Union::open(config).expect("layers that were just made");
     let caller = Caller::this_process();
     let ids: Vec<_> = (0..batch)
         .map(|i| {
@@ -136,11 +140,16 @@ fn engine_batch(layers: &Layers, volatile: bool, batch: usize) -> Duration {
 
 fn copy_up(criterion: &mut Criterion) {
     let short = std::env::var_os("PLYFS_BENCH_SHORT").is_some();
-    let ways = [(Way::Engine, "engine"), (Way::Mount, "mount"), (Way::Kernel, "kernel-overlayfs")];
+    let ways = [
+        (Way::Engine, "engine"),
+        (Way::Blocks, "engine-blocks"),
+        (Way::Mount, "mount"),
+        (Way::Kernel, "kernel-overlayfs"),
+    ];
     let available: Vec<_> = ways
         .into_iter()
         .filter(|(way, name)| {
-            let there = *way == Way::Engine || mount(*way, &Layers::new(0, &[]), false).is_some();
+            let there = matches!(way, Way::Engine | Way::Blocks) || mount(*way, &Layers::new(0, &[]), false).is_some();
             if !there {
                 eprintln!("SKIPPED: {name}: it cannot be mounted here (root, or fusermount3 for the mount)");
             }
