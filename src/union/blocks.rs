@@ -14,6 +14,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::copy_up::CopyUp;
+use super::io::open_to_read;
 use super::{Caller, DirSink, InodeId, Kind, ListedEntry, Union, WriteHow};
 use crate::base::sync::{DashMap, Mutex};
 use crate::base::{Errno, Name, Result};
@@ -47,6 +48,12 @@ pub(super) struct ByBlocks {
 }
 
 impl ByBlocks {
+    /// Closes what nobody uses just now and has nothing to lose: there is never more than one value for a file, as it is
+    /// taken from here only.
+    fn close_unused(&self) {
+        self.live.retain(|_, blocks| Arc::strong_count(blocks) > 1 || blocks.is_loose());
+    }
+
     /// New files come by blocks of this size, and more of them follow at this rate.
     pub fn new(shift: Option<u8>, rate: u64) -> Self {
         Self { shift, rate, ..Self::default() }
@@ -95,9 +102,17 @@ impl Union {
             return Ok(Some(blocks));
         }
         let upper = self.upper.as_ref().ok_or(Errno::EIO)?;
-        let below = self.meta_source(leaf)?.ok_or(Errno::EIO)?;
-        let below = below.place.open_file(below.stat.ino, OFlags::RDONLY)?;
-        let blocks = Arc::new(Blocks::open(upper, &mark, self.open_whole(inode)?, below)?);
+        let source = self.meta_source(leaf)?.ok_or(Errno::EIO)?;
+        let open = || Blocks::open(upper, &mark, self.open_whole(inode)?, open_below(&source)?);
+        let opened = match open() {
+            Err(Errno::EMFILE | Errno::ENFILE) => {
+                self.fds.evict_all();
+                self.by_blocks.close_unused();
+                open()
+            }
+            opened => opened,
+        };
+        let blocks = Arc::new(opened?);
         self.by_blocks.live.insert(inode.id, blocks.clone());
         Ok(Some(blocks))
     }
@@ -176,7 +191,7 @@ impl Union {
                     return Ok(None);
                 };
                 let (Some(shift), file) = (self.by_blocks.shift, self.open_whole(inode)?) else { return Ok(None) };
-                let below = below.place.open_file(below.stat.ino, OFlags::RDONLY)?;
+                let below = open_below(&below)?;
                 let record = match upper.new_record(shift, stat_fd(file.as_fd())?.size) {
                     Err(Errno::EFBIG) => return Ok(None),
                     record => record?,
@@ -249,9 +264,10 @@ impl Union {
                 mark
             };
             self.by_blocks.live.remove(&inode.id);
-            upper.clear_blocks(blocks.file());
-            if let Some(mark) = mark {
+            // On disk, too, it is asked for no more when it goes.
+            if let (Some(mark), Ok(())) = (mark, upper.sync_staged(blocks.file(), true)) {
                 upper.drop_record(&mark.record);
+                upper.clear_blocks(blocks.file());
             }
         }
         Ok(cut.is_some())
@@ -398,6 +414,10 @@ impl Union {
         }
         Ok(())
     }
+}
+
+fn open_below(file: &LowerFile) -> Result<Arc<OwnedFd>> {
+    open_to_read(&file.place, file.stat.ino).map(|data| data.fd)
 }
 
 fn keep(blocks: &Blocks) {

@@ -266,7 +266,7 @@ pub(super) fn open_object(leaf: &LeafBody, object: &LeafObject, write: bool) -> 
     open_for_write(object)
 }
 
-fn open_to_read(place: &Place, ino: u64) -> Result<DataFd> {
+pub(super) fn open_to_read(place: &Place, ino: u64) -> Result<DataFd> {
     // A lower file's time of access stays as it is.
     let fd = match place.open_file(ino, OFlags::RDONLY | OFlags::NOATIME) {
         Err(Errno::EPERM) => place.open_file(ino, OFlags::RDONLY)?,

@@ -5,6 +5,7 @@
 //! machine runs; [`Blocks::keep`] syncs the data and then records that for good.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::content::{copy_step, segment};
@@ -23,7 +24,7 @@ const PUNCH: i32 = 3;
 /// A file whose data is partly in the upper layer. One value for all who use the file.
 pub struct Blocks {
     file: OwnedFd,
-    below: OwnedFd,
+    below: Arc<OwnedFd>,
     record: OwnedFd,
     shift: u8,
     fsync: Fsync,
@@ -77,7 +78,7 @@ impl Blocks {
     ///
     /// # Errors
     /// `EIO` without a record that fits; what the system calls say.
-    pub fn open(upper: &Upper, mark: &BlocksMark, file: OwnedFd, below: OwnedFd) -> Result<Self> {
+    pub fn open(upper: &Upper, mark: &BlocksMark, file: OwnedFd, below: Arc<OwnedFd>) -> Result<Self> {
         let record = upper.open_record(&mark.record).map_err(|errno| {
             log::warn!("workdir: the record {:?} of a file's blocks: {errno}", mark.record);
             if errno == Errno::ENOENT { Errno::EIO } else { errno }
@@ -121,7 +122,7 @@ impl Blocks {
             let (here, to) = self.map.read().run(self.shift, at, end);
             let len = usize::try_from(to - at).unwrap_or(usize::MAX).min(rest.len());
             let part = &mut rest[..len];
-            let from = if here { &self.file } else { &self.below };
+            let from = if here { &self.file } else { &*self.below };
             let read = data::pread_full(from.as_fd(), part, at)?;
             done += read;
             if read < len {

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use plyfs::sys::seam::{Call, Plan, with_plan};
 use plyfs::union::{Completed, Seek, WriteHow};
 use plyfs::{Errno, Union};
 
@@ -202,6 +203,34 @@ fn without_its_record_a_file_is_refused_and_not_shown_as_it_was() {
     assert_eq!(engine.0.read(id, 0, &mut [0; 10]), Err(Errno::EIO));
     assert_eq!(engine.0.write(&me(), id, 0, b"x", WriteHow::default()), Err(Errno::EIO));
     engine.unlink("f").unwrap();
+}
+
+#[test]
+fn descriptors_that_run_out_are_taken_from_files_that_nobody_uses() {
+    let layers = Layers::new();
+    fs::copy(layers.lower().join("f"), layers.lower().join("other")).unwrap();
+    let engine = layers.open(Some(12));
+    for name in ["f", "other"] {
+        engine.write(name, 9000, "x").unwrap();
+    }
+    let mut expected = layers.content();
+    expected[9000] = b'x';
+    drop(engine);
+    let mut at = 0;
+    loop {
+        let engine = layers.open(None);
+        assert!(read(&engine, "other") == expected);
+        let id = engine.id("f").unwrap();
+        let mut found = vec![0; SIZE];
+        let plan = Plan::fail(at, Errno::EMFILE).only(Call::OpenBeneath);
+        let (len, calls) = with_plan(plan, || engine.0.read(id, 0, &mut found));
+        assert!(len == Ok(SIZE) && found == expected, "open {at}: {len:?}");
+        assert!(read(&engine, "other") == expected);
+        if at >= calls {
+            break;
+        }
+        at += 1;
+    }
 }
 
 #[test]
