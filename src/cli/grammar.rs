@@ -312,4 +312,17 @@ mod tests {
             assert_eq!(time(wrong), None, "{wrong}");
         }
     }
+
+    #[test]
+    fn sizes_have_units() {
+        let bytes = |text: &str| size(&split_options(format!("copyup_block={text}").as_bytes())[0]).ok();
+        for (text, expected) in
+            [("4096", Some(4096)), ("64K", Some(65536)), ("1M", Some(1 << 20)), ("2G", Some(1 << 31))]
+        {
+            assert_eq!(bytes(text), expected, "{text}");
+        }
+        for text in ["", "K", "-1", "1T", "1.5M", "99999999999G"] {
+            assert_eq!(bytes(text), None, "{text}");
+        }
+    }
 }
