@@ -28,17 +28,20 @@ pub enum Change {
 /// Who copies up.
 pub enum Way {
     Engine,
+    /// The engine with `copyup_block=64K`.
+    Blocks,
     Mount(Peer),
 }
 
 impl Way {
     pub fn available() -> Vec<Self> {
-        std::iter::once(Self::Engine).chain(Peer::available().into_iter().map(Self::Mount)).collect()
+        [Self::Engine, Self::Blocks].into_iter().chain(Peer::available().into_iter().map(Self::Mount)).collect()
     }
 
     pub fn name(&self) -> &str {
         match self {
             Self::Engine => "engine",
+            Self::Blocks => "engine-blocks",
             Self::Mount(peer) => &peer.name,
         }
     }
@@ -87,8 +90,9 @@ pub fn measure(
     let word = if fsync == Fsync::Volatile { "volatile" } else { "synced" };
     let id = BenchmarkId::new(way.name(), word);
     match way {
-        Way::Engine => {
-            let mut stock = Stock::new(files.count(), || engine(layers, fsync));
+        Way::Engine | Way::Blocks => {
+            let blocks = matches!(way, Way::Blocks).then_some(16);
+            let mut stock = Stock::new(files.count(), || engine(layers, fsync, blocks));
             group.bench_function(id, |bencher| {
                 bencher.iter_custom(|count| stock.time(count, look_up, |union, id| in_engine(union, *id, change)));
             });
@@ -110,9 +114,9 @@ pub fn measure(
     }
 }
 
-fn engine(layers: &Layers, fsync: Fsync) -> Union {
+fn engine(layers: &Layers, fsync: Fsync, copyup_block: Option<u8>) -> Union {
     layers.renew_upper();
-    layers.union(fsync)
+    layers.union_with(fsync, copyup_block)
 }
 
 fn mount(layers: &Layers, peer: &Peer, more: &str) -> Mounted {

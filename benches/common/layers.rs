@@ -82,8 +82,13 @@ impl Layers {
 
     /// The engine with the upper layer.
     pub fn union(&self, fsync: Fsync) -> Union {
+        self.union_with(fsync, None)
+    }
+
+    /// The same, with `copyup_block`.
+    pub fn union_with(&self, fsync: Fsync, copyup_block: Option<u8>) -> Union {
         let upper = Some(UpperDirs { dir: self.path("upper"), work: self.path("work") });
-        let config = Config { lowers: self.lowers.clone(), upper, fsync, ..Config::default() };
+        let config = Config { lowers: self.lowers.clone(), upper, fsync, copyup_block, ..Config::default() };
         Union::open(config).expect("layers that were just made")
     }
 }

@@ -24,6 +24,10 @@ pub struct Config {
     pub index: Option<bool>,
     /// `None`: on where the upper layer can hold it; what a layer has of them is then followed, too.
     pub metacopy: Option<bool>,
+    /// Large files are copied up by blocks of this size, a power of two from 12 to 24.
+    pub copyup_block: Option<u8>,
+    /// Bytes a second of such files that are copied in the background.
+    pub copyup_rate: u64,
     /// Whether the digests of metacopy files are checked.
     pub verity: Verity,
     /// Which identity the upper layer and the origins in it get.

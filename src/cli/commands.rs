@@ -26,6 +26,8 @@ enum Command {
     Help,
     Version,
     Mount(Mount),
+    /// `plyfs complete -o …`: files of the upper layer that arrive by blocks get all their data.
+    Complete(Vec<Word>),
 }
 
 /// `plyfs … MERGED`
@@ -50,6 +52,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Help => print(&help::text()),
         Command::Version => print(&help::version()),
         Command::Mount(mount) => self::mount(mount),
+        Command::Complete(words) => complete(&words),
     });
     daemon::finish(done)
 }
@@ -70,10 +73,12 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Failure> {
     let mut mount = Mount::default();
     let mut places: Vec<OsString> = Vec::new();
     let mut first = true;
+    let mut complete = false;
     while let Some(arg) = args.next() {
         let is_first = std::mem::take(&mut first);
         match arg.as_bytes() {
             b"mount" if is_first && !for_mount8 => {}
+            b"complete" if is_first && !for_mount8 => complete = true,
             b"--" => places.extend(args.by_ref()),
             b"--help" => return Ok(Command::Help),
             b"--version" => return Ok(Command::Version),
@@ -87,6 +92,12 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Failure> {
             }
             _ => places.push(arg),
         }
+    }
+    if complete {
+        return match places.first() {
+            None => Ok(Command::Complete(mount.words)),
+            Some(extra) => Err(Failure::usage(extra.to_string_lossy(), "one word too many: complete -o OPTIONS", HELP)),
+        };
     }
     let mut places = places.into_iter();
     (mount.source, mount.merged) = match (places.next(), places.next(), places.next()) {
@@ -168,7 +179,23 @@ fn mount(command: Mount) -> Result<(), Failure> {
     if debug || command.foreground {
         serve(resolved, &mut Console::default())
     } else {
+        resolved.mount.waited_for = true;
         daemon::in_background(&mountpoint, |report| serve(resolved, report))
+    }
+}
+
+fn complete(words: &[Word]) -> Result<(), Failure> {
+    let abilities = Abilities { mounts_directly: process::is_admin(), ids_are_initial: process::ids_are_initial() };
+    let resolved = resolve::resolve(words, None, Path::new("/"), false, abilities)?;
+    start_log(resolved.debug);
+    let union = Union::open(resolved.config)?;
+    let done = union.complete_all().map_err(|errno| Failure::refused("complete", errno.to_string(), "upperdir=DIR"))?;
+    match done.failed {
+        0 => print(&format!("{} files completed\n", done.done)),
+        failed => {
+            let reason = format!("{failed} files or directories of {} are not", failed + done.done);
+            Err(Failure::refused("complete", reason, "the lines above say why"))
+        }
     }
 }
 
@@ -203,6 +230,8 @@ fn open_and_serve(config: Config, mount: &MountSettings, report: &mut dyn Report
     for note in union.notes() {
         report.note(note);
     }
+    let failed = |error: std::io::Error| Failure::refused("a thread", error.to_string(), "");
+    let _tender = union.tend().map_err(failed)?;
     session::serve(Adapter::new(union, mount.data), mount, || report.up())?;
     Ok(())
 }

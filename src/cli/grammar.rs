@@ -187,6 +187,19 @@ pub fn seconds(word: &Word) -> Result<std::time::Duration, Failure> {
         .ok_or_else(|| Failure::usage(word.display(), "not a time", format!("{}=SECONDS, such as 1 or 0.5", word.key)))
 }
 
+/// A number of bytes, such as 65536, 64K, 1M or 1G.
+///
+/// # Errors
+/// What is none.
+pub fn size(word: &Word) -> Result<u64, Failure> {
+    let text = word.value.as_deref().and_then(|value| std::str::from_utf8(value).ok()).unwrap_or_default();
+    let units = [("K", 10), ("M", 20), ("G", 30)];
+    let unit = units.iter().find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, *shift)));
+    let (digits, shift) = unit.unwrap_or((text, 0));
+    let bytes = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
+    bytes.ok_or_else(|| Failure::usage(word.display(), "not a size", format!("{}=64K, or 1M, or bytes", word.key)))
+}
+
 /// Checks that `word` has the value that its option takes.
 ///
 /// # Errors
@@ -297,6 +310,19 @@ mod tests {
         assert_eq!(time("1e30"), Some(crate::base::config::Timeouts::FOREVER));
         for wrong in ["", "-1", "NaN", "1s", "x"] {
             assert_eq!(time(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        let bytes = |text: &str| size(&split_options(format!("copyup_block={text}").as_bytes())[0]).ok();
+        for (text, expected) in
+            [("4096", Some(4096)), ("64K", Some(65536)), ("1M", Some(1 << 20)), ("2G", Some(1 << 31))]
+        {
+            assert_eq!(bytes(text), expected, "{text}");
+        }
+        for text in ["", "K", "-1", "1T", "1.5M", "99999999999G"] {
+            assert_eq!(bytes(text), None, "{text}");
         }
     }
 }

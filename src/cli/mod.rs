@@ -2,6 +2,7 @@
 
 pub mod commands;
 mod daemon;
+mod data_path;
 pub mod grammar;
 pub mod help;
 pub mod options;

@@ -5,11 +5,11 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::data_path::{DataWishes, io};
 use super::grammar::{self, Word};
 use super::options::{self, Key};
 use super::report::Failure;
 use crate::base::config::{Config, Fsync, RedirectDir, Timeouts, UpperDirs, Uuid, Verity, Xino};
-use crate::fuse::DataPath;
 use crate::fuse::settings::{Flags, MountSettings};
 
 /// What the process may do, as far as it changes what the options mean.
@@ -42,6 +42,8 @@ struct Wishes {
     redirect_dir: Option<RedirectDir>,
     index: Option<bool>,
     metacopy: Option<bool>,
+    copyup_block: Option<u8>,
+    copyup_rate: u64,
     verity: Verity,
     uuid: Uuid,
     xino: Option<Xino>,
@@ -58,20 +60,11 @@ struct Wishes {
     fsname: Option<OsString>,
     subtype: Option<OsString>,
     threads: Option<usize>,
-    io: Option<Io>,
+    data: DataWishes,
     no_prefetch: bool,
-    copy_up_at_open: Option<bool>,
     debug: bool,
     security: Vec<OsString>,
     flags: Flags,
-}
-
-/// `io=`, unless auto.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Io {
-    Stateless,
-    Passthrough,
-    Writeback,
 }
 
 /// Reads the words of all `-o`, in their order: of an option given twice, or with its opposite, the last one counts.
@@ -118,6 +111,8 @@ impl Wishes {
             Key::RedirectDir => self.redirect_dir = Some(redirect_dir(value)),
             Key::Index => self.index = Some(value == b"on"),
             Key::Metacopy => self.metacopy = Some(value == b"on"),
+            Key::CopyUpBlock => self.copyup_block = Some(block(word)?),
+            Key::CopyUpRate => self.copyup_rate = grammar::size(word)?,
             Key::Verity => self.verity = verity(value),
             Key::Uuid => self.uuid = uuid(value),
             Key::Xino => self.xino = Some(xino(value)),
@@ -135,8 +130,8 @@ impl Wishes {
             Key::Subtype => self.subtype = Some(OsString::from_vec(grammar::unescape(value))),
             Key::Threads => self.threads = Some(threads(word)?),
             Key::Prefetch => self.no_prefetch = value == b"off",
-            Key::Io => self.io = io(value),
-            Key::CopyUp => self.copy_up_at_open = Some(value == b"open"),
+            Key::Io => self.data.io = io(value),
+            Key::CopyUp => self.data.copy_up_at_open = Some(value == b"open"),
             Key::Debug => self.debug = true,
             Key::Security => {
                 self.security.push(OsString::from_vec([word.key.as_bytes(), b"=", value].concat()));
@@ -186,7 +181,7 @@ impl Wishes {
             (true, _) => Fsync::Volatile,
             (false, fsync) => fsync.unwrap_or_default(),
         };
-        let data = self.settle_data(abilities)?;
+        let data = self.data.settle(self.copyup_block.is_some(), abilities)?;
         let mut flags = self.flags;
         flags.ro |= upper.is_none();
         flags.nosuid |= !abilities.mounts_directly;
@@ -207,6 +202,8 @@ impl Wishes {
             redirect_dir: self.redirect_dir,
             index: self.index,
             metacopy,
+            copyup_block: self.copyup_block,
+            copyup_rate: self.copyup_rate,
             verity: self.verity,
             uuid: self.uuid,
             noacl: self.noacl,
@@ -222,33 +219,11 @@ impl Wishes {
             allow_other: self.allow_other,
             threads: self.threads.unwrap_or_else(default_threads),
             data,
+            waited_for: false,
             prefetch: !self.no_prefetch,
             security: self.security,
         };
         Ok(Resolved { config, mount, debug: self.debug })
-    }
-
-    /// How data goes. Opens that are not seen copy nothing up, and what is written late must have its place before.
-    fn settle_data(&self, abilities: Abilities) -> Result<DataPath, Failure> {
-        let at_open = self.copy_up_at_open;
-        match (self.io, at_open) {
-            (Some(Io::Stateless), Some(true)) => {
-                let hint = "leave io= out, or use io=passthrough";
-                return Err(Failure::usage("copyup=open", "with io=stateless no open is seen", hint));
-            }
-            (Some(Io::Writeback), Some(false)) => {
-                let reason = "io=writeback writes when nobody is left who could be told of an error";
-                return Err(Failure::usage("copyup=lazy", reason, "leave copyup= out"));
-            }
-            (Some(Io::Passthrough), _) if !(abilities.mounts_directly && abilities.ids_are_initial) => {
-                let reason = "the kernel lets only root outside of user namespaces do this";
-                return Err(Failure::refused("io=passthrough", reason, "leave it out"));
-            }
-            _ => {}
-        }
-        let (passthrough, writeback) = (self.io == Some(Io::Passthrough), self.io == Some(Io::Writeback));
-        let copy_up_at_open = writeback || at_open == Some(true);
-        Ok(DataPath { opens_seen: passthrough || copy_up_at_open, passthrough, writeback, copy_up_at_open })
     }
 
     /// What `metacopy` is: a digest is part of its mark, and a metacopy file that was renamed has a redirect.
@@ -283,6 +258,16 @@ impl Wishes {
             (None, _) => Ok(None),
         }
     }
+}
+
+/// The size of a block, as a power of two.
+fn block(word: &Word) -> Result<u8, Failure> {
+    let size = grammar::size(word)?;
+    let shift = size.trailing_zeros() as u8;
+    if size.is_power_of_two() && (12..=24).contains(&shift) {
+        return Ok(shift);
+    }
+    Err(Failure::usage(word.display(), "not the size of a block", "a power of two from 4K to 16M"))
 }
 
 fn redirect_dir(value: &[u8]) -> RedirectDir {
@@ -323,15 +308,6 @@ fn fsync(value: &[u8]) -> Fsync {
         b"volatile" | b"0" => Fsync::Volatile,
         b"strict" => Fsync::Strict,
         _ => Fsync::Auto,
-    }
-}
-
-fn io(value: &[u8]) -> Option<Io> {
-    match value {
-        b"stateless" => Some(Io::Stateless),
-        b"passthrough" => Some(Io::Passthrough),
-        b"writeback" => Some(Io::Writeback),
-        _ => None,
     }
 }
 

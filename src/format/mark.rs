@@ -90,6 +90,8 @@ marks! {
     Style = "plyfs.style";
     /// Our own, on a layer's root: `.wh.` names are whiteouts there, whoever wrote in it later; its value is `y`.
     WhNames = "plyfs.wh";
+    /// Our own: the file's data arrives block by block: [`super::BlocksMark`].
+    Blocks = "plyfs.blocks";
 }
 
 /// The only value of [`Mark::Device`].

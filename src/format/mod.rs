@@ -3,6 +3,7 @@
 //! The values are those of the kernel's OverlayFS, of OCI layers and of fuse-overlayfs, so that either can go on with
 //! what the other wrote.
 
+pub mod blocks;
 pub mod escape;
 pub mod index_name;
 pub mod mark;
@@ -13,6 +14,7 @@ pub mod protattr;
 pub mod redirect;
 pub mod wh;
 
+pub use blocks::BlocksMark;
 pub use escape::{from_disk, to_disk};
 pub use index_name::{index_name, parse_index_name};
 pub use mark::{DEVICE_VALUE, LEGACY_OPAQUE, Mark, Namespace, Opacity, WhiteoutStyle};

@@ -386,7 +386,7 @@ impl Filesystem for Adapter {
         };
         let (who, ino) = (caller(req, 0), id(ino));
         let count = |bytes| u32::try_from(bytes).unwrap_or(u32::MAX);
-        if self.union.is_long_copy_up(ino, true) {
+        if self.union.is_long_write(ino) {
             let data = data.to_vec();
             self.run(true, move |union| written(reply, union.write(&who, ino, offset, &data, how).map(count)));
         } else {

@@ -104,7 +104,10 @@ pub fn serve(fs: Adapter, settings: &MountSettings, on_ready: impl FnOnce()) -> 
         .map_err(end_early)?;
     let ended = thread::scope(|scope| {
         let running = thread::Builder::new().name("session".to_owned()).spawn_scoped(scope, || session.run())?;
-        probe.open(&settings.mountpoint);
+        // Who only looks whether it is mounted may unmount it again at once, and must not find it in use.
+        if settings.waited_for {
+            probe.open(&settings.mountpoint);
+        }
         on_ready();
         running.join().unwrap_or_else(|_| Err(std::io::Error::other("a panic")))
     });

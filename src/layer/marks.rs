@@ -8,7 +8,7 @@ use super::{DirPlace, Layer};
 use crate::base::{Errno, Name, Result};
 use crate::format::mark::{LEGACY_OPAQUE, Mark, Namespace, Opacity};
 use crate::format::origin::{Decoded, Origin};
-use crate::format::{Malformed, Metacopy, Nlink, Protattr, Redirect, wh};
+use crate::format::{BlocksMark, Malformed, Metacopy, Nlink, Protattr, Redirect, wh};
 use crate::sys::stat::Stat;
 use crate::sys::xattr;
 
@@ -182,6 +182,8 @@ pub struct LeafMarks {
     pub origin: Option<Origin>,
     /// Its data is in a layer below.
     pub metacopy: Option<Metacopy>,
+    /// Some of its blocks are here, as their record says.
+    pub blocks: Option<BlocksMark>,
     /// Where that data is, if not under its own name.
     pub redirect: Option<Redirect>,
     /// The links that the union has of it.
@@ -212,7 +214,16 @@ pub fn read_leaf_marks(dir: &DirPlace, name: &Name, stat: &Stat, impure: bool) -
     let here = || (dir, name);
     if stat.is_file() && layer.leads(&keys, Mark::Metacopy, &here())? {
         let value = layer.value(at, cname, layer.believed.key(Mark::Metacopy))?;
-        marks.metacopy = Some(Metacopy::parse(&value).map_err(|malformed| refused(&here(), malformed))?);
+        let malformed = |malformed| refused(&here(), malformed);
+        // Only the upper layer has a work directory with the record.
+        match BlocksMark::shift_in(&value).filter(|_| upper) {
+            Some(shift) => {
+                let value = layer.value(at, cname, layer.believed.key(Mark::Blocks))?;
+                let (blocks, metacopy) = BlocksMark::parse(shift, &value).map_err(malformed)?;
+                (marks.blocks, marks.metacopy) = (Some(blocks), Some(metacopy));
+            }
+            None => marks.metacopy = Some(Metacopy::parse(&value).map_err(malformed)?),
+        }
         if layer.leads(&keys, Mark::Redirect, &here())? {
             let value = layer.value(at, cname, layer.believed.key(Mark::Redirect))?;
             marks.redirect = Some(Redirect::parse(&value).map_err(|malformed| refused(&here(), malformed))?);

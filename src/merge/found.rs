@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::base::Name;
 use crate::format::metacopy::Digest;
 use crate::format::origin::Origin;
-use crate::format::{Nlink, Protattr, Redirect};
+use crate::format::{BlocksMark, Nlink, Protattr, Redirect};
 use crate::layer::{DirPlace, Place};
 use crate::sys::stat::Stat;
 
@@ -151,6 +151,8 @@ pub struct MetaFile {
     pub digest: Option<Digest>,
     /// The mark that leads there, if the name does not.
     pub redirect: Option<Redirect>,
+    /// Some of its blocks are here already.
+    pub blocks: Option<BlocksMark>,
 }
 
 /// Where the bytes of a metacopy file are.

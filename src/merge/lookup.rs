@@ -371,6 +371,7 @@ fn make_leaf(place: Place, mut stat: Stat, marks: LeafMarks, upper: bool) -> (Fo
     let meta = marks.metacopy.map(|metacopy| MetaFile {
         data: nowhere(),
         digest: metacopy.digest,
+        blocks: marks.blocks,
         redirect: redirect.clone(),
     });
     let (origin, device, nlink, protection) = (marks.origin, marks.device, marks.nlink, marks.protection);

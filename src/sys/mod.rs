@@ -29,7 +29,7 @@ pub use flags::{get_flags, get_fsx, set_flags, set_fsx};
 pub use handle::{Handle, fs_uuid, handle_at, handle_fd};
 pub use lock::try_lock;
 pub use path::{OFlags, open_beneath, open_root, reopen};
-pub use random::{random_bytes, temp_name};
+pub use random::{boot_id, random_bytes, temp_name};
 pub use stat::{Kind, SetTime, Stat, StatFs, Time, mount_flags_nosuid, stat_at, stat_beneath, stat_fd, statfs_fd};
 pub use tree::{
     RenameFlags, chmod_at, chmod_fd, chown_at, chown_fd, create_at, link_at, link_fd, mkdir_at, mknod_at, readlink_at,

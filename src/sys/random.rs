@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 use std::fmt::Write as _;
+use std::sync::OnceLock;
 
 use rustix::rand::{GetRandomFlags, getrandom};
 
@@ -35,6 +36,23 @@ pub fn temp_name(prefix: &str) -> Result<CString> {
     // Cannot fail: it is a String.
     let _ = write!(name, "{bits:016x}");
     CString::new(name).map_err(|_| Errno::EINVAL)
+}
+
+/// Which run of the machine this is
+/// ([proc_sys_kernel(5)](https://man7.org/linux/man-pages/man5/proc_sys_kernel.5.html), `random/boot_id`); zeros where
+/// that cannot be read.
+///
+/// # Errors
+/// None but a test's.
+pub fn boot_id() -> Result<[u8; 16]> {
+    static BOOT: OnceLock<[u8; 16]> = OnceLock::new();
+    seam::enter(Call::Random)?;
+    let read = || {
+        let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
+        u128::from_str_radix(&digits, 16).ok()
+    };
+    Ok(*BOOT.get_or_init(|| read().unwrap_or_default().to_be_bytes()))
 }
 
 #[cfg(test)]

@@ -64,6 +64,17 @@ impl Union {
         self.at_leaf(&inode, |object| object.place.stat()).is_ok_and(|stat| stat.size > LONG)
     }
 
+    /// The same for a write, of which by blocks none is long.
+    pub fn is_long_write(&self, id: super::InodeId) -> bool {
+        self.is_long_copy_up(id, true)
+            && self.inode(id).is_ok_and(|inode| {
+                inode.leaf().is_ok_and(|leaf| {
+                    let arrives = leaf.state.lock().meta().is_some_and(|meta| meta.blocks.is_some());
+                    !arrives && !self.is_for_blocks(&inode, leaf)
+                })
+            })
+    }
+
     /// Gives an inode its upper object, if it has none.
     ///
     /// # Errors

@@ -46,6 +46,9 @@ impl Union {
     /// `EISDIR`, `EACCES` where the process may not read the layer's file, `EIO` …
     pub fn read(&self, id: InodeId, offset: u64, buffer: &mut [u8]) -> Result<usize> {
         let inode = self.inode(id)?;
+        if let Some(blocks) = self.blocks(&inode, inode.file()?)? {
+            return blocks.read(offset, buffer);
+        }
         let fd = self.data_fd(&inode, false)?;
         data::pread_full(fd.as_fd(), buffer, offset)
     }
@@ -56,12 +59,14 @@ impl Union {
     /// `EROFS`, `ENOSPC`, `EDQUOT`, `EFBIG`, `EIO` …; what copy-up says.
     pub fn write(&self, caller: &Caller, id: InodeId, offset: u64, bytes: &[u8], how: WriteHow) -> Result<usize> {
         let inode = self.inode(id)?;
-        let fd = if how.opened {
-            self.copy_up(&inode, &CopyUp::data(caller))?;
-            self.data_fd(&inode, true)?
-        } else {
-            self.writable(caller, &inode, Some(offset))?
-        };
+        if !how.opened {
+            self.check_writable(&inode, Some(offset))?;
+        }
+        if let Some(written) = self.write_blocks(caller, &inode, offset, bytes, how)? {
+            return Ok(written);
+        }
+        self.copy_up(&inode, &CopyUp::data(caller))?;
+        let fd = self.data_fd(&inode, true)?;
         self.end_privileges(&inode, &fd, how.kill_privileges)?;
         let mut written = 0;
         while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
@@ -81,14 +86,20 @@ impl Union {
 
     /// The descriptor for a change of the data; `at` is where something is written.
     fn writable(&self, caller: &Caller, inode: &Arc<Inode>, at: Option<u64>) -> Result<Arc<OwnedFd>> {
+        self.check_writable(inode, at)?;
+        self.copy_up(inode, &CopyUp::data(caller))?;
+        self.data_fd(inode, true)
+    }
+
+    /// Whether its data may change.
+    fn check_writable(&self, inode: &Arc<Inode>, at: Option<u64>) -> Result<()> {
         inode.file()?;
         let flags = self.protection(inode)?;
         let at_end = || Ok::<_, Errno>(at.is_some_and(|at| self.attr(inode).is_ok_and(|attr| attr.size == at)));
         if flags.immutable || (flags.append && !at_end()?) {
             return Err(Errno::EPERM);
         }
-        self.copy_up(inode, &CopyUp::data(caller))?;
-        self.data_fd(inode, true)
+        Ok(())
     }
 
     /// Clears suid and sgid for who may not keep them. Looked at once until the mode changes.
@@ -126,6 +137,10 @@ impl Union {
                 opened => opened?,
             };
             let fd = opened.fd.clone();
+            if leaf.state.lock().meta().is_some_and(|meta| meta.blocks.is_some()) {
+                // It has just begun to arrive by blocks: for whoever was on the way here, and nobody else.
+                return Ok(fd);
+            }
             *data = Some(opened);
             fd
         };
@@ -207,6 +222,13 @@ impl Union {
                 if leaf.state.lock().upper().is_none() {
                     return Ok(());
                 }
+                if let Some(blocks) = self.blocks(&inode, leaf)? {
+                    blocks.keep()?;
+                    if !data_only {
+                        data::fsync(blocks.file())?;
+                    }
+                    return if upper.fsync == Fsync::Strict { self.sync_parent(leaf) } else { Ok(()) };
+                }
                 let fd = match self.own_fd(&inode, leaf) {
                     Err(Errno::EACCES | Errno::EPERM | Errno::ETXTBSY) => self.data_fd(&inode, false)?,
                     fd => fd?,
@@ -254,6 +276,15 @@ impl Union {
     /// `ENXIO` beyond the end.
     pub fn seek(&self, id: InodeId, offset: u64, what: Seek) -> Result<u64> {
         let inode = self.inode(id)?;
+        if self.blocks(&inode, inode.file()?)?.is_some() {
+            // Two files hold its data: holes are not told.
+            let size = self.attr(&inode)?.size;
+            return match what {
+                _ if offset >= size => Err(Errno::ENXIO),
+                Seek::Data => Ok(offset),
+                Seek::Hole => Ok(size),
+            };
+        }
         let fd = self.data_fd(&inode, false)?;
         let found = match what {
             Seek::Data => data::seek_data(fd.as_fd(), offset)?,
@@ -268,6 +299,9 @@ impl Union {
     /// `EOPNOTSUPP` where the kernel must copy through pages instead; as for write.
     pub fn copy_range(&self, caller: &Caller, from: (InodeId, u64), to: (InodeId, u64), len: u64) -> Result<u32> {
         let (source, target) = (self.inode(from.0)?, self.inode(to.0)?);
+        if self.blocks(&source, source.file()?)?.is_some() {
+            return Err(Errno::EOPNOTSUPP);
+        }
         let out = self.writable(caller, &target, Some(to.1))?;
         let input = self.data_fd(&source, false)?;
         let step = usize::try_from(len.min(MOST_COPIED)).unwrap_or(0);
@@ -291,7 +325,7 @@ pub(super) fn open_object(leaf: &LeafBody, object: &LeafObject, write: bool) -> 
     open_for_write(object)
 }
 
-fn open_to_read(place: &Place, ino: u64) -> Result<DataFd> {
+pub(super) fn open_to_read(place: &Place, ino: u64) -> Result<DataFd> {
     // A lower file's time of access stays as it is.
     let fd = match place.open_file(ino, OFlags::RDONLY | OFlags::NOATIME) {
         Err(Errno::EPERM) => place.open_file(ino, OFlags::RDONLY)?,

@@ -78,6 +78,9 @@ impl Union {
             if state.meta().is_none() {
                 return Ok(true);
             }
+            if state.meta().is_some_and(|meta| meta.blocks.is_some()) {
+                return Ok(false);
+            }
             state.names.first().cloned()
         };
         match at {

@@ -121,6 +121,7 @@ impl Union {
     fn bury(&self, inode: &Arc<Inode>) {
         let Body::Leaf(leaf) = &inode.body else { return };
         let hidden = leaf.state.lock().take_hidden();
+        self.leave_blocks(inode, leaf, hidden.is_some());
         let (Some(object), Some(upper)) = (hidden, &self.upper) else { return };
         if let Err(errno) = remove(upper.work(), object.place.name.as_c_str(), inode.kind) {
             log::warn!("workdir: {:?} stays until the next mount: {errno}", object.place.name);

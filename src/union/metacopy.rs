@@ -100,7 +100,7 @@ impl Union {
             return Ok(None);
         }
         let mark = Metacopy { digest: digest.clone() };
-        let meta = MetaFile { data: Data::At(file.clone()), digest, redirect: None };
+        let meta = MetaFile { data: Data::At(file.clone()), digest, redirect: None, blocks: None };
         Ok(upper.set_metacopy(staged, &mark)?.then_some(meta))
     }
 
@@ -114,6 +114,9 @@ impl Union {
         }
         let upper = self.upper()?;
         let _up = inode.up.lock();
+        if let Some(blocks) = self.blocks(inode, leaf)? {
+            return self.complete_blocks(inode, leaf, &blocks, how);
+        }
         let emptied = how.len == Some(0);
         let source = match self.meta_source(leaf) {
             // What is emptied needs no data.

@@ -4,6 +4,7 @@
 //! *revalidate*, *publish* by one system call, *update* the live state, unlock.
 
 mod attr;
+mod blocks;
 mod change;
 mod copy_up;
 mod create;
@@ -25,6 +26,7 @@ mod xattr;
 pub use crate::inode::InodeId;
 pub use crate::sys::stat::{Kind, SetTime, StatFs, Time};
 pub use crate::sys::tree::RenameFlags;
+pub use blocks::{Completed, Tender};
 pub use change::Notices;
 pub use create::{Make, symlink_target};
 pub use dir::{DirSink, ListedEntry};
@@ -59,6 +61,7 @@ pub struct Union {
     topology: RwLock<()>,
     noacl: bool,
     static_nlink: bool,
+    by_blocks: blocks::ByBlocks,
     timeouts: Timeouts,
     notices: OnceLock<Box<dyn Notices>>,
     notes: Vec<String>,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Union;
+use super::blocks::ByBlocks;
 use super::roots::{Common, Root, UpperRoots, check_overlap, is_empty, is_overlay_style, open_layer, open_upper, uuid};
 use crate::base::config::{Config, Fsync, RedirectDir, UpperDirs, Uuid, Xino};
 use crate::base::{Errno, Result};
@@ -147,8 +148,9 @@ impl Union {
         stack: Stack,
         numbers: Numbers,
         fds: Arc<FdCache>,
-        notes: Vec<String>,
+        mut notes: Vec<String>,
     ) -> Setup<Self> {
+        let by_blocks = by_blocks(&config, upper.as_ref(), &mut notes);
         let failed = |what: &str, errno: Errno| SetupError::new(what, errno.to_string(), "check the directory");
         let upper_part = match &upper {
             Some(upper) => {
@@ -179,11 +181,21 @@ impl Union {
             topology: Default::default(),
             noacl: config.noacl,
             static_nlink: config.static_nlink,
+            by_blocks,
             timeouts: config.timeouts,
             notices: Default::default(),
             notes,
         })
     }
+}
+
+/// How large files are copied up.
+fn by_blocks(config: &Config, upper: Option<&Upper>, notes: &mut Vec<String>) -> ByBlocks {
+    let able = upper.is_some_and(|upper| upper.metacopy);
+    if config.copyup_block.is_some() && upper.is_some() && !able {
+        notes.push("copyup_block has no effect: the upper layer cannot hold metacopy files".into());
+    }
+    ByBlocks::new(config.copyup_block.filter(|_| able), config.copyup_rate)
 }
 
 /// workdir as a place of the upper layer.

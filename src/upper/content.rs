@@ -53,7 +53,7 @@ pub fn copy_data(from: BorrowedFd<'_>, to: BorrowedFd<'_>, len: u64, whole: bool
 }
 
 /// The next run of data at or after `at`; `None` where only a hole is left.
-fn segment(from: BorrowedFd<'_>, at: u64, len: u64) -> Result<Option<(u64, u64)>> {
+pub(super) fn segment(from: BorrowedFd<'_>, at: u64, len: u64) -> Result<Option<(u64, u64)>> {
     let start = match data::seek_data(from, at) {
         Ok(Some(start)) if start < len => start,
         Ok(_) => return Ok(None),
@@ -64,7 +64,13 @@ fn segment(from: BorrowedFd<'_>, at: u64, len: u64) -> Result<Option<(u64, u64)>
     Ok(Some((start, end.max(start + 1).min(len))))
 }
 
-fn copy_step(from: BorrowedFd<'_>, to: BorrowedFd<'_>, at: u64, len: u64, in_kernel: &mut bool) -> Result<u64> {
+pub(super) fn copy_step(
+    from: BorrowedFd<'_>,
+    to: BorrowedFd<'_>,
+    at: u64,
+    len: u64,
+    in_kernel: &mut bool,
+) -> Result<u64> {
     let len = usize::try_from(len).unwrap_or(BUFFER);
     if *in_kernel {
         match data::copy_range(from, at, to, at, len) {

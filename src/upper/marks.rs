@@ -99,15 +99,19 @@ impl Upper {
     /// What `fremovexattr(2)` says.
     pub fn clear_metacopy(&self, file: BorrowedFd<'_>) -> Result<()> {
         let Some(namespace) = self.namespace() else { return Ok(()) };
-        let clear = || xattr::remove_fd(file, namespace.key(Mark::Metacopy));
-        match clear() {
+        self.marked_file(file, || xattr::remove_fd(file, namespace.key(Mark::Metacopy)))
+    }
+
+    /// Changes a mark of an open file whose mode may forbid its owner to.
+    pub(super) fn marked_file(&self, file: BorrowedFd<'_>, change: impl Fn() -> Result<()>) -> Result<()> {
+        match change() {
             Err(Errno::EACCES) => {
                 let _modes = self.root.layer.modes.write();
                 let mode = stat_fd(file)?.mode & 0o7777;
                 tree::chmod_fd(file, mode | 0o600)?;
-                let cleared = clear();
+                let changed = change();
                 tree::chmod_fd(file, mode)?;
-                cleared
+                changed
             }
             done => done,
         }
@@ -180,7 +184,7 @@ impl Upper {
 }
 
 /// `None` where an object or its file system takes no such mark, or has no room for it.
-fn fits(set: Result<()>) -> Result<Option<()>> {
+pub(super) fn fits(set: Result<()>) -> Result<Option<()>> {
     match set {
         Ok(()) => Ok(Some(())),
         Err(Errno::EPERM | Errno::EOPNOTSUPP | Errno::ENOSPC | Errno::EDQUOT | Errno::ERANGE | Errno::E2BIG) => {

@@ -1,15 +1,18 @@
 //! The only code that changes a layer: the upper one. What takes more than one system call is built in workdir and
 //! appears by one.
 
+mod blocks;
 mod content;
 mod features;
 mod index;
 mod marks;
 mod metadata;
+mod records;
 mod stage;
 mod whiteout;
 mod workdir;
 
+pub use blocks::Blocks;
 pub use content::copy_data;
 pub use features::Features;
 pub use index::{Belongings, Index, IndexError};
@@ -49,6 +52,8 @@ pub struct Upper {
     pub verity: Verity,
     /// A whiteout in workdir of which others are links.
     whiteout: Mutex<Option<CString>>,
+    /// Held to make and to remove records of blocks.
+    records: Mutex<()>,
     _lock: Vec<OwnedFd>,
 }
 
@@ -68,7 +73,19 @@ impl Upper {
         let (work, lock) = workdir.into_parts();
         let Does { fsync, redirect, metacopy, verity } = does;
         let whiteout = Mutex::new(None);
-        Self { root, work, features, style, fsync, redirect, metacopy, verity, whiteout, _lock: lock }
+        Self {
+            root,
+            work,
+            features,
+            style,
+            fsync,
+            redirect,
+            metacopy,
+            verity,
+            whiteout,
+            records: Mutex::new(()),
+            _lock: lock,
+        }
     }
 
     /// Where changes are staged.

@@ -7,13 +7,14 @@ use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use super::records::RECORDS;
 use crate::base::{Errno, Result};
 use crate::sys::path::{OFlags, open_beneath};
 use crate::sys::stat::{Kind, stat_at};
 use crate::sys::{dirent, lock, tree};
 
 const WORK: &CStr = c"work";
-const INCOMPAT: &CStr = c"incompat";
+pub(super) const INCOMPAT: &CStr = c"incompat";
 /// How long a daemon that was unmounted may take to end.
 const HANDOVER: Duration = Duration::from_millis(500);
 
@@ -76,8 +77,13 @@ impl Workdir {
             Err(errno) => return Err(errno.into()),
         }
         let work = open_beneath(workdir, WORK, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        super::records::drop_dirs(work.as_fd())?;
         if stat_at(work.as_fd(), INCOMPAT).is_ok() {
-            return Err(WorkError::Incompatible);
+            let incompat = open_beneath(work.as_fd(), INCOMPAT, OFlags::RDONLY | OFlags::DIRECTORY);
+            let incompat = incompat.map_err(|_| WorkError::Incompatible)?;
+            if children(incompat.as_fd())?.iter().any(|(name, _)| name.as_c_str() != RECORDS) {
+                return Err(WorkError::Incompatible);
+            }
         }
         empty(work.as_fd())?;
         Ok(Self { work, locks })
@@ -94,7 +100,10 @@ impl Workdir {
     /// What the system calls say.
     pub fn mark_volatile(&self) -> Result<()> {
         let work = self.work.as_fd();
-        tree::mkdir_at(work, INCOMPAT, 0o700)?;
+        match tree::mkdir_at(work, INCOMPAT, 0o700) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(errno) => return Err(errno),
+        }
         let incompat = open_beneath(work, INCOMPAT, OFlags::RDONLY | OFlags::DIRECTORY)?;
         tree::mkdir_at(incompat.as_fd(), c"volatile", 0o700)?;
         let volatile = open_beneath(incompat.as_fd(), c"volatile", OFlags::RDONLY | OFlags::DIRECTORY)?;
@@ -106,13 +115,10 @@ impl Workdir {
     }
 }
 
-/// Removes everything in `dir`.
-///
-/// # Errors
-/// What the system calls say.
-pub fn empty(dir: BorrowedFd<'_>) -> Result<()> {
-    for (name, kind) in children(dir)? {
-        remove(dir, &name, kind)?;
+/// Removes everything in `work` but what stands there for other mounts.
+fn empty(work: BorrowedFd<'_>) -> Result<()> {
+    for (name, kind) in children(work)?.into_iter().filter(|(name, _)| name.as_c_str() != INCOMPAT) {
+        remove(work, &name, kind)?;
     }
     Ok(())
 }

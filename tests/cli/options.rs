@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::process::{Command, Stdio};
 
 use rustix::fs::XattrFlags;
@@ -367,6 +367,41 @@ fn static_nlink_shows_one_link() {
         let _view = Background::start(&stack, "static_nlink");
         assert_eq!(fs::metadata(stack.merged.join("d")).unwrap().nlink(), 1);
         assert_eq!(fs::metadata(stack.merged.join("f")).unwrap().nlink(), 1);
+    });
+}
+
+#[test]
+fn copyup_block_copies_blocks_and_complete_the_rest() {
+    bounded(|| {
+        let stack = stack();
+        stack.lowers[0].file("large", "0123456789abcdef".repeat(1 << 16));
+        let expected = "0123456789abcdef".repeat(1 << 16).replacen("0123", "0-23", 1);
+        {
+            let _view = Background::start(&stack, "copyup_block=4K");
+            let file = fs::OpenOptions::new().write(true).open(stack.merged.join("large")).unwrap();
+            file.write_all_at(b"-", 1).unwrap();
+            assert!(fs::read_to_string(stack.merged.join("large")).unwrap() == expected);
+            assert!(fs::metadata(stack.upper().at("large")).unwrap().blocks() * 512 <= 4 * 4096);
+        }
+        let complete = || {
+            let out = plyfs(["complete", "-o", &stack.layer_options("work")]).output().unwrap();
+            (out.status.code(), String::from_utf8(out.stdout).unwrap())
+        };
+        assert_eq!(complete(), (Some(0), "1 files completed\n".to_owned()));
+        assert_eq!(complete(), (Some(0), "0 files completed\n".to_owned()));
+        assert!(fs::read_to_string(stack.upper().at("large")).unwrap() == expected);
+        let wrong = ["copyup_block=1K", "copyup_block=5000", "copyup_block=32M", "copyup_rate=fast"];
+        for option in wrong {
+            let out = plyfs(["-o", &format!("{},{option}", stack.layer_options("work"))])
+                .arg(&stack.merged)
+                .output()
+                .unwrap();
+            assert_eq!(out.status.code(), Some(2), "{option}: {}", stderr(&out));
+        }
+        assert_eq!(
+            plyfs(["complete", "-o", &stack.layer_options("work"), "here"]).output().unwrap().status.code(),
+            Some(2)
+        );
     });
 }
 

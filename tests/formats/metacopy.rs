@@ -54,6 +54,7 @@ fn values() -> Vec<Row> {
         header("of one byte", &[0], BROKEN),
         header("of two bytes", &[0, 2], BROKEN),
         header("of three bytes", &[0, 3, 0], BROKEN),
+        header("of blocks without a record", b"pb\x10", BROKEN),
         broken("of version 1", &[1, 4, 0, 0]),
         broken("that is longer than it says", &[0, 4, 0, 0, 0]),
         broken("that is shorter than it says", &[0, 5, 0, 0]),

@@ -1,0 +1,444 @@
+//! Copy-up block by block (`copyup_block=`): the first write to a large lower file copies the blocks that it touches, the
+//! others follow when they are written to, at a bounded rate in the background, or all at once when something needs the
+//! whole file.
+//!
+//! Such a file is a metacopy file whose mark says that some of its data is here (`format/blocks.rs`). Reads, writes and
+//! syncs know that; whatever else changes or shares its data goes through [`Union::copy_up`], which completes it.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::copy_up::CopyUp;
+use super::io::open_to_read;
+use super::{Caller, DirSink, InodeId, Kind, ListedEntry, Union, WriteHow};
+use crate::base::sync::{DashMap, Mutex};
+use crate::base::{Errno, Name, Result};
+use crate::format::Metacopy;
+use crate::inode::{Inode, LeafBody};
+use crate::merge::LowerFile;
+use crate::sys::path::OFlags;
+use crate::sys::stat::stat_fd;
+use crate::sys::{data, tree};
+use crate::upper::{Blocks, Temp, Upper, clear_privileges};
+
+/// A smaller file is copied whole, in blocks.
+const WORTH_BLOCKS: u64 = 16;
+/// Bytes that are copied before others get a chance.
+const BATCH: u64 = 4 << 20;
+const TICK: Duration = Duration::from_secs(1);
+/// After so many ticks what was written is recorded for good.
+const TICKS_TO_KEEP: u32 = 5;
+
+/// What a union knows of files that arrive by blocks.
+#[derive(Default)]
+pub(super) struct ByBlocks {
+    /// The size of a block, as a power of two, where new files are copied up so.
+    shift: Option<u8>,
+    /// Bytes a second that are copied in the background.
+    rate: u64,
+    /// Those that were read or written.
+    live: DashMap<InodeId, Arc<Blocks>>,
+    /// Whether a copy from this file system shares the blocks: that is sooner done than anything here.
+    shares: Mutex<HashMap<u64, bool>>,
+}
+
+impl ByBlocks {
+    /// Closes what nobody uses just now and has nothing to lose: there is never more than one value for a file, as it is
+    /// taken from here only.
+    fn close_unused(&self) {
+        self.live.retain(|_, blocks| Arc::strong_count(blocks) > 1 || blocks.is_loose());
+    }
+
+    /// New files come by blocks of this size, and more of them follow at this rate.
+    pub fn new(shift: Option<u8>, rate: u64) -> Self {
+        Self { shift, rate, ..Self::default() }
+    }
+}
+
+/// Looks after the files of a union that arrive by blocks, as long as the value lives.
+pub struct Tender {
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Tender {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The files that were found to arrive by blocks.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Completed {
+    /// They have all their data now.
+    pub done: u64,
+    /// They, or a directory, could not be completed; the log says why.
+    pub failed: u64,
+}
+
+impl Union {
+    /// The blocks of a file that arrives so.
+    pub(super) fn blocks(&self, inode: &Arc<Inode>, leaf: &LeafBody) -> Result<Option<Arc<Blocks>>> {
+        let mark = || leaf.state.lock().meta().and_then(|meta| meta.blocks.clone());
+        let known = || self.by_blocks.live.get(&inode.id).map(|blocks| blocks.clone());
+        if mark().is_none() {
+            return Ok(None);
+        }
+        if let Some(blocks) = known() {
+            return Ok(Some(blocks));
+        }
+        // Held so that it is opened once.
+        let _data = leaf.data().lock();
+        let Some(mark) = mark() else { return Ok(None) };
+        if let Some(blocks) = known() {
+            return Ok(Some(blocks));
+        }
+        let upper = self.upper.as_ref().ok_or(Errno::EIO)?;
+        let source = self.meta_source(leaf)?.ok_or(Errno::EIO)?;
+        let open = || Blocks::open(upper, &mark, self.open_whole(inode)?, open_below(&source)?);
+        let opened = match open() {
+            Err(Errno::EMFILE | Errno::ENFILE) => {
+                self.fds.evict_all();
+                self.by_blocks.close_unused();
+                open()
+            }
+            opened => opened,
+        };
+        let blocks = Arc::new(opened?);
+        self.by_blocks.live.insert(inode.id, blocks.clone());
+        Ok(Some(blocks))
+    }
+
+    /// An upper file, to be read and written whatever its mode says.
+    fn open_whole(&self, inode: &Arc<Inode>) -> Result<OwnedFd> {
+        self.at_leaf(inode, |object| {
+            let open = || object.place.open_file(object.key.ino, OFlags::RDWR);
+            match open() {
+                Err(Errno::EACCES) => {
+                    let (dir, name) = (object.place.dir.fd()?, object.place.name.as_c_str());
+                    object.place.dir.layer.widened(dir.as_fd(), name, 0o600, open)
+                }
+                fd => fd,
+            }
+        })
+    }
+
+    /// Writes to a file that arrives by blocks, or is to; `None` where it is written like any other.
+    pub(super) fn write_blocks(
+        &self,
+        caller: &Caller,
+        inode: &Arc<Inode>,
+        offset: u64,
+        bytes: &[u8],
+        how: WriteHow,
+    ) -> Result<Option<usize>> {
+        let leaf = inode.leaf()?;
+        let Some(blocks) =
+            self.blocks(inode, leaf)?.map_or_else(|| self.begin_blocks(caller, inode, leaf), |b| Ok(Some(b)))?
+        else {
+            return Ok(None);
+        };
+        if blocks.is_complete() {
+            // From now on like any other.
+            self.copy_up(inode, &CopyUp::data(caller))?;
+            return Ok(None);
+        }
+        if how.kill_privileges && !leaf.has_no_privileges() {
+            clear_privileges(blocks.file(), false)?;
+            leaf.set_no_privileges();
+        }
+        let written = blocks.write(offset, bytes)?;
+        if how.sync {
+            blocks.keep()?;
+        }
+        Ok(Some(written))
+    }
+
+    /// Whether the first write to it copies blocks only.
+    pub(super) fn is_for_blocks(&self, inode: &Inode, leaf: &LeafBody) -> bool {
+        let Some(shift) = self.by_blocks.shift else { return false };
+        {
+            let state = leaf.state.lock();
+            if inode.kind != Kind::File || (state.upper().is_some() && state.meta().is_none()) {
+                return false;
+            }
+        }
+        let large = |size: u64| size >> shift >= WORTH_BLOCKS;
+        self.at_leaf(inode, |object| object.place.stat()).is_ok_and(|stat| large(stat.size) && stat.nlink == 1)
+    }
+
+    /// Makes a lower or a metacopy file one that arrives by blocks. None of them is here yet: to others nothing changes.
+    fn begin_blocks(&self, caller: &Caller, inode: &Arc<Inode>, leaf: &LeafBody) -> Result<Option<Arc<Blocks>>> {
+        if !self.is_for_blocks(inode, leaf) {
+            return Ok(None);
+        }
+        let upper = self.upper()?;
+        self.copy_up(inode, &CopyUp::metadata(caller))?;
+        {
+            let _up = inode.up.lock();
+            // Copied whole where there is no room for a mark, or completed meanwhile.
+            let Some(meta) = leaf.state.lock().meta().cloned() else { return Ok(None) };
+            if meta.blocks.is_none() {
+                let Some(below) = self.meta_source(leaf)?.filter(|below| !self.shares_blocks(upper, below)) else {
+                    return Ok(None);
+                };
+                let (Some(shift), file) = (self.by_blocks.shift, self.open_whole(inode)?) else { return Ok(None) };
+                let below = open_below(&below)?;
+                let record = match upper.new_record(shift, stat_fd(file.as_fd())?.size) {
+                    Err(Errno::EFBIG) => return Ok(None),
+                    record => record?,
+                };
+                let mark = record.mark(shift)?;
+                let blocks = Arc::new(Blocks::open(upper, &mark, file, below)?);
+                if !upper.set_blocks(blocks.file(), &mark, &Metacopy { digest: meta.digest })? {
+                    return Ok(None);
+                }
+                record.keep();
+                // Who has the file below open by now must not keep that for good.
+                let mut data = leaf.data().lock();
+                self.by_blocks.live.insert(inode.id, blocks);
+                if let Some(meta) = leaf.state.lock().meta_mut() {
+                    meta.blocks = Some(mark);
+                }
+                *data = None;
+            }
+        }
+        self.blocks(inode, leaf)
+    }
+
+    /// Whether a whole copy of a file below shares its blocks, tried once for each file system.
+    fn shares_blocks(&self, upper: &Upper, below: &LowerFile) -> bool {
+        if let Some(&known) = self.by_blocks.shares.lock().get(&below.stat.dev) {
+            return known;
+        }
+        let tried = (|| {
+            let from = below.place.open_file(below.stat.ino, OFlags::RDONLY)?;
+            let temp = Temp::new(upper, Kind::File)?;
+            let to = tree::create_at(upper.work(), temp.name(), OFlags::RDWR, 0o600)?;
+            data::reflink(from.as_fd(), to.as_fd())
+        })();
+        match tried {
+            Ok(()) | Err(Errno::EOPNOTSUPP | Errno::EXDEV | Errno::EINVAL | Errno::ENOTTY) => {
+                self.by_blocks.shares.lock().insert(below.stat.dev, tried.is_ok());
+            }
+            Err(_) => {}
+        }
+        tried.is_ok()
+    }
+
+    /// Gives a file that arrives by blocks all its data, or as much as it is cut to, and makes it one like any other; true
+    /// where it was cut. The caller holds its `up`.
+    pub(super) fn complete_blocks(
+        &self,
+        inode: &Arc<Inode>,
+        leaf: &LeafBody,
+        blocks: &Arc<Blocks>,
+        how: &CopyUp,
+    ) -> Result<bool> {
+        let upper = self.upper()?;
+        let cut = how.len.filter(|len| stat_fd(blocks.file()).is_ok_and(|stat| *len < stat.size));
+        let killed = how.killed();
+        while blocks.fill(BATCH, cut.unwrap_or(u64::MAX))? {
+            if killed() {
+                return Err(Errno::EINTR);
+            }
+        }
+        if cut.is_some() && how.ends_ids {
+            clear_privileges(blocks.file(), false)?;
+        }
+        if blocks.seal(upper, cut)? {
+            let mark = {
+                let mut data = leaf.data().lock();
+                let mut state = leaf.state.lock();
+                let mark = state.meta_mut().and_then(|meta| meta.blocks.take());
+                state.set_meta(None);
+                *data = None;
+                mark
+            };
+            self.by_blocks.live.remove(&inode.id);
+            // On disk, too, it is asked for no more when it goes.
+            if let (Some(mark), Ok(())) = (mark, upper.sync_staged(blocks.file(), true)) {
+                upper.drop_record(&mark.record);
+                upper.clear_blocks(blocks.file());
+            }
+        }
+        Ok(cut.is_some())
+    }
+
+    /// An inode is forgotten: what it wrote is recorded for good, or is `gone` with it.
+    pub(super) fn leave_blocks(&self, inode: &Inode, leaf: &LeafBody, gone: bool) {
+        if leaf.state.lock().meta().is_none_or(|meta| meta.blocks.is_none()) {
+            return;
+        }
+        let live = self.by_blocks.live.remove(&inode.id);
+        if !gone {
+            if let Some((_, blocks)) = live.filter(|(_, blocks)| blocks.is_loose()) {
+                keep(&blocks);
+            }
+            return;
+        }
+        let mark = leaf.state.lock().meta_mut().and_then(|meta| meta.blocks.take());
+        if let (Some(mark), Some(upper)) = (mark, &self.upper) {
+            upper.drop_record(&mark.record);
+        }
+    }
+
+    fn live_blocks(&self) -> Vec<(InodeId, Arc<Blocks>)> {
+        self.by_blocks.live.iter().map(|entry| (*entry.key(), entry.value().clone())).collect()
+    }
+
+    /// Records for good what was written by blocks.
+    fn keep_blocks(&self) {
+        self.live_blocks().iter().filter(|(_, blocks)| blocks.is_loose()).for_each(|(_, blocks)| keep(blocks));
+    }
+
+    /// The end of the union: files without a name go with it.
+    pub(super) fn end_blocks(&self) {
+        for (id, _) in self.live_blocks() {
+            let Some(inode) = self.table.get(id) else { continue };
+            let Ok(leaf) = inode.leaf() else { continue };
+            let hidden = leaf.state.lock().is_hidden();
+            self.leave_blocks(&inode, leaf, hidden);
+        }
+    }
+
+    /// Copies up to `most` bytes of files that were used.
+    fn fill_some(&self, most: u64) {
+        let mut left = most;
+        for (id, blocks) in self.live_blocks() {
+            let Some(inode) = self.table.get(id) else { continue };
+            let Ok(leaf) = inode.leaf() else { continue };
+            while left > 0 && !leaf.state.lock().is_hidden() {
+                let _up = inode.up.lock();
+                let step = left.min(1 << 20);
+                left -= step;
+                let how = CopyUp { data: true, len: None, ends_ids: false, pid: 0 };
+                let done = match blocks.fill(step, u64::MAX) {
+                    Ok(true) => continue,
+                    Ok(false) if self.by_blocks.live.contains_key(&id) => {
+                        self.complete_blocks(&inode, leaf, &blocks, &how)
+                    }
+                    done => done,
+                };
+                if let Err(errno) = done {
+                    log::info!("a file that arrives by blocks is not completed: {errno}");
+                }
+                break;
+            }
+        }
+    }
+
+    /// Starts a thread that records for good what was written by blocks, and copies at the rate that was set; none where
+    /// there is nothing of that.
+    ///
+    /// # Errors
+    /// What `pthread_create(3)` says.
+    pub fn tend(self: &Arc<Self>) -> std::io::Result<Option<Tender>> {
+        if self.by_blocks.shift.is_none() && !self.upper.as_ref().is_some_and(Upper::has_records) {
+            return Ok(None);
+        }
+        let (stop, stopped) = channel();
+        let (union, rate): (Weak<Self>, _) = (Arc::downgrade(self), self.by_blocks.rate);
+        let work = move || {
+            let mut tick = 0u32;
+            while stopped.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
+                let Some(union) = union.upgrade() else { break };
+                tick = tick.wrapping_add(1);
+                if tick.is_multiple_of(TICKS_TO_KEEP) {
+                    union.keep_blocks();
+                }
+                if rate > 0 {
+                    union.fill_some(rate);
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("plyfs-blocks".into()).spawn(work)?;
+        Ok(Some(Tender { stop: Some(stop), thread: Some(thread) }))
+    }
+
+    /// Completes every file of the upper layer that arrives by blocks. Where all could be, the layer is again one for
+    /// others, too. For a union that nobody else uses.
+    ///
+    /// # Errors
+    /// `EROFS`
+    pub fn complete_all(&self) -> Result<Completed> {
+        let upper = self.upper()?;
+        let mut completed = Completed::default();
+        let mut dirs = vec![InodeId::ROOT];
+        while let Some(dir) = dirs.pop() {
+            if let Err(errno) = self.complete_in(dir, &mut dirs, &mut completed) {
+                log::warn!("a directory is passed over: {errno}");
+                completed.failed += 1;
+            }
+            self.forget(dir, 1);
+        }
+        if completed.failed == 0
+            && let Err(errno) = upper.drop_records()
+        {
+            log::warn!("workdir: records of blocks stay: {errno}");
+            completed.failed += 1;
+        }
+        Ok(completed)
+    }
+
+    /// The files in one directory; the directories in it that have an upper part come on the stack, each held.
+    fn complete_in(&self, dir: InodeId, dirs: &mut Vec<InodeId>, completed: &mut Completed) -> Result<()> {
+        let is_upper = |id| Ok::<_, Errno>(self.inode(id)?.dir()?.view().upper.is_some());
+        let mut names = Candidates(Vec::new());
+        self.readdir(dir, 0, false, &mut names)?;
+        for name in names.0 {
+            let Some(entry) = self.lookup(dir, &name)? else { continue };
+            if entry.attr.kind == Kind::Dir && is_upper(entry.id)? {
+                dirs.push(entry.id);
+                continue;
+            }
+            let inode = self.inode(entry.id)?;
+            if inode.leaf().is_ok_and(|leaf| leaf.state.lock().meta().is_some_and(|meta| meta.blocks.is_some())) {
+                match self.copy_up(&inode, &CopyUp { data: true, len: None, ends_ids: false, pid: 0 }) {
+                    Ok(()) => completed.done += 1,
+                    Err(errno) => {
+                        log::warn!("{name:?} is not completed: {errno}");
+                        completed.failed += 1;
+                    }
+                }
+            }
+            self.forget(entry.id, 1);
+        }
+        Ok(())
+    }
+}
+
+fn open_below(file: &LowerFile) -> Result<Arc<OwnedFd>> {
+    open_to_read(&file.place, file.stat.ino).map(|data| data.fd)
+}
+
+fn keep(blocks: &Blocks) {
+    if let Err(errno) = blocks.keep() {
+        log::warn!("what was written by blocks may not outlive a crash of the machine: {errno}");
+    }
+}
+
+/// Names of directories and files.
+struct Candidates(Vec<Name>);
+
+impl DirSink for Candidates {
+    fn add(&mut self, entry: &ListedEntry<'_>) -> bool {
+        if entry.name != b"." && entry.name != b".." {
+            self.0.extend(Name::new(entry.name).ok());
+        }
+        true
+    }
+}
+
+impl Drop for Union {
+    fn drop(&mut self) {
+        self.end_blocks();
+    }
+}
