@@ -2,6 +2,7 @@
 
 mod adapter;
 mod convert;
+mod handlers;
 mod init;
 mod ioctl;
 mod opens;

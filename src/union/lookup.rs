@@ -8,6 +8,7 @@ use crate::base::{Errno, Name, Result};
 use crate::inode::{Body, Inode, Key, Names};
 use crate::layer::{LookedUp, look_up};
 use crate::merge::{self, Absent, Answer, DirView, Found};
+use crate::sys::stat::Kind;
 use crate::upper::remove;
 
 impl Union {
@@ -27,6 +28,9 @@ impl Union {
             },
             None => 0,
         };
+        if let Some(entry) = self.known_dir(parent.id, name)? {
+            return Ok(Some(entry));
+        }
         let entry = match merge::lookup_from(&self.stack, &view, name, slot)? {
             Answer::Absent(_) => None,
             Answer::Found(found) => Some(self.enter(&parent, name, &found)?),
@@ -36,6 +40,19 @@ impl Union {
             self.index_names(&parent, body);
         }
         Ok(entry)
+    }
+
+    /// The entry of a directory that is live: its parts need not be merged again. The caller holds its parent's `names`.
+    fn known_dir(&self, parent: InodeId, name: &Name) -> Result<Option<Entry>> {
+        let known = self.table.by_name(parent, name).filter(|inode| self.layers_stay() && inode.kind == Kind::Dir);
+        let Some(inode) = known.filter(|inode| inode.acquire()) else { return Ok(None) };
+        match self.attr(&inode) {
+            Ok(attr) => Ok(Some(Entry { id: inode.id, attr })),
+            Err(errno) => {
+                self.forget(inode.id, 1);
+                Err(errno)
+            }
+        }
     }
 
     /// What `name` is, as [`merge::lookup`] says, without a search where the names are known. The caller holds them.

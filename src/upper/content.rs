@@ -13,6 +13,11 @@ const STEP: u64 = 16 << 20;
 /// Bytes a step of the loop copies where the kernel cannot.
 const BUFFER: usize = 256 << 10;
 
+thread_local! {
+    /// What the loop reads into: fresh memory for each step would cost as much as the copying.
+    static ROOM: std::cell::RefCell<Vec<u8>> = const { std::cell::RefCell::new(Vec::new()) };
+}
+
 /// Copies the first `len` bytes of `from` to the empty file `to`, which then is `len` bytes long.
 ///
 /// # Errors
@@ -26,7 +31,7 @@ pub fn copy_data(from: BorrowedFd<'_>, to: BorrowedFd<'_>, len: u64, whole: bool
     }
     let mut in_kernel = true;
     let mut at = 0;
-    let mut steps = 0;
+    let mut since = 0;
     while at < len {
         let (start, end) = match segment(from, at, len)? {
             Some(segment) => segment,
@@ -35,10 +40,12 @@ pub fn copy_data(from: BorrowedFd<'_>, to: BorrowedFd<'_>, len: u64, whole: bool
         let mut offset = start;
         while offset < end {
             // A small file is copied sooner than the question is answered.
-            if steps > 0 && interrupt() {
-                return Err(Errno::EINTR);
+            if since >= STEP {
+                since = 0;
+                if interrupt() {
+                    return Err(Errno::EINTR);
+                }
             }
-            steps += 1;
             let step = (end - offset).min(STEP);
             let copied = copy_step(from, to, offset, step, &mut in_kernel)?;
             if copied == 0 {
@@ -46,6 +53,7 @@ pub fn copy_data(from: BorrowedFd<'_>, to: BorrowedFd<'_>, len: u64, whole: bool
                 break;
             }
             offset += copied;
+            since += copied;
         }
         at = end;
     }
@@ -82,8 +90,10 @@ pub(super) fn copy_step(
         // 0 is the end of the file, or a file system that pretends (FUSE, procfs): reading tells.
         *in_kernel = false;
     }
-    let mut buffer = vec![0; len.min(BUFFER)];
-    let read = data::pread_full(from, &mut buffer, at)?;
-    data::pwrite_all(to, buffer.get(..read).unwrap_or_default(), at)?;
-    Ok(read as u64)
+    ROOM.with_borrow_mut(|room| {
+        room.resize(BUFFER, 0);
+        let read = data::pread_full(from, room.get_mut(..len.min(BUFFER)).unwrap_or_default(), at)?;
+        data::pwrite_all(to, room.get(..read).unwrap_or_default(), at)?;
+        Ok(read as u64)
+    })
 }
