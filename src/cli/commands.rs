@@ -179,7 +179,6 @@ fn mount(command: Mount) -> Result<(), Failure> {
     if debug || command.foreground {
         serve(resolved, &mut Console::default())
     } else {
-        resolved.mount.waited_for = true;
         daemon::in_background(&mountpoint, |report| serve(resolved, report))
     }
 }

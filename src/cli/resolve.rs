@@ -219,7 +219,6 @@ impl Wishes {
             allow_other: self.allow_other,
             threads: self.threads.unwrap_or_else(default_threads),
             data,
-            waited_for: false,
             prefetch: !self.no_prefetch,
             security: self.security,
         };

@@ -50,8 +50,7 @@ impl Adapter {
     /// An adapter for this union.
     pub fn new(union: Arc<Union>, data: DataPath) -> Self {
         let (timeouts, turns) = (union.timeouts(), Arc::new(Turns::new()));
-        let probe = Arc::new(if data.opens_seen { Probe::default() } else { Probe::new() });
-        let (requests, open_files, prefetch) = (Arc::default(), Arc::default(), Arc::default());
+        let (requests, open_files, probe, prefetch) = (Arc::default(), Arc::default(), Arc::default(), Arc::default());
         Self { union, timeouts, requests, turns, data, open_files, probe, prefetch }
     }
 

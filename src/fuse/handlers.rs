@@ -58,6 +58,7 @@ impl Filesystem for Adapter {
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         let _turn = self.begin(Op::GetAttr);
+        self.probe.open(ino);
         let ttl = self.attr_ttl(ino, None);
         guard(|| attributes(reply, ttl, self.union.getattr(id(ino))));
     }
@@ -170,6 +171,7 @@ impl Filesystem for Adapter {
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let _turn = self.begin(Op::Open);
         if !self.data.opens_seen {
+            self.probe.seen();
             return reply.error(FuseErrno::ENOSYS);
         }
         let (who, data, files) = (caller(req, 0), self.data, self.open_files.clone());

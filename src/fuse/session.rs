@@ -96,21 +96,17 @@ pub fn serve(fs: Adapter, settings: &MountSettings, on_ready: impl FnOnce()) -> 
     if let (true, true, Some(device)) = (settings.prefetch, settings.threads > 1, mounted.device) {
         let _ = prefetch.set(Prefetch::new(settings.mountpoint.clone(), device));
     }
+    if settings.threads > 1 && !settings.data.opens_seen {
+        probe.set(&settings.mountpoint);
+    }
     let watcher = mounted.clone();
     let counted = requests.clone();
     thread::Builder::new()
         .name("signals".to_owned())
         .spawn(move || watcher.unmount_when_told(&counted))
         .map_err(end_early)?;
-    let ended = thread::scope(|scope| {
-        let running = thread::Builder::new().name("session".to_owned()).spawn_scoped(scope, || session.run())?;
-        // Who only looks whether it is mounted may unmount it again at once, and must not find it in use.
-        if settings.waited_for {
-            probe.open(&settings.mountpoint);
-        }
-        on_ready();
-        running.join().unwrap_or_else(|_| Err(std::io::Error::other("a panic")))
-    });
+    on_ready();
+    let ended = session.run();
     log::debug!("{requests}");
     match ended {
         // What the kernel says where a request had just been taken off its queue when the view was unmounted.

@@ -21,8 +21,6 @@ pub struct MountSettings {
     pub allow_other: bool,
     /// Requests served at once, at least 1.
     pub threads: usize,
-    /// Nobody uses the view before it is reported to be ready.
-    pub waited_for: bool,
     /// Files are read ahead of programs (see `fuse/prefetch.rs`); needs two threads.
     pub prefetch: bool,
     /// How data goes between programs and layers.
