@@ -159,8 +159,14 @@ fn a_small_file_is_read_by_one_request_and_then_by_none() {
     // std asks for the size: the first stat after a read asks for the time of access.
     files.iter().for_each(read);
     counted.asked();
-    files.iter().for_each(read);
-    counted.expect("warm", &[]);
+    // The kernel may take a page from the cache whenever it likes, but not each time.
+    let warm: Vec<Counts> = (0..5)
+        .map(|_| {
+            files.iter().for_each(read);
+            counted.asked()
+        })
+        .collect();
+    assert!(warm.iter().any(Counts::is_empty), "{warm:?}");
 }
 
 #[test]
