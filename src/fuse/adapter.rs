@@ -15,6 +15,7 @@ use super::convert::{attr, errno, id};
 use super::opens::{DataPath, OpenFiles};
 use super::prefetch::Prefetch;
 use super::probe::Probe;
+use super::relist::Relist;
 use super::requests::{Op, Requests};
 use super::turns::{Turn, Turns};
 use crate::base::{Name, Result};
@@ -33,6 +34,7 @@ pub struct Adapter {
     pub(super) open_files: Arc<OpenFiles>,
     pub(super) probe: Arc<Probe>,
     pub(super) prefetch: Arc<OnceLock<Prefetch>>,
+    pub(super) relist: Relist,
 }
 
 /// The kernel's end of the connection, for what nobody asked.
@@ -51,7 +53,7 @@ impl Adapter {
     pub fn new(union: Arc<Union>, data: DataPath) -> Self {
         let (timeouts, turns) = (union.timeouts(), Arc::new(Turns::new()));
         let (requests, open_files, probe, prefetch) = (Arc::default(), Arc::default(), Arc::default(), Arc::default());
-        Self { union, timeouts, requests, turns, data, open_files, probe, prefetch }
+        Self { union, timeouts, requests, turns, data, open_files, probe, prefetch, relist: Relist::default() }
     }
 
     /// The counters, for who wants to know while the session runs.

@@ -213,6 +213,9 @@ impl Filesystem for Adapter {
     ) {
         let _turn = self.begin(Op::Read);
         guard(|| {
+            if offset == 0 {
+                self.relist.read(&self.union, id(ino));
+            }
             if let Some(prefetch) = self.prefetch.get() {
                 prefetch.read(&self.union, id(ino), offset, size);
             }

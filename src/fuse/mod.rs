@@ -9,6 +9,7 @@ mod opens;
 mod order;
 mod prefetch;
 mod probe;
+mod relist;
 mod reply;
 mod requests;
 pub mod session;

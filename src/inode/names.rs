@@ -85,6 +85,11 @@ impl Names {
         self.walked.store(true, Relaxed);
     }
 
+    /// Whether the kernel was given any since this was last asked; it will drop it.
+    pub fn take_walked(&self) -> bool {
+        self.walked.swap(false, Relaxed)
+    }
+
     /// The layers are about to be changed: until the change is entered nobody knows what they have.
     pub fn begin(&mut self) {
         self.uncertain = true;
@@ -145,7 +150,7 @@ impl Names {
         if uncertain {
             self.forget();
         }
-        (std::mem::take(&mut self.changed) || uncertain) && self.walked.swap(false, Relaxed)
+        (std::mem::take(&mut self.changed) || uncertain) && self.take_walked()
     }
 }
 

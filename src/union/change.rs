@@ -27,6 +27,15 @@ impl Union {
         let _ = self.notices.set(notices);
     }
 
+    /// Makes the kernel drop what it has of a directory's listing, if it was given any since it last did.
+    pub fn drop_listing(&self, dir: InodeId) {
+        let inode = self.table.get(dir);
+        let kept = inode.and_then(|inode| inode.dir().ok().map(|body| body.names.read().take_walked()));
+        if kept == Some(true) {
+            self.names_changed(dir);
+        }
+    }
+
     /// Locks a directory's names for a change.
     ///
     /// # Errors

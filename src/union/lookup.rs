@@ -80,6 +80,13 @@ impl Union {
         state.names.first().map(|(parent, name)| (parent.id, name.clone()))
     }
 
+    /// The directory in which an object that is none has a name.
+    pub fn parent_of(&self, id: InodeId) -> Option<InodeId> {
+        let inode = self.table.get(id)?;
+        let state = inode.leaf().ok()?.state.lock();
+        state.names.first().map(|(parent, _)| parent.id)
+    }
+
     /// The path of a directory from the root of the view; `.` for the root itself.
     pub fn path_of(&self, id: InodeId) -> Option<CString> {
         let mut names = Vec::new();
