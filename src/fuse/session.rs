@@ -16,6 +16,10 @@ use crate::base::Errno;
 use crate::sys::{mount, process};
 use crate::union::SetupError;
 
+/// KiB that the kernel reads ahead where root may say so. 160 MiB of a lower file in the cache, cold, ms: with 128 KiB
+/// 83-102 read in order and 74-88 mapped, with 256 66-71 and 67-72, with 512 60-65 and 58-62, with 4096 66-68 and 48-52.
+const READ_AHEAD: u64 = 512;
+
 /// How this process may mount.
 #[derive(Debug, Clone)]
 enum Way {
@@ -95,6 +99,11 @@ pub fn serve(fs: Adapter, settings: &MountSettings, on_ready: impl FnOnce()) -> 
     }
     if let (true, true, Some(device)) = (settings.prefetch, settings.threads > 1, mounted.device) {
         let _ = prefetch.set(Prefetch::new(settings.mountpoint.clone(), device));
+    }
+    if let (Way::Direct, Some(device)) = (&mounted.way, mounted.device)
+        && let Err(errno) = mount::raise_read_ahead(device, READ_AHEAD)
+    {
+        log::debug!("read-ahead stays as it is: {errno}");
     }
     if settings.threads > 1 && !settings.data.opens_seen {
         probe.set(&settings.mountpoint);

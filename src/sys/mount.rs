@@ -122,6 +122,21 @@ pub fn mount_on(target: BorrowedFd<'_>, device: BorrowedFd<'_>, request: &MountR
     Ok(mounted?)
 }
 
+/// Lets the kernel read ahead up to `kib` KiB on the file system with this `st_dev`, if it did less; a FUSE mount begins
+/// with 128 ([sysfs](https://www.kernel.org/doc/Documentation/ABI/testing/sysfs-class-bdi), `read_ahead_kb`).
+///
+/// # Errors
+/// `EACCES` and others of writing there: only root may.
+pub fn raise_read_ahead(device: u64, kib: u64) -> Result<()> {
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let path = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
+    let now = std::fs::read_to_string(&path)?;
+    if now.trim().parse::<u64>().is_ok_and(|now| now < kib) {
+        std::fs::write(&path, kib.to_string())?;
+    }
+    Ok(())
+}
+
 /// Mounts on the directory `target` by the set-user-id program `fusermount`; the connection that it opened.
 ///
 /// # Errors

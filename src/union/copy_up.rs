@@ -397,16 +397,19 @@ impl Union {
         let below = if how.len == Some(0) { None } else { self.meta_source(source.leaf)? };
         let file = below.as_ref().unwrap_or(&source.lower);
         let meta = if how.data || size == 0 { None } else { self.stage_meta(upper, staged, source.leaf, file)? };
+        let mut written = false;
         if meta.is_some() {
             data::truncate(to.as_fd(), size)?;
         } else if len > 0 {
             let from = file.place.open_file(file.stat.ino, OFlags::RDONLY)?;
-            copy_data(from.as_fd(), to.as_fd(), len, len == size && below.is_none(), &how.killed())?;
+            let whole = len == size && below.is_none();
+            let shared = copy_data(from.as_fd(), to.as_fd(), len, whole, &how.killed())?;
+            written = !(shared && upper.features.orders_clones);
         }
         mark(staged)?;
         let set = source.metadata.apply(staged, false);
         set.inspect_err(|errno| log::info!("{:?} is not copied up: {errno}", source.lower.place))?;
-        upper.sync_staged(to.as_fd(), len > 0 && meta.is_none())?;
+        upper.sync_staged(to.as_fd(), written)?;
         Ok(meta)
     }
 }

@@ -243,7 +243,7 @@ fn try_fill(
     let capability = xattr::get_fd(to, CAPABILITY)?;
     // Whole, even if it is cut next: between the two calls that take the mark away and cut it the file is what it was.
     match from {
-        Some(from) => copy_data(from, to, before.size, false, &how.killed())?,
+        Some(from) => drop(copy_data(from, to, before.size, false, &how.killed())?),
         None => data::truncate(to, 0)?,
     }
     let cut = from.is_none();

@@ -18,16 +18,23 @@ thread_local! {
     static ROOM: std::cell::RefCell<Vec<u8>> = const { std::cell::RefCell::new(Vec::new()) };
 }
 
-/// Copies the first `len` bytes of `from` to the empty file `to`, which then is `len` bytes long.
+/// Copies the first `len` bytes of `from` to the empty file `to`, which then is `len` bytes long. True where the two share
+/// their blocks, and nothing was written.
 ///
 /// # Errors
 /// `EINTR`; what reading and writing say (`ENOSPC`, `EDQUOT`, `EIO` …).
-pub fn copy_data(from: BorrowedFd<'_>, to: BorrowedFd<'_>, len: u64, whole: bool, interrupt: Interrupt) -> Result<()> {
+pub fn copy_data(
+    from: BorrowedFd<'_>,
+    to: BorrowedFd<'_>,
+    len: u64,
+    whole: bool,
+    interrupt: Interrupt,
+) -> Result<bool> {
     if len == 0 {
-        return data::truncate(to, 0);
+        return data::truncate(to, 0).map(|()| false);
     }
     if whole && data::reflink(from, to).is_ok() {
-        return Ok(());
+        return Ok(true);
     }
     let mut in_kernel = true;
     let mut at = 0;
@@ -57,7 +64,7 @@ pub fn copy_data(from: BorrowedFd<'_>, to: BorrowedFd<'_>, len: u64, whole: bool
         }
         at = end;
     }
-    data::truncate(to, len)
+    data::truncate(to, len).map(|()| false)
 }
 
 /// The next run of data at or after `at`; `None` where only a hole is left.

@@ -6,6 +6,7 @@ use super::WhiteoutStyle;
 use crate::base::{Errno, Result};
 use crate::format::mark::{Mark, Namespace};
 use crate::sys::path::OFlags;
+use crate::sys::stat::statfs_fd;
 use crate::sys::tree::{self, RenameFlags};
 use crate::sys::xattr;
 
@@ -20,7 +21,14 @@ pub struct Features {
     pub exchange: bool,
     /// `RENAME_WHITEOUT` works.
     pub rename_whiteout: bool,
+    /// A name that is on disk has the blocks behind it that its file shared before: such a copy needs no sync.
+    pub orders_clones: bool,
 }
+
+/// XFS: `FICLONE` waits until the data of the source is written, and the shared blocks, attributes and the name are
+/// changes in one log, which is replayed in its order; each write of the log flushes the disk's cache first. Not btrfs: a
+/// sync of the directory may log a new name without what its file shares.
+const ORDERS_CLONES: u64 = 0x5846_5342;
 
 impl Features {
     /// Tries everything in the (empty, own) directory `work`; marks in `wish` first.
@@ -47,7 +55,8 @@ impl Features {
             }
             let exchange = tree::rename_at(work, a, work, b, RenameFlags::EXCHANGE).is_ok();
             let rename_whiteout = devices && tree::rename_at(work, a, work, c, RenameFlags::WHITEOUT).is_ok();
-            Ok::<_, Errno>(Self { marks, devices, exchange, rename_whiteout })
+            let orders_clones = statfs_fd(work).is_ok_and(|fs| fs.magic == ORDERS_CLONES);
+            Ok::<_, Errno>(Self { marks, devices, exchange, rename_whiteout, orders_clones })
         })();
         clean();
         found
