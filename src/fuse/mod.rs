@@ -9,6 +9,7 @@ mod opens;
 mod order;
 mod prefetch;
 mod probe;
+mod push;
 mod relist;
 mod reply;
 mod requests;

@@ -13,10 +13,13 @@
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use fuser::Notifier;
 use rustix::fs::Advice;
 
 use super::order::Order;
+use super::push::Push;
 use crate::base::sync::Mutex;
 use crate::sys::path::{OFlags, open_beneath, open_root};
 use crate::sys::stat::{Kind, cached_ino};
@@ -41,7 +44,9 @@ const MOST_RANDOM: usize = 64;
 pub struct Prefetch {
     mountpoint: PathBuf,
     device: u64,
-    order: Order,
+    order: Arc<Order>,
+    /// In a view without an upper layer small files are pushed.
+    push: Option<Push>,
     /// Held by the one READ that reads ahead.
     state: Mutex<State>,
 }
@@ -68,8 +73,14 @@ struct Random {
 
 impl Prefetch {
     /// For a view that is mounted there; `device` is its `st_dev`.
-    pub fn new(mountpoint: PathBuf, device: u64) -> Self {
-        Self { mountpoint, device, order: Order::default(), state: Mutex::default() }
+    pub fn new(union: &Arc<Union>, mountpoint: PathBuf, device: u64, notifier: Notifier) -> Self {
+        let order = Arc::<Order>::default();
+        let start = || {
+            let push = Push::start(union.clone(), order.clone(), notifier);
+            push.inspect_err(|error| log::info!("small files are not pushed: {error}")).ok()
+        };
+        let push = if union.is_writable() { None } else { start() };
+        Self { mountpoint, device, order, push, state: Mutex::default() }
     }
 
     /// A name was listed with its attributes.
@@ -89,6 +100,9 @@ impl Prefetch {
         let place = self.order.take(id);
         if place.is_none() && size > SMALL_READ {
             return;
+        }
+        if let (Some(push), Some(place)) = (&self.push, place) {
+            return push.read(place);
         }
         let Some(mut state) = self.state.try_lock() else { return };
         match place {

@@ -93,12 +93,11 @@ pub fn serve(fs: Adapter, settings: &MountSettings, on_ready: impl FnOnce()) -> 
         return Err(SetupError { what, reason: error.to_string(), hint: "leave it out; Linux 6.9 has it".to_owned() });
     }
     adapter::connect(&union, session.notifier());
-    drop(union);
     if let Some(device) = device.filter(|_| settings.threads > 1) {
         turns.set_device(device);
     }
     if let (true, true, Some(device)) = (settings.prefetch, settings.threads > 1, mounted.device) {
-        let _ = prefetch.set(Prefetch::new(settings.mountpoint.clone(), device));
+        let _ = prefetch.set(Prefetch::new(&union, settings.mountpoint.clone(), device, session.notifier()));
     }
     if let (Way::Direct, Some(device)) = (&mounted.way, mounted.device)
         && let Err(errno) = mount::raise_read_ahead(device, READ_AHEAD)
