@@ -27,6 +27,11 @@ section() {
 section "formatting" cargo fmt --check
 section "clippy" cargo clippy --release --all-targets -- -D warnings
 section "tests" cargo test --release --no-fail-fast
+for way in io=passthrough io=writeback copyup=open; do
+    [ "$way" = io=passthrough ] && [ "$(id -u)" != 0 ] && continue
+    section "tests with $way" env PLYFS_TEST_OPTIONS="$way" \
+        cargo test --release --no-fail-fast --test regressions --test traps --test stress -- --skip again_
+done
 section "example" cargo run --release --quiet --example house
 section "bench copy_up (short)" env PLYFS_BENCH_SHORT=1 cargo bench --bench copy_up
 section "bench copy_up_methods (short)" env PLYFS_BENCH_SHORT=1 cargo bench --bench copy_up_methods
