@@ -60,6 +60,13 @@ struct State {
     random: HashMap<InodeId, Random>,
 }
 
+/// What is open of the way to a file; several are often in one directory.
+#[derive(Default)]
+struct Way {
+    root: Option<OwnedFd>,
+    dir: Option<(InodeId, OwnedFd)>,
+}
+
 /// A large file that is read at random.
 #[derive(Default)]
 struct Random {
@@ -120,27 +127,10 @@ impl Prefetch {
 
     /// Reads the next files of the order ahead.
     fn files(&self, union: &Union, place: u64, ahead: u64) {
-        let mut dir: Option<(InodeId, OwnedFd)> = None;
-        let mut root = None;
+        let mut way = Way::default();
         for id in self.order.after(place, ahead) {
-            let Some((parent, name)) = union.name_of(id) else { continue };
-            if dir.as_ref().is_none_or(|(of, _)| *of != parent) {
-                let root = match &root {
-                    Some(root) => root,
-                    None => match self.root() {
-                        Some(opened) => root.insert(opened),
-                        None => return,
-                    },
-                };
-                let opened = union
-                    .path_of(parent)
-                    .and_then(|path| open_beneath(root.as_fd(), &path, OFlags::PATH | OFlags::DIRECTORY).ok());
-                dir = opened.map(|fd| (parent, fd));
-            }
-            let Some((_, within)) = &dir else { continue };
             self.order.take(id);
-            let file = open_beneath(within.as_fd(), name.as_c_str(), OFlags::RDONLY | OFlags::NONBLOCK);
-            if let Some(file) = file.ok().filter(|file| self.is(file, id)) {
+            if let Some(file) = self.open(union, id, &mut way) {
                 read_ahead(&file, 0, SMALL_FILE);
             }
         }
@@ -148,18 +138,29 @@ impl Prefetch {
 
     /// Reads a window of a file ahead, as far as the layer has it in the cache.
     fn around(&self, union: &Union, id: InodeId, window: u64) {
-        let (start, Some(root), Some((parent, name))) = (window * WINDOW, self.root(), union.name_of(id)) else {
-            return;
-        };
-        let Some(path) = union.path_of(parent) else { return };
+        let start = window * WINDOW;
         if !union.is_in_cache(id, start, WINDOW) {
             return;
         }
-        let dir = open_beneath(root.as_fd(), &path, OFlags::PATH | OFlags::DIRECTORY);
-        let file = dir.and_then(|dir| open_beneath(dir.as_fd(), name.as_c_str(), OFlags::RDONLY | OFlags::NONBLOCK));
-        if let Some(file) = file.ok().filter(|file| self.is(file, id)) {
+        if let Some(file) = self.open(union, id, &mut Way::default()) {
             (0..WINDOW / STEP).for_each(|step| read_ahead(&file, start + step * STEP, STEP));
         }
+    }
+
+    /// Opens a file of the view, as any program does.
+    fn open(&self, union: &Union, id: InodeId, way: &mut Way) -> Option<OwnedFd> {
+        let (parent, name) = union.name_of(id)?;
+        if way.dir.as_ref().is_none_or(|(of, _)| *of != parent) {
+            if way.root.is_none() {
+                way.root = self.root();
+            }
+            let path = union.path_of(parent)?;
+            let dir = open_beneath(way.root.as_ref()?.as_fd(), &path, OFlags::PATH | OFlags::DIRECTORY).ok()?;
+            way.dir = Some((parent, dir));
+        }
+        let (_, dir) = way.dir.as_ref()?;
+        let file = open_beneath(dir.as_fd(), name.as_c_str(), OFlags::RDONLY | OFlags::NONBLOCK).ok()?;
+        self.is(&file, id).then_some(file)
     }
 
     /// The root of the view, if it is still mounted there.

@@ -16,6 +16,8 @@ use crate::union::{InodeId, Union};
 const MOST: u64 = 1024;
 /// Places that a program may leave out and be going on in the order all the same.
 const NEAR: u64 = 64;
+/// Places that are left to a program that was faster, at first.
+const LEAD: u64 = 8;
 /// A file of more is not pushed.
 const SMALL_FILE: usize = 64 << 10;
 
@@ -28,6 +30,8 @@ struct Way {
     end: u64,
     /// How far ahead of the program that is.
     ahead: u64,
+    /// Places that are left to the program when it was faster.
+    lead: u64,
     /// Where the program was.
     read: u64,
     over: bool,
@@ -102,10 +106,13 @@ impl Way {
             return false;
         }
         if self.next <= place || self.next > place + MOST {
-            // The program was faster: room, so that the two do not meet at each file.
-            self.next = place + 16;
+            // The program was faster: room, twice as much each time, so that the two do not meet at each file.
+            self.lead = (self.lead * 2).clamp(LEAD, MOST / 4);
+            self.next = place + self.lead;
+        } else {
+            self.lead = 0;
         }
-        self.end = place + 1 + self.ahead;
+        self.end = place + self.lead + 1 + self.ahead;
         true
     }
 }
@@ -128,15 +135,14 @@ mod tests {
         let mut way = Way::default();
         assert!(!way.read(10));
         assert!(way.read(11));
-        assert_eq!((way.next, way.end), (13, 16));
-        way.next = 14;
+        assert_eq!((way.next, way.end), (19, 24));
+        way.next = 20;
         // The program asks for what the thread has not reached.
-        assert!(way.read(20));
-        assert_eq!((way.next, way.end), (22, 29));
-        // It asks beyond the end of what was pushed.
-        way.next = 29;
+        assert!(way.read(22));
+        assert_eq!((way.next, way.end), (38, 47));
+        // It asks for what was left to it.
         assert!(way.read(30));
-        assert_eq!((way.next, way.end), (32, 47));
+        assert_eq!((way.next, way.end), (38, 47));
         assert!(!way.read(5), "back");
         assert!(way.next >= way.end);
     }
