@@ -26,30 +26,34 @@ CLIENTS, LIMIT = (1, 2, 4, 8), 120          # LIMIT: seconds of a step
 FOLDERS, FILES, MISSES = 60, 4000, 40       # MISSES: absent names in each folder
 COLOURS = "#d1495b", "#30638e", "#3d8b5f"
 
-# Loads run in processes of their own, so that a daemon that hangs does not hang this one.
-
 def start(function, *args):
+    """In a process (and group) of its own, so that a daemon that hangs does not hang this one."""
     receiver, sender = FORK.Pipe(duplex=False)
-
     def body():
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.setpgid(0, 0)
         try:
-            sender.send((True, function(*args)))
+            sender.send((function(*args), None))
         except Exception as error:
-            sender.send((False, f"{type(error).__name__}: {error}"))
-
+            sender.send((None, repr(error)))
     process = FORK.Process(target=body, daemon=True)
     process.start()
     sender.close()
     return process, receiver
 
+def end(process):
+    with contextlib.suppress(OSError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.join(5)
+
 def finish(started, limit=LIMIT):
     process, receiver = started
     if not receiver.poll(limit):
+        end(process)
         raise RuntimeError(f"over {limit:.0f} s")
-    fine, value = receiver.recv()
-    if not fine:
-        raise RuntimeError(value)
+    value, error = receiver.recv()
+    if error:
+        raise RuntimeError(error)
     return value
 
 def clock(function, *args):
@@ -72,8 +76,7 @@ def mounted(base, peer, lowers):
         yield merged, upper
     finally:
         for process in multiprocessing.active_children():
-            process.kill()
-            process.join(5)
+            end(process)
         peer.unmount(merged)
         if not os.path.ismount(merged):
             shutil.rmtree(where, ignore_errors=True)
@@ -89,15 +92,14 @@ def measure(args, base, cases, once):
                 with mounted(base, peer, lowers) as (merged, upper):
                     found.setdefault(key, []).append(once(key, peer, merged, upper))
             except Exception as error:
-                found[key] = (str(error) or repr(error)).replace("\n", " ")[-150:]
+                found[key] = "FAILED: " + (str(error) or repr(error)).splitlines()[0].split(": ")[-1]
                 print(f"FAILED: {key}: {error}", file=sys.stderr)
     return found
 
 def table(title, said, head, rows):
     print(f"## {title}\n\n{said}\n\n| " + " | ".join(head) + " |\n|" + "---|" * len(head))
     for row in rows:
-        cells = [str(cell).replace("|", "/") for cell in row] + ["-"] * (len(head) - len(row))
-        print("| " + " | ".join(cells) + " |")
+        print("| " + " | ".join([str(cell).replace("|", "/") for cell in row] + ["-"] * (len(head) - len(row))) + " |")
     print(flush=True)
 
 def tree(root, folders, files):
@@ -107,7 +109,6 @@ def tree(root, folders, files):
             os.mknod(root / f"dir{folder:02}" / f"file{file:03}")
 
 # layers
-
 def make_layers(base, many):
     """The same view for each count: all folders in every layer, and each file in one of them."""
     rng = random.Random(many)
@@ -116,31 +117,21 @@ def make_layers(base, many):
         tree(layer, FOLDERS, 0)
     for number in range(FILES):
         os.mknod(rng.choice(stack) / f"dir{number % FOLDERS:02}" / f"file{number:04}")
-    for layer in stack:
-        walk(layer)         # So that the first peer finds them as warm as the others.
+    list(map(walk, stack))      # So that the first peer finds them as warm as the others.
     return stack
 
 def walk(root):
-    count, pending = 0, [str(root)]
-    while pending:
-        for entry in list(os.scandir(pending.pop())):
-            count += 1
-            if stat.S_ISDIR(os.lstat(entry.path).st_mode):
-                pending.append(entry.path)
-    return count
+    return sum(1 + (walk(entry.path) if stat.S_ISDIR(os.lstat(entry.path).st_mode) else 0) for entry in list(os.scandir(root)))
 
 def absent(name, _block=None):
     try:
-        os.lstat(name)
+        return os.lstat(name) is None
     except FileNotFoundError:
-        return 1
-    return 0
-
-def miss(root, word):
-    return sum(absent(f"{root}/dir{folder:02}/{word}{number}") for folder in range(FOLDERS) for number in range(MISSES))
+        return True
 
 def layers_once(merged):
-    taken = [clock(walk, merged), clock(walk, merged), clock(miss, merged, "absent"), clock(miss, merged, "nothing")]
+    miss = lambda word: sum(absent(f"{merged}/dir{n // MISSES:02}/{word}{n % MISSES}") for n in range(FOLDERS * MISSES))
+    taken = [clock(walk, merged), clock(walk, merged), clock(miss, "absent"), clock(miss, "nothing")]
     counts, wanted = [count for _, count in taken], [FOLDERS + FILES] * 2 + [FOLDERS * MISSES] * 2
     if counts != wanted:
         raise RuntimeError(f"a wrong view: {counts} entries, not {wanted}")
@@ -164,7 +155,7 @@ def layers(args, base, peers):
 
 def svg(names, counts, medians):
     """Two panels, the first walk and the first misses: milliseconds over the count of layers (log)."""
-    out = ['<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 900 400" font-family="sans-serif" font-size="12">']
+    out = ['<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 900 400" style="background:white" font-family="sans-serif" font-size="12">']
     text = lambda x, y, what, where="middle", fill="black": out.append(
         f'<text x="{x:.0f}" y="{y:.0f}" text-anchor="{where}" fill="{fill}">{what}</text>')
     for left, title, column in (60, "first walk", 0), (510, "misses, names never asked before", 2):
@@ -185,7 +176,6 @@ def svg(names, counts, medians):
     return "\n".join(out) + "\n</svg>\n"
 
 # threads
-
 def client(folder, load, seconds, barrier):
     os.chdir(folder)
     block, count = b"x" * 4096, 0
@@ -223,7 +213,6 @@ def threads(args, base, _peers):
     table("Threads", said, ["load", "", *(f"clients: {count}" for count in CLIENTS)], rows)
 
 # copyup-stat
-
 def make_big(base, gib):
     """A layer with a file of real data, of half of the room at most: the upper layer needs as much. It, and the GiB made."""
     lower, room, block = base / "big", os.statvfs(base), random.Random(1).randbytes(1 << 24)
@@ -235,34 +224,29 @@ def make_big(base, gib):
     return lower, blocks / 64
 
 def stats(merged, first, ended, most):
-    """Milliseconds of each lstat, 1,000 a second, of files and of absent names in turn, none of them twice. One that is
-    late because of those before it counts from when it was due."""
+    """Milliseconds of each lstat. One that is late because of those before it counts from when it was due."""
     taken, begin = [], time.perf_counter()
-    while not ended.is_set() and time.perf_counter() - begin < most:
+    late = lambda: begin + len(taken) / 1000 < time.perf_counter()      # Those due while one hung are still to come.
+    while late() or not ended.is_set() and time.perf_counter() - begin < most:
         due, number = begin + len(taken) / 1000, (first + len(taken)) // 2
         if (wait := due - time.perf_counter()) > 0:
             time.sleep(wait)
             due = time.perf_counter()
-        there = len(taken) % 2 and number < 30000
-        absent(f"{merged}/dir{number % 100:02}/{'file' if there else 'absent'}{number // 100:03}")
+        what = "file" if len(taken) % 2 and number < 30000 else "absent"
+        absent(f"{merged}/dir{number % 100:02}/{what}{number // 100:03}")
         taken.append((time.perf_counter() - due) * 1000)
     return taken
 
-def append(path):
-    with open(path, "ab", buffering=0) as file:
-        file.write(b"x")
-
 def copyup_stat(args, base, peers):
     lower, gib = make_big(base, args.gib)
-    big, limit = lower / "big.bin", LIMIT + 60 * gib
-    size = big.stat().st_size
+    big, limit, size = lower / "big.bin", LIMIT + 60 * gib, (lower / "big.bin").stat().st_size
 
     def once(_key, _peer, merged, upper):
         ended = FORK.Event()
         without = finish(start(stats, merged, 0, ended, args.seconds * 3))
         asking = start(stats, merged, len(without), ended, limit)
         time.sleep(0.2)
-        seconds, _ = finish(start(clock, append, merged / "big.bin"), limit)
+        seconds, _ = finish(start(clock, lambda: open(merged / "big.bin", "ab", buffering=0).write(b"x")), limit)
         ended.set()
         if (sizes := (big.stat().st_size, (upper / "big.bin").stat().st_size)) != (size, size + 1):
             os.truncate(big, size)
@@ -271,34 +255,32 @@ def copyup_stat(args, base, peers):
 
     found, rows = measure(args, base, [(peer.name, peer, [lower]) for peer in peers if peer.binary], once), []
     for name, runs in sorted(found.items()):
-        for at, case in enumerate(("no copy-up", "copy-up")) if isinstance(runs, list) else ():
+        for at, case in enumerate(("no copy-up", "copy-up")):
+            if isinstance(runs, str):
+                rows.append([name, case, runs])
+                continue
             ms = sorted(one for run in runs for one in run[at])
             takes = median([run[2] for run in runs], "{:.1f} s") if at else "-"
-            rows.append([name, case, takes, f"{len(ms):,}"] + [f"{ms[(len(ms) - 1) * part // 100]:.3f}" for part in (50, 99, 100)])
-        if isinstance(runs, str):
-            rows.append([name, runs])
-    said = f"Milliseconds of an lstat, 1,000 a second, of names not asked before, while {gib:g} GiB are copied up by " \
-           f"appending a byte; {args.rounds} run(s) taken together."
+            rows.append([name, case, takes, f"{len(ms):,}", *(f"{ms[(len(ms) - 1) * part // 100]:.3f}" for part in (50, 99, 100))])
+    said = f"Milliseconds of an lstat, 1,000 a second, of files and absent names in turn, none asked twice, beside an append of " \
+           f"a byte to {gib:g} GiB; {args.rounds} run(s) taken together. plyfs syncs what it copies up, fuse-overlayfs does not."
     table("Copy-up and lstat", said, ["", "", "copy-up takes", "lstats", "median", "99 %", "maximum"], rows)
 
 # bigdir
-
 def step(whole, doing):
     """The seconds that it took, or in words how far it got."""
-    reached, error = FORK.Value("q", 0, lock=False), "ended"
-
+    reached = FORK.Value("q", 0, lock=False)
     def count():
-        for _ in doing():
-            reached.value += 1
-
+        for reached.value, _ in enumerate(doing(), 1):
+            pass
+        if reached.value != whole:
+            raise RuntimeError("ended")
     try:
-        seconds, _ = finish(start(clock, count))
-    except RuntimeError as failed:
-        error = failed
-    return seconds if error == "ended" and reached.value == whole else f"{error}, {reached.value:,} of {whole:,} reached"
+        return finish(start(clock, count))[0]
+    except RuntimeError as error:
+        return f"{error}, {reached.value:,} of {whole:,} reached"
 
 def whiteouts(upper):
-    """What rm -rf has left in the upper layer."""
     left = {name: os.lstat(upper / name) for name in os.listdir(upper) if name != "big"}
     one = list(left) == ["tree"] and stat.S_ISCHR(left["tree"].st_mode) and left["tree"].st_rdev == 0
     return "one whiteout" if one else f"NOT one whiteout: {list(left)}"
@@ -327,13 +309,13 @@ def bigdir(args, base, peers):
     forms = "{:.2f} s", "{:.0f} MiB", "{:.2f} s", "{:.2f} s", "{:.0f} MiB", "{:.3f} s", "{}"
     rows = [[peer.name, *([found[peer.name]] if isinstance(found[peer.name], str)
                           else map(median, zip(*found[peer.name]), forms))] for peer in peers]
-    said = f"{total:,} empty files in one lower directory, in {base.parent}; medians of {args.rounds}; {LIMIT} s a step at most."
+    said = f"{total:,} empty files in one lower directory, in {base.parent}; medians of {args.rounds}; at most {LIMIT} s a step."
     table("A large directory", said, ["", "list", "peak memory", f"unlink {tenth:,}", f"next {tenth:,}", "peak memory then",
                                       "rm -rf 100 x 100", "left in upper"], rows)
 
 SECTIONS = {"layers": layers, "threads": threads, "copyup-stat": copyup_stat, "bigdir": bigdir}
 
-def parse():
+def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default, said in (
             ("bin", str(HERE.parent / "target/release/plyfs"), "plyfs"),
@@ -346,15 +328,9 @@ def parse():
             ("entries", 1000000, "files of the large directory")):
         parser.add_argument(f"--{name}", type=type(default), default=default, help=said)
     args = parser.parse_args()
-    if os.geteuid() != 0:
-        sys.exit("scaling.py: run it as root (the kernel's OverlayFS is mounted beside the others)")
-    if unknown := set(args.only.split(",")) - set(SECTIONS):
-        sys.exit(f"scaling.py: no such section: {', '.join(sorted(unknown))}")
+    if os.geteuid() != 0 or set(args.only.split(",")) - set(SECTIONS):
+        sys.exit(f"scaling.py: run it as root; the sections are {', '.join(SECTIONS)}")
     args.bin, args.layers = str(Path(args.bin).resolve()), [int(many) for many in args.layers.split(",")]
-    return args
-
-def main():
-    args = parse()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("scaling.py: ended"))     # So that what is mounted goes.
     os.environ |= {"FUSE_OVERLAYFS_NO_PASSTHROUGH": "1", "LIBMOUNT_FORCE_MOUNT2": "always"}
     fo20 = [Peer("fuse-overlayfs 2.0", args.fo20)] if os.access(args.fo20, os.X_OK) else []
@@ -362,7 +338,6 @@ def main():
         Path(args.base).mkdir(parents=True, exist_ok=True)
         few = name == "bigdir" and os.statvfs(args.base).f_favail < args.entries * 1.2 + 50000      # Inodes.
         base = Path(tempfile.mkdtemp(prefix="plyfs-scaling-", dir="/dev/shm" if few else args.base))
-        base.chmod(0o755)
         try:
             SECTIONS[name](args, base, [Peer("kernel"), *fo20, Peer("plyfs", args.bin)])
         finally:

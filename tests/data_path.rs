@@ -129,6 +129,60 @@ fn a_users_write_ends_set_user_id_that_was_set_while_the_file_was_open() {
     );
 }
 
+/// While windows around random reads are read ahead, nothing old gets into the cache over what was just written, by
+/// write(2) or by a store into a mapping.
+#[test]
+fn random_reads_see_each_write_while_the_file_is_read_ahead() {
+    use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+    const BLOCK: u64 = 4096;
+    const BLOCKS: u64 = 8192;
+    in_each_way(
+        || {
+            let stack = Stack::new(1);
+            stack.lowers[0].file("f", vec![0; (BLOCK * BLOCKS) as usize]);
+            stack
+        },
+        |_, mount, _| {
+            let file = open(mount, "f", OFlags::RDWR);
+            // How often a block was written; each has one writer.
+            let written: Vec<AtomicU32> = (0..BLOCKS).map(|_| AtomicU32::new(0)).collect();
+            let number = |n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20;
+            std::thread::scope(|threads| {
+                for writer in 0..2 {
+                    let (file, written) = (&file, &written);
+                    threads.spawn(move || {
+                        for i in 0..1500 {
+                            let block = number(i * 2 + writer) % (BLOCKS / 2) * 2 + writer;
+                            let count = written[block as usize].load(SeqCst) + 1;
+                            tree::pwrite_all(file, &count.to_le_bytes().repeat(1024), block * BLOCK).unwrap();
+                            written[block as usize].store(count, SeqCst);
+                        }
+                    });
+                }
+                for reader in 0..2 {
+                    let (file, written) = (&file, &written);
+                    threads.spawn(move || {
+                        let mut page = [0; BLOCK as usize];
+                        for i in 0..6000 {
+                            let block = number(i * 2 + reader + 1_000_000) % BLOCKS;
+                            let before = written[block as usize].load(SeqCst);
+                            assert_eq!(rustix::io::pread(file, &mut page, block * BLOCK).unwrap(), page.len());
+                            let seen = u32::from_le_bytes(page[..4].try_into().unwrap());
+                            let after = written[block as usize].load(SeqCst);
+                            assert!(seen >= before && seen <= after + 1, "block {block}: {before} {seen} {after}");
+                        }
+                    });
+                }
+            });
+            for (block, count) in written.iter().enumerate() {
+                let mut page = [0; 4];
+                rustix::io::pread(&file, &mut page, block as u64 * BLOCK).unwrap();
+                assert_eq!(u32::from_le_bytes(page), count.load(SeqCst), "block {block}");
+            }
+        },
+    );
+}
+
 #[test]
 fn again_as_a_normal_user() {
     common::legs::as_a_normal_user();

@@ -6,6 +6,9 @@
 //! waits for its answer, for at most one READ at a time: that program has the mount in use anyway, so that no umount fails
 //! of it; and another thread is always there to answer what the open may have to ask.
 //!
+//! It needs opens that are not asked for: after one that was answered the kernel drops the file's pages where it was not
+//! told to keep them, and waits for the one that the READ holds.
+//!
 //! Only by evidence: of small files, once two were read in the order in which they were listed, then twice as many each
 //! time a program arrives where the last ones end; of a large file, once it was read at random, what the layer has in its
 //! cache of a window around, each window once.

@@ -96,7 +96,9 @@ pub fn serve(fs: Adapter, settings: &MountSettings, on_ready: impl FnOnce()) -> 
     if let Some(device) = device.filter(|_| settings.threads > 1) {
         turns.set_device(device);
     }
-    if let (true, true, Some(device)) = (settings.prefetch, settings.threads > 1, mounted.device) {
+    // Where opens are seen an open may wait for a page that the READ holds for which it is made.
+    let ahead = settings.prefetch && settings.threads > 1 && !settings.data.opens_seen;
+    if let (true, Some(device)) = (ahead, mounted.device) {
         let _ = prefetch.set(Prefetch::new(&union, settings.mountpoint.clone(), device, session.notifier()));
     }
     if let (Way::Direct, Some(device)) = (&mounted.way, mounted.device)

@@ -21,7 +21,7 @@ pub struct MountSettings {
     pub allow_other: bool,
     /// Requests served at once, at least 1.
     pub threads: usize,
-    /// Files are read ahead of programs (see `fuse/prefetch.rs`); needs two threads.
+    /// Files are read ahead of programs (see `fuse/prefetch.rs`); needs two threads, and opens that are not seen.
     pub prefetch: bool,
     /// How data goes between programs and layers.
     pub data: DataPath,
