@@ -59,6 +59,9 @@ impl Filesystem for Adapter {
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         let _turn = self.begin(Op::GetAttr);
         self.probe.open(ino);
+        if let Some(prefetch) = self.prefetch.get() {
+            prefetch.asked(id(ino));
+        }
         let ttl = self.attr_ttl(ino, None);
         guard(|| attributes(reply, ttl, self.union.getattr(id(ino))));
     }

@@ -13,7 +13,7 @@
 //! time a program arrives where the last ones end; of a large file, once it was read at random, what the layer has in its
 //! cache of a window around, each window once.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -32,6 +32,9 @@ use crate::union::{Attr, InodeId, Union};
 const SMALL_FILE: u64 = 64 << 10;
 /// Files that are read ahead at a time.
 const MOST_FILES: u64 = 64;
+/// Looks at files that were read ahead together after which that ends, and for how many places.
+const ENOUGH: usize = 2;
+const PAUSE: u64 = 4096;
 /// A READ of more is not random, or is read ahead by the kernel already.
 const SMALL_READ: u32 = 16 << 10;
 /// What is read ahead around a random read.
@@ -60,6 +63,11 @@ struct State {
     next: u64,
     /// How many those were.
     files: u64,
+    /// The last of them, and for how many the kernel asked for attributes.
+    last: HashSet<InodeId>,
+    asked: usize,
+    /// No files are read ahead before this place.
+    pause: u64,
     random: HashMap<InodeId, Random>,
 }
 
@@ -105,6 +113,14 @@ impl Prefetch {
         self.order.take(id);
     }
 
+    /// The kernel asks for attributes: it does so again after a READ, so that nothing is won where programs look at each
+    /// file before they read it.
+    pub fn asked(&self, id: InodeId) {
+        if let Some(mut state) = self.state.try_lock() {
+            state.looked_at(id);
+        }
+    }
+
     /// A READ arrived and is not answered yet.
     pub fn read(&self, union: &Union, id: InodeId, offset: u64, size: u32) {
         let place = self.order.take(id);
@@ -118,7 +134,10 @@ impl Prefetch {
         match place {
             Some(place) => {
                 let ahead = state.follow(place);
-                self.files(union, place, ahead);
+                let files = self.files(union, place, ahead);
+                if !files.is_empty() {
+                    (state.last, state.asked) = (files, 0);
+                }
             }
             None => {
                 if let Some(window) = state.window(id, offset, u64::from(size)) {
@@ -129,14 +148,17 @@ impl Prefetch {
     }
 
     /// Reads the next files of the order ahead.
-    fn files(&self, union: &Union, place: u64, ahead: u64) {
+    fn files(&self, union: &Union, place: u64, ahead: u64) -> HashSet<InodeId> {
         let mut way = Way::default();
+        let mut done = HashSet::new();
         for id in self.order.after(place, ahead) {
             self.order.take(id);
             if let Some(file) = self.open(union, id, &mut way) {
                 read_ahead(&file, 0, SMALL_FILE);
+                done.insert(id);
             }
         }
+        done
     }
 
     /// Reads a window of a file ahead, as far as the layer has it in the cache.
@@ -182,13 +204,24 @@ impl State {
     /// A listed file is read by a program: how many of those after it are to be read ahead.
     fn follow(&mut self, place: u64) -> u64 {
         let here = place >= self.next && place - self.next <= MOST_FILES;
-        self.files = match (here && self.next > 0, self.files) {
+        self.files = match (here && self.next > 0 && place >= self.pause, self.files) {
             (false, _) => 0,
             (true, 0) => 4,
             (true, files) => (files * 2).min(MOST_FILES),
         };
         self.next = place + self.files + 1;
         self.files
+    }
+
+    /// Somebody looks at a file: too often at those that were read ahead, and no more are for a while.
+    fn looked_at(&mut self, id: InodeId) {
+        if self.last.remove(&id) {
+            self.asked += 1;
+            if self.asked >= ENOUGH {
+                self.pause = self.next + PAUSE;
+                self.last.clear();
+            }
+        }
     }
 
     /// The window around a small read that is to be read ahead, if one is.
@@ -237,6 +270,20 @@ mod tests {
         for (place, ahead) in places {
             assert_eq!(state.follow(place), ahead, "at {place}");
         }
+    }
+
+    #[test]
+    fn nothing_is_read_ahead_for_a_while_where_each_file_is_looked_at_first() {
+        let mut state = State::default();
+        assert_eq!((state.follow(10), state.follow(11)), (0, 4));
+        state.last = (12..16).map(InodeId).collect();
+        state.looked_at(InodeId(99));
+        state.looked_at(InodeId(12));
+        assert_eq!(state.follow(16), 8);
+        state.looked_at(InodeId(13));
+        assert_eq!((state.follow(25), state.follow(26)), (0, 0));
+        let later = 26 + PAUSE + MOST_FILES;
+        assert_eq!((state.follow(later), state.follow(later + 1)), (0, 4));
     }
 
     #[test]
