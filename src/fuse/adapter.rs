@@ -99,8 +99,12 @@ impl Adapter {
         if !long {
             return guard(|| job(&self.union));
         }
-        let union = self.union.clone();
-        let spawned = std::thread::Builder::new().name("plyfs-long".into()).spawn(move || guard(|| job(&union)));
+        let (union, turns) = (self.union.clone(), self.turns.clone());
+        let long = move || {
+            turns.let_go();
+            guard(|| job(&union));
+        };
+        let spawned = std::thread::Builder::new().name("plyfs-long".into()).spawn(long);
         if let Err(error) = spawned {
             // The reply is dropped with the job: the caller gets EIO.
             log::error!("no thread for a long request: {error}");

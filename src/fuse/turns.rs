@@ -118,6 +118,13 @@ impl Turns {
         }
     }
 
+    /// The calling thread, which one of these has started, may run on all processors.
+    pub fn let_go(&self) {
+        if self.device.get().is_some() {
+            process::bind_thread(&self.cpus);
+        }
+    }
+
     fn stand_aside(&self) {
         let mut aside = self.aside.lock();
         // Others still wait then; the last of them to be busy calls under the lock, when this one is counted.
@@ -181,7 +188,7 @@ impl Seat {
                 new = true;
                 let cpu = turns.cpus.get(turns.seated.fetch_add(1, Ordering::Relaxed));
                 if let Some(cpu) = cpu {
-                    process::bind_thread(*cpu);
+                    process::bind_thread(std::slice::from_ref(cpu));
                 }
                 Self { turns: turns.clone(), bound: cpu.is_some() }
             });
@@ -226,6 +233,25 @@ mod tests {
         thread.join().unwrap();
         assert_eq!(standing(), 0);
         drop(turn);
+    }
+
+    #[test]
+    fn a_thread_that_a_bound_one_starts_runs_on_every_processor() {
+        let cpus = process::allowed_cpus();
+        let turns = Turns { cpus: cpus.clone(), ..Turns::default() };
+        let (read, _write) = process::pipe().unwrap();
+        turns.set_device(read);
+        let turns = Arc::new(turns);
+        let serving = std::thread::spawn(move || {
+            drop(turns.begin());
+            let started = std::thread::spawn(move || {
+                let before = process::allowed_cpus();
+                turns.let_go();
+                (before, process::allowed_cpus())
+            });
+            started.join().unwrap()
+        });
+        assert_eq!(serving.join().unwrap(), (cpus[..1].to_vec(), cpus));
     }
 
     #[test]

@@ -182,15 +182,12 @@ pub fn allowed_cpus() -> Vec<usize> {
     (0..rustix::thread::CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).collect()
 }
 
-/// Keeps the calling thread on one processor; where that does not exist any more it stays where it is.
-pub fn bind_thread(cpu: usize) {
-    if cpu >= rustix::thread::CpuSet::MAX_CPU {
-        return;
-    }
+/// Keeps the calling thread on these processors; where none of them exists any more it stays where it is.
+pub fn bind_thread(cpus: &[usize]) {
     let mut set = rustix::thread::CpuSet::new();
-    set.set(cpu);
+    cpus.iter().filter(|&&cpu| cpu < rustix::thread::CpuSet::MAX_CPU).for_each(|&cpu| set.set(cpu));
     if let Err(errno) = rustix::thread::sched_setaffinity(None, &set) {
-        log::debug!("a thread is not bound to processor {cpu}: {errno}");
+        log::debug!("a thread is not bound to processors {cpus:?}: {errno}");
     }
 }
 
