@@ -183,6 +183,62 @@ fn random_reads_see_each_write_while_the_file_is_read_ahead() {
     );
 }
 
+/// A file that gets set-user-id bits, or a flag of chattr, while it is open can be opened again.
+#[test]
+fn what_a_file_becomes_while_it_is_open_is_no_reason_not_to_open_it() {
+    in_each_way(
+        || {
+            let stack = lower(&[]);
+            stack.upper().file("f", "text");
+            stack
+        },
+        |_, mount, _| {
+            let first = open(mount, "f", OFlags::RDWR);
+            mount.chmod("f", 0o4755).unwrap();
+            let second = open(mount, "f", OFlags::RDWR);
+            tree::pwrite_all(&second, b"T", 0).unwrap();
+            drop(first);
+            assert_eq!(mount.text("f"), "Text");
+        },
+    );
+}
+
+/// A sparse file of an absurd size is read at random like any other.
+#[test]
+fn a_file_of_exabytes_is_read_at_random() {
+    in_each_way(
+        || lower(&[]),
+        |_, mount, _| {
+            mount.write("f", "").unwrap();
+            // Where the file system has no such files there is nothing to see.
+            let Some(size) = [1_u64 << 62, 1 << 43].into_iter().find(|size| mount.truncate("f", *size).is_ok()) else {
+                return;
+            };
+            let fd = open(mount, "f", OFlags::RDONLY);
+            for i in 1..20 {
+                let mut page = [1; 4096];
+                assert_eq!(rustix::io::pread(&fd, &mut page, size - i * (size / 32)).unwrap(), page.len());
+                assert_eq!(page, [0; 4096]);
+            }
+        },
+    );
+}
+
+/// The first requests to a fresh view may hold the lock of its root.
+#[test]
+fn a_directory_is_moved_below_another_before_anything_is_opened() {
+    in_each_way(
+        || lower(&[]),
+        |_, mount, _| {
+            mount.mkdir("a", 0o755).unwrap();
+            mount.mkdir("a/x", 0o755).unwrap();
+            mount.mkdir("c", 0o755).unwrap();
+            mount.rename("a", "c/a").unwrap();
+            assert!(mount.has("c/a/x"));
+        },
+    );
+}
+
 #[test]
 fn again_as_a_normal_user() {
     common::legs::as_a_normal_user();

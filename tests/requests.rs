@@ -195,18 +195,6 @@ fn a_new_file_takes_four_requests_and_its_directory_one() {
     assert!(sum(&writes, &["GETXATTR"]) == 0 && writes.len() <= 2, "{writes:?}");
 }
 
-/// Nobody has opened anything yet, and the files that were created are not released all the same.
-#[test]
-fn files_created_in_a_fresh_view_are_not_released() {
-    let stack = tree();
-    let mut counted = Counted { mount: stack.mount(), asked: 0, before: Counts::new() };
-    let dir = counted.mount.at("new");
-    fs::create_dir(&dir).unwrap();
-    (0..50).for_each(|i| fs::write(dir.join(format!("f{i}")), "x").unwrap());
-    let counts = counted.asked();
-    assert!(sum(&counts, &["RELEASE"]) <= 3 && sum(&counts, &["OPEN"]) == 1, "{counts:?}");
-}
-
 #[test]
 fn again_as_a_normal_user() {
     common::legs::as_a_normal_user();

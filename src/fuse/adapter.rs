@@ -14,12 +14,11 @@ use fuser::{FileHandle, FopenFlags, Generation, INodeNo, Notifier, ReplyCreate, 
 use super::convert::{attr, errno, id};
 use super::opens::{DataPath, OpenFiles};
 use super::prefetch::Prefetch;
-use super::probe::Probe;
 use super::relist::Relist;
 use super::requests::{Op, Requests};
 use super::turns::{Turn, Turns};
 use crate::base::{Name, Result};
-use crate::union::{Caller, Entry, InodeId, Make, Notices, Union};
+use crate::union::{Attr, Caller, Entry, InodeId, Kind, Make, Notices, Union};
 
 /// Never the backing inode's: copy-up would make the kernel's inode bad.
 pub(super) const GENERATION: Generation = Generation(0);
@@ -32,7 +31,6 @@ pub struct Adapter {
     pub(super) turns: Arc<Turns>,
     pub(super) data: DataPath,
     pub(super) open_files: Arc<OpenFiles>,
-    pub(super) probe: Arc<Probe>,
     pub(super) prefetch: Arc<OnceLock<Prefetch>>,
     pub(super) relist: Relist,
 }
@@ -52,8 +50,8 @@ impl Adapter {
     /// An adapter for this union.
     pub fn new(union: Arc<Union>, data: DataPath) -> Self {
         let (timeouts, turns) = (union.timeouts(), Arc::new(Turns::new()));
-        let (requests, open_files, probe, prefetch) = (Arc::default(), Arc::default(), Arc::default(), Arc::default());
-        Self { union, timeouts, requests, turns, data, open_files, probe, prefetch, relist: Relist::default() }
+        let (requests, open_files, prefetch) = (Arc::default(), Arc::default(), Arc::default());
+        Self { union, timeouts, requests, turns, data, open_files, prefetch, relist: Relist::default() }
     }
 
     /// The counters, for who wants to know while the session runs.
@@ -64,11 +62,6 @@ impl Adapter {
     /// The threads' turns: they begin with the session's descriptor.
     pub(super) fn turns(&self) -> Arc<Turns> {
         self.turns.clone()
-    }
-
-    /// The open to begin with.
-    pub(super) fn probe(&self) -> Arc<Probe> {
-        self.probe.clone()
     }
 
     /// Who reads ahead, once it is set.
@@ -85,6 +78,12 @@ impl Adapter {
     pub(super) fn begin(&self, op: Op) -> Turn<'_> {
         self.requests.count(op);
         self.turns.begin()
+    }
+
+    /// How long the kernel may keep attributes with this mode: what it writes by itself clears set-user-id bits unseen.
+    pub(super) fn ttl(&self, shown: &Attr) -> Duration {
+        let ids = shown.mode & (libc::S_ISUID | libc::S_ISGID) != 0;
+        if self.data.passthrough && ids && shown.kind == Kind::File { Duration::ZERO } else { self.timeouts.attr }
     }
 
     /// How long the kernel may keep the attributes of an inode.
@@ -114,10 +113,17 @@ impl Adapter {
     pub(super) fn entry(&self, reply: ReplyEntry, found: Result<Entry>) {
         match found {
             Ok(entry) => {
-                reply.entry_with_ttls(&self.timeouts.attr, &self.timeouts.entry, &attr(&entry.attr), GENERATION)
+                reply.entry_with_ttls(&self.ttl(&entry.attr), &self.timeouts.entry, &attr(&entry.attr), GENERATION)
             }
             Err(error) => reply.error(errno(error)),
         }
+    }
+
+    pub(super) fn forget_one(&self, ino: INodeNo, lookups: u64) {
+        if let Some(prefetch) = self.prefetch.get() {
+            prefetch.forget(InodeId(ino.0));
+        }
+        self.union.forget(InodeId(ino.0), lookups);
     }
 
     pub(super) fn created(&self, reply: ReplyCreate, entry: &Entry) {

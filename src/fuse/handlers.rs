@@ -15,7 +15,6 @@ use fuser::{
 
 use super::adapter::{Adapter, GENERATION, guard, to_name};
 use super::convert::{attr, caller, decode_dev, errno, id, negative, set_time};
-use super::probe;
 use super::reply::{Plain, Plus, attributes, empty, written, xattr};
 use super::requests::Op;
 use super::{init, ioctl};
@@ -35,9 +34,6 @@ impl Filesystem for Adapter {
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let _turn = self.begin(Op::Lookup);
-        if let Some(shown) = self.probe.look_up(parent, name) {
-            return reply.entry_with_ttls(&probe::VALID, &Duration::ZERO, &shown, GENERATION);
-        }
         guard(|| match to_name(name).and_then(|name| self.union.lookup(id(parent), &name)) {
             Ok(Some(entry)) => self.entry(reply, Ok(entry)),
             Ok(None) if self.timeouts.negative.is_zero() => reply.error(errno(Errno::ENOENT)),
@@ -46,19 +42,14 @@ impl Filesystem for Adapter {
         });
     }
 
+    /// No turn: they come in batches, in which the thread must not be sent aside.
     fn forget(&self, _req: &Request, ino: INodeNo, lookups: u64) {
-        let _turn = self.begin(Op::Forget);
-        guard(|| {
-            if let Some(prefetch) = self.prefetch.get() {
-                prefetch.forget(id(ino));
-            }
-            self.union.forget(id(ino), lookups);
-        });
+        self.requests.count(Op::Forget);
+        guard(|| self.forget_one(ino, lookups));
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         let _turn = self.begin(Op::GetAttr);
-        self.probe.open(ino);
         if let Some(prefetch) = self.prefetch.get() {
             prefetch.asked(id(ino));
         }
@@ -174,7 +165,6 @@ impl Filesystem for Adapter {
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let _turn = self.begin(Op::Open);
         if !self.data.opens_seen {
-            self.probe.seen();
             return reply.error(FuseErrno::ENOSYS);
         }
         let (who, data, files) = (caller(req, 0), self.data, self.open_files.clone());
@@ -252,7 +242,7 @@ impl Filesystem for Adapter {
         let how = WriteHow {
             kill_privileges: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
             sync: flags.0 & libc::O_DSYNC != 0,
-            opened: self.data.opens_seen,
+            opened: self.data.writeback,
         };
         let (who, ino) = (caller(req, 0), id(ino));
         let count = |bytes| u32::try_from(bytes).unwrap_or(u32::MAX);
@@ -310,7 +300,7 @@ impl Filesystem for Adapter {
     fn readdirplus(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
         let _turn = self.begin(Op::ReadDirPlus);
         let ttl = self.timeouts.entry.min(self.timeouts.attr);
-        guard(|| match self.union.readdir(id(ino), offset, true, &mut Plus(&mut reply, ttl, self.prefetch.get())) {
+        guard(|| match self.union.readdir(id(ino), offset, true, &mut Plus(&mut reply, ttl, self)) {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(errno(error)),
         });

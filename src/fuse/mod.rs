@@ -8,7 +8,6 @@ mod ioctl;
 mod opens;
 mod order;
 mod prefetch;
-mod probe;
 mod push;
 mod relist;
 mod reply;

@@ -60,8 +60,9 @@ impl OpenFiles {
     ) -> Opened {
         let backing = if passthrough { union.backing(InodeId(ino.0)) } else { None };
         let mut opens = self.0.entry(ino.0).or_default();
-        if let (Some(fd), 0) = (&backing, opens.cached) {
-            if opens.backing.is_none() {
+        // As long as others go through, so must this one, whatever the file has become.
+        if opens.cached == 0 && (opens.through > 0 || backing.is_some()) {
+            if let (None, Some(fd)) = (&opens.backing, &backing) {
                 // Such as an upper layer that is itself on a stacked file system.
                 let registered = caller::without_fsetid(|| register(fd)).map_err(io::Error::from);
                 let registered = registered

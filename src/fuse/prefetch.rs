@@ -4,10 +4,10 @@
 //! it are ordinary READs, so that nothing can be in the kernel's cache that a program's own read would not have put there:
 //! unlike `FUSE_NOTIFY_STORE` this is right on a writable view whose opens are not seen. It is done while a program's READ
 //! waits for its answer, for at most one READ at a time: that program has the mount in use anyway, so that no umount fails
-//! of it; and another thread is always there to answer what the open may have to ask.
+//! of it (but for READs of the kernel's own whose program has gone meanwhile).
 //!
-//! It needs opens that are not asked for: after one that was answered the kernel drops the file's pages where it was not
-//! told to keep them, and waits for the one that the READ holds.
+//! It needs opens that are not asked for, and timeouts that do not end: an open that is answered, or a lookup that brings
+//! other attributes, may make the kernel drop the file's pages, and wait for the one that the READ holds.
 //!
 //! Only by evidence: of small files, once two were read in the order in which they were listed, then twice as many each
 //! time a program arrives where the last ones end; of a large file, once it was read at random, what the layer has in its
@@ -43,6 +43,8 @@ const WINDOW: u64 = 256 << 10;
 const STEP: u64 = 128 << 10;
 /// Random reads of a file before its windows are read ahead.
 const EVIDENCE: u32 = 8;
+/// Of a file of more than 256 GiB the rest is not read ahead.
+const MOST_WORDS: usize = 1 << 14;
 /// Large files that are known to be read at random.
 const MOST_RANDOM: usize = 64;
 
@@ -238,6 +240,9 @@ impl State {
         random.reads += 1;
         let window = offset / WINDOW;
         let (word, bit) = (usize::try_from(window / 64).ok()?, 1 << (window % 64));
+        if word >= MOST_WORDS {
+            return None;
+        }
         if random.done.len() <= word {
             random.done.resize(word + 1, 0);
         }

@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use fuser::{INodeNo, ReplyAttr, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyWrite, ReplyXattr};
 
-use super::adapter::GENERATION;
+use super::adapter::{Adapter, GENERATION};
 use super::convert::{attr, bare, errno, kind};
-use super::prefetch::Prefetch;
 use crate::base::{Errno, Result};
 use crate::union::{Attr, DirSink, ListedEntry};
 
@@ -43,18 +42,18 @@ pub(super) fn written(reply: ReplyWrite, done: Result<u32>) {
 }
 
 /// Entries with attributes; those that were taken are told to the one who reads ahead.
-pub(super) struct Plus<'a>(pub &'a mut ReplyDirectoryPlus, pub Duration, pub Option<&'a Prefetch>);
+pub(super) struct Plus<'a>(pub &'a mut ReplyDirectoryPlus, pub Duration, pub &'a Adapter);
 
 impl DirSink for Plus<'_> {
     fn add(&mut self, entry: &ListedEntry<'_>) -> bool {
         let name = OsStr::from_bytes(entry.name);
         let (found, ttl) = match &entry.attr {
-            Some(found) => (attr(found), self.1),
+            Some(found) => (attr(found), self.1.min(self.2.ttl(found))),
             // Asked again when somebody wants to know.
             None => (bare(entry.id, entry.kind), Duration::ZERO),
         };
         let taken = !self.0.add(INodeNo(entry.id.0), entry.cookie, name, &ttl, &found, GENERATION);
-        if let (true, Some(attr), Some(prefetch)) = (taken, &entry.attr, self.2) {
+        if let (true, Some(attr), Some(prefetch)) = (taken, &entry.attr, self.2.prefetch.get()) {
             prefetch.listed(entry.id, attr);
         }
         taken

@@ -64,7 +64,7 @@ pub fn preflight(settings: &MountSettings) -> Result<(), SetupError> {
 pub fn serve(fs: Adapter, settings: &MountSettings, on_ready: impl FnOnce()) -> Result<(), SetupError> {
     process::block_endings();
     let (connection, way) = mount(settings)?;
-    let (union, requests, turns, probe, prefetch) = (fs.union(), fs.requests(), fs.turns(), fs.probe(), fs.prefetch());
+    let (union, requests, turns, prefetch) = (fs.union(), fs.requests(), fs.turns(), fs.prefetch());
     let device = connection.try_clone().inspect_err(|error| log::info!("threads do not take turns: {error}")).ok();
     let mounted =
         Mounted { path: settings.mountpoint.clone(), way, device: mount::device_at(&settings.mountpoint).ok() };
@@ -97,7 +97,8 @@ pub fn serve(fs: Adapter, settings: &MountSettings, on_ready: impl FnOnce()) -> 
         turns.set_device(device);
     }
     // Where opens are seen an open may wait for a page that the READ holds for which it is made.
-    let ahead = settings.prefetch && settings.threads > 1 && !settings.data.opens_seen;
+    // So may a lookup that finds other attributes, which it does only where layers may change.
+    let ahead = settings.prefetch && settings.threads > 1 && !settings.data.opens_seen && union.layers_stay();
     if let (true, Some(device)) = (ahead, mounted.device) {
         let _ = prefetch.set(Prefetch::new(&union, settings.mountpoint.clone(), device, session.notifier()));
     }
@@ -105,9 +106,6 @@ pub fn serve(fs: Adapter, settings: &MountSettings, on_ready: impl FnOnce()) -> 
         && let Err(errno) = mount::raise_read_ahead(device, READ_AHEAD)
     {
         log::debug!("read-ahead stays as it is: {errno}");
-    }
-    if settings.threads > 1 && !settings.data.opens_seen {
-        probe.set(&settings.mountpoint);
     }
     let watcher = mounted.clone();
     let counted = requests.clone();

@@ -14,7 +14,7 @@
 //! being bound (348 / 600 / 1076 / 870).
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -23,8 +23,6 @@ use crate::sys::process;
 
 /// How long a thread looks for the next request.
 const LOOK: Duration = Duration::from_micros(20);
-/// Threads that stand aside are called at most this often.
-const BETWEEN_CALLS: Duration = Duration::from_micros(200);
 /// With more processors threads sleep at once, wherever they are: nothing was measured there.
 const FEW: usize = 4;
 
@@ -38,20 +36,8 @@ pub struct Turns {
     waiting: AtomicUsize,
     /// Threads that have served at least once.
     seated: AtomicUsize,
-    started: Started,
-    /// Microseconds from the start to the last call.
-    last_call: AtomicU64,
     aside: Mutex<Aside>,
     call: Condvar,
-}
-
-#[derive(Debug)]
-struct Started(Instant);
-
-impl Default for Started {
-    fn default() -> Self {
-        Self(Instant::now())
-    }
 }
 
 #[derive(Debug, Default)]
@@ -61,7 +47,7 @@ struct Aside {
     closed: bool,
 }
 
-/// One request, from its arrival to after its answer.
+/// One request, from its arrival to after its answer, or until a thread of its own has it.
 pub struct Turn<'a> {
     turns: &'a Turns,
     bound: bool,
@@ -93,14 +79,8 @@ impl Turns {
         Turn { turns: self, bound: seat.bound }
     }
 
-    /// Nobody waits: one of those who stand aside is to, but not for every request that is answered in no time.
+    /// Nobody waits: one of those who stand aside is to.
     fn call_one(&self) {
-        let now = self.started.0.elapsed();
-        let last = Duration::from_micros(self.last_call.load(Ordering::Relaxed));
-        if now.saturating_sub(last) < BETWEEN_CALLS {
-            return;
-        }
-        self.last_call.store(u64::try_from(now.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
         let mut aside = self.aside.lock();
         if aside.standing > aside.called {
             aside.called += 1;
@@ -227,7 +207,6 @@ mod tests {
         while standing() != 1 {
             std::thread::yield_now();
         }
-        std::thread::sleep(BETWEEN_CALLS);
         // Now nobody waits: the other is called, comes to wait, and ends.
         let turn = turns.begin();
         thread.join().unwrap();

@@ -45,7 +45,7 @@ impl Names {
 
     /// The directory was listed. Lookups go by it from now on, if `index`.
     pub fn set_listing(&mut self, listing: Listing, index: bool) {
-        if index && listing.len() <= MOST_INDEXED {
+        if index && listing.is_exact() && listing.len() <= MOST_INDEXED {
             self.index = Some(NameIndex::new(&listing));
         }
         self.listing = Some(listing);
@@ -85,9 +85,9 @@ impl Names {
         self.walked.store(true, Relaxed);
     }
 
-    /// Whether the kernel was given any since this was last asked; it will drop it.
-    pub fn take_walked(&self) -> bool {
-        self.walked.swap(false, Relaxed)
+    /// Whether the kernel was given any since the last change.
+    pub fn is_walked(&self) -> bool {
+        self.walked.load(Relaxed)
     }
 
     /// The layers are about to be changed: until the change is entered nobody knows what they have.
@@ -150,7 +150,7 @@ impl Names {
         if uncertain {
             self.forget();
         }
-        (std::mem::take(&mut self.changed) || uncertain) && self.take_walked()
+        (std::mem::take(&mut self.changed) || uncertain) && self.walked.swap(false, Relaxed)
     }
 }
 

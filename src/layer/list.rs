@@ -6,8 +6,8 @@ use super::DirPlace;
 use super::marks::is_xattr_whiteout;
 use crate::base::{Errno, Name, Result};
 use crate::format::wh::AufsName;
-use crate::sys::dirent;
 use crate::sys::stat::Kind;
+use crate::sys::{dirent, flags};
 
 /// One name as a layer has it.
 pub struct ListedName {
@@ -21,15 +21,29 @@ pub struct ListedName {
     pub ino: u64,
 }
 
+/// The names of a directory.
+pub struct ListedNames {
+    /// All of them.
+    pub names: Vec<ListedName>,
+    /// Nothing else is found there.
+    pub exact: bool,
+}
+
+/// `FS_CASEFOLD_FL` ([ioctl_iflags(2)](https://man7.org/linux/man-pages/man2/ioctl_iflags.2.html)).
+const CASEFOLD: u32 = 0x4000_0000;
+
 /// Lists a directory of a layer; a covered one is empty. `None` where it has more than `most` names.
 ///
 /// # Errors
 /// What `openat2(2)` and `getdents64(2)` say.
-pub fn list_names(dir: &DirPlace, xattr_whiteouts: bool, most: usize) -> Result<Option<Vec<ListedName>>> {
+pub fn list_names(dir: &DirPlace, xattr_whiteouts: bool, most: usize) -> Result<Option<ListedNames>> {
     let fd = match dir.open() {
-        Err(Errno::EXDEV) => return Ok(Some(Vec::new())),
+        Err(Errno::EXDEV) => return Ok(Some(ListedNames { names: Vec::new(), exact: dir.layer.exact_names })),
         fd => fd?,
     };
+    // A file system without such flags has no such directories.
+    let folds = flags::get_flags(fd.as_fd()).is_ok_and(|flags| flags & CASEFOLD != 0);
+    let exact = dir.layer.exact_names && !folds;
     let mut names = Vec::new();
     let mut failed = None;
     let mut too_many = false;
@@ -44,7 +58,7 @@ pub fn list_names(dir: &DirPlace, xattr_whiteouts: bool, most: usize) -> Result<
     })?;
     match failed {
         Some(errno) => Err(errno),
-        None => Ok((!too_many).then_some(names)),
+        None => Ok((!too_many).then_some(ListedNames { names, exact })),
     }
 }
 

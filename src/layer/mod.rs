@@ -38,6 +38,8 @@ pub struct Layer {
     pub uuid: [u8; 16],
     /// What the file handles of its objects are good for.
     pub handles: Handles,
+    /// A name is found there if and only if the directory lists it.
+    pub exact_names: bool,
     /// Objects of this layer give no set-user-id, set-group-id or file capability.
     pub nosuid: bool,
     /// `.wh.` names are whiteouts here (not in a layer of overlay style, where a user may make such a name).

@@ -36,28 +36,37 @@ pub struct Listed {
 /// A directory's names in the order of their cookies. Changes are entered as they are made, so that a walk that goes on
 /// sees what the kernel's own cache of the directory would.
 #[derive(Debug, Default)]
-pub struct Listing(BTreeMap<(u64, Option<Name>), Listed>);
+pub struct Listing {
+    names: BTreeMap<(u64, Option<Name>), Listed>,
+    /// Some name may be found that is not in it.
+    inexact: bool,
+}
 
 impl Listing {
     /// What comes after `cookie`.
     pub fn after(&self, cookie: u64) -> impl Iterator<Item = (u64, &Name, &Listed)> {
-        let rest = self.0.range((cookie.saturating_add(1), None)..);
+        let rest = self.names.range((cookie.saturating_add(1), None)..);
         rest.filter_map(|((cookie, name), listed)| name.as_ref().map(|name| (*cookie, name, listed)))
     }
 
     /// Enters a name that now stands in the upper layer.
     pub fn insert(&mut self, cookie: u64, name: &Name, kind: Kind) {
-        self.0.insert((cookie, Some(name.clone())), Listed { kind: Some(kind), slot: 0, ino: 0 });
+        self.names.insert((cookie, Some(name.clone())), Listed { kind: Some(kind), slot: 0, ino: 0 });
     }
 
     /// Takes a name out.
     pub fn remove(&mut self, cookie: u64, name: &Name) {
-        self.0.remove(&(cookie, Some(name.clone())));
+        self.names.remove(&(cookie, Some(name.clone())));
+    }
+
+    /// Whether a name that is not in it is not there.
+    pub fn is_exact(&self) -> bool {
+        !self.inexact
     }
 
     /// How many names it has.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.names.len()
     }
 }
 
@@ -77,13 +86,15 @@ pub fn list_some(dir: &DirView, key: &CookieKey, most: usize) -> Result<Option<L
     let mut listed = Vec::new();
     let mut seen: HashSet<Name> = HashSet::new();
     let merged = dir.len() > 1;
+    let mut inexact = false;
     for (slot, part) in dir.parts(0) {
         let slot = u16::try_from(slot).unwrap_or(0);
         let Some(entries) = list_names(&part.place, part.xattr_whiteouts, most)? else { return Ok(None) };
-        if listed.len() + entries.len() > most {
+        if listed.len() + entries.names.len() > most {
             return Ok(None);
         }
-        for entry in entries {
+        inexact |= !entries.exact;
+        for entry in entries.names {
             if merged && !seen.insert(entry.name.clone()) {
                 continue;
             }
@@ -95,5 +106,5 @@ pub fn list_some(dir: &DirView, key: &CookieKey, most: usize) -> Result<Option<L
     }
     // Sorted here, the map is built in one pass.
     listed.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-    Ok(Some(Listing(listed.into_iter().collect())))
+    Ok(Some(Listing { names: listed.into_iter().collect(), inexact }))
 }

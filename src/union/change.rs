@@ -27,10 +27,10 @@ impl Union {
         let _ = self.notices.set(notices);
     }
 
-    /// Makes the kernel drop what it has of a directory's listing, if it was given any since it last did.
+    /// Makes the kernel drop what it has of a directory's listing, if it was given any.
     pub fn drop_listing(&self, dir: InodeId) {
         let inode = self.table.get(dir);
-        let kept = inode.and_then(|inode| inode.dir().ok().map(|body| body.names.read().take_walked()));
+        let kept = inode.and_then(|inode| inode.dir().ok().map(|body| body.names.read().is_walked()));
         if kept == Some(true) {
             self.names_changed(dir);
         }

@@ -88,6 +88,7 @@ impl Union {
         }
         // Where a part cannot be listed, lookups say why.
         let listing = merge::list_some(&view, &self.cookies, MOST_INDEXED).unwrap_or_default();
+        let listing = listing.filter(merge::Listing::is_exact);
         names.set_index(listing.as_ref());
         drop(names);
         self.remembered(inode.id, listing.map_or(0, |listing| listing.len()));
@@ -225,6 +226,6 @@ impl Plain<'_> {
 /// The file system whose numbers the names in a part have, unless marks on its objects may say otherwise.
 fn numbers_of(part: &DirPart) -> Option<u64> {
     let layer = &part.place.layer;
-    let unmarked = layer.wh_names && !part.impure;
+    let unmarked = layer.wh_names && !part.impure && layer.exact_names;
     part.place.stat_self().ok().map(|stat| stat.dev).filter(|dev| unmarked && *dev == layer.dev)
 }

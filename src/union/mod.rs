@@ -109,8 +109,9 @@ impl Union {
     }
 
     /// Whether what the layers have may be remembered: not where they may change underneath.
-    fn layers_stay(&self) -> bool {
-        self.timeouts.entry == Timeouts::FOREVER && self.timeouts.negative == Timeouts::FOREVER
+    pub fn layers_stay(&self) -> bool {
+        let Timeouts { attr, entry, negative } = self.timeouts;
+        [attr, entry, negative].iter().all(|timeout| *timeout == Timeouts::FOREVER)
     }
 
     /// Whether nothing is to be synced.

@@ -59,6 +59,7 @@ impl Root {
             path: self.path.clone(),
             dev: stat_fd(self.fd.as_fd()).map_or(0, |stat| stat.dev),
             handles: self.handles,
+            exact_names: statfs_fd(self.fd.as_fd()).is_ok_and(|fs| EXACT_NAMES.contains(&fs.magic)),
             uuid,
             nosuid: common.suid_view && self.nosuid,
             wh_names,
@@ -220,6 +221,12 @@ pub(super) fn is_empty(root: BorrowedFd<'_>) -> Result<bool> {
     })?;
     Ok(empty)
 }
+
+/// File systems that find what they list and nothing else, but for directories with the flag `casefold`: ext2 to ext4, XFS,
+/// btrfs, tmpfs, squashfs, EROFS, OverlayFS, f2fs, bcachefs. Others (vfat, NTFS, CIFS, NFS with `.snapshot`, FUSE) may have
+/// names that are spelled in several ways, or that no listing shows.
+const EXACT_NAMES: [u64; 9] =
+    [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0x7371_7368, 0xe0f5_e1e2, 0x794c_7630, 0xf2f5_2010, 0xca45_1a4e];
 
 /// What the file handles below a root are good for: they hold inode numbers where the root's does.
 fn handles(root: BorrowedFd<'_>) -> Handles {

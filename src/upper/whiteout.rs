@@ -70,7 +70,8 @@ impl Upper {
     /// # Errors
     /// What `unlinkat(2)` says.
     pub fn drop_wh_file(&self, dir: BorrowedFd<'_>, name: &Name) -> Result<()> {
-        let hidden = wh::whiteout_name(name.as_bytes())?;
+        // A name that has no room for the prefix has no such file.
+        let Ok(hidden) = wh::whiteout_name(name.as_bytes()) else { return Ok(()) };
         match tree::unlink_at(dir, hidden.as_c_str()) {
             Err(Errno::ENOENT) => Ok(()),
             done => done,
