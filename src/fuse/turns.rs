@@ -9,9 +9,10 @@
 //!
 //! Measured on 2 processors, ms for 7,200 lookups of absent names / 7,200 files walked and read / 6,000 files created /
 //! 7,690 removed, the best of two rounds: 4 threads that sleep at once 198 / 544 / 1026 / 951; this way with 20 us
-//! 163 / 397 / 920 / 833, with 100 us 161 / 446 / 927 / 771; one thread 440 / 670 / 1720 / 1060. Tried, and no gain:
-//! following the caller's processor (the scheduler moves the caller away at each answer), `SCHED_IDLE`, yielding without
-//! being bound (348 / 600 / 1076 / 870).
+//! 163 / 397 / 920 / 833, with 100 us 161 / 446 / 927 / 771; one thread 440 / 670 / 1720 / 1060. With a program that computes
+//! on each processor, absent names / read / created: sleeping at once 430 / 750 / 1686, this way 268 / 738 / 1703. Tried, and
+//! no gain: following the caller's processor (the scheduler moves the caller away at each answer), `SCHED_IDLE`, yielding
+//! without being bound (348 / 600 / 1076 / 870), one thread that only keeps the other processor awake.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
