@@ -46,8 +46,9 @@ impl Union {
             let view = body.live_view()?;
             let Answer::Found(found) = self.find(&names, &view, name)? else { return Err(Errno::ENOENT) };
             let inode = self.table.intern(&parent, name, &found);
+            let allowed = self.check_flags(&inode, Change::Other);
             let done = match &found {
-                _ if self.check_flags(&inode, Change::Other).is_err() => Some(Err(Errno::EPERM)),
+                _ if allowed.is_err() => Some(allowed),
                 // What the index must know first is copied up without the names.
                 Found::Leaf(leaf) if index_first && self.needs_index(&inode, leaf) => None,
                 _ => {

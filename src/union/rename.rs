@@ -160,8 +160,9 @@ impl Union {
     fn prepare(&self, caller: &Caller, parent: &Arc<Inode>, name: &Name) -> Result<bool> {
         let entry = self.lookup(parent.id, name)?.ok_or(Errno::ENOENT)?;
         let inode = self.inode(entry.id)?;
+        let allowed = self.check_flags(&inode, Change::Other);
         let done = match &inode.body {
-            _ if self.check_flags(&inode, Change::Other).is_err() => Err(Errno::EPERM),
+            _ if allowed.is_err() => allowed.map(|()| false),
             Body::Dir(dir) if !dir.view().lowers.is_empty() && !self.upper()?.redirect => Err(Errno::EXDEV),
             Body::Dir(_) => self.copy_up_dir(&inode).map(|()| true),
             Body::Leaf(leaf) => {
