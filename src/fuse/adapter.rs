@@ -17,6 +17,7 @@ use super::prefetch::Prefetch;
 use super::relist::Relist;
 use super::requests::{Op, Requests};
 use super::turns::{Turn, Turns};
+use crate::base::config::Timeouts;
 use crate::base::{Name, Result};
 use crate::union::{Attr, Caller, Entry, InodeId, Kind, Make, Notices, Union};
 
@@ -26,7 +27,7 @@ pub(super) const GENERATION: Generation = Generation(0);
 /// Serves a [`Union`] to the kernel.
 pub struct Adapter {
     pub(super) union: Arc<Union>,
-    pub(super) timeouts: crate::base::config::Timeouts,
+    pub(super) timeouts: Timeouts,
     pub(super) requests: Arc<Requests>,
     pub(super) turns: Arc<Turns>,
     pub(super) data: DataPath,
@@ -46,6 +47,31 @@ impl Notices for Kernel {
     }
 }
 
+/// How long the kernel may keep what it is told.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ttls {
+    timeouts: Timeouts,
+    passthrough: bool,
+}
+
+impl Ttls {
+    /// For attributes with this mode: what the kernel writes by itself clears set-user-id bits unseen.
+    pub fn attr(&self, shown: &Attr) -> Duration {
+        let ids = shown.mode & (libc::S_ISUID | libc::S_ISGID) != 0;
+        if self.passthrough && ids && shown.kind == Kind::File { Duration::ZERO } else { self.timeouts.attr }
+    }
+
+    /// Answers with an entry.
+    pub fn entry(&self, reply: ReplyEntry, found: Result<Entry>) {
+        match found {
+            Ok(entry) => {
+                reply.entry_with_ttls(&self.attr(&entry.attr), &self.timeouts.entry, &attr(&entry.attr), GENERATION)
+            }
+            Err(error) => reply.error(errno(error)),
+        }
+    }
+}
+
 impl Adapter {
     /// An adapter for this union.
     pub fn new(union: Arc<Union>, data: DataPath) -> Self {
@@ -54,36 +80,15 @@ impl Adapter {
         Self { union, timeouts, requests, turns, data, open_files, prefetch, relist: Relist::default() }
     }
 
-    /// The counters, for who wants to know while the session runs.
-    pub(super) fn requests(&self) -> Arc<Requests> {
-        self.requests.clone()
-    }
-
-    /// The threads' turns: they begin with the session's descriptor.
-    pub(super) fn turns(&self) -> Arc<Turns> {
-        self.turns.clone()
-    }
-
-    /// Who reads ahead, once it is set.
-    pub(super) fn prefetch(&self) -> Arc<OnceLock<Prefetch>> {
-        self.prefetch.clone()
-    }
-
-    /// The union of this adapter.
-    pub(super) fn union(&self) -> Arc<Union> {
-        self.union.clone()
-    }
-
     /// A request arrived.
     pub(super) fn begin(&self, op: Op) -> Turn<'_> {
         self.requests.count(op);
         self.turns.begin()
     }
 
-    /// How long the kernel may keep attributes with this mode: what it writes by itself clears set-user-id bits unseen.
-    pub(super) fn ttl(&self, shown: &Attr) -> Duration {
-        let ids = shown.mode & (libc::S_ISUID | libc::S_ISGID) != 0;
-        if self.data.passthrough && ids && shown.kind == Kind::File { Duration::ZERO } else { self.timeouts.attr }
+    /// How long the kernel may keep what it is told; to be taken along by a request that goes on elsewhere.
+    pub(super) fn ttls(&self) -> Ttls {
+        Ttls { timeouts: self.timeouts, passthrough: self.data.passthrough }
     }
 
     /// How long the kernel may keep the attributes of an inode.
@@ -107,15 +112,6 @@ impl Adapter {
         if let Err(error) = spawned {
             // The reply is dropped with the job: the caller gets EIO.
             log::error!("no thread for a long request: {error}");
-        }
-    }
-
-    pub(super) fn entry(&self, reply: ReplyEntry, found: Result<Entry>) {
-        match found {
-            Ok(entry) => {
-                reply.entry_with_ttls(&self.ttl(&entry.attr), &self.timeouts.entry, &attr(&entry.attr), GENERATION)
-            }
-            Err(error) => reply.error(errno(error)),
         }
     }
 

@@ -14,7 +14,7 @@ use fuser::{
 };
 
 use super::adapter::{Adapter, GENERATION, guard, to_name};
-use super::convert::{attr, caller, decode_dev, errno, id, negative, set_time};
+use super::convert::{caller, decode_dev, errno, id, negative, set_time};
 use super::reply::{Plain, Plus, attributes, empty, written, xattr};
 use super::requests::Op;
 use super::{init, ioctl};
@@ -35,7 +35,7 @@ impl Filesystem for Adapter {
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let _turn = self.begin(Op::Lookup);
         guard(|| match to_name(name).and_then(|name| self.union.lookup(id(parent), &name)) {
-            Ok(Some(entry)) => self.entry(reply, Ok(entry)),
+            Ok(Some(entry)) => self.ttls().entry(reply, Ok(entry)),
             Ok(None) if self.timeouts.negative.is_zero() => reply.error(errno(Errno::ENOENT)),
             Ok(None) => reply.entry_with_ttls(&Duration::ZERO, &self.timeouts.negative, &negative(), GENERATION),
             Err(error) => reply.error(errno(error)),
@@ -93,13 +93,13 @@ impl Filesystem for Adapter {
     fn mknod(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, rdev: u32, reply: ReplyEntry) {
         let _turn = self.begin(Op::MkNod);
         let what = Make::Node { mode, rdev: decode_dev(rdev) };
-        guard(|| self.entry(reply, self.make(&caller(req, umask), parent, name, what)));
+        guard(|| self.ttls().entry(reply, self.make(&caller(req, umask), parent, name, what)));
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
         let _turn = self.begin(Op::MkDir);
         let what = Make::Dir { mode: mode & 0o7777 };
-        guard(|| self.entry(reply, self.make(&caller(req, umask), parent, name, what)));
+        guard(|| self.ttls().entry(reply, self.make(&caller(req, umask), parent, name, what)));
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -124,7 +124,7 @@ impl Filesystem for Adapter {
         guard(|| {
             let made = symlink_target(target.as_os_str().as_bytes())
                 .and_then(|target| self.make(&caller(req, 0), parent, name, Make::Symlink { target: &target }));
-            self.entry(reply, made);
+            self.ttls().entry(reply, made);
         });
     }
 
@@ -154,10 +154,9 @@ impl Filesystem for Adapter {
         let _turn = self.begin(Op::Link);
         let (who, ino, parent) = (caller(req, 0), id(ino), id(new_parent));
         let Ok(name) = to_name(new_name) else { return reply.error(errno(Errno::EINVAL)) };
-        let Self { timeouts, .. } = *self;
-        self.run(self.union.is_long_copy_up(ino, false), move |union| match union.link(&who, ino, parent, &name) {
-            Ok(entry) => reply.entry_with_ttls(&timeouts.attr, &timeouts.entry, &attr(&entry.attr), GENERATION),
-            Err(error) => reply.error(errno(error)),
+        let ttls = self.ttls();
+        self.run(self.union.is_long_copy_up(ino, false), move |union| {
+            ttls.entry(reply, union.link(&who, ino, parent, &name));
         });
     }
 

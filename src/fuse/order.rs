@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use crate::base::sync::DashMap;
 use crate::union::InodeId;
 
+/// A larger file is no small one: the kernel reads this much by one request.
+pub(super) const SMALL_FILE: u64 = 64 << 10;
 /// Files that are remembered.
 const MOST: u64 = 1 << 16;
 

@@ -21,15 +21,13 @@ use std::sync::Arc;
 use fuser::Notifier;
 use rustix::fs::Advice;
 
-use super::order::Order;
+use super::order::{Order, SMALL_FILE};
 use super::push::Push;
 use crate::base::sync::Mutex;
 use crate::sys::path::{OFlags, open_beneath, open_root};
 use crate::sys::stat::{Kind, cached_ino};
 use crate::union::{Attr, InodeId, Union};
 
-/// A larger file is no small one: the kernel reads this much by one request.
-const SMALL_FILE: u64 = 64 << 10;
 /// Files that are read ahead at a time.
 const MOST_FILES: u64 = 64;
 /// Looks at files that were read ahead together after which that ends, and for how many places.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use fuser::{INodeNo, Notifier};
 
-use super::order::Order;
+use super::order::{Order, SMALL_FILE};
 use crate::base::sync::{Condvar, Mutex};
 use crate::union::{InodeId, Union};
 
@@ -18,8 +18,8 @@ const MOST: u64 = 1024;
 const NEAR: u64 = 64;
 /// Places that are left to a program that was faster, at first.
 const LEAD: u64 = 8;
-/// A file of more is not pushed.
-const SMALL_FILE: usize = 64 << 10;
+/// Room to see that a file is larger than it was listed.
+const ROOM: usize = SMALL_FILE as usize + 1;
 
 /// Where the thread is, and how far it is to go.
 #[derive(Debug, Default)]
@@ -56,7 +56,7 @@ impl Push {
         let shared = Arc::new(Shared::default());
         let push = Self(shared.clone());
         std::thread::Builder::new().name("plyfs-push".into()).spawn(move || {
-            let mut room = vec![0; SMALL_FILE + 1];
+            let mut room = vec![0; ROOM];
             while let Some(place) = shared.step() {
                 for id in order.after(place - 1, 1) {
                     order.take(id);
@@ -119,7 +119,7 @@ impl Way {
 
 fn store(union: &Union, notifier: &Notifier, id: InodeId, room: &mut [u8]) {
     let Ok(read) = union.read(id, 0, room) else { return };
-    if let Some(bytes) = room.get(..read).filter(|bytes| !bytes.is_empty() && bytes.len() <= SMALL_FILE)
+    if let Some(bytes) = room.get(..read).filter(|bytes| !bytes.is_empty() && bytes.len() < ROOM)
         && let Err(error) = notifier.store(INodeNo(id.0), 0, bytes)
     {
         log::debug!("{} is not pushed: {error}", id.0);

@@ -48,7 +48,7 @@ impl DirSink for Plus<'_> {
     fn add(&mut self, entry: &ListedEntry<'_>) -> bool {
         let name = OsStr::from_bytes(entry.name);
         let (found, ttl) = match &entry.attr {
-            Some(found) => (attr(found), self.1.min(self.2.ttl(found))),
+            Some(found) => (attr(found), self.1.min(self.2.ttls().attr(found))),
             // Asked again when somebody wants to know.
             None => (bare(entry.id, entry.kind), Duration::ZERO),
         };

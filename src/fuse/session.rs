@@ -64,7 +64,8 @@ pub fn preflight(settings: &MountSettings) -> Result<(), SetupError> {
 pub fn serve(fs: Adapter, settings: &MountSettings, on_ready: impl FnOnce()) -> Result<(), SetupError> {
     process::block_endings();
     let (connection, way) = mount(settings)?;
-    let (union, requests, turns, prefetch) = (fs.union(), fs.requests(), fs.turns(), fs.prefetch());
+    let (union, requests, turns, prefetch) =
+        (fs.union.clone(), fs.requests.clone(), fs.turns.clone(), fs.prefetch.clone());
     let device = connection.try_clone().inspect_err(|error| log::info!("threads do not take turns: {error}")).ok();
     let mounted =
         Mounted { path: settings.mountpoint.clone(), way, device: mount::device_at(&settings.mountpoint).ok() };

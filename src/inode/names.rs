@@ -135,8 +135,7 @@ impl Names {
         if let Some(listing) = &mut self.listing {
             change(listing);
         }
-        self.uncertain = false;
-        self.changed = true;
+        self.replaced();
     }
 
     /// The change is over; true where the kernel must drop what it has of the listing.
