@@ -12,9 +12,11 @@ use super::grammar::{self, Word};
 use super::help;
 use super::report::Failure;
 use super::resolve::{self, Abilities, Resolved};
+use super::supervise;
 use crate::base::Errno;
 use crate::base::config::Config;
 use crate::fuse::Adapter;
+use crate::fuse::reattach::Successive;
 use crate::fuse::session;
 use crate::fuse::settings::MountSettings;
 use crate::sys::process;
@@ -44,6 +46,7 @@ struct Mount {
     fake: bool,
     /// `-N` of mount(8).
     namespace: Option<OsString>,
+    supervise: bool,
 }
 
 /// Runs the command line `args` (with the program's name); its exit status.
@@ -84,6 +87,7 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Failure> {
             b"--version" => return Ok(Command::Version),
             b"--debug" => mount.debug = true,
             b"--foreground" => mount.foreground = true,
+            b"--supervise" => mount.supervise = true,
             [b'-', b'-', ..] => return Err(unknown_flag(&arg)),
             [b'-', letters @ ..] if !letters.is_empty() => {
                 if let Some(command) = short(&mut mount, letters, &mut args, for_mount8)? {
@@ -176,11 +180,16 @@ fn mount(command: Mount) -> Result<(), Failure> {
     }
     let debug = command.debug || resolved.debug;
     start_log(debug);
-    if debug || command.foreground {
-        serve(resolved, &mut Console::default())
-    } else {
-        daemon::in_background(&mountpoint, |report| serve(resolved, report))
+    let supervise = command.supervise || resolved.supervise;
+    if supervise && resolved.mount.data.opens_seen {
+        let reason = "what is open is not known to a daemon that is started again";
+        return Err(Failure::usage("supervise", reason, "use io=stateless, and not copyup=open"));
     }
+    let serve = |report: &mut dyn Report| match supervise {
+        true => supervise::run(&resolved, report),
+        false => serve(&resolved, None, report),
+    };
+    if debug || command.foreground { serve(&mut Console::default()) } else { daemon::in_background(&mountpoint, serve) }
 }
 
 fn complete(words: &[Word]) -> Result<(), Failure> {
@@ -213,25 +222,36 @@ fn start_log(debug: bool) {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(level)).init();
 }
 
-/// Serves the view to its end, in this process.
-fn serve(resolved: Resolved, report: &mut dyn Report) -> Result<(), Failure> {
+/// Serves the view to its end, in this process. `successive`: it is one of several that do.
+pub(super) fn serve(
+    resolved: &Resolved,
+    successive: Option<Successive>,
+    report: &mut dyn Report,
+) -> Result<(), Failure> {
     process::block_endings();
     process::clear_umask();
     process::raise_open_files();
-    // Before any layer is touched.
-    session::preflight(&resolved.mount)?;
-    open_and_serve(resolved.config, &resolved.mount, report)
+    if successive.as_ref().is_none_or(|one| one.connection.is_none()) {
+        // Before any layer is touched.
+        session::preflight(&resolved.mount)?;
+    }
+    open_and_serve(resolved.config.clone(), &resolved.mount, successive, report)
 }
 
 /// The one place where the engine, the adapter and the mount come together.
-fn open_and_serve(config: Config, mount: &MountSettings, report: &mut dyn Report) -> Result<(), Failure> {
-    let union = Arc::new(Union::open(config)?);
+fn open_and_serve(
+    config: Config,
+    mount: &MountSettings,
+    successive: Option<Successive>,
+    report: &mut dyn Report,
+) -> Result<(), Failure> {
+    let union = Arc::new(Union::open_with(config, successive.as_ref().map(|one| one.journal.clone()))?);
     for note in union.notes() {
         report.note(note);
     }
     let failed = |error: std::io::Error| Failure::refused("a thread", error.to_string(), "");
     let _tender = union.tend().map_err(failed)?;
-    session::serve(Adapter::new(union, mount.data), mount, || report.up())?;
+    session::serve(Adapter::new(union, mount.data), mount, successive, || report.up())?;
     Ok(())
 }
 

@@ -18,6 +18,10 @@ pub trait Report {
     fn note(&mut self, line: &str);
     /// The view is mounted.
     fn up(&mut self);
+    /// A process that this one has started says all that is to be said.
+    fn leave(&mut self);
+    /// It is over; the exit status.
+    fn end(&mut self, done: Result<(), Failure>) -> u8;
 }
 
 /// In the foreground: standard error. The notes wait until the view is up, so that a failure is one line.
@@ -34,6 +38,14 @@ impl Report for Console {
             // Nobody may be reading any more; that is no reason to end.
             let _ = writeln!(std::io::stderr(), "plyfs: note: {note}");
         }
+    }
+
+    fn leave(&mut self) {}
+
+    fn end(&mut self, done: Result<(), Failure>) -> u8 {
+        let Err(failure) = done else { return 0 };
+        let _ = writeln!(std::io::stderr(), "plyfs: {failure}");
+        failure.status
     }
 }
 
@@ -63,6 +75,17 @@ impl Report for Messenger {
         self.send(UP, "");
         self.0 = None;
     }
+
+    fn leave(&mut self) {
+        self.0 = None;
+    }
+
+    fn end(&mut self, done: Result<(), Failure>) -> u8 {
+        let Err(failure) = done else { return 0 };
+        log::error!("{failure}");
+        self.send(FAILED, &encode(&failure));
+        failure.status
+    }
 }
 
 /// Runs `serve` in a process of its own and returns once it reports that the view is up and `mountpoint` answers.
@@ -87,15 +110,7 @@ pub fn in_background(
             let served = prepared
                 .map_err(|errno| no_process("the background process", errno))
                 .and_then(|()| serve(&mut messenger));
-            let status = match served {
-                Ok(()) => 0,
-                Err(failure) => {
-                    log::error!("{failure}");
-                    messenger.send(FAILED, &encode(&failure));
-                    failure.status
-                }
-            };
-            std::process::exit(i32::from(status))
+            std::process::exit(i32::from(messenger.end(served)))
         }
     }
 }
@@ -153,13 +168,7 @@ fn decode(line: &str) -> Failure {
 
 /// The exit status and the one line of a command's end.
 pub fn finish(result: Result<(), Failure>) -> ExitCode {
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            let _ = writeln!(std::io::stderr(), "plyfs: {failure}");
-            ExitCode::from(failure.status)
-        }
-    }
+    ExitCode::from(Console::default().end(result))
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ plyfs: a union of read-only lower directories and one writable upper directory
   -o OPTION,…      options, below; repeatable; `\\,` is a comma in a value
   -f               stay in the foreground
   -d, --debug      the same, and log everything (RUST_LOG=… logs some)
+  --supervise      start the daemon again if it dies; the mount and open files go on
   -V, --version    print the version
   -h, --help       print this
   -n -s -v -N NAMESPACE -t TYPE    for mount(8): -s passes over unknown options, -N mounts in another namespace

@@ -8,3 +8,4 @@ pub mod help;
 pub mod options;
 pub mod report;
 pub mod resolve;
+mod supervise;

@@ -30,6 +30,8 @@ pub struct Resolved {
     pub mount: MountSettings,
     /// `-o debug`
     pub debug: bool,
+    /// `-o supervise`
+    pub supervise: bool,
 }
 
 /// What was explicitly set; `None` where nothing was said.
@@ -62,6 +64,7 @@ struct Wishes {
     threads: Option<usize>,
     data: DataWishes,
     no_prefetch: bool,
+    supervise: bool,
     debug: bool,
     security: Vec<OsString>,
     flags: Flags,
@@ -132,6 +135,7 @@ impl Wishes {
             Key::Prefetch => self.no_prefetch = value == b"off",
             Key::Io => self.data.io = io(value),
             Key::CopyUp => self.data.copy_up_at_open = Some(value == b"open"),
+            Key::Supervise => self.supervise = true,
             Key::Debug => self.debug = true,
             Key::Security => {
                 self.security.push(OsString::from_vec([word.key.as_bytes(), b"=", value].concat()));
@@ -222,7 +226,7 @@ impl Wishes {
             prefetch: !self.no_prefetch,
             security: self.security,
         };
-        Ok(Resolved { config, mount, debug: self.debug })
+        Ok(Resolved { config, mount, debug: self.debug, supervise: self.supervise })
     }
 
     /// What `metacopy` is: a digest is part of its mark, and a metacopy file that was renamed has a redirect.

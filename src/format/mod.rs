@@ -6,6 +6,7 @@
 pub mod blocks;
 pub mod escape;
 pub mod index_name;
+pub mod journal;
 pub mod mark;
 pub mod metacopy;
 pub mod nlink;

@@ -13,8 +13,13 @@ pub(super) fn id(ino: INodeNo) -> InodeId {
 
 /// Who asks; `umask` where the request has one.
 pub(super) fn caller(req: &Request, umask: u32) -> Caller {
-    Caller { uid: req.uid(), gid: req.gid(), pid: req.pid(), umask }
+    let unique = req.unique().0;
+    let (request, resent) = (unique & !RESENT, unique & RESENT != 0);
+    Caller { uid: req.uid(), gid: req.gid(), pid: req.pid(), umask, request, resent }
 }
+
+/// Set in the number of a request that another daemon has read before (`FUSE_UNIQUE_RESEND`, linux/fuse.h).
+const RESENT: u64 = 1 << 63;
 
 /// The one way an error goes to the kernel. `ENOSYS` would mean "there is no such operation" for the whole mount and
 /// for good, so a layer's is never handed on.

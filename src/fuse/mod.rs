@@ -9,6 +9,7 @@ mod opens;
 mod order;
 mod prefetch;
 mod push;
+pub mod reattach;
 mod relist;
 mod reply;
 mod requests;

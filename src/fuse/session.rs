@@ -10,6 +10,7 @@ use fuser::{Config, Session, SessionACL};
 use super::adapter::{self, Adapter};
 use super::opens;
 use super::prefetch::Prefetch;
+use super::reattach::Successive;
 use super::requests::Requests;
 use super::settings::MountSettings;
 use crate::base::Errno;
@@ -61,9 +62,17 @@ pub fn preflight(settings: &MountSettings) -> Result<(), SetupError> {
 ///
 /// # Errors
 /// Why it could not be mounted (then nothing is), or why serving ended before its time (then it is unmounted).
-pub fn serve(fs: Adapter, settings: &MountSettings, on_ready: impl FnOnce()) -> Result<(), SetupError> {
+pub fn serve(
+    fs: Adapter,
+    settings: &MountSettings,
+    successive: Option<Successive>,
+    on_ready: impl FnOnce(),
+) -> Result<(), SetupError> {
     process::block_endings();
-    let (connection, way) = mount(settings)?;
+    let (connection, way) = match successive.as_ref().and_then(|one| one.connection.as_ref()) {
+        Some(kept) => (kept.try_clone().map_err(|error| device_closed(error.into()))?, way(&settings.mountpoint)?),
+        None => mount(settings)?,
+    };
     let (union, requests, turns, prefetch) =
         (fs.union.clone(), fs.requests.clone(), fs.turns.clone(), fs.prefetch.clone());
     let device = connection.try_clone().inspect_err(|error| log::info!("threads do not take turns: {error}")).ok();
@@ -73,12 +82,19 @@ pub fn serve(fs: Adapter, settings: &MountSettings, on_ready: impl FnOnce()) -> 
     let mut config = Config::default();
     config.acl = SessionACL::All; // who may enter is the kernel's affair
     config.n_threads = Some(settings.threads.max(1));
-    config.clone_fd = settings.threads > 1;
+    let alone = successive.is_none();
+    config.clone_fd = settings.threads > 1 && alone;
     let end_early = |error: std::io::Error| {
-        mounted.give_up();
+        if alone {
+            mounted.give_up();
+        }
         failure(settings, format!("the connection to the kernel failed: {error}"), "")
     };
-    let session = match Session::from_fd(fs, connection, SessionACL::All, config) {
+    let started = match &successive {
+        Some(one) => one.session(fs, &connection, config),
+        None => Session::from_fd(fs, connection, SessionACL::All, config),
+    };
+    let session = match started {
         // Unmounted before the first request: that, too, is an end in order.
         Err(error) if error.kind() == std::io::ErrorKind::NotConnected => {
             on_ready();
@@ -97,16 +113,17 @@ pub fn serve(fs: Adapter, settings: &MountSettings, on_ready: impl FnOnce()) -> 
     if let Some(device) = device.filter(|_| settings.threads > 1) {
         turns.set_device(device);
     }
-    // Where opens are seen an open may wait for a page that the READ holds for which it is made.
-    // So may a lookup that finds other attributes, which it does only where layers may change.
-    let ahead = settings.prefetch && settings.threads > 1 && !settings.data.opens_seen && union.layers_stay();
-    if let (true, Some(device)) = (ahead, mounted.device) {
-        let _ = prefetch.set(Prefetch::new(&union, settings.mountpoint.clone(), device, session.notifier()));
-    }
-    if let (Way::Direct, Some(device)) = (&mounted.way, mounted.device)
-        && let Err(errno) = mount::raise_read_ahead(device, READ_AHEAD)
-    {
-        log::debug!("read-ahead stays as it is: {errno}");
+    if let Some(device) = mounted.device {
+        // Where opens are seen an open may wait for a page that the READ holds for which it is made.
+        // So may a lookup that finds other attributes, which it does only where layers may change.
+        // And a daemon that asks itself something when it dies would wait for the next one, and that one for its end.
+        let able = alone && settings.threads > 1 && !settings.data.opens_seen && union.layers_stay();
+        if settings.prefetch && able {
+            let _ = prefetch.set(Prefetch::new(&union, settings.mountpoint.clone(), device, session.notifier()));
+        }
+        if let (Way::Direct, Err(errno)) = (&mounted.way, mount::raise_read_ahead(device, READ_AHEAD)) {
+            log::debug!("read-ahead stays as it is: {errno}");
+        }
     }
     let watcher = mounted.clone();
     let counted = requests.clone();
@@ -191,6 +208,12 @@ fn helper_would_mount(settings: &MountSettings) -> Result<(), SetupError> {
         });
     }
     Ok(())
+}
+
+/// Unmounts a view that nobody serves any more, or will.
+pub fn give_up(mountpoint: &Path) {
+    let Ok(way) = way(mountpoint) else { return };
+    Mounted { path: mountpoint.to_owned(), way, device: mount::device_at(mountpoint).ok() }.give_up();
 }
 
 fn open_mountpoint(path: &Path) -> Result<OwnedFd, SetupError> {

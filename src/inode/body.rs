@@ -374,6 +374,13 @@ impl Common {
         self.refs.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok()
     }
 
+    /// `n` references more of an inode that is held.
+    pub fn acquire_many(&self, n: u64) {
+        let n = u32::try_from(n).unwrap_or(COUNTLESS);
+        let more = |refs: u32| (refs != DEAD).then(|| refs.saturating_add(n).min(COUNTLESS));
+        let _ = self.refs.fetch_update(Ordering::AcqRel, Ordering::Acquire, more);
+    }
+
     /// `n` references less; true where these were the last (exactly one caller is told so).
     pub fn release(&self, n: u64) -> bool {
         let n = u32::try_from(n).unwrap_or(COUNTLESS);

@@ -92,6 +92,18 @@ impl Numbers {
         Some(InodeId((system as u64) << SYSTEM_SHIFT | ino))
     }
 
+    /// Whether a number was made up for one inode, because no layer gives it one.
+    pub fn is_private(id: InodeId) -> bool {
+        id.0 >= PRIVATE
+    }
+
+    /// Numbers that were given out before are not given out again.
+    pub fn go_on_behind(&self, ids: impl Iterator<Item = u64>) {
+        if let Some(last) = ids.filter(|id| Self::is_private(InodeId(*id))).max() {
+            self.next.fetch_max(last + 1, Relaxed);
+        }
+    }
+
     /// A number that nothing else has had in this mount.
     pub fn private(&self) -> InodeId {
         InodeId(self.next.fetch_add(1, Relaxed))

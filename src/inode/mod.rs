@@ -1,8 +1,10 @@
 //! The live state: the concurrent inode cache, inode numbers, and the locks.
 
+mod adopt;
 mod body;
 mod data;
 mod ino;
+mod journal;
 mod locks;
 mod names;
 mod shards;
@@ -11,6 +13,7 @@ mod table;
 pub use body::{Body, DirBody, DirState, Inode, LeafBody, LeafObject, LeafState};
 pub use data::DataFd;
 pub use ino::{InodeId, Numbers, System};
+pub use journal::{Journal, Move, Node};
 pub use locks::{is_ancestor, lock_names};
 pub use names::{MOST_INDEXED, Names};
 pub use table::{Key, Table};

@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn a_change_that_is_not_entered_makes_the_names_unknown() {
-        let key = CookieKey::default();
+        let key = CookieKey::from_bytes([1; 16]);
         let mut names = listed(&key, &["a"]);
         names.begin();
         names.added(&key, &name("b"), Kind::File);
@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn the_kernel_drops_its_listing_at_the_first_change_after_a_walk_began() {
-        let key = CookieKey::default();
+        let key = CookieKey::from_bytes([1; 16]);
         let mut names = listed(&key, &["a"]);
         for (walk, change, drop) in
             [(false, true, false), (true, false, false), (false, true, true), (false, true, false), (true, true, true)]
@@ -201,7 +201,7 @@ mod tests {
 
     #[test]
     fn copy_up_changes_no_names() {
-        let key = CookieKey::default();
+        let key = CookieKey::from_bytes([1; 16]);
         let mut names = listed(&key, &["a"]);
         names.walked();
         names.raised(&key, &name("a"), Kind::File);

@@ -6,8 +6,9 @@ use smallvec::SmallVec;
 
 use super::body::LeafState;
 use super::shards::{Keyed, Named, Shards};
-use super::{Body, DirBody, Inode, InodeId, LeafBody, Numbers};
+use super::{Body, DirBody, Inode, InodeId, Journal, LeafBody, Numbers};
 use crate::base::{Few, Name};
+use crate::format::journal::Record;
 use crate::merge::{DirView, Found};
 use crate::sys::stat::Stat;
 
@@ -31,20 +32,22 @@ impl Key {
 ///
 /// Directories are never found by object: a bind mount shows one directory under two names.
 pub struct Table {
-    by_id: Shards<Arc<Inode>>,
-    by_name: Shards<Named>,
-    by_key: Shards<Keyed>,
-    numbers: Numbers,
-    root: Arc<Inode>,
+    pub(super) by_id: Shards<Arc<Inode>>,
+    pub(super) by_name: Shards<Named>,
+    pub(super) by_key: Shards<Keyed>,
+    pub(super) numbers: Numbers,
+    pub(super) root: Arc<Inode>,
+    /// Written where another daemon may have to go on from here.
+    journal: Option<Arc<Journal>>,
 }
 
 impl Table {
     /// A table with nothing but the root.
-    pub fn new(numbers: Numbers, root: DirView) -> Self {
+    pub fn new(numbers: Numbers, root: DirView, journal: Option<Arc<Journal>>) -> Self {
         let root = Arc::new(Inode { id: InodeId::ROOT, body: Body::Dir(Box::new(DirBody::new(None, root))) });
         let by_id = Shards::new();
         by_id.insert(&InodeId::ROOT, &root);
-        Self { by_id, by_name: Shards::new(), by_key: Shards::new(), numbers, root }
+        Self { by_id, by_name: Shards::new(), by_key: Shards::new(), numbers, root, journal }
     }
 
     /// The inode with this number.
@@ -90,7 +93,7 @@ impl Table {
         loop {
             if let Some(inode) = self.by_name(parent.id, name) {
                 if matches(&inode, found) {
-                    if inode.acquire() {
+                    if self.hold(&inode) {
                         return inode;
                     }
                     std::thread::yield_now();
@@ -121,15 +124,36 @@ impl Table {
     fn by_link(&self, parent: &Arc<Inode>, name: &Name, found: &Found) -> Linked {
         let Found::Leaf(leaf) = found else { return Linked::No };
         let Some(inode) = self.by_key.get(&Key::of(&leaf.stat)) else { return Linked::No };
-        if !inode.acquire() {
+        if !self.hold(&inode) {
             return Linked::Again;
         }
         self.add_name(&inode, parent, name);
         Linked::Yes(inode)
     }
 
+    /// One reference more; false where the inode is on its way out.
+    pub fn hold(&self, inode: &Inode) -> bool {
+        let held = inode.acquire();
+        if held && inode.id != InodeId::ROOT {
+            self.note(|| [Record::Held { id: inode.id.0, lookups: 1 }]);
+        }
+        held
+    }
+
+    /// Writes down what happened, where that is done.
+    fn note<const N: usize>(&self, records: impl FnOnce() -> [Record; N]) {
+        if let Some(journal) = &self.journal {
+            journal.write(records());
+        }
+    }
+
     fn insert(&self, parent: &Arc<Inode>, name: &Name, found: &Found) -> Option<Arc<Inode>> {
         let inode = self.number(parent, name, found);
+        // Before anybody can find it, and hold it.
+        self.note(|| {
+            let (id, kind) = (inode.id.0, journaled_kind(&inode));
+            [Record::Node { id, kind }, named(id, parent, name), Record::Held { id, lookups: 1 }]
+        });
         let key = link_key(found);
         let linked = key.is_none_or(|key| self.by_key.insert_new(&key, &inode));
         if linked && self.by_name.insert_new(&(parent.id, name), &inode) {
@@ -140,6 +164,7 @@ impl Table {
         if let (true, Some(key)) = (linked, key) {
             self.by_key.remove_inode(&key, &inode);
         }
+        self.note(|| [Record::Dead { id: inode.id.0 }]);
         self.by_id.remove_inode(&inode.id, &inode);
         None
     }
@@ -157,7 +182,7 @@ impl Table {
     }
 
     /// The number that the layers give an object.
-    fn lasting(&self, found: &Found) -> Option<InodeId> {
+    pub fn lasting(&self, found: &Found) -> Option<InodeId> {
         match found {
             Found::Dir(dir) => {
                 let stat = dir.lower.as_ref().unwrap_or(&dir.stat);
@@ -180,6 +205,7 @@ impl Table {
         if !known {
             parent.acquire();
             self.by_name.insert(&(parent.id, name), inode);
+            self.note(|| [named(inode.id.0, parent, name)]);
         }
     }
 
@@ -216,6 +242,7 @@ impl Table {
                 here
             }
         };
+        self.note(|| [unnamed(inode.id.0, parent, name)]);
         if known {
             self.release(parent, 1, &mut |_| {});
         }
@@ -245,6 +272,7 @@ impl Table {
             }
         }
         self.by_name.insert(&(to.0.id, to.1), inode);
+        self.note(|| [unnamed(inode.id.0, from.0, from.1), named(inode.id.0, to.0, to.1)]);
     }
 
     /// Takes `n` references back; `dead` is called for each inode that dies of it.
@@ -252,11 +280,12 @@ impl Table {
         if id != InodeId::ROOT
             && let Some(inode) = self.get(id)
         {
+            self.note(|| [Record::Forgot { id: id.0, lookups: n }]);
             self.release(&inode, n, dead);
         }
     }
 
-    fn release(&self, inode: &Arc<Inode>, n: u64, dead: &mut dyn FnMut(&Arc<Inode>)) {
+    pub(super) fn release(&self, inode: &Arc<Inode>, n: u64, dead: &mut dyn FnMut(&Arc<Inode>)) {
         let mut less = vec![(inode.clone(), n)];
         while let Some((inode, n)) = less.pop() {
             if Arc::ptr_eq(&inode, &self.root) || !inode.release(n) {
@@ -270,6 +299,8 @@ impl Table {
 
     /// Removes a dead inode from all tables; returns the parents that it held.
     fn take_out(&self, inode: &Arc<Inode>) -> Vec<Arc<Inode>> {
+        // Before its number is free for another.
+        self.note(|| [Record::Dead { id: inode.id.0 }]);
         // First its number: as long as it has its names, who finds one waits, and then gets the number anew.
         self.by_id.remove_inode(&inode.id, inode);
         let (names, keys) = match &inode.body {
@@ -293,6 +324,19 @@ impl Table {
     }
 }
 
+fn named(id: u64, parent: &Inode, name: &Name) -> Record {
+    Record::Named { id, parent: parent.id.0, name: name.clone() }
+}
+
+fn unnamed(id: u64, parent: &Inode, name: &Name) -> Record {
+    Record::Unnamed { id, parent: parent.id.0, name: name.clone() }
+}
+
+fn journaled_kind(inode: &Inode) -> u8 {
+    // Four bits.
+    u8::try_from(inode.kind.to_mode() >> 12).unwrap_or_default()
+}
+
 enum Linked {
     No,
     Yes(Arc<Inode>),
@@ -300,7 +344,7 @@ enum Linked {
 }
 
 /// Objects with several links are found by key, so that every name leads to one inode.
-fn link_key(found: &Found) -> Option<Key> {
+pub(super) fn link_key(found: &Found) -> Option<Key> {
     match found {
         Found::Leaf(leaf) if leaf.stat.nlink > 1 || leaf.index.is_some() => Some(Key::of(&leaf.stat)),
         _ => None,
@@ -319,7 +363,7 @@ fn matches(inode: &Inode, found: &Found) -> bool {
     }
 }
 
-fn make(id: InodeId, parent: &Arc<Inode>, name: &Name, found: &Found) -> Inode {
+pub(super) fn make(id: InodeId, parent: &Arc<Inode>, name: &Name, found: &Found) -> Inode {
     let (body, protection) = match found {
         Found::Dir(dir) => {
             let at = Some((parent.clone(), name.clone()));

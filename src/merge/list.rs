@@ -1,24 +1,47 @@
 //! The merged listing of a directory, in an order that comes out the same whenever it is built again.
 
 use std::collections::{BTreeMap, HashSet};
-use std::hash::{BuildHasher, RandomState};
+use std::hash::Hasher;
+
+use siphasher::sip::SipHasher13;
 
 use super::DirView;
 use crate::base::{Name, Result};
 use crate::layer::list_names;
+use crate::sys::random::random_bytes;
 use crate::sys::stat::Kind;
 
 /// The key of a mount's directory cookies: a layer cannot choose names that collide.
-#[derive(Debug, Default)]
-pub struct CookieKey(RandomState);
+#[derive(Debug, Clone, Copy)]
+pub struct CookieKey([u8; 16]);
 
 impl CookieKey {
     /// Cookies 0, 1 and 2 are the start, `.` and `..`; the sign bit stays clear (`off_t`).
     pub const FIRST: u64 = 3;
 
+    /// A key that nobody knows.
+    ///
+    /// # Errors
+    /// What the kernel's generator says, so early after its start that it has none.
+    pub fn random() -> Result<Self> {
+        Ok(Self(random_bytes()?))
+    }
+
+    /// The key of a mount that goes on.
+    pub fn from_bytes(key: [u8; 16]) -> Self {
+        Self(key)
+    }
+
+    /// For the one who goes on.
+    pub fn to_bytes(self) -> [u8; 16] {
+        self.0
+    }
+
     /// Where `name` stands in its directory's order.
     pub fn cookie(&self, name: &Name) -> u64 {
-        (self.0.hash_one(name.as_bytes()) >> 1).max(Self::FIRST)
+        let mut hasher = SipHasher13::new_with_key(&self.0);
+        hasher.write(name.as_bytes());
+        (hasher.finish() >> 1).max(Self::FIRST)
     }
 }
 

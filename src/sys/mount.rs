@@ -3,8 +3,7 @@
 #![allow(unsafe_code)]
 
 use std::ffi::{CString, OsStr, OsString};
-use std::io::{IoSliceMut, Read};
-use std::mem::MaybeUninit;
+use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::CommandExt;
@@ -13,7 +12,7 @@ use std::process::{Command, Stdio};
 
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 use rustix::mount::{MountFlags, OpenTreeFlags, UnmountFlags};
-use rustix::net::{AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use crate::base::{Errno, Result};
 
@@ -154,7 +153,7 @@ pub fn fusermount_on(
     in_directory(&mut command, target, Some(theirs.as_fd()));
     let said = run(&mut command)?;
     drop(theirs);
-    receive_fd(ours.as_fd())
+    super::handover::receive_fd(ours.as_fd())
         .map_err(|errno| if said.is_empty() { format!("no connection came back: {errno}") } else { said })
 }
 
@@ -228,30 +227,6 @@ fn run(command: &mut Command) -> std::result::Result<String, String> {
         false if said.is_empty() => Err(format!("{program}: {status}")),
         false => Err(said),
     }
-}
-
-/// The descriptor that `fusermount` sends over its socket.
-fn receive_fd(socket: BorrowedFd<'_>) -> Result<OwnedFd> {
-    let mut byte = [0];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let mut buffers = [IoSliceMut::new(&mut byte)];
-    let received = loop {
-        match rustix::net::recvmsg(socket, &mut buffers, &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
-            Err(rustix::io::Errno::INTR) => {}
-            other => break other?,
-        }
-    };
-    if received.bytes == 0 {
-        return Err(Errno::ENODEV);
-    }
-    ancillary
-        .drain()
-        .find_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
-            _ => None,
-        })
-        .ok_or(Errno::ENODEV)
 }
 
 /// The type of the file system that `fd` is on as the mount table of this process has it, such as `fuse.plyfs`; `None`

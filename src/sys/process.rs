@@ -152,6 +152,56 @@ pub fn block_endings() {
     unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &awaited(), ptr::null_mut()) };
 }
 
+/// What happened to a child, or to this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// This signal arrived.
+    Signal(i32),
+    /// The child ended with this status, or by a signal.
+    Ended(Option<i32>),
+}
+
+/// Sleeps until one of the signals that [`block_endings`] holds back arrives, or child `pid` ends. SIGCHLD is held back
+/// from then on.
+///
+/// # Errors
+/// Those of waitpid(2) and sigwait(3).
+pub fn wait_for_event(pid: Pid) -> Result<Event> {
+    let mut set = awaited();
+    // SAFETY: the set is initialised, and the number is a valid one.
+    unsafe {
+        libc::sigaddset(&mut set, libc::SIGCHLD);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &set, ptr::null_mut());
+    }
+    loop {
+        // Asked for first: it may have ended before its signal was held back.
+        match rustix::process::waitpid(Some(pid), WaitOptions::NOHANG) {
+            Ok(Some((_, status))) if status.exited() || status.signaled() => {
+                return Ok(Event::Ended(status.exit_status()));
+            }
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let mut signal = 0;
+        // SAFETY: both pointers are to live values of this frame.
+        match unsafe { libc::sigwait(&set, &mut signal) } {
+            0 if signal == libc::SIGCHLD => {}
+            0 => return Ok(Event::Signal(signal)),
+            errno => return Err(Errno::from_raw(errno)),
+        }
+    }
+}
+
+/// Sends a signal to a child that was not waited for yet.
+///
+/// # Errors
+/// Those of [kill(2)](https://man7.org/linux/man-pages/man2/kill.2.html).
+pub fn signal(pid: Pid, signal: i32) -> Result<()> {
+    // SAFETY: it takes two numbers.
+    let result = unsafe { libc::kill(pid.as_raw_nonzero().get(), signal) };
+    super::check(result.into()).map(drop)
+}
+
 /// Sleeps until one of the signals that [`block_endings`] holds back arrives; its number.
 ///
 /// # Errors

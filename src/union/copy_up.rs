@@ -191,6 +191,7 @@ impl Union {
         let name = Name::new(copy.temp.keep().to_bytes())?;
         leaf.state.lock().set_hidden();
         self.now_upper(inode, leaf, Place { dir, name }, &stat, 1, copy.meta);
+        self.note_detached(inode);
         Ok(())
     }
 
@@ -221,7 +222,8 @@ impl Union {
         }
         if pinned {
             // Nothing in the upper layer leads from there to here: it must not be forgotten.
-            inode.acquire();
+            self.table.hold(inode);
+            self.note_pinned(inode, leaf);
         }
         leaf.close();
     }

@@ -88,6 +88,11 @@ impl Union {
     /// `EEXIST`, `EROFS`, `ENOENT` in a removed directory, `EPERM` or `EOVERFLOW` where the process cannot make
     /// objects of this caller; what the system calls say.
     pub fn make(&self, caller: &Caller, parent: InodeId, name: &Name, what: Make<'_>) -> Result<Entry> {
+        let made = self.make_new(caller, parent, name, what);
+        self.or_made_before(caller, parent, name, made)
+    }
+
+    fn make_new(&self, caller: &Caller, parent: InodeId, name: &Name, what: Make<'_>) -> Result<Entry> {
         let upper = self.upper()?;
         self.check_name(name)?;
         let parent = self.inode(parent)?;

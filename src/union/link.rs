@@ -18,6 +18,11 @@ impl Union {
     /// # Errors
     /// `EEXIST`, `EPERM` for a directory, `EMLINK`, `EROFS`; what copy-up and the system calls say.
     pub fn link(&self, caller: &Caller, id: InodeId, parent: InodeId, name: &Name) -> Result<Entry> {
+        let made = self.link_new(caller, id, parent, name);
+        self.or_made_before(caller, parent, name, made)
+    }
+
+    fn link_new(&self, caller: &Caller, id: InodeId, parent: InodeId, name: &Name) -> Result<Entry> {
         let upper = self.upper()?;
         self.check_name(name)?;
         let (inode, parent) = (self.inode(id)?, self.inode(parent)?);
@@ -51,7 +56,7 @@ impl Union {
         self.table.add_key(&inode, key);
         self.table.add_name(&inode, &parent, name);
         names.added(&self.cookies, name, inode.kind);
-        if !inode.acquire() {
+        if !self.table.hold(&inode) {
             return Err(Errno::ESTALE);
         }
         let attr = self.attr(&inode).inspect_err(|_| self.forget(inode.id, 1))?;

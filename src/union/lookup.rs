@@ -45,7 +45,7 @@ impl Union {
     /// The entry of a directory that is live: its parts need not be merged again. The caller holds its parent's `names`.
     fn known_dir(&self, parent: InodeId, name: &Name) -> Result<Option<Entry>> {
         let known = self.table.by_name(parent, name).filter(|inode| self.layers_stay() && inode.kind == Kind::Dir);
-        let Some(inode) = known.filter(|inode| inode.acquire()) else { return Ok(None) };
+        let Some(inode) = known.filter(|inode| self.table.hold(inode)) else { return Ok(None) };
         match self.attr(&inode) {
             Ok(attr) => Ok(Some(Entry { id: inode.id, attr })),
             Err(errno) => {

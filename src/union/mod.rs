@@ -18,12 +18,14 @@ mod metacopy;
 mod protect;
 mod remove;
 mod rename;
+mod resent;
+mod restore;
 mod roots;
 mod setup;
 mod types;
 mod xattr;
 
-pub use crate::inode::InodeId;
+pub use crate::inode::{InodeId, Journal};
 pub use crate::sys::stat::{Kind, SetTime, StatFs, Time};
 pub use crate::sys::tree::RenameFlags;
 pub use blocks::{Completed, Tender};
@@ -64,6 +66,8 @@ pub struct Union {
     by_blocks: blocks::ByBlocks,
     timeouts: Timeouts,
     notices: OnceLock<Box<dyn Notices>>,
+    /// Written where the mount is to outlive this process.
+    journal: Option<Arc<Journal>>,
     notes: Vec<String>,
 }
 

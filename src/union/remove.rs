@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::copy_up::CopyUp;
 use super::indexed::unless_foreign;
 use super::protect::Change;
+use super::resent::or_gone_before;
 use super::{Caller, InodeId, Union};
 use crate::base::{Errno, Name, Result};
 use crate::inode::{Inode, LeafBody, LeafObject, Names};
@@ -21,10 +22,11 @@ impl Union {
     /// # Errors
     /// `ENOENT`, `EISDIR`, `EROFS`; what the system calls say, and then the name is still there.
     pub fn unlink(&self, caller: &Caller, parent: InodeId, name: &Name) -> Result<()> {
-        self.remove(caller, parent, name, |upper, view, parent, inode, found| match found {
+        let done = self.remove(caller, parent, name, |upper, view, parent, inode, found| match found {
             Found::Dir(_) => Err(Errno::EISDIR),
             Found::Leaf(leaf) => self.unlink_found(upper, view, parent, name, inode, leaf),
-        })
+        });
+        or_gone_before(caller, Errno::ENOENT, done)
     }
 
     /// Finds a name, lets `act` remove it from the layers, and takes it out of the live state.
@@ -53,6 +55,7 @@ impl Union {
                 Found::Leaf(leaf) if index_first && self.needs_index(&inode, leaf) => None,
                 _ => {
                     names.begin();
+                    self.note_detached(&inode);
                     Some(act(upper, &view, &parent, &inode, &found))
                 }
             };
@@ -187,10 +190,11 @@ impl Union {
     /// # Errors
     /// `ENOTEMPTY`, `ENOENT`, `ENOTDIR`, `EROFS`; what the system calls say, and then it is still there.
     pub fn rmdir(&self, caller: &Caller, parent: InodeId, name: &Name) -> Result<()> {
-        self.remove(caller, parent, name, |upper, view, _, inode, found| match found {
+        let done = self.remove(caller, parent, name, |upper, view, _, inode, found| match found {
             Found::Dir(dir) => self.rmdir_found(upper, view, name, inode, dir),
             Found::Leaf(_) => Err(Errno::ENOTDIR),
-        })
+        });
+        or_gone_before(caller, Errno::ENOENT, done)
     }
 
     fn rmdir_found(

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::copy_up::CopyUp;
 use super::indexed::unless_foreign;
 use super::protect::Change;
+use super::resent::or_gone_before;
 use super::{Caller, InodeId, Union};
 use crate::base::sync::RwLockWriteGuard;
 use crate::base::{Errno, Name, Result};
@@ -83,12 +84,15 @@ impl Union {
         }
         self.upper()?;
         self.check_name(new_name)?;
+        if flags.contains(RenameFlags::EXCHANGE) && self.was_exchanged(caller, parent, name) {
+            return Ok(());
+        }
         let (parent, new_parent) = (self.inode(parent)?, self.inode(new_parent)?);
         loop {
             match self.try_rename(caller, (&parent, name), (&new_parent, new_name), flags) {
                 // The name led elsewhere when it was locked.
                 Err(Errno::EAGAIN) => {}
-                done => return done,
+                done => return or_gone_before(caller, Errno::ENOENT, done),
             }
         }
     }
@@ -119,6 +123,10 @@ impl Union {
         let from = self.side(parent, name)?;
         let to = self.side(new_parent, new_name).inspect_err(|_| self.put(&from))?;
         names.each(|names, _| names.begin());
+        if let Some(moved) = &from.inode {
+            to.inode.iter().for_each(|target| self.note_detached(target));
+            self.note_move(caller.request, moved.id, (parent.id, name), (new_parent.id, new_name));
+        }
         let done = self.rename_sides(upper, &from, &to, flags);
         if done == Ok(true) {
             let left = match &to.inode {

@@ -1,16 +1,18 @@
 //! From settings to a union: opens and checks every layer before anything is changed.
 
+use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::Union;
 use super::blocks::ByBlocks;
 use super::roots::{Common, Root, UpperRoots, check_overlap, is_empty, is_overlay_style, open_layer, open_upper, uuid};
+use super::{Union, restore};
 use crate::base::config::{Config, Fsync, RedirectDir, UpperDirs, Uuid, Xino};
 use crate::base::{Errno, Result};
+use crate::format::journal::Record;
 use crate::format::mark::{Mark, Namespace, WhiteoutStyle};
-use crate::inode::{Numbers, System, Table};
+use crate::inode::{Journal, Numbers, System, Table};
 use crate::layer::{DirPlace, FdCache, IndexDir};
 use crate::merge::{self, CookieKey, DirView, Stack};
 use crate::sys::path::{OFlags, open_beneath};
@@ -85,6 +87,14 @@ impl Union {
     /// # Errors
     /// [`SetupError`] names the option or path, the reason and a way out; then nothing was changed.
     pub fn open(config: Config) -> Setup<Self> {
+        Self::open_with(config, None)
+    }
+
+    /// The same for a mount that is to outlive this process: it goes on where the journal ends, and writes it from then on.
+    ///
+    /// # Errors
+    /// As [`Union::open`].
+    pub fn open_with(config: Config, journal: Option<Arc<Journal>>) -> Setup<Self> {
         if config.lowers.is_empty() {
             return Err(SetupError::new("lowerdir", "no lower layer is given", "give at least one: lowerdir=DIR"));
         }
@@ -111,7 +121,10 @@ impl Union {
             fds: Arc::new(FdCache::new(fd_limit())),
         };
         let prepared = match (upper, locks) {
-            (Some(roots), Some(locks)) => Some(prepare(&config, roots, locks, &mut common, &mut notes)?),
+            (Some(roots), Some(locks)) => {
+                let kept = journal.as_deref().and_then(restore::kept_in_workdir);
+                Some(prepare(&config, roots, locks, kept.as_ref(), &mut common, &mut notes)?)
+            }
             _ => None,
         };
         let mut parts = Vec::new();
@@ -139,7 +152,9 @@ impl Union {
             }
             None => None,
         };
-        Self::assemble(config, upper, stack, numbers, common.fds, notes)
+        let union = Self::assemble(config, upper, stack, numbers, common.fds, notes, journal)?;
+        union.restore();
+        Ok(union)
     }
 
     fn assemble(
@@ -149,6 +164,7 @@ impl Union {
         numbers: Numbers,
         fds: Arc<FdCache>,
         mut notes: Vec<String>,
+        journal: Option<Arc<Journal>>,
     ) -> Setup<Self> {
         let by_blocks = by_blocks(&config, upper.as_ref(), &mut notes);
         let failed = |what: &str, errno: Errno| SetupError::new(what, errno.to_string(), "check the directory");
@@ -169,14 +185,16 @@ impl Union {
         let Some(top) = view.top().map(|part| part.place.clone()) else {
             return Err(failed("lowerdir", Errno::ENOENT));
         };
+        let cookies = cookie_key(journal.as_deref()).map_err(|errno| failed("getrandom(2)", errno))?;
         Ok(Self {
-            table: Table::new(numbers, view),
+            table: Table::new(numbers, view, journal.clone()),
+            journal,
             stack,
             upper,
             work,
             top,
             fds,
-            cookies: CookieKey::default(),
+            cookies,
             listings: Default::default(),
             topology: Default::default(),
             noacl: config.noacl,
@@ -187,6 +205,18 @@ impl Union {
             notes,
         })
     }
+}
+
+/// The order of listings; it stays the same where the mount goes on.
+fn cookie_key(journal: Option<&Journal>) -> Result<CookieKey> {
+    if let Some(key) = journal.and_then(Journal::cookies) {
+        return Ok(CookieKey::from_bytes(key));
+    }
+    let key = CookieKey::random()?;
+    if let Some(journal) = journal {
+        journal.write([Record::Cookies(key.to_bytes())]);
+    }
+    Ok(key)
 }
 
 /// How large files are copied up.
@@ -250,6 +280,7 @@ fn prepare(
     config: &Config,
     roots: UpperRoots,
     locks: Vec<OwnedFd>,
+    kept: Option<&HashSet<u64>>,
     common: &mut Common,
     notes: &mut Vec<String>,
 ) -> Setup<(Upper, OwnedFd)> {
@@ -257,7 +288,7 @@ fn prepare(
     let failed = |errno: Errno| {
         SetupError::new(format!("upperdir={}", path.display()), errno.to_string(), "it must be writable")
     };
-    let workdir = Workdir::prepare(roots.work.as_fd(), locks).map_err(work_failed)?;
+    let workdir = Workdir::prepare(roots.work.as_fd(), locks, kept).map_err(work_failed)?;
     let features = Features::probe(workdir.work(), common.namespace).map_err(failed)?;
     let root = roots.upper.fd.as_fd();
     common.namespace = features.marks.unwrap_or(Namespace::User);

@@ -18,13 +18,17 @@ pub struct Caller {
     pub pid: u32,
     /// Mode bits that it does not give to what it makes, unless a default ACL says so.
     pub umask: u32,
+    /// The number of the request, the same when it is sent again; 0 where there is none.
+    pub request: u64,
+    /// It is sent again: a daemon that died may have done what it asks for.
+    pub resent: bool,
 }
 
 impl Caller {
     /// This process itself, with no umask.
     pub fn this_process() -> Self {
         let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-        Self { uid, gid, pid: 0, umask: 0 }
+        Self { uid, gid, pid: 0, umask: 0, request: 0, resent: false }
     }
 
     /// `CAP_FSETID`: its changes leave set-user-id bits alone. Where that cannot be read, root has it. In a user namespace

@@ -4,6 +4,7 @@ use std::ffi::{CStr, CString};
 
 use super::copy_up::CopyUp;
 use super::protect::Change;
+use super::resent::or_gone_before;
 use super::{Caller, InodeId, Union};
 use crate::base::{Errno, Result};
 use crate::format::{Namespace, escape};
@@ -73,6 +74,8 @@ impl Union {
         self.copy_up(&inode, &CopyUp::metadata(caller))?;
         // A copy of the data that runs meanwhile puts back what it found.
         let _up = matches!(inode.body, Body::Leaf(_)).then(|| inode.up.lock());
+        // A flag says what was there before; sent again, the request may have been done.
+        let flags = if caller.resent { 0 } else { flags };
         self.at_object(&inode, |dir, at| xattr::set_at(dir, at, &key, value, flags))?;
         self.xattr_changed(&inode, &key);
         if key.as_c_str() == ACL_ACCESS { self.drop_foreign_sgid(caller, &inode) } else { Ok(()) }
@@ -83,6 +86,10 @@ impl Union {
     /// # Errors
     /// `ENODATA`, `EOPNOTSUPP`, `EROFS`; what copy-up says.
     pub fn removexattr(&self, caller: &Caller, id: InodeId, name: &[u8]) -> Result<()> {
+        or_gone_before(caller, Errno::ENODATA, self.removexattr_there(caller, id, name))
+    }
+
+    fn removexattr_there(&self, caller: &Caller, id: InodeId, name: &[u8]) -> Result<()> {
         self.upper()?;
         let inode = self.inode(id)?;
         let key = self.stored(name)?;

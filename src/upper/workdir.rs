@@ -3,6 +3,7 @@
 //! Layout as the kernel's OverlayFS has it (`Documentation/filesystems/overlayfs.rst`): changes are staged in
 //! `workdir/work`, `work/incompat/volatile/dirty` says that nothing was synced.
 
+use std::collections::HashSet;
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -63,11 +64,16 @@ impl Workdir {
             .collect()
     }
 
-    /// Makes `workdir/work` an empty directory of ours.
+    /// Makes `workdir/work` an empty directory of ours. `kept`: the inode numbers of what stays there, where this goes on
+    /// with a mount whose daemon died; its mark that nothing is synced is ours then.
     ///
     /// # Errors
     /// [`WorkError::Incompatible`]; what the system calls say.
-    pub fn prepare(workdir: BorrowedFd<'_>, locks: Vec<OwnedFd>) -> std::result::Result<Self, WorkError> {
+    pub fn prepare(
+        workdir: BorrowedFd<'_>,
+        locks: Vec<OwnedFd>,
+        kept: Option<&HashSet<u64>>,
+    ) -> std::result::Result<Self, WorkError> {
         match tree::mkdir_at(workdir, WORK, 0o700) {
             Ok(()) => {}
             Err(Errno::EEXIST) => {
@@ -78,14 +84,14 @@ impl Workdir {
         }
         let work = open_beneath(workdir, WORK, OFlags::RDONLY | OFlags::DIRECTORY)?;
         super::records::drop_dirs(work.as_fd())?;
-        if stat_at(work.as_fd(), INCOMPAT).is_ok() {
+        if kept.is_none() && stat_at(work.as_fd(), INCOMPAT).is_ok() {
             let incompat = open_beneath(work.as_fd(), INCOMPAT, OFlags::RDONLY | OFlags::DIRECTORY);
             let incompat = incompat.map_err(|_| WorkError::Incompatible)?;
             if children(incompat.as_fd())?.iter().any(|(name, _)| name.as_c_str() != RECORDS) {
                 return Err(WorkError::Incompatible);
             }
         }
-        empty(work.as_fd())?;
+        empty(work.as_fd(), kept)?;
         Ok(Self { work, locks })
     }
 
@@ -105,7 +111,11 @@ impl Workdir {
             Err(errno) => return Err(errno),
         }
         let incompat = open_beneath(work, INCOMPAT, OFlags::RDONLY | OFlags::DIRECTORY)?;
-        tree::mkdir_at(incompat.as_fd(), c"volatile", 0o700)?;
+        match tree::mkdir_at(incompat.as_fd(), c"volatile", 0o700) {
+            // The mount goes on (see `prepare`).
+            Err(Errno::EEXIST) => return Ok(()),
+            made => made?,
+        }
         let volatile = open_beneath(incompat.as_fd(), c"volatile", OFlags::RDONLY | OFlags::DIRECTORY)?;
         tree::create_at(volatile.as_fd(), c"dirty", OFlags::WRONLY, 0o600).map(drop)
     }
@@ -115,10 +125,16 @@ impl Workdir {
     }
 }
 
-/// Removes everything in `work` but what stands there for other mounts.
-fn empty(work: BorrowedFd<'_>) -> Result<()> {
+/// Removes everything in `work` but what stands there for other mounts, and what is `kept`.
+fn empty(work: BorrowedFd<'_>, kept: Option<&HashSet<u64>>) -> Result<()> {
     for (name, kind) in children(work)?.into_iter().filter(|(name, _)| name.as_c_str() != INCOMPAT) {
-        remove(work, &name, kind)?;
+        let stays = match kept {
+            Some(kept) if !kept.is_empty() && kind != Kind::Dir => kept.contains(&stat_at(work, &name)?.ino),
+            _ => false,
+        };
+        if !stays {
+            remove(work, &name, kind)?;
+        }
     }
     Ok(())
 }

@@ -1,0 +1,124 @@
+//! A mount that outlives the daemon that serves it.
+//!
+//! A supervisor holds the connection to the kernel, too: when the daemon dies nothing is closed, and requests wait. The
+//! next daemon is given the connection and a journal. fuser wants an INIT first, which the kernel sends once in the life
+//! of a connection: it is kept in the journal and comes over a socket, whose place the connection takes afterwards. Then
+//! the kernel is asked to send again what the dead daemon had read (`FUSE_NOTIFY_RESEND`, Linux 6.9).
+//!
+//! The connection must not be cloned for each thread: what was read on a clone is answered `ECONNABORTED` when the clone
+//! is closed.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use fuser::{Config, Session, SessionACL};
+
+use super::Adapter;
+use crate::base::{Errno, Result};
+use crate::sys::{handover, process};
+use crate::union::Journal;
+
+/// What a daemon has that is one of several.
+#[derive(Debug)]
+pub struct Successive {
+    /// What the one before has written, and this one goes on to write.
+    pub journal: Arc<Journal>,
+    /// The connection, where this is not the first.
+    pub connection: Option<OwnedFd>,
+    /// Where the first one hands the connection over.
+    pub supervisor: OwnedFd,
+    /// The daemons before have died so soon that a request may be to blame: what they had read is answered `EIO`.
+    pub refuse: bool,
+}
+
+/// Bytes of a message that is no WRITE; the kernel wants room for 8 KiB at least, and for its largest WRITE.
+const MESSAGE: usize = (1 << 20) + 8192;
+/// `struct fuse_out_header`: length, error, unique.
+const OUT_HEADER: u32 = 16;
+/// `struct fuse_in_header`: length and opcode stand before `unique`.
+const UNIQUE: std::ops::Range<usize> = 8..16;
+/// Of `unique`: `FUSE_UNIQUE_RESEND`.
+const RESENT: u64 = 1 << 63;
+/// `FUSE_NOTIFY_RESEND`
+const NOTIFY_RESEND: i32 = 7;
+
+impl Successive {
+    /// Starts the session on `connection`.
+    ///
+    /// # Errors
+    /// Those of the connection.
+    pub fn session(&self, fs: Adapter, connection: &OwnedFd, config: Config) -> io::Result<Session<Adapter>> {
+        let before = self.journal.init();
+        let init = match &before {
+            Some(init) => init.clone(),
+            None => {
+                handover::send_fd(self.supervisor.as_fd(), connection.as_fd())?;
+                let mut message = vec![0; MESSAGE];
+                let len = handover::read(connection.as_fd(), &mut message)?;
+                message.truncate(len);
+                message
+            }
+        };
+        let (ours, theirs) = handover::pair()?;
+        handover::write(ours.as_fd(), &init)?;
+        let session = Session::from_fd(fs, theirs, SessionACL::All, config)?;
+        let mut answer = [0; 4096];
+        let len = handover::read(ours.as_fd(), &mut answer)?;
+        handover::put_in_place(connection.as_fd(), session.as_fd())?;
+        match before {
+            None => {
+                self.journal.set_init(init);
+                handover::write(connection.as_fd(), answer.get(..len).unwrap_or_default())?;
+            }
+            Some(_) => self.take_over(connection.as_fd())?,
+        }
+        Ok(session)
+    }
+
+    fn take_over(&self, connection: BorrowedFd<'_>) -> Result<()> {
+        match resend(connection) {
+            // Unmounted meanwhile: the session will see that.
+            Err(Errno::ENODEV | Errno::EPERM | Errno::ENOENT) => return Ok(()),
+            // Before Linux 6.9 what was read is lost: those who wait for it wait until the view is unmounted by force.
+            Err(Errno::EINVAL) => log::error!("this kernel sends no requests again: some programs will wait for good"),
+            done => done?,
+        }
+        if self.refuse { refuse_resent(connection) } else { Ok(()) }
+    }
+}
+
+fn resend(connection: BorrowedFd<'_>) -> Result<()> {
+    handover::write(connection, &out_header(NOTIFY_RESEND, 0))
+}
+
+fn out_header(error: i32, unique: u64) -> Vec<u8> {
+    [&OUT_HEADER.to_le_bytes()[..], &error.to_ne_bytes(), &unique.to_ne_bytes()].concat()
+}
+
+/// Answers `EIO` to all requests that another daemon has read before: they stand before all others.
+fn refuse_resent(connection: BorrowedFd<'_>) -> Result<()> {
+    let mut message = vec![0; MESSAGE];
+    while process::is_readable(connection) {
+        let len = handover::read(connection, &mut message)?;
+        let request = message.get(..len).unwrap_or_default();
+        let Some(unique) = request.get(UNIQUE).and_then(|bytes| bytes.try_into().ok()).map(u64::from_ne_bytes) else {
+            break;
+        };
+        if unique == 0 {
+            // FORGET has no answer, and no number.
+            continue;
+        }
+        if unique & RESENT == 0 {
+            // The first of the others: back into the queue.
+            return resend(connection);
+        }
+        log::error!("a request was answered EIO: daemons died of it, or beside it");
+        match handover::write(connection, &out_header(-Errno::EIO.raw(), unique)) {
+            // Whoever waited for it is gone.
+            Err(Errno::ENOENT) => {}
+            done => done?,
+        }
+    }
+    Ok(())
+}

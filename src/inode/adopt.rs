@@ -1,0 +1,71 @@
+//! Inodes that a daemon before has given out: entered with the numbers that the kernel knows.
+
+use std::sync::Arc;
+
+use super::table::{link_key, make};
+use super::{Body, Inode, InodeId, Key, Node, Table};
+use crate::base::{Few, Name};
+use crate::merge::Found;
+
+impl Table {
+    /// Numbers that no layer gives start behind those that were given out.
+    pub fn go_on_behind(&self, ids: impl Iterator<Item = u64>) {
+        self.numbers.go_on_behind(ids);
+    }
+
+    /// Enters what was found under `name` as the inode `id`; `None` where one is known by that name or number already. It
+    /// is held once, until [`Table::adopted`].
+    pub fn adopt(&self, id: InodeId, parent: &Arc<Inode>, name: &Name, found: &Found) -> Option<Arc<Inode>> {
+        let inode = Arc::new(make(id, parent, name, found));
+        if !self.by_id.insert_new(&id, &inode) {
+            return None;
+        }
+        if !self.by_name.insert_new(&(parent.id, name), &inode) {
+            self.by_id.remove_inode(&id, &inode);
+            return None;
+        }
+        if let Some(key) = link_key(found) {
+            self.by_key.insert_new(&key, &inode);
+        }
+        parent.acquire();
+        Some(inode)
+    }
+
+    /// The same for an inode that has no name any more.
+    pub fn adopt_nameless(&self, id: InodeId, name: &Name, found: &Found, hidden: bool) -> Option<Arc<Inode>> {
+        let inode = Arc::new(make(id, &self.root, name, found));
+        match &inode.body {
+            Body::Leaf(leaf) => {
+                let mut state = leaf.state.lock();
+                state.names = Few::default();
+                if hidden {
+                    state.set_hidden();
+                }
+            }
+            Body::Dir(dir) => {
+                let mut state = dir.state.write();
+                state.at = None;
+                if let Found::Dir(found) = found {
+                    state.removed = Some(Box::new(found.stat));
+                }
+            }
+        }
+        self.by_id.insert_new(&id, &inode).then_some(inode)
+    }
+
+    /// What the kernel holds of an inode is held from now on, and it is found as it was before.
+    pub fn adopted(&self, inode: &Arc<Inode>, node: &Node) {
+        for &(dev, ino) in &node.keys {
+            self.add_key(inode, Key { dev, ino });
+            // It stays until its last name is gone.
+            if let Body::Leaf(leaf) = &inode.body {
+                leaf.state.lock().set_pinned(true);
+            }
+        }
+        // One lookup is held since it was entered.
+        match node.lookups.checked_sub(1) {
+            Some(more) => inode.acquire_many(more),
+            None => self.release(inode, 1, &mut |_| {}),
+        }
+    }
+}

@@ -1,0 +1,353 @@
+//! What the next daemon must know of the inodes that the kernel holds, kept in memory that a supervisor holds, too.
+//!
+//! Two files take turns: when one has grown, what is still true is written to the other. A file counts once the number at
+//! its beginning is there, the higher one of two; so a kill at any instant leaves one that is whole but for a torn last
+//! record.
+
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use smallvec::SmallVec;
+
+use crate::base::sync::Mutex;
+use crate::base::{Name, Result};
+use crate::format::journal::{Detached, Record};
+use crate::sys::data::{pread_full, pwrite_all, truncate};
+use crate::sys::memory::memory_file;
+
+/// What the kernel holds of one inode, and where that is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Node {
+    /// Its type (`S_IFMT >> 12`).
+    pub kind: u8,
+    /// Lookups that were not forgotten.
+    pub lookups: u64,
+    /// Names that it is known by, each with its parent.
+    pub names: SmallVec<[(u64, Name); 1]>,
+    /// Where its object is, if no name leads there.
+    pub detached: Option<Detached>,
+    /// The objects of layers (`st_dev`, `st_ino`) that lead to it, whatever the layers say.
+    pub keys: SmallVec<[(u64, u64); 1]>,
+}
+
+/// A rename that was about to be published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Move {
+    /// The number of the kernel's request.
+    pub request: u64,
+    /// The inode that stood at `from`.
+    pub was: u64,
+    /// Parent and name.
+    pub from: (u64, Name),
+    /// Parent and name.
+    pub to: (u64, Name),
+}
+
+/// The journal of one mount.
+pub struct Journal {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct Known {
+    init: Option<Vec<u8>>,
+    cookies: Option<[u8; 16]>,
+    nodes: HashMap<u64, Node>,
+    moves: VecDeque<Move>,
+}
+
+struct State {
+    files: [OwnedFd; 2],
+    /// Which of them is written.
+    at: usize,
+    generation: u64,
+    /// Its length.
+    len: u64,
+    /// The length from which on it is worth writing anew.
+    enough: u64,
+    /// It could not be written: it says nothing any more.
+    broken: bool,
+    known: Known,
+}
+
+/// A file starts with its generation.
+const HEAD: u64 = 8;
+/// A smaller file is not worth writing anew.
+const SMALL: u64 = 1 << 20;
+/// More renames than can be under way at once.
+const MOVES: usize = 64;
+
+impl Journal {
+    /// The two files for [`Journal::open`], empty.
+    ///
+    /// # Errors
+    /// `EMFILE`, `ENFILE` and `ENOMEM`.
+    pub fn files() -> Result<[OwnedFd; 2]> {
+        Ok([memory_file("plyfs-journal-0")?, memory_file("plyfs-journal-1")?])
+    }
+
+    /// Goes on where the writer before has stopped.
+    ///
+    /// # Errors
+    /// What reading them says.
+    pub fn open(files: [OwnedFd; 2]) -> Result<Self> {
+        let [first, second] = [generation(files[0].as_fd())?, generation(files[1].as_fd())?];
+        let at = usize::from(second > first);
+        let mut state = State {
+            files,
+            at,
+            generation: first.max(second),
+            len: HEAD,
+            enough: SMALL,
+            broken: false,
+            known: Known::default(),
+        };
+        let bytes = read_all(state.files[at].as_fd())?;
+        let mut rest = bytes.get(HEAD as usize..).unwrap_or_default();
+        let whole = rest.len();
+        while let Some(record) = Record::decode(&mut rest) {
+            state.known.apply(record);
+        }
+        state.len = HEAD + (whole - rest.len()) as u64;
+        if state.generation == 0 {
+            state.generation = 1;
+            state.start_file(1)?;
+        }
+        Ok(Self { state: Mutex::new(state) })
+    }
+
+    /// The kernel's INIT request.
+    pub fn init(&self) -> Option<Vec<u8>> {
+        self.state.lock().known.init.clone()
+    }
+
+    /// Keeps that; from then on there is a mount that can go on.
+    pub fn set_init(&self, request: Vec<u8>) {
+        self.write([Record::Init(request)]);
+    }
+
+    /// The key of the directory cookies.
+    pub fn cookies(&self) -> Option<[u8; 16]> {
+        self.state.lock().known.cookies
+    }
+
+    /// All inodes that were live.
+    pub fn nodes(&self) -> Vec<(u64, Node)> {
+        self.state.lock().known.nodes.iter().map(|(id, node)| (*id, node.clone())).collect()
+    }
+
+    /// The last renames, the newest first.
+    pub fn moves(&self) -> Vec<Move> {
+        self.state.lock().known.moves.iter().rev().cloned().collect()
+    }
+
+    /// Writes down what happened, as one piece.
+    pub fn write(&self, records: impl IntoIterator<Item = Record>) {
+        let mut state = self.state.lock();
+        let mut bytes = Vec::new();
+        for record in records {
+            record.encode(&mut bytes);
+            state.known.apply(record);
+        }
+        state.append(&bytes);
+    }
+}
+
+impl std::fmt::Debug for Journal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Journal({} inodes)", self.state.lock().known.nodes.len())
+    }
+}
+
+impl State {
+    fn append(&mut self, bytes: &[u8]) {
+        if self.broken {
+            return;
+        }
+        let written = pwrite_all(self.files[self.at].as_fd(), bytes, self.len);
+        self.len += bytes.len() as u64;
+        let written = if written.is_ok() && self.len > self.enough { self.rewrite() } else { written };
+        if let Err(errno) = written {
+            log::error!("the journal cannot be written, the mount will not outlive this daemon: {errno}");
+            self.broken = true;
+            for file in &self.files {
+                let _ = pwrite_all(file.as_fd(), &0_u64.to_le_bytes(), 0);
+            }
+        }
+    }
+
+    /// Writes what is still true to the other file, and goes on there.
+    fn rewrite(&mut self) -> Result<()> {
+        let mut bytes = Vec::new();
+        self.known.records(&mut |record| record.encode(&mut bytes));
+        let other = 1 - self.at;
+        truncate(self.files[other].as_fd(), 0)?;
+        pwrite_all(self.files[other].as_fd(), &bytes, HEAD)?;
+        let before = std::mem::replace(&mut self.at, other);
+        self.len = HEAD + bytes.len() as u64;
+        self.enough = SMALL.max(self.len * 4);
+        self.start_file(self.generation + 1)?;
+        truncate(self.files[before].as_fd(), 0)
+    }
+
+    /// From now on this file counts.
+    fn start_file(&mut self, generation: u64) -> Result<()> {
+        self.generation = generation;
+        pwrite_all(self.files[self.at].as_fd(), &generation.to_le_bytes(), 0)
+    }
+}
+
+impl Known {
+    fn apply(&mut self, record: Record) {
+        match record {
+            Record::Init(bytes) => self.init = Some(bytes),
+            Record::Cookies(key) => self.cookies = Some(key),
+            Record::Node { id, kind } => {
+                self.nodes.insert(id, Node { kind, ..Node::default() });
+            }
+            Record::Dead { id } => {
+                self.nodes.remove(&id);
+            }
+            Record::Moving { request, was, from, to } => {
+                if self.moves.len() >= MOVES {
+                    self.moves.pop_front();
+                }
+                self.moves.push_back(Move { request, was, from, to });
+            }
+            Record::Named { id, parent, name } => self.node(id, |node| {
+                if !node.names.iter().any(|(p, n)| (*p, n) == (parent, &name)) {
+                    node.names.push((parent, name));
+                }
+            }),
+            Record::Unnamed { id, parent, name } => {
+                self.node(id, |node| node.names.retain(|(p, n)| (*p, &*n) != (parent, &name)));
+            }
+            Record::Held { id, lookups } => self.node(id, |node| node.lookups = node.lookups.saturating_add(lookups)),
+            Record::Forgot { id, lookups } => self.node(id, |node| node.lookups = node.lookups.saturating_sub(lookups)),
+            Record::Detached { id, at } => self.node(id, |node| node.detached = Some(at)),
+            Record::Key { id, dev, ino } => self.node(id, |node| {
+                if !node.keys.contains(&(dev, ino)) {
+                    node.keys.push((dev, ino));
+                }
+            }),
+        }
+    }
+
+    /// Does something with a node that is live. The root is none: it needs no memory.
+    fn node(&mut self, id: u64, change: impl FnOnce(&mut Node)) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            change(node);
+        }
+    }
+
+    /// What is true now, as records.
+    fn records(&self, sink: &mut dyn FnMut(Record)) {
+        self.init.iter().for_each(|init| sink(Record::Init(init.clone())));
+        self.cookies.iter().for_each(|key| sink(Record::Cookies(*key)));
+        for (&id, node) in &self.nodes {
+            sink(Record::Node { id, kind: node.kind });
+            for (parent, name) in &node.names {
+                sink(Record::Named { id, parent: *parent, name: name.clone() });
+            }
+            if node.lookups > 0 {
+                sink(Record::Held { id, lookups: node.lookups });
+            }
+            node.detached.iter().for_each(|at| sink(Record::Detached { id, at: at.clone() }));
+            node.keys.iter().for_each(|&(dev, ino)| sink(Record::Key { id, dev, ino }));
+        }
+        for Move { request, was, from, to } in self.moves.iter().cloned() {
+            sink(Record::Moving { request, was, from, to });
+        }
+    }
+}
+
+fn generation(file: BorrowedFd<'_>) -> Result<u64> {
+    let mut head = [0; HEAD as usize];
+    Ok(if pread_full(file, &mut head, 0)? == head.len() { u64::from_le_bytes(head) } else { 0 })
+}
+
+fn read_all(file: BorrowedFd<'_>) -> Result<Vec<u8>> {
+    let len = usize::try_from(crate::sys::stat::stat_fd(file)?.size).unwrap_or(usize::MAX);
+    let mut bytes = vec![0; len];
+    let read = pread_full(file, &mut bytes, 0)?;
+    bytes.truncate(read);
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> Name {
+        Name::new(text.as_bytes()).unwrap()
+    }
+
+    fn again(journal: &Journal) -> Journal {
+        let state = journal.state.lock();
+        Journal::open(state.files.each_ref().map(|file| file.try_clone().unwrap())).unwrap()
+    }
+
+    fn sorted(journal: &Journal) -> Vec<(u64, Node)> {
+        let mut nodes = journal.nodes();
+        nodes.sort_by_key(|(id, _)| *id);
+        nodes
+    }
+
+    fn file(journal: &Journal, id: u64, text: &str) {
+        let named = Record::Named { id, parent: 1, name: name(text) };
+        journal.write([Record::Node { id, kind: 8 }, named, Record::Held { id, lookups: 1 }]);
+    }
+
+    #[test]
+    fn the_next_daemon_knows_what_the_one_before_wrote() {
+        let journal = Journal::open(Journal::files().unwrap()).unwrap();
+        assert_eq!((journal.init(), journal.cookies(), journal.nodes()), (None, None, vec![]));
+        journal.write([Record::Init(vec![1; 104]), Record::Cookies([3; 16])]);
+        for (id, text) in [(2, "a"), (3, "b"), (4, "c")] {
+            file(&journal, id, text);
+        }
+        journal.write([Record::Held { id: 2, lookups: 2 }, Record::Forgot { id: 2, lookups: 1 }]);
+        journal.write([
+            Record::Named { id: 2, parent: 3, name: name("z") },
+            Record::Unnamed { id: 2, parent: 1, name: name("a") },
+        ]);
+        journal.write([Record::Dead { id: 4 }, Record::Held { id: 4, lookups: 1 }]);
+        journal.write([Record::Moving { request: 9, was: 2, from: (1, name("a")), to: (3, name("z")) }]);
+        let next = again(&journal);
+        assert_eq!(sorted(&next), sorted(&journal));
+        assert_eq!((next.init(), next.cookies(), next.moves()), (Some(vec![1; 104]), Some([3; 16]), journal.moves()));
+        let nodes = sorted(&next);
+        assert_eq!(nodes.iter().map(|(id, node)| (*id, node.lookups)).collect::<Vec<_>>(), [(2, 2), (3, 1)]);
+        assert_eq!(nodes[0].1.names.as_slice(), [(3, name("z"))]);
+    }
+
+    #[test]
+    fn what_a_kill_leaves_of_a_record_is_written_over() {
+        let journal = Journal::open(Journal::files().unwrap()).unwrap();
+        file(&journal, 2, "a");
+        {
+            let state = journal.state.lock();
+            pwrite_all(state.files[state.at].as_fd(), &[40, 0, 0, 0, 3, 9, 9], state.len).unwrap();
+        }
+        let next = again(&journal);
+        file(&next, 3, "b");
+        assert_eq!(sorted(&again(&next)).len(), 2);
+    }
+
+    #[test]
+    fn a_journal_is_as_long_as_what_it_says_is_much() {
+        let journal = Journal::open(Journal::files().unwrap()).unwrap();
+        file(&journal, 2, "kept");
+        for round in 0..40_000 {
+            file(&journal, 3 + round % 7, "comes and goes");
+            journal.write([Record::Dead { id: 3 + round % 7 }]);
+        }
+        let lens: Vec<u64> = {
+            let state = journal.state.lock();
+            state.files.iter().map(|file| crate::sys::stat::stat_fd(file.as_fd()).unwrap().size).collect()
+        };
+        assert!(lens.iter().sum::<u64>() < 2 * SMALL, "{lens:?}");
+        assert_eq!(sorted(&again(&journal)), sorted(&journal));
+        assert_eq!(sorted(&journal).len(), 1);
+    }
+}

@@ -1,0 +1,15 @@
+//! Memory that outlives the process, as long as another one holds its descriptor.
+
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{MemfdFlags, memfd_create};
+
+use crate::base::Result;
+
+/// An empty file without a name, in memory ([memfd_create(2)](https://man7.org/linux/man-pages/man2/memfd_create.2.html)).
+///
+/// # Errors
+/// `EMFILE`, `ENFILE` and `ENOMEM`.
+pub fn memory_file(label: &str) -> Result<OwnedFd> {
+    Ok(memfd_create(label, MemfdFlags::CLOEXEC)?)
+}

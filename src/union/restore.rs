@@ -1,0 +1,262 @@
+//! A mount that goes on after its daemon died: what a later one must know is written down as it happens, and its inodes
+//! are found again before it answers.
+//!
+//! An inode is found by a name that it had, if what stands there has its number. A change that was published, but not
+//! written down any more, is found out that way, too: a rename says beforehand where an object will be, a removal what
+//! becomes of one without a name.
+
+use std::collections::{HashMap, HashSet};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use super::{InodeId, Union};
+use crate::base::{Errno, Name, Result};
+use crate::format::journal::{Detached, Record};
+use crate::inode::{Body, Inode, Journal, LeafBody, Move, Node, Numbers};
+use crate::layer::DirPlace;
+use crate::merge::{self, Answer, DirPart, DirView, Found, FoundDir};
+use crate::sys::dirent::read_dir;
+use crate::sys::path::{OFlags, open_beneath};
+use crate::sys::stat::{Stat, stat_at};
+
+/// What must stay in workdir: inode numbers there; `None` where nothing goes on.
+pub(super) fn kept_in_workdir(journal: &Journal) -> Option<HashSet<u64>> {
+    journal.init()?;
+    let upper = |(_, node): (u64, Node)| match node.detached {
+        Some(Detached::Upper { ino }) => Some(ino),
+        _ => None,
+    };
+    Some(journal.nodes().into_iter().filter_map(upper).collect())
+}
+
+impl Union {
+    /// Before the last name of an object may go: where it will be.
+    pub(super) fn note_detached(&self, inode: &Arc<Inode>) {
+        let Some(journal) = &self.journal else { return };
+        let at = match &inode.body {
+            Body::Leaf(leaf) => self.leaf_without_name(leaf),
+            Body::Dir(_) => self.attr(inode).ok().map(|attr| Detached::Dir {
+                mode: libc::S_IFDIR | attr.mode,
+                uid: attr.uid,
+                gid: attr.gid,
+                ino: inode.id.0,
+            }),
+        };
+        journal.write(at.map(|at| Record::Detached { id: inode.id.0, at }));
+    }
+
+    fn leaf_without_name(&self, leaf: &LeafBody) -> Option<Detached> {
+        let object = leaf.state.lock().current().ok()?.clone();
+        if object.place.is_upper() {
+            return Some(Detached::Upper { ino: object.key.ino });
+        }
+        let layer = &object.place.dir.layer;
+        let layer = self.stack.lowers.iter().position(|root| Arc::ptr_eq(&root.place.layer, layer))?;
+        let mut path = vec![object.place.name.clone()];
+        let mut at = object.place.dir.parent();
+        while let Some((parent, name)) = at {
+            path.push(name);
+            at = parent.parent();
+        }
+        path.reverse();
+        Some(Detached::Lower { layer: u32::try_from(layer).ok()?, path })
+    }
+
+    /// The other names of a lower hard link that was copied up lead to the copy, although the layers do not say so.
+    pub(super) fn note_pinned(&self, inode: &Arc<Inode>, leaf: &LeafBody) {
+        let Some(journal) = &self.journal else { return };
+        let key = leaf.state.lock().lower().map(|lower| lower.key);
+        journal.write(key.map(|key| Record::Key { id: inode.id.0, dev: key.dev, ino: key.ino }));
+    }
+
+    /// Before a rename is published.
+    pub(super) fn note_move(&self, request: u64, was: InodeId, from: (InodeId, &Name), to: (InodeId, &Name)) {
+        if let Some(journal) = &self.journal {
+            let place = |(parent, name): (InodeId, &Name)| (parent.0, name.clone());
+            journal.write([Record::Moving { request, was: was.0, from: place(from), to: place(to) }]);
+        }
+    }
+
+    /// Finds the inodes that the daemon before has given out. What is not found answers `ESTALE`.
+    pub(super) fn restore(&self) {
+        let Some(journal) = self.journal.clone().filter(|journal| journal.init().is_some()) else { return };
+        let mut left = by_depth(journal.nodes());
+        let all = left.len();
+        self.table.go_on_behind(left.iter().map(|(id, _)| *id));
+        let moves = journal.moves();
+        let mut held = Vec::new();
+        let mut exact = true;
+        loop {
+            let before = left.len();
+            left.retain(|(id, node)| match self.find_again(*id, node, &moves, exact) {
+                Some(inode) => {
+                    held.push((inode, node.clone()));
+                    false
+                }
+                None => true,
+            });
+            match (left.len() < before, exact) {
+                // What was found may be the parent of others.
+                (true, _) => exact = true,
+                (false, true) => exact = false,
+                (false, false) => break,
+            }
+        }
+        let hidden = self.in_workdir();
+        for (id, node) in left {
+            match self.find_nameless(InodeId(id), &node, &hidden) {
+                Some(inode) => held.push((inode, node)),
+                None => {
+                    log::debug!("inode {id} is not found again: {node:?}");
+                    journal.write([Record::Dead { id }]);
+                }
+            }
+        }
+        for (inode, node) in &held {
+            self.further_names(inode, node);
+        }
+        // A listing that the kernel keeps was given by the daemon before.
+        let dirs = held.iter().filter_map(|(inode, _)| inode.dir().ok());
+        dirs.for_each(|dir| dir.names.read().walked());
+        if let Some(root) = self.table.get(InodeId::ROOT)
+            && let Ok(dir) = root.dir()
+        {
+            dir.names.read().walked();
+        }
+        let found = held.len();
+        // Parents last: a child is counted on its parent by now.
+        held.iter().rev().for_each(|(inode, node)| self.table.adopted(inode, node));
+        log::warn!("goes on: {found} of {all} inodes found again");
+    }
+
+    /// The inode by one of its names. `exact`: what stands there must have its number.
+    fn find_again(&self, id: u64, node: &Node, moves: &[Move], exact: bool) -> Option<Arc<Inode>> {
+        let ends = moves.iter().flat_map(|one| [(&one.from, &one.to), (&one.to, &one.from)]);
+        let moved = ends.filter(|(from, _)| exact && node.names.iter().any(|name| name == *from)).map(|(_, to)| to);
+        node.names.iter().chain(moved).find_map(|(parent, name)| {
+            let parent = self.table.get(InodeId(*parent))?;
+            let found = self.look_again(&parent, name).ok()??;
+            let number = self.table.lasting(&found);
+            let same = if exact { number == Some(InodeId(id)) } else { is_kind(&found, node.kind) };
+            if exact && Numbers::is_private(InodeId(id)) || !same {
+                return None;
+            }
+            self.table.adopt(InodeId(id), &parent, name, &found)
+        })
+    }
+
+    fn look_again(&self, parent: &Arc<Inode>, name: &Name) -> Result<Option<Found>> {
+        let body = parent.dir()?;
+        let _names = body.names.read();
+        match merge::lookup(&self.stack, &body.live_view()?, name)? {
+            Answer::Found(found) => Ok(Some(found)),
+            Answer::Absent(_) => Ok(None),
+        }
+    }
+
+    /// Other names of a hard link.
+    fn further_names(&self, inode: &Arc<Inode>, node: &Node) {
+        for (parent, name) in &node.names {
+            let known = inode.has_name(InodeId(*parent), name);
+            if let (false, Some(parent)) = (known, self.table.get(InodeId(*parent)))
+                && let Ok(Some(found)) = self.look_again(&parent, name)
+                && is_kind(&found, node.kind)
+            {
+                self.table.add_name(inode, &parent, name);
+            }
+        }
+    }
+
+    /// The inode of an object without a name.
+    fn find_nameless(&self, id: InodeId, node: &Node, hidden: &HashMap<u64, Name>) -> Option<Arc<Inode>> {
+        let (found, name, hidden) = match node.detached.as_ref()? {
+            Detached::Upper { ino } => {
+                let name = hidden.get(ino)?;
+                let place = self.work.clone()?;
+                let part = DirPart { place, level: 0, xattr_whiteouts: false, impure: true };
+                let view = DirView { upper: Some(part), redirect: None, lowers: Arc::new([]) };
+                (self.found_in(&view, name)?, name.clone(), true)
+            }
+            Detached::Lower { layer, path } => {
+                let (name, dirs) = path.split_last()?;
+                let mut part = self.stack.lowers.get(*layer as usize)?.clone();
+                for dir in dirs {
+                    part.place = below(&part.place, dir).ok()??;
+                }
+                let view = DirView { upper: None, redirect: None, lowers: Arc::new([part]) };
+                (self.found_in(&view, name)?, name.clone(), false)
+            }
+            Detached::Dir { mode, uid, gid, ino } => {
+                let top = self.top.stat_self().ok()?;
+                let stat = Stat { mode: *mode, uid: *uid, gid: *gid, ino: *ino, nlink: 0, size: 0, blocks: 0, ..top };
+                let view = DirView { upper: None, redirect: None, lowers: Arc::new([]) };
+                let found = FoundDir { view, stat, lower: None, protection: Default::default() };
+                (Found::Dir(found), Name::new(b"removed").ok()?, false)
+            }
+        };
+        self.table.adopt_nameless(id, &name, &found, hidden).filter(|_| is_kind(&found, node.kind))
+    }
+
+    fn found_in(&self, view: &DirView, name: &Name) -> Option<Found> {
+        match merge::lookup(&self.stack, view, name) {
+            Ok(Answer::Found(found)) => Some(found),
+            _ => None,
+        }
+    }
+
+    /// Names in workdir by inode number.
+    fn in_workdir(&self) -> HashMap<u64, Name> {
+        let mut found = HashMap::new();
+        let Some(upper) = &self.upper else { return found };
+        let Ok(dir) = open_beneath(upper.work(), c".", OFlags::RDONLY | OFlags::DIRECTORY) else { return found };
+        let listed = read_dir(dir.as_fd(), &mut |entry| {
+            if let (Ok(stat), Ok(name)) = (stat_at(dir.as_fd(), entry.name), Name::new(entry.name.to_bytes())) {
+                found.insert(stat.ino, name);
+            }
+            true
+        });
+        if let Err(errno) = listed {
+            log::warn!("workdir cannot be listed, open files without a name are lost: {errno}");
+        }
+        found
+    }
+}
+
+/// The directory `name` of a layer's directory, whatever marks it has.
+fn below(dir: &Arc<DirPlace>, name: &Name) -> Result<Option<Arc<DirPlace>>> {
+    let stat = dir.stat(name)?.ok_or(Errno::ESTALE)?;
+    Ok(stat.is_dir().then(|| dir.child(name, stat.ino)))
+}
+
+fn is_kind(found: &Found, kind: u8) -> bool {
+    let stat = match found {
+        Found::Dir(dir) => &dir.stat,
+        Found::Leaf(leaf) => &leaf.stat,
+    };
+    stat.kind().to_mode() >> 12 == u32::from(kind)
+}
+
+/// The nodes in an order in which parents come first.
+fn by_depth(nodes: Vec<(u64, Node)>) -> Vec<(u64, Node)> {
+    let parents: HashMap<u64, u64> = nodes.iter().filter_map(|(id, node)| Some((*id, node.names.first()?.0))).collect();
+    let mut depths: HashMap<u64, usize> = HashMap::new();
+    for &(id, _) in &nodes {
+        let mut way = Vec::new();
+        let mut at = id;
+        // A journal has no circles; a bug in it must not make one here.
+        while let (None, Some(&parent)) = (depths.get(&at), parents.get(&at)) {
+            way.push(at);
+            at = parent;
+            if way.len() > nodes.len() {
+                break;
+            }
+        }
+        let base = depths.get(&at).copied().unwrap_or(0);
+        for (above, node) in way.iter().rev().enumerate() {
+            depths.insert(*node, base + above + 1);
+        }
+    }
+    let mut nodes = nodes;
+    nodes.sort_by_cached_key(|(id, _)| depths.get(id).copied().unwrap_or(0));
+    nodes
+}
