@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::Pid;
 
@@ -17,11 +17,11 @@ use crate::sys::handover;
 use crate::sys::process::{self, Event, Fork};
 use crate::union::Journal;
 
-/// A daemon that lived so long did not die of what it found.
-const LONG: Duration = Duration::from_secs(5);
-/// So many in a row may live shorter, the last of them refusing what those before had read.
-const SHORT_LIVES: u32 = 5;
-const REFUSING: u32 = 2;
+/// A daemon that has served so long did not die of what it was sent first.
+const LONG: Duration = Duration::from_millis(200);
+/// So many in a row may serve shorter, the last of them refusing what those before had read.
+const SHORT_LIVES: u32 = 8;
+const REFUSING: u32 = 4;
 /// Before a daemon is started again after a short life, times how many there were.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -39,7 +39,6 @@ pub fn run(resolved: &Resolved, report: &mut dyn Report) -> Result<(), Failure> 
     loop {
         let copies = || Ok::<_, Errno>([files[0].try_clone()?, files[1].try_clone()?]);
         let (ours, theirs) = handover::pair().map_err(|errno| failed("socketpair(2)", errno))?;
-        let start = Instant::now();
         match process::fork().map_err(|errno| failed("fork(2)", errno))? {
             Fork::Child => {
                 drop(ours);
@@ -65,12 +64,13 @@ pub fn run(resolved: &Resolved, report: &mut dyn Report) -> Result<(), Failure> 
                     _ => {}
                 }
                 let how = status.map_or("a signal".to_owned(), |status| format!("status {status}"));
-                log::error!("the daemon ended by {how} after {:?}", start.elapsed());
-                short_lives = if start.elapsed() < LONG { short_lives + 1 } else { 0 };
+                let served = Successive::has_served(ours.as_fd());
+                log::error!("the daemon ended by {how} after it had served {:?}", served.unwrap_or_default());
+                short_lives = if served.is_some_and(|served| served >= LONG) { 0 } else { short_lives + 1 };
                 if short_lives > SHORT_LIVES {
                     session::give_up(&resolved.mount.mountpoint);
                     let what = resolved.mount.mountpoint.display().to_string();
-                    let reason = format!("{short_lives} daemons died within {LONG:?} each: unmounted");
+                    let reason = format!("{short_lives} daemons in a row died within {LONG:?}: unmounted");
                     return Err(Failure::refused(what, reason, "-f -d shows what happens"));
                 }
                 std::thread::sleep(PAUSE * short_lives);

@@ -11,6 +11,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use fuser::{Config, Session, SessionACL};
 
@@ -73,7 +74,16 @@ impl Successive {
             }
             Some(_) => self.take_over(connection.as_fd())?,
         }
+        let since = u64::try_from(process::uptime().as_nanos()).unwrap_or(u64::MAX);
+        handover::write(self.supervisor.as_fd(), &since.to_le_bytes())?;
         Ok(session)
+    }
+
+    /// For the supervisor, once a daemon has ended: how long it had answered requests, if it came to that.
+    pub fn has_served(told: BorrowedFd<'_>) -> Option<Duration> {
+        let mut since = [0; 8];
+        let told = handover::read(told, &mut since).is_ok_and(|len| len == since.len());
+        told.then(|| process::uptime().saturating_sub(Duration::from_nanos(u64::from_le_bytes(since))))
     }
 
     fn take_over(&self, connection: BorrowedFd<'_>) -> Result<()> {

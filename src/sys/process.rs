@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr;
+use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Resource, Rlimit, WaitOptions};
@@ -190,6 +191,12 @@ pub fn wait_for_event(pid: Pid) -> Result<Event> {
             errno => return Err(Errno::from_raw(errno)),
         }
     }
+}
+
+/// The time since the machine started, the same for all processes (`CLOCK_MONOTONIC`).
+pub fn uptime() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or_default())
 }
 
 /// Sends a signal to a child that was not waited for yet.
