@@ -38,12 +38,20 @@ pub enum Record {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs)] // As `stat(2)` has them.
 pub enum Detached {
-    /// In workdir, with this inode number.
-    Upper { ino: u64 },
-    /// Below the root of a lower layer (by its position in the stack), under this path.
-    Lower { layer: u32, path: Vec<Name> },
+    /// In workdir, with this inode number; its data may be elsewhere.
+    Upper { ino: u64, data: Option<InLower> },
+    /// In a lower layer.
+    Lower(InLower),
     /// It was an empty directory with these attributes.
     Dir { mode: u32, uid: u32, gid: u32, ino: u64 },
+}
+
+/// A place in a lower layer: the layer's position in the stack, and the path below its root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct InLower {
+    pub layer: u32,
+    pub path: Vec<Name>,
 }
 
 const INIT: u8 = 1;
@@ -75,11 +83,11 @@ impl Record {
             Self::Forgot { id, lookups } => numbers(to, FORGOT, &[*id, *lookups]),
             Self::Dead { id } => numbers(to, DEAD, &[*id]),
             Self::Key { id, dev, ino } => numbers(to, KEY, &[*id, *dev, *ino]),
-            Self::Detached { id, at: Detached::Upper { ino } } => numbers(to, IN_UPPER, &[*id, *ino]),
-            Self::Detached { id, at: Detached::Lower { layer, path } } => {
-                let to = tagged(to, IN_LOWER, &[*id, u64::from(*layer)]);
-                path.iter().for_each(|name| put_name(to, name));
+            Self::Detached { id, at: Detached::Upper { ino, data } } => {
+                let to = tagged(to, IN_UPPER, &[*id, *ino]);
+                data.iter().for_each(|place| put_place(to, place));
             }
+            Self::Detached { id, at: Detached::Lower(place) } => put_place(tagged(to, IN_LOWER, &[*id]), place),
             Self::Detached { id, at: Detached::Dir { mode, uid, gid, ino } } => {
                 numbers(to, NO_DIR, &[*id, u64::from(*mode), u64::from(*uid), u64::from(*gid), *ino]);
             }
@@ -125,15 +133,12 @@ impl Record {
             FORGOT => Self::Forgot { id, lookups: number(fields)? },
             DEAD => Self::Dead { id },
             KEY => Self::Key { id, dev: number(fields)?, ino: number(fields)? },
-            IN_UPPER => Self::Detached { id, at: Detached::Upper { ino: number(fields)? } },
-            IN_LOWER => {
-                let layer = u32::try_from(number(fields)?).ok()?;
-                let mut path = Vec::new();
-                while !fields.is_empty() {
-                    path.push(take_name(fields)?);
-                }
-                Self::Detached { id, at: Detached::Lower { layer, path } }
+            IN_UPPER => {
+                let ino = number(fields)?;
+                let data = if fields.is_empty() { None } else { Some(take_place(fields)?) };
+                Self::Detached { id, at: Detached::Upper { ino, data } }
             }
+            IN_LOWER => Self::Detached { id, at: Detached::Lower(take_place(fields)?) },
             NO_DIR => {
                 let mut small = || u32::try_from(number(fields)?).ok();
                 let (mode, uid, gid) = (small()?, small()?, small()?);
@@ -165,6 +170,21 @@ fn put_name(to: &mut Vec<u8>, name: &Name) {
     to.extend(name.as_bytes());
 }
 
+fn put_place(to: &mut Vec<u8>, place: &InLower) {
+    to.extend(place.layer.to_le_bytes());
+    place.path.iter().for_each(|name| put_name(to, name));
+}
+
+/// The last of a record's fields.
+fn take_place(fields: &mut &[u8]) -> Option<InLower> {
+    let layer = u32::from_le_bytes(take(fields)?);
+    let mut path = Vec::new();
+    while !fields.is_empty() {
+        path.push(take_name(fields)?);
+    }
+    Some(InLower { layer, path })
+}
+
 fn take<const N: usize>(from: &mut &[u8]) -> Option<[u8; N]> {
     let (first, rest) = from.split_first_chunk()?;
     *from = rest;
@@ -192,6 +212,7 @@ mod tests {
 
     fn one_of_each() -> Vec<Record> {
         let (id, parent) = (u64::MAX - 5, 1);
+        let place = InLower { layer: 499, path: vec![name("d"), name("f")] };
         vec![
             Record::Init(vec![1, 2, 3]),
             Record::Cookies([7; 16]),
@@ -201,8 +222,9 @@ mod tests {
             Record::Held { id, lookups: 3 },
             Record::Forgot { id, lookups: u64::MAX },
             Record::Dead { id },
-            Record::Detached { id, at: Detached::Upper { ino: 9 } },
-            Record::Detached { id, at: Detached::Lower { layer: 499, path: vec![name("d"), name("f")] } },
+            Record::Detached { id, at: Detached::Upper { ino: 9, data: None } },
+            Record::Detached { id, at: Detached::Upper { ino: 9, data: Some(place.clone()) } },
+            Record::Detached { id, at: Detached::Lower(place) },
             Record::Detached { id, at: Detached::Dir { mode: 0o40755, uid: 1, gid: u32::MAX, ino: 77 } },
             Record::Key { id, dev: 1, ino: 2 },
             Record::Moving { request: 4, was: id, from: (1, name("a")), to: (2, name("b")) },

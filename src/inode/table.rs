@@ -101,6 +101,7 @@ impl Table {
                 }
                 // The layers changed underneath: the old inode lives on under its number only.
                 self.by_name.remove_inode(&(parent.id, name), &inode);
+                self.note(|| [unnamed(inode.id.0, parent, name)]);
             }
             match self.by_link(parent, name, found) {
                 Linked::No => {}

@@ -47,6 +47,30 @@ pub fn lookup_from(stack: &Stack, dir: &DirView, name: &Name, from: usize) -> Re
     search.answer()
 }
 
+/// What stands under `name` in a directory that is in no layer's tree, as part of the upper layer. `data`: where its data
+/// is, if it has none, and no path leads there.
+///
+/// # Errors
+/// As [`lookup`].
+pub fn lookup_nameless(stack: &Stack, dir: &DirPart, name: &Name, data: Option<(&DirPart, &Name)>) -> Result<Answer> {
+    let mut search = Search { stack, want: Want::Name(name.clone()), found: None, data_wanted: false, stop: false };
+    if let Some(hidden) = search.look(dir)? {
+        return Ok(Answer::Absent(hidden));
+    }
+    if let Want::Path(_) = search.want {
+        for root in stack.below(dir.level) {
+            if search.stop {
+                break;
+            }
+            search.look(root)?;
+        }
+    } else if let (false, Some((part, name))) = (search.stop, data) {
+        search.want = Want::Name(name.clone());
+        search.look(part)?;
+    }
+    search.answer()
+}
+
 /// What is looked for in the next layer.
 enum Want {
     /// This name, in the directory's parts.

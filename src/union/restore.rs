@@ -11,10 +11,10 @@ use std::sync::Arc;
 
 use super::{InodeId, Union};
 use crate::base::{Errno, Name, Result};
-use crate::format::journal::{Detached, Record};
-use crate::inode::{Body, Inode, Journal, LeafBody, Move, Node, Numbers};
-use crate::layer::DirPlace;
-use crate::merge::{self, Answer, DirPart, DirView, Found, FoundDir};
+use crate::format::journal::{Detached, InLower, Record};
+use crate::inode::{Body, Inode, Journal, Key, LeafBody, Move, Node, Numbers};
+use crate::layer::{DirPlace, Place};
+use crate::merge::{self, Answer, Data, DirPart, DirView, Found, FoundDir};
 use crate::sys::dirent::read_dir;
 use crate::sys::path::{OFlags, open_beneath};
 use crate::sys::stat::{Stat, stat_at};
@@ -23,7 +23,7 @@ use crate::sys::stat::{Stat, stat_at};
 pub(super) fn kept_in_workdir(journal: &Journal) -> Option<HashSet<u64>> {
     journal.init()?;
     let upper = |(_, node): (u64, Node)| match node.detached {
-        Some(Detached::Upper { ino }) => Some(ino),
+        Some(Detached::Upper { ino, .. }) => Some(ino),
         _ => None,
     };
     Some(journal.nodes().into_iter().filter_map(upper).collect())
@@ -46,20 +46,30 @@ impl Union {
     }
 
     fn leaf_without_name(&self, leaf: &LeafBody) -> Option<Detached> {
-        let object = leaf.state.lock().current().ok()?.clone();
-        if object.place.is_upper() {
-            return Some(Detached::Upper { ino: object.key.ino });
+        let (object, meta) = {
+            let state = leaf.state.lock();
+            (state.current().ok()?.clone(), state.meta().cloned())
+        };
+        if !object.place.is_upper() {
+            return self.in_lower(&object.place).map(Detached::Lower);
         }
-        let layer = &object.place.dir.layer;
-        let layer = self.stack.lowers.iter().position(|root| Arc::ptr_eq(&root.place.layer, layer))?;
-        let mut path = vec![object.place.name.clone()];
-        let mut at = object.place.dir.parent();
+        let data = match meta.map(|meta| meta.data) {
+            Some(Data::At(file)) => self.in_lower(&file.place),
+            _ => None,
+        };
+        Some(Detached::Upper { ino: object.key.ino, data })
+    }
+
+    fn in_lower(&self, place: &Place) -> Option<InLower> {
+        let layer = self.stack.lowers.iter().position(|root| Arc::ptr_eq(&root.place.layer, &place.dir.layer))?;
+        let mut path = vec![place.name.clone()];
+        let mut at = place.dir.parent();
         while let Some((parent, name)) = at {
             path.push(name);
             at = parent.parent();
         }
         path.reverse();
-        Some(Detached::Lower { layer: u32::try_from(layer).ok()?, path })
+        Some(InLower { layer: u32::try_from(layer).ok()?, path })
     }
 
     /// The other names of a lower hard link that was copied up lead to the copy, although the layers do not say so.
@@ -107,13 +117,13 @@ impl Union {
             match self.find_nameless(InodeId(id), &node, &hidden) {
                 Some(inode) => held.push((inode, node)),
                 None => {
-                    log::debug!("inode {id} is not found again: {node:?}");
+                    log::warn!("inode {id} is not found again: {node:?}");
                     journal.write([Record::Dead { id }]);
                 }
             }
         }
         for (inode, node) in &held {
-            self.further_names(inode, node);
+            self.further_names(&journal, inode, node);
         }
         // A listing that the kernel keeps was given by the daemon before.
         let dirs = held.iter().filter_map(|(inode, _)| inode.dir().ok());
@@ -131,18 +141,23 @@ impl Union {
 
     /// The inode by one of its names. `exact`: what stands there must have its number.
     fn find_again(&self, id: u64, node: &Node, moves: &[Move], exact: bool) -> Option<Arc<Inode>> {
+        if exact && Numbers::is_private(InodeId(id)) {
+            return None;
+        }
         let ends = moves.iter().flat_map(|one| [(&one.from, &one.to), (&one.to, &one.from)]);
         let moved = ends.filter(|(from, _)| exact && node.names.iter().any(|name| name == *from)).map(|(_, to)| to);
-        node.names.iter().chain(moved).find_map(|(parent, name)| {
+        // The copy of a hard link stands under one name only, and all lead to it.
+        let copied = !node.keys.is_empty();
+        let found = node.names.iter().chain(moved).find_map(|(parent, name)| {
             let parent = self.table.get(InodeId(*parent))?;
             let found = self.look_again(&parent, name).ok()??;
             let number = self.table.lasting(&found);
             let same = if exact { number == Some(InodeId(id)) } else { is_kind(&found, node.kind) };
-            if exact && Numbers::is_private(InodeId(id)) || !same {
-                return None;
-            }
-            self.table.adopt(InodeId(id), &parent, name, &found)
-        })
+            let lower = matches!(&found, Found::Leaf(leaf) if !leaf.upper);
+            (same && !(copied && lower)).then_some((parent, name, found))
+        });
+        let (parent, name, found) = found?;
+        self.table.adopt(InodeId(id), &parent, name, &found)
     }
 
     fn look_again(&self, parent: &Arc<Inode>, name: &Name) -> Result<Option<Found>> {
@@ -154,37 +169,49 @@ impl Union {
         }
     }
 
-    /// Other names of a hard link.
-    fn further_names(&self, inode: &Arc<Inode>, node: &Node) {
+    /// Other names of a hard link; and the journal has the names that there are.
+    fn further_names(&self, journal: &Journal, inode: &Arc<Inode>, node: &Node) {
         for (parent, name) in &node.names {
             let known = inode.has_name(InodeId(*parent), name);
             if let (false, Some(parent)) = (known, self.table.get(InodeId(*parent)))
                 && let Ok(Some(found)) = self.look_again(&parent, name)
-                && is_kind(&found, node.kind)
+                && self.leads_to(inode, node, &found)
             {
                 self.table.add_name(inode, &parent, name);
             }
         }
+        let id = inode.id.0;
+        let gone = node.names.iter().filter(|(parent, name)| !inode.has_name(InodeId(*parent), name));
+        journal.write(gone.map(|(parent, name)| Record::Unnamed { id, parent: *parent, name: name.clone() }));
+        let names = inode.leaf().map(|leaf| leaf.state.lock().names.iter().cloned().collect::<Vec<_>>());
+        let names = names
+            .unwrap_or_else(|_| inode.dir().ok().and_then(|dir| dir.state.read().at.clone()).into_iter().collect());
+        journal.write(names.into_iter().map(|(parent, name)| Record::Named { id, parent: parent.id.0, name }));
+    }
+
+    /// Whether what was found under another name is this hard link.
+    fn leads_to(&self, inode: &Inode, node: &Node, found: &Found) -> bool {
+        let Found::Leaf(leaf) = found else { return false };
+        let key = Key::of(&leaf.stat);
+        let held = inode.leaf().ok().and_then(|leaf| Some(leaf.state.lock().current().ok()?.key));
+        held == Some(key) || node.keys.contains(&(key.dev, key.ino))
     }
 
     /// The inode of an object without a name.
     fn find_nameless(&self, id: InodeId, node: &Node, hidden: &HashMap<u64, Name>) -> Option<Arc<Inode>> {
         let (found, name, hidden) = match node.detached.as_ref()? {
-            Detached::Upper { ino } => {
+            Detached::Upper { ino, data } => {
                 let name = hidden.get(ino)?;
                 let place = self.work.clone()?;
                 let part = DirPart { place, level: 0, xattr_whiteouts: false, impure: true };
-                let view = DirView { upper: Some(part), redirect: None, lowers: Arc::new([]) };
-                (self.found_in(&view, name)?, name.clone(), true)
+                let data = data.as_ref().and_then(|place| self.lower_dir(place));
+                let data = data.as_ref().map(|(part, name)| (part, *name));
+                (found(merge::lookup_nameless(&self.stack, &part, name, data))?, name.clone(), true)
             }
-            Detached::Lower { layer, path } => {
-                let (name, dirs) = path.split_last()?;
-                let mut part = self.stack.lowers.get(*layer as usize)?.clone();
-                for dir in dirs {
-                    part.place = below(&part.place, dir).ok()??;
-                }
+            Detached::Lower(place) => {
+                let (part, name) = self.lower_dir(place)?;
                 let view = DirView { upper: None, redirect: None, lowers: Arc::new([part]) };
-                (self.found_in(&view, name)?, name.clone(), false)
+                (found(merge::lookup(&self.stack, &view, name))?, name.clone(), false)
             }
             Detached::Dir { mode, uid, gid, ino } => {
                 let top = self.top.stat_self().ok()?;
@@ -197,11 +224,14 @@ impl Union {
         self.table.adopt_nameless(id, &name, &found, hidden).filter(|_| is_kind(&found, node.kind))
     }
 
-    fn found_in(&self, view: &DirView, name: &Name) -> Option<Found> {
-        match merge::lookup(&self.stack, view, name) {
-            Ok(Answer::Found(found)) => Some(found),
-            _ => None,
+    /// The directory of a place in a lower layer, and the name in it.
+    fn lower_dir<'a>(&self, place: &'a InLower) -> Option<(DirPart, &'a Name)> {
+        let (name, dirs) = place.path.split_last()?;
+        let mut part = self.stack.lowers.get(place.layer as usize)?.clone();
+        for dir in dirs {
+            part.place = below(&part.place, dir).ok()??;
         }
+        Some((part, name))
     }
 
     /// Names in workdir by inode number.
@@ -219,6 +249,13 @@ impl Union {
             log::warn!("workdir cannot be listed, open files without a name are lost: {errno}");
         }
         found
+    }
+}
+
+fn found(answer: Result<Answer>) -> Option<Found> {
+    match answer {
+        Ok(Answer::Found(found)) => Some(found),
+        _ => None,
     }
 }
 
