@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use fuser::{Config, Session, SessionACL};
@@ -15,7 +16,7 @@ use super::requests::Requests;
 use super::settings::MountSettings;
 use crate::base::Errno;
 use crate::sys::{mount, process};
-use crate::union::SetupError;
+use crate::union::{SetupError, Union};
 
 /// KiB that the kernel reads ahead where root may say so. 160 MiB of a lower file in the cache, cold, ms: with 128 KiB
 /// 83-102 read in order and 74-88 mapped, with 256 66-71 and 67-72, with 512 60-65 and 58-62, with 4096 66-68 and 48-52.
@@ -113,18 +114,7 @@ pub fn serve(
     if let Some(device) = device.filter(|_| settings.threads > 1) {
         turns.set_device(device);
     }
-    if let Some(device) = mounted.device {
-        // Where opens are seen an open may wait for a page that the READ holds for which it is made.
-        // So may a lookup that finds other attributes, which it does only where layers may change.
-        // And a daemon that asks itself something when it dies would wait for the next one, and that one for its end.
-        let able = alone && settings.threads > 1 && !settings.data.opens_seen && union.layers_stay();
-        if settings.prefetch && able {
-            let _ = prefetch.set(Prefetch::new(&union, settings.mountpoint.clone(), device, session.notifier()));
-        }
-        if let (Way::Direct, Err(errno)) = (&mounted.way, mount::raise_read_ahead(device, READ_AHEAD)) {
-            log::debug!("read-ahead stays as it is: {errno}");
-        }
-    }
+    read_ahead(&mounted, settings, alone, (&union, &prefetch), &session);
     let watcher = mounted.clone();
     let counted = requests.clone();
     thread::Builder::new()
@@ -138,6 +128,27 @@ pub fn serve(
         // What the kernel says where a request had just been taken off its queue when the view was unmounted.
         Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => Ok(()),
         ended => ended.map_err(end_early),
+    }
+}
+
+/// Sees to what is read before it is asked for.
+fn read_ahead(
+    mounted: &Mounted,
+    settings: &MountSettings,
+    alone: bool,
+    (union, prefetch): (&Arc<Union>, &OnceLock<Prefetch>),
+    session: &Session<Adapter>,
+) {
+    let Some(device) = mounted.device else { return };
+    // Where opens are seen an open may wait for a page that the READ holds for which it is made.
+    // So may a lookup that finds other attributes, which it does only where layers may change.
+    // And a daemon that asks itself something when it dies would wait for the next one, and that one for its end.
+    let able = alone && settings.threads > 1 && !settings.data.opens_seen && union.layers_stay();
+    if settings.prefetch && able {
+        let _ = prefetch.set(Prefetch::new(union, settings.mountpoint.clone(), device, session.notifier()));
+    }
+    if let (Way::Direct, Err(errno)) = (&mounted.way, mount::raise_read_ahead(device, READ_AHEAD)) {
+        log::debug!("read-ahead stays as it is: {errno}");
     }
 }
 
