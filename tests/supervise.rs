@@ -166,17 +166,50 @@ fn a_volatile_mount_goes_on_and_its_mark_goes_with_it() {
 }
 
 #[test]
+fn a_signal_to_the_supervisor_ends_both_in_order() {
+    within(60, || {
+        let (stack, mount) = supervised(filled());
+        kill_and_wait(&mount);
+        let (supervisor, daemon) = (mount.pid().unwrap(), daemon(&mount).unwrap());
+        rustix::process::kill_process(supervisor, Signal::TERM).unwrap();
+        assert!(wait_until(|| !is_mounted(&stack.merged)));
+        assert!(wait_until(|| rustix::process::test_kill_process(daemon).is_err()));
+    });
+}
+
+#[test]
+fn a_copy_up_that_a_kill_interrupts_is_made_by_the_next_daemon() {
+    within(100, || {
+        const SIZE: usize = 200 << 20;
+        let stack = filled();
+        stack.lowers[0].file("big", vec![7; SIZE]);
+        let (_stack, mount) = supervised(stack);
+        thread::scope(|scope| {
+            let writer = scope.spawn(|| mount.pwrite("big", 5, b"written").unwrap());
+            thread::sleep(Duration::from_millis(40));
+            kill_and_wait(&mount);
+            writer.join().unwrap();
+        });
+        let content = mount.read("big").unwrap();
+        assert!(content.len() == SIZE && content[..16] == *b"\x07\x07\x07\x07\x07written\x07\x07\x07\x07");
+        assert!(content[16..].iter().all(|byte| *byte == 7));
+    });
+}
+
+#[test]
 fn a_daemon_that_dies_of_what_it_is_sent_is_given_up_in_the_end() {
     within(60, || {
         let (stack, mount) = supervised(filled());
-        // As if each died at once: killed as soon as it is there, but not who unmounts in the end.
+        // As if each died at once: killed as soon as it has threads, which the one who unmounts in the end never has.
         let at = stack.merged.clone();
+        let serves = |pid: &Pid| {
+            fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero())).is_ok_and(|threads| threads.count() > 1)
+        };
         let gone = wait_until(|| {
-            let said = mount.messages();
-            if let Some(pid) = daemon(&mount).filter(|_| said.matches("ended by").count() < 9) {
+            if let Some(pid) = daemon(&mount).filter(serves) {
                 let _ = rustix::process::kill_process(pid, Signal::KILL);
             }
-            said.contains("unmounted")
+            mount.messages().contains("unmounted")
         });
         assert!(gone && wait_until(|| !is_mounted(&at)), "{}", mount.messages());
     });
@@ -249,6 +282,16 @@ impl Worker<'_> {
                 tree.unlink(&path).unwrap();
                 assert!(!tree.has(&path));
             }
+            _ => self.other_step(action, &path, &to, free),
+        }
+        if self.held.len() > 6 {
+            self.held.clear();
+        }
+    }
+
+    fn other_step(&mut self, action: usize, path: &str, to: &str, free: bool) {
+        let tree = self.tree;
+        match action {
             7 => {
                 let dir = format!("{}/dir", self.home);
                 tree.mkdir(&dir, 0o755).unwrap();
@@ -259,14 +302,14 @@ impl Worker<'_> {
                 tree.rmdir(&dir).unwrap();
             }
             8 if free => {
-                tree.link(&path, &to).unwrap();
-                assert_eq!(tree.link(&path, &to), Err(Errno::EXIST));
-                assert_eq!(tree.read(&to).unwrap(), self.files[&path]);
-                tree.unlink(&to).unwrap();
+                tree.link(path, to).unwrap();
+                assert_eq!(tree.link(path, to), Err(Errno::EXIST));
+                assert_eq!(tree.read(to).unwrap(), self.files[path]);
+                tree.unlink(to).unwrap();
             }
             9 => {
-                tree.chmod(&path, 0o640).unwrap();
-                let fd = tree.open(&path, OFlags::RDONLY).unwrap();
+                tree.chmod(path, 0o640).unwrap();
+                let fd = tree.open(path, OFlags::RDONLY).unwrap();
                 rustix::fs::fsetxattr(&fd, "user.a", b"1", rustix::fs::XattrFlags::CREATE).unwrap();
                 rustix::fs::fremovexattr(&fd, "user.a").unwrap();
             }
@@ -281,10 +324,7 @@ impl Worker<'_> {
                     );
                 }
             }
-            _ => assert!(tree.read(&path).unwrap() == self.files[&path], "{path}"),
-        }
-        if self.held.len() > 6 {
-            self.held.clear();
+            _ => assert!(tree.read(path).unwrap() == self.files[path], "{path}"),
         }
     }
 

@@ -71,6 +71,10 @@ impl Successive {
             None => {
                 self.journal.set_init(init);
                 handover::write(connection.as_fd(), answer.get(..len).unwrap_or_default())?;
+                // Nothing is there to be sent again: only to know that it can be done.
+                if resend(connection.as_fd()) == Err(Errno::EINVAL) {
+                    return Err(io::Error::other("supervise needs Linux 6.9, where requests can be sent again"));
+                }
             }
             Some(_) => self.take_over(connection.as_fd())?,
         }
@@ -90,8 +94,6 @@ impl Successive {
         match resend(connection) {
             // Unmounted meanwhile: the session will see that.
             Err(Errno::ENODEV | Errno::EPERM | Errno::ENOENT) => return Ok(()),
-            // Before Linux 6.9 what was read is lost: those who wait for it wait until the view is unmounted by force.
-            Err(Errno::EINVAL) => log::error!("this kernel sends no requests again: some programs will wait for good"),
             done => done?,
         }
         if self.refuse { refuse_resent(connection) } else { Ok(()) }

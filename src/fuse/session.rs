@@ -85,8 +85,10 @@ pub fn serve(
     config.n_threads = Some(settings.threads.max(1));
     let alone = successive.is_none();
     config.clone_fd = settings.threads > 1 && alone;
+    let first = successive.as_ref().is_none_or(|one| one.connection.is_none());
     let end_early = |error: std::io::Error| {
-        if alone {
+        // The next one may have better luck.
+        if first {
             mounted.give_up();
         }
         failure(settings, format!("the connection to the kernel failed: {error}"), "")
