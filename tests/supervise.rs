@@ -23,6 +23,11 @@ fn daemon(mount: &Mount) -> Option<Pid> {
     children.split_whitespace().next().and_then(|pid| Pid::from_raw(pid.parse().ok()?))
 }
 
+/// Whether a daemon has come so far that it answers requests.
+fn serves(daemon: &Pid) -> bool {
+    fs::read_dir(format!("/proc/{}/task", daemon.as_raw_nonzero())).is_ok_and(|threads| threads.count() > 1)
+}
+
 fn kill(mount: &Mount) -> Pid {
     let mut killed = None;
     assert!(wait_until(|| {
@@ -202,16 +207,14 @@ fn a_daemon_that_dies_of_what_it_is_sent_is_given_up_in_the_end() {
         let (stack, mount) = supervised(filled());
         // As if each died at once: killed as soon as it has threads, which the one who unmounts in the end never has.
         let at = stack.merged.clone();
-        let serves = |pid: &Pid| {
-            fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero())).is_ok_and(|threads| threads.count() > 1)
-        };
-        let gone = wait_until(|| {
+        let end = Instant::now() + Duration::from_secs(50);
+        while !mount.messages().contains("unmounted") && Instant::now() < end {
             if let Some(pid) = daemon(&mount).filter(serves) {
                 let _ = rustix::process::kill_process(pid, Signal::KILL);
             }
-            mount.messages().contains("unmounted")
-        });
-        assert!(gone && wait_until(|| !is_mounted(&at)), "{}", mount.messages());
+            thread::sleep(Duration::from_millis(2));
+        }
+        assert!(wait_until(|| !is_mounted(&at)), "{}", mount.messages());
     });
 }
 
@@ -381,7 +384,9 @@ fn programs_under_kills_get_no_wrong_answer() {
                 .collect();
             let mut kills = 0;
             while Instant::now() < end && !workers.iter().any(thread::ScopedJoinHandle::is_finished) {
-                thread::sleep(Duration::from_millis(210 + kills * 37 % 200));
+                // Who dies sooner is thought to die of what it is sent.
+                wait_until(|| daemon(&mount).as_ref().is_some_and(serves));
+                thread::sleep(Duration::from_millis(250 + kills * 37 % 200));
                 kill(&mount);
                 kills += 1;
             }
