@@ -24,7 +24,15 @@ pub struct Stack {
 impl Stack {
     /// A stack of `lowers` empty lower layers and an upper.
     pub fn new(lowers: usize) -> Self {
-        let scratch = Scratch::new();
+        Stack::within(Scratch::new(), lowers)
+    }
+
+    /// The same in memory, where the machine has a place for that: nothing waits for a disk.
+    pub fn in_memory(lowers: usize) -> Self {
+        Stack::within(Scratch::in_memory(), lowers)
+    }
+
+    fn within(scratch: Scratch, lowers: usize) -> Self {
         Stack {
             lowers: (0..lowers).map(|i| Layer::new(scratch.dir(&format!("lower{i}")))).collect(),
             upper: Some(Layer::new(scratch.dir("upper"))),

@@ -139,7 +139,11 @@ fn merges(plans: &[Plan], path: &str) -> bool {
 
 /// Writes the layers to disk, with equal old times.
 pub fn build(plans: &[Plan]) -> Stack {
-    let stack = Stack::new(plans.len());
+    fill(Stack::new(plans.len()), plans)
+}
+
+/// Writes them to the layers of this stack.
+pub fn fill(stack: Stack, plans: &[Plan]) -> Stack {
     for (layer, plan) in stack.lowers.iter().zip(plans) {
         for (path, kind) in plan {
             make(layer, path, kind);

@@ -1,6 +1,8 @@
 //! The merged view as a plain tree in memory: what every step must do, where no other union is there to ask.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Deref;
+use std::sync::{Arc, OnceLock};
 
 use rustix::fs::FileType;
 use rustix::io::Errno;
@@ -13,12 +15,43 @@ use crate::common::{View, Walk, Who, who};
 
 type Id = usize;
 
+/// A file's bytes. Copies of a model share them until one changes, and their fingerprint is taken once.
+#[derive(Clone, Default)]
+pub struct Bytes(Arc<(Vec<u8>, OnceLock<u64>)>);
+
+impl Bytes {
+    /// These.
+    pub fn new(bytes: Vec<u8>) -> Self {
+        Bytes(Arc::new((bytes, OnceLock::new())))
+    }
+
+    fn edit(&mut self) -> &mut Vec<u8> {
+        if Arc::get_mut(&mut self.0).is_none() {
+            *self = Bytes::new(self.0.0.clone());
+        }
+        let (bytes, known) = Arc::get_mut(&mut self.0).unwrap();
+        *known = OnceLock::new();
+        bytes
+    }
+
+    fn fingerprint(&self) -> u64 {
+        *self.0.1.get_or_init(|| fingerprint(&self.0.0))
+    }
+}
+
+impl Deref for Bytes {
+    type Target = Vec<u8>;
+    fn deref(&self) -> &Vec<u8> {
+        &self.0.0
+    }
+}
+
 #[derive(Clone)]
 struct Node {
     kind: FileType,
     mode: u32,
     owner: (u32, u32),
-    data: Vec<u8>,
+    data: Bytes,
     target: &'static str,
     xattrs: BTreeMap<&'static str, Vec<u8>>,
     nlink: u64,
@@ -27,6 +60,7 @@ struct Node {
 }
 
 /// A tree; node 0 is the root. Removed nodes stay, as someone may hold them.
+#[derive(Clone)]
 pub struct Memory {
     nodes: Vec<Node>,
     held: [Option<(Id, bool)>; SLOTS],
@@ -55,7 +89,7 @@ impl Node {
             kind,
             mode,
             owner: ids(),
-            data: Vec::new(),
+            data: Bytes::default(),
             target: "",
             xattrs: BTreeMap::new(),
             nlink: 1,
@@ -94,8 +128,9 @@ impl Node {
 
     fn write(&mut self, at: usize, bytes: &[u8]) {
         let end = at + bytes.len();
-        self.data.resize(self.data.len().max(end), 0);
-        self.data[at..end].copy_from_slice(bytes);
+        let data = self.data.edit();
+        data.resize(data.len().max(end), 0);
+        data[at..end].copy_from_slice(bytes);
         self.written();
     }
 }
@@ -245,11 +280,11 @@ impl Memory {
         node.may_write()?;
         let (size, end) = (node.data.len(), at + len);
         if matches!(room, Room::Extend | Room::Zero) {
-            node.data.resize(size.max(end), 0);
+            node.data.edit().resize(size.max(end), 0);
         }
         if matches!(room, Room::Punch | Room::Zero) {
             let end = end.min(node.data.len());
-            node.data[at.min(end)..end].fill(0);
+            node.data.edit()[at.min(end)..end].fill(0);
         }
         node.written();
         Ok(Vec::new())
@@ -305,6 +340,35 @@ impl Memory {
         Ok(Vec::new())
     }
 
+    /// From now on it is not known when the directories were changed, nor the objects with these names or held open: what
+    /// a kill leaves of one change.
+    pub fn forget_times(&mut self, paths: &[&str]) {
+        let named = paths.iter().filter_map(|path| self.find(path).ok());
+        let ids: Vec<Id> = named.chain(self.held.iter().flatten().map(|held| held.0)).collect();
+        ids.into_iter().for_each(|id| self.nodes[id].touch());
+        self.nodes.iter_mut().filter(|node| node.is_dir()).for_each(Node::touch);
+    }
+
+    /// Nobody holds anything open any more.
+    pub fn release(&mut self) {
+        self.held = Default::default();
+    }
+
+    /// The bytes of a file.
+    pub fn bytes(&self, path: &str) -> Option<Bytes> {
+        self.find(path).ok().map(|id| self.nodes[id].data.clone())
+    }
+
+    /// The object is what was seen, which has these bytes: one of several states that a change may leave.
+    pub fn adopt(&mut self, path: &str, seen: &Object, bytes: Option<Vec<u8>>) {
+        let Ok(id) = self.find(path) else { return };
+        let node = &mut self.nodes[id];
+        (node.mode, node.owner) = (seen.mode, seen.owner);
+        if let Some(bytes) = bytes {
+            node.data = Bytes::new(bytes);
+        }
+    }
+
     fn walk(&self, dir: &str, id: Id, f: &mut dyn FnMut(&str, Id)) {
         f(dir, id);
         for (name, child) in &self.nodes[id].children {
@@ -320,7 +384,7 @@ fn lower_node(plan: &Plan, path: &str) -> Node {
         Kind::File { seed, len, mode, xattr } => {
             let names = plan.values().filter(|k| matches!(k, Kind::Again(first) if first == path)).count();
             Node {
-                data: content(*seed, *len),
+                data: Bytes::new(content(*seed, *len)),
                 nlink: 1 + names as u64,
                 xattrs: xattr.then(|| ("user.a", b"lower".to_vec())).into_iter().collect(),
                 ..Node::new(FileType::RegularFile, *mode)
@@ -352,15 +416,15 @@ impl Subject for Memory {
             Step::Write(p, at, len, seed) => self.change(p, |n| n.write(*at, &content(*seed, *len))),
             Step::Append(p, len, seed) => self.change(p, |n| n.write(n.data.len(), &content(*seed, *len))),
             Step::Truncate(p, size) => self.change(p, |n| {
-                n.data.resize(*size, 0);
+                n.data.edit().resize(*size, 0);
                 n.written();
             }),
             Step::OpenTruncate(p) => self.change(p, |n| {
-                n.data.clear();
+                n.data = Bytes::default();
                 n.written();
             }),
             Step::Fallocate(p, room, at, len) => self.fallocate(p, *room, *at, *len),
-            Step::Read(p) => Ok(self.node(p)?.data.clone()),
+            Step::Read(p) => Ok(self.node(p)?.data.to_vec()),
             Step::List(p) => {
                 let names: Vec<_> = self.node(p)?.children.keys().cloned().collect();
                 Ok(names.join(" ").into_bytes())
@@ -378,7 +442,7 @@ impl Subject for Memory {
                 self.held[*slot] = None;
                 done
             }
-            Step::HeldRead(slot) => Ok(self.held(*slot)?.0.data.clone()),
+            Step::HeldRead(slot) => Ok(self.held(*slot)?.0.data.to_vec()),
             Step::HeldWrite(slot, at, len, seed) => {
                 let (node, write) = self.held(*slot)?;
                 write.then(|| node.write(*at, &content(*seed, *len))).ok_or(Errno::BADF)?;
@@ -386,7 +450,7 @@ impl Subject for Memory {
             }
             Step::HeldTruncate(slot, size) => {
                 let (node, write) = self.held(*slot)?;
-                write.then(|| node.data.resize(*size, 0)).ok_or(Errno::INVAL)?;
+                write.then(|| node.data.edit().resize(*size, 0)).ok_or(Errno::INVAL)?;
                 node.written();
                 done
             }
@@ -415,7 +479,7 @@ impl Subject for Memory {
                 mode: node.mode,
                 owner: node.owner,
                 size: node.data.len() as u64,
-                content: Ok(if node.kind == FileType::RegularFile { fingerprint(&node.data) } else { 0 }),
+                content: Ok(if node.kind == FileType::RegularFile { node.data.fingerprint() } else { 0 }),
                 target: node.target.as_bytes().to_vec(),
                 rdev: 0,
                 nlink: if node.is_dir() || walk.without_links { 0 } else { node.nlink },

@@ -205,9 +205,10 @@ fn operations(verb: impl Strategy<Value = Verb>, len: usize) -> impl Strategy<Va
     prop::collection::vec(op, len / 2..=len)
 }
 
-/// Repeatable content.
+/// Repeatable content in which no two pages are alike, and no byte is like a hole.
 pub fn content(seed: u8, len: usize) -> Vec<u8> {
-    (0..len).map(|i| (i as u8).wrapping_mul(31).wrapping_add(seed) | 1).collect()
+    let page = |i: usize| (((i >> 8) as u32).wrapping_mul(0x9e37_79b1) >> 24) as u8;
+    (0..len).map(|i| (i as u8).wrapping_mul(31).wrapping_add(seed).wrapping_add(page(i)) | 1).collect()
 }
 
 fn pick(list: &[String], n: impl Into<usize>) -> Option<String> {
