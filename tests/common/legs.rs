@@ -14,7 +14,7 @@ const AGAIN: &str = "again_";
 const LEG: &str = "PLYFS_TEST_LEG";
 
 /// The user of the legs: `tests` (made if missing), else nobody's number.
-fn user() -> (u32, u32) {
+pub fn user() -> (u32, u32) {
     let find = || {
         let table = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
         let line = table.lines().find(|l| l.starts_with("tests:"))?.to_owned();
