@@ -31,6 +31,8 @@ pub struct Common {
     pub kind: Kind,
     /// What `chattr` forbids on its upper object: bits [`APPEND`] and [`IMMUTABLE`].
     protection: AtomicU8,
+    /// That its upper object is seen, or has its data itself, may not be on disk yet.
+    loose: AtomicBool,
     /// Held through its copy-up (lock order: `locks.rs`).
     pub up: Mutex<()>,
 }
@@ -362,7 +364,18 @@ const COUNTLESS: u32 = DEAD - 1;
 impl Common {
     /// Of a new inode with one reference.
     fn new(kind: Kind) -> Self {
-        Self { refs: AtomicU32::new(1), kind, protection: AtomicU8::new(0), up: Mutex::new(()) }
+        let (refs, protection, loose) = (AtomicU32::new(1), AtomicU8::new(0), AtomicBool::new(false));
+        Self { refs, kind, protection, loose, up: Mutex::new(()) }
+    }
+
+    /// Whether its copy-up may not be on disk yet.
+    pub fn is_loose(&self) -> bool {
+        self.loose.load(Ordering::Acquire)
+    }
+
+    /// It is so from now on, or no longer. The caller holds its `up`.
+    pub fn set_loose(&self, loose: bool) {
+        self.loose.store(loose, Ordering::Release);
     }
 
     /// One reference more; false where the inode is on its way out.

@@ -2,7 +2,8 @@
 //!
 //! 1. `Union::topology`: exclusive while a directory moves to another parent, shared by every other rename.
 //! 2. [`Inode::up`](super::Inode): an inode's copy-up, and every change of a file's attributes, which a copy of its data
-//!    that runs meanwhile would undo. Ancestors are copied up before it is taken; one at a time.
+//!    that runs meanwhile would undo, and the first sync after it. Ancestors are copied up before it is taken; one at a
+//!    time.
 //! 3. [`DirBody::names`](super::DirBody): an ancestor before its descendant, else by number.
 //! 4. A leaf's `data`: held to open the file, and to change a mark that all of its names share.
 //! 5. A shard of the table: never two at once. The one of a name looks into the `state` of inodes that may have it.

@@ -43,6 +43,7 @@ calls! {
 pub struct Plan {
     fault: Option<Fault>,
     only: Option<Call>,
+    each: Option<fn()>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -59,18 +60,24 @@ impl Plan {
 
     /// The call with number `at` (from 0) fails with `errno`, without being made.
     pub fn fail(at: u64, errno: Errno) -> Self {
-        Self { fault: Some(Fault::Fail { at, errno }), only: None }
+        Self { fault: Some(Fault::Fail { at, errno }), ..Self::default() }
     }
 
     /// The call with number `from` (from 0) and all later ones answer `EIO` and do nothing.
     pub fn dead_from(from: u64) -> Self {
-        Self { fault: Some(Fault::Dead { from }), only: None }
+        Self { fault: Some(Fault::Dead { from }), ..Self::default() }
     }
 
     /// Counts, and fails, calls of this kind only.
     #[must_use]
     pub fn only(self, call: Call) -> Self {
         Self { only: Some(call), ..self }
+    }
+
+    /// Before each call that is counted `act` runs, whose own calls are not: the disk may get on in between.
+    #[must_use]
+    pub fn each(self, act: fn()) -> Self {
+        Self { each: Some(act), ..self }
     }
 }
 
@@ -121,19 +128,24 @@ pub(crate) fn enter(call: Call) -> Result<()> {
 
 #[cold]
 fn enter_planned(call: Call) -> Result<()> {
-    RUNNING.with_borrow_mut(|running| {
-        let Some(running) = running else { return Ok(()) };
+    let (each, answer) = RUNNING.with_borrow_mut(|running| {
+        let Some(running) = running else { return (None, Ok(())) };
         if running.plan.only.is_some_and(|only| only != call) {
-            return Ok(());
+            return (None, Ok(()));
         }
         let number = running.count;
         running.count += 1;
-        match running.plan.fault {
+        let answer = match running.plan.fault {
             Some(Fault::Fail { at, errno }) if at == number => Err(errno),
             Some(Fault::Dead { from }) if from <= number => Err(Errno::EIO),
             _ => Ok(()),
-        }
-    })
+        };
+        (running.plan.each, answer)
+    });
+    if let Some(act) = each {
+        with_plan(Plan::count(), act);
+    }
+    answer
 }
 
 #[cfg(test)]
@@ -169,6 +181,19 @@ mod tests {
             three_calls()
         });
         assert_eq!(calls, 3);
+    }
+
+    #[test]
+    fn something_runs_before_each_call_and_is_not_counted() {
+        thread_local! {
+            static RUNS: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+        }
+        let act = || {
+            RUNS.set(RUNS.get() + 1);
+            let _ = three_calls();
+        };
+        let (result, calls) = with_plan(Plan::fail(1, Errno::EIO).only(Call::Mkdir).each(act), three_calls);
+        assert_eq!((result, calls, RUNS.get()), ([Ok(()), Ok(()), Err(Errno::EIO)], 2, 2));
     }
 
     #[test]

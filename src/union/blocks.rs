@@ -156,7 +156,7 @@ impl Union {
         }
         let written = blocks.write(offset, bytes)?;
         if how.sync {
-            blocks.keep()?;
+            self.sync_file(inode, leaf, true, || blocks.keep())?;
         }
         Ok(Some(written))
     }
@@ -201,6 +201,7 @@ impl Union {
                     return Ok(None);
                 }
                 record.keep();
+                inode.set_loose(true);
                 // Who has the file below open by now must not keep that for good.
                 let mut data = leaf.data().lock();
                 self.by_blocks.live.insert(inode.id, blocks);
@@ -254,6 +255,7 @@ impl Union {
             clear_privileges(blocks.file(), false)?;
         }
         if blocks.seal(upper, cut)? {
+            inode.set_loose(true);
             let mark = {
                 let mut data = leaf.data().lock();
                 let mut state = leaf.state.lock();

@@ -132,9 +132,11 @@ impl Union {
         let stat = self.publish_copy(upper, &parent, &into.place, staged, &name, true)?;
         let place = into.place.child(&name, stat.ino);
         let xattr_whiteouts = upper.style == WhiteoutStyle::Xattr;
+        inode.set_loose(true);
         dir.state.write().view.upper = Some(DirPart { place, level: 0, xattr_whiteouts, impure: false });
         names.raised(&self.cookies, &name, Kind::Dir);
-        Ok(())
+        drop(names);
+        upper.sync_name(&into.place)
     }
 
     fn copy_up_leaf(&self, inode: &Arc<Inode>, leaf: &LeafBody, how: &CopyUp) -> Result<bool> {
@@ -178,6 +180,9 @@ impl Union {
             names.raised(&self.cookies, &name, inode.kind);
             let place = Place { dir: into.place.clone(), name };
             self.now_upper(inode, leaf, place, &stat, copy.links, copy.meta);
+            drop(names);
+            // When all is entered: it stands there whatever this says.
+            upper.sync_name(&into.place)?;
             return Ok(cut);
         }
         self.alias_known(upper, inode, leaf);
@@ -205,6 +210,7 @@ impl Union {
         links: u64,
         meta: Option<MetaFile>,
     ) {
+        inode.set_loose(true);
         let pinned = {
             let mut state = leaf.state.lock();
             state.set_upper(LeafObject { place, key: Key::of(stat) });
@@ -238,7 +244,7 @@ impl Union {
         name: &Name,
         has_origin: bool,
     ) -> Result<Stat> {
-        keeping_times(upper, into, |fd| {
+        keeping_times(into, |fd| {
             if has_origin {
                 self.make_impure(upper, parent, into)?;
             }
@@ -263,11 +269,7 @@ impl Union {
 }
 
 /// Adds a name to an upper directory as a part of copy-up: it may be read-only, and it keeps its times.
-pub(super) fn keeping_times<T>(
-    upper: &Upper,
-    into: &DirPlace,
-    add: impl FnOnce(BorrowedFd<'_>) -> Result<T>,
-) -> Result<T> {
+pub(super) fn keeping_times<T>(into: &DirPlace, add: impl FnOnce(BorrowedFd<'_>) -> Result<T>) -> Result<T> {
     let fd = into.fd()?;
     let before = stat_fd(fd.as_fd())?;
     let _widened = Widened::new(fd.as_fd(), before.mode)?;
@@ -277,7 +279,6 @@ pub(super) fn keeping_times<T>(
     if let Err(errno) = tree::utimens_at(fd.as_fd(), c".", times) {
         log::debug!("{into:?}: its times are not restored: {errno}");
     }
-    upper.sync_name(into)?;
     Ok(added)
 }
 

@@ -62,7 +62,7 @@ impl Union {
             state.set_unaliased(copy.links);
         }
         self.now_upper(inode, leaf, index.place(&entry), &stat, copy.links, copy.meta);
-        Ok(())
+        upper.sync_name(index.dir())
     }
 
     /// Gives the known names of an indexed file that have none yet a link of its copy. They lead to it anyway, by the index;
@@ -95,11 +95,13 @@ impl Union {
         let Some(into) = dir.live_view()?.upper.filter(|_| still) else { return Ok(()) };
         if into.place.stat(name)?.is_none() {
             names.begin();
-            keeping_times(upper, &into.place, |_| {
+            keeping_times(&into.place, |_| {
                 self.make_impure(upper, parent, &into.place)?;
                 self.alias(upper, inode, leaf, &into.place, name, lower_links)
             })?;
             names.raised(&self.cookies, name, inode.kind);
+            drop(names);
+            return upper.sync_name(&into.place);
         }
         Ok(())
     }

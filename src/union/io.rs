@@ -6,10 +6,9 @@ use std::sync::{Arc, Weak};
 use super::copy_up::CopyUp;
 use super::protect::Change;
 use super::{Caller, InodeId, Union};
-use crate::base::config::Fsync;
 use crate::base::{Errno, Result};
 use crate::format::Protattr;
-use crate::inode::{Body, DataFd, Inode, LeafBody, LeafObject};
+use crate::inode::{DataFd, Inode, LeafBody, LeafObject};
 use crate::layer::{Evict, Place};
 use crate::sys::data;
 use crate::sys::path::OFlags;
@@ -78,8 +77,8 @@ impl Union {
                 Err(errno) => return Err(errno),
             }
         }
-        if how.sync && !self.is_volatile() {
-            data::fdatasync(fd.as_fd())?;
+        if how.sync {
+            self.sync_file(&inode, inode.leaf()?, true, || data::fdatasync(fd.as_fd()))?;
         }
         Ok(written)
     }
@@ -200,74 +199,6 @@ impl Union {
         // Whose write clears them depends on who writes.
         let keeps = stat_fd(fd.as_fd()).is_ok_and(|stat| stat.mode & (libc::S_ISUID | libc::S_ISGID) == 0);
         keeps.then_some(fd)
-    }
-
-    /// Whether a sync of this inode has to wait for a disk.
-    pub fn is_long_sync(&self, id: InodeId) -> bool {
-        if self.is_volatile() {
-            return false;
-        }
-        self.inode(id).is_ok_and(|inode| match &inode.body {
-            Body::Dir(_) => true,
-            Body::Leaf(leaf) => leaf.state.lock().upper().is_some(),
-        })
-    }
-
-    /// Data and attributes are on disk; with them what leads to the file.
-    ///
-    /// # Errors
-    /// `EIO`, `ENOSPC`, `EDQUOT`
-    pub fn fsync(&self, id: InodeId, data_only: bool) -> Result<()> {
-        let inode = self.inode(id)?;
-        let Ok(upper) = self.upper() else { return Ok(()) };
-        if upper.fsync == Fsync::Volatile {
-            return Ok(());
-        }
-        match &inode.body {
-            Body::Dir(dir) => match dir.live_view().ok().and_then(|view| view.upper) {
-                Some(part) => data::fsync(part.place.open()?.as_fd()),
-                None => Ok(()),
-            },
-            Body::Leaf(leaf) => {
-                // A lower file is on disk.
-                if leaf.state.lock().upper().is_none() {
-                    return Ok(());
-                }
-                if let Some(blocks) = self.blocks(&inode, leaf)? {
-                    blocks.keep()?;
-                    if !data_only {
-                        data::fsync(blocks.file())?;
-                    }
-                    return if upper.fsync == Fsync::Strict { self.sync_parent(leaf) } else { Ok(()) };
-                }
-                let fd = match self.own_fd(&inode, leaf) {
-                    Err(Errno::EACCES | Errno::EPERM | Errno::ETXTBSY) => self.data_fd(&inode, false)?,
-                    fd => fd?,
-                };
-                if data_only {
-                    data::fdatasync(fd.as_fd())?
-                } else {
-                    data::fsync(fd.as_fd())?
-                }
-                if upper.fsync == Fsync::Strict { self.sync_parent(leaf) } else { Ok(()) }
-            }
-        }
-    }
-
-    /// The descriptor of what the upper file itself has: of one whose data is below that is not its content.
-    fn own_fd(&self, inode: &Arc<Inode>, leaf: &LeafBody) -> Result<Arc<OwnedFd>> {
-        if leaf.state.lock().meta().is_none() {
-            return self.data_fd(inode, true);
-        }
-        self.at_leaf(inode, |object| open_to_read(&object.place, object.key.ino)).map(|data| data.fd)
-    }
-
-    fn sync_parent(&self, leaf: &LeafBody) -> Result<()> {
-        let place = leaf.state.lock().upper().map(|object| object.place.dir.clone());
-        match place {
-            Some(dir) => data::fsync(dir.open()?.as_fd()),
-            None => Ok(()),
-        }
     }
 
     /// Reserves, zeroes or frees space (`fallocate(2)`); `mode` as there.

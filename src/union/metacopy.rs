@@ -134,6 +134,7 @@ impl Union {
             Ok(from.is_none())
         });
         let cut = cut?;
+        inode.set_loose(true);
         leaf.state.lock().set_meta(None);
         leaf.close();
         Ok(cut)

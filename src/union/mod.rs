@@ -22,6 +22,7 @@ mod resent;
 mod restore;
 mod roots;
 mod setup;
+mod sync;
 mod types;
 mod xattr;
 
