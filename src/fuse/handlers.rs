@@ -181,6 +181,8 @@ impl Filesystem for Adapter {
                     union.setattr(&who, id(ino), &SetAttr { size: Some(0), ..SetAttr::default() }).map(drop)
                 }
             };
+            let synced = data.passthrough && writes && flags.0 & libc::O_DSYNC != 0;
+            let prepared = prepared.and_then(|()| if synced { union.sync_loose(id(ino)) } else { Ok(()) });
             if let Err(error) = prepared {
                 return reply.error(errno(error));
             }

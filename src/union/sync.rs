@@ -51,6 +51,15 @@ impl Union {
         }
     }
 
+    /// What a sync of the data alone relies on is on disk: for a program that opens a file so that the kernel, which has
+    /// the file in its own hands, syncs each write.
+    ///
+    /// # Errors
+    /// As [`Union::fsync`].
+    pub fn sync_loose(&self, id: InodeId) -> Result<()> {
+        if self.inode(id)?.is_loose() { self.fsync(id, true) } else { Ok(()) }
+    }
+
     /// Syncs a file by `sync`, and what its copy-up left to that.
     pub(super) fn sync_file(
         &self,

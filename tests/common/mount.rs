@@ -40,7 +40,7 @@ pub fn takes(option: &str) -> bool {
 
 /// Whether a mount stands at `at`, from the mount table: no file system is asked, none can hang.
 pub fn is_mounted(at: &Path) -> bool {
-    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let table = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
     table.lines().any(|l| l.split(' ').nth(4) == at.to_str())
 }
 

@@ -34,14 +34,14 @@ pub struct Row {
 
 type Act = fn(&Engine) -> Result<()>;
 
-fn row(name: &str, before: Act) -> Row {
+pub fn row(name: &str, before: Act) -> Row {
     let large = ["large", "blocks"].iter().any(|word| name.contains(word));
     Row { name: name.into(), fsync: Fsync::Auto, blocks: false, apart: false, large, before, steps: Vec::new() }
 }
 
 impl Row {
     /// Nothing is promised of when it is on the disk.
-    fn then(self, act: Act) -> Self {
+    pub fn then(self, act: Act) -> Self {
         self.keep(&[], act)
     }
 

@@ -5,13 +5,16 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use plyfs::Union;
 use plyfs::base::config::Config;
 use plyfs::sys::seam::{Plan, with_plan};
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
+use rustix::thread::{UnshareFlags, unshare_unsafe};
 
+use crate::common::mount::wait_until;
 use crate::common::{Kernel, Scratch, systems};
 use crate::engine::{Engine, View, config};
 use crate::image::{Event, Image, Random, State};
@@ -47,7 +50,7 @@ thread_local! {
 }
 
 /// Runs before each call.
-fn between() {
+pub fn between() {
     BETWEEN.with_borrow_mut(|between| {
         let Some(Between { way, bystander, random }) = between else { return };
         let way = match way {
@@ -98,6 +101,21 @@ impl Views {
     }
 }
 
+/// The file system on the disk as long as it is recorded.
+pub struct Recording {
+    base: Image,
+    file: File,
+}
+
+impl Recording {
+    /// Ends it, with nothing left to be written: what stood there at the beginning, and the log.
+    pub fn end(self, stand: &Stand) -> Result<(Image, Vec<Event>), String> {
+        rustix::fs::syncfs(&self.file).map_err(text)?;
+        BETWEEN.set(None);
+        Ok((self.base, stand.disk.recorded()))
+    }
+}
+
 /// What may be seen.
 struct Known {
     /// After so many steps.
@@ -110,33 +128,35 @@ struct Known {
 /// A file system with the lower layer, an empty upper layer and a workdir.
 pub struct Stand {
     kind: &'static str,
-    at: PathBuf,
+    pub at: PathBuf,
     merged: PathBuf,
     /// Without and with large files.
     bases: [Image; 2],
-    disk: Disk,
-    scratch: Scratch,
-}
-
-/// Held exclusively to start processes, which have all descriptors for an instant: a file system that they hold so would
-/// outlive its unmount.
-static STARTING: RwLock<()> = RwLock::new(());
-
-/// Held while a process is started.
-pub fn starting() -> RwLockWriteGuard<'static, ()> {
-    STARTING.write().unwrap_or_else(PoisonError::into_inner)
+    pub disk: Disk,
+    pub scratch: Scratch,
 }
 
 /// The file system, mounted; unmounted on Drop.
-pub struct Up<'a>(&'a Stand, #[allow(dead_code)] RwLockReadGuard<'static, ()>);
+pub struct Up<'a>(&'a Stand);
 
 impl Drop for Up<'_> {
     fn drop(&mut self) {
-        if let Err(error) = unmount(&self.0.at, UnmountFlags::empty()) {
+        let gone = unmount(&self.0.at, UnmountFlags::empty()).map_err(text).and_then(|()| self.0.wait_until_unused());
+        if let Err(why) = gone {
             let _ = unmount(&self.0.at, UnmountFlags::DETACH);
-            assert!(std::thread::panicking(), "the file system on the disk: {error}");
+            assert!(std::thread::panicking(), "the file system on the disk: {why}");
         }
     }
+}
+
+/// What this thread mounts from now on nobody else sees: a mount namespace that another process makes has a copy of every
+/// mount, and a file system lives on with that. It also goes with the test, however that ends.
+fn withdraw() -> Result<(), String> {
+    // SAFETY: no other thread relies on sharing its working directory or umask with this one.
+    #[allow(unsafe_code)]
+    unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.map_err(text)?;
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    mount_change("/", private).map_err(text)
 }
 
 fn text(error: impl std::fmt::Debug) -> String {
@@ -152,7 +172,7 @@ impl Stand {
             "btrfs" => (128, "btrfs-progs", &["mkfs.btrfs", "-qfK"]),
             other => return Err(format!("not known: {other}")),
         };
-        let alone = starting();
+        withdraw()?;
         let scratch = Scratch::in_memory();
         let path = scratch.path().join("image");
         let image = File::options().read(true).write(true).create_new(true).open(&path).map_err(text)?;
@@ -161,7 +181,6 @@ impl Stand {
         let disk = Disk::new(mib << 20, &scratch.dir("disk"))?;
         disk.load(&Image::load(&image));
         fs::remove_file(path).map_err(text)?;
-        drop(alone);
         let (at, merged) = (scratch.dir("at"), scratch.dir("merged"));
         let mut stand = Stand { kind, at, merged, bases: Default::default(), disk, scratch };
         {
@@ -186,10 +205,16 @@ impl Stand {
 
     /// Mounts what is on the disk.
     pub fn up(&self) -> Result<Up<'_>, String> {
-        let quiet = STARTING.read().unwrap_or_else(PoisonError::into_inner);
         mount(self.disk.device(), &self.at, self.kind, MountFlags::NOATIME, None)
             .map_err(|error| format!("the file system is not mounted: {error}"))?;
-        Ok(Up(self, quiet))
+        Ok(Up(self))
+    }
+
+    /// A file system that is still in use would go on with what it remembers of another image.
+    fn wait_until_unused(&self) -> Result<(), String> {
+        let claim = || rustix::fs::open(self.disk.device(), OFlags::RDONLY | OFlags::EXCL, Mode::empty());
+        let unused = wait_until(|| !matches!(claim(), Err(Errno::BUSY)));
+        if unused { Ok(()) } else { Err("it is still in use".into()) }
     }
 
     /// The file system as it was made.
@@ -215,7 +240,7 @@ impl Stand {
         Union::open(self.config(row)).map(Engine).map_err(|error| format!("plyfs does not open it: {error}"))
     }
 
-    fn by_plyfs(&self, row: &Row) -> Result<View, String> {
+    pub fn by_plyfs(&self, row: &Row) -> Result<View, String> {
         let view = self.open(row)?.view().map_err(|errno| format!("not to be read: {errno}"))?;
         let left: Vec<_> =
             fs::read_dir(self.at.join("work/work")).map_err(text)?.map(|entry| entry.unwrap().file_name()).collect();
@@ -225,7 +250,7 @@ impl Stand {
         Ok(view)
     }
 
-    fn by_kernel(&self, row: &Row) -> Result<View, String> {
+    pub fn by_kernel(&self, row: &Row) -> Result<View, String> {
         let (lower, at) = (self.lower(row), self.at.display());
         let options = format!("lowerdir={},upperdir={at}/upper,workdir={at}/work", lower.display());
         let options = format!("{options},redirect_dir=on,metacopy=on,index=on");
@@ -267,24 +292,41 @@ impl Stand {
         let _up = self.fresh(row);
         let engine = self.open(row)?;
         (row.before)(&engine).map_err(text)?;
-        let bystander = File::options().write(true).open(self.at.join("bystander")).map_err(text)?;
-        bystander.write_all_at(b"x", 0).map_err(text)?;
-        rustix::fs::syncfs(&bystander).map_err(text)?;
-        let end = bystander.try_clone().map_err(text)?;
-        BETWEEN.set(Some(Between { way, bystander, random: Random::new(seed) }));
-        let base = self.disk.record();
+        let recording = self.recording(way, seed)?;
         for (number, step) in row.steps.iter().enumerate() {
             self.disk.mark(Event::Begin(number));
             with_plan(Plan::count().each(between), || (step.act)(&engine)).0.map_err(text)?;
             self.disk.mark(Event::Done(number));
             between();
         }
-        rustix::fs::syncfs(&end).map_err(text)?;
-        let log = self.disk.recorded();
-        BETWEEN.set(None);
+        let recorded = recording.end(self)?;
         // What is left open goes with the disk: it was recorded.
         with_plan(Plan::dead_from(0), || drop(engine));
-        Ok((base, log))
+        Ok(recorded)
+    }
+
+    /// Records how the engine is opened, and a change.
+    pub fn record_opening(&self, row: &Row, way: Way, seed: u64) -> Result<(Image, Vec<Event>), String> {
+        let _up = self.fresh(row);
+        let recording = self.recording(way, seed)?;
+        let engine = with_plan(Plan::count().each(between), || {
+            let engine = self.open(row)?;
+            row.steps.iter().try_for_each(|step| (step.act)(&engine)).map_err(text)?;
+            Ok::<_, String>(engine)
+        });
+        let recorded = recording.end(self)?;
+        engine.0.map(|engine| with_plan(Plan::dead_from(0), || drop(engine)).0)?;
+        Ok(recorded)
+    }
+
+    /// Begins to record, with nothing left to be written.
+    pub fn recording(&self, way: Way, seed: u64) -> Result<Recording, String> {
+        let bystander = File::options().write(true).open(self.at.join("bystander")).map_err(text)?;
+        bystander.write_all_at(b"x", 0).map_err(text)?;
+        rustix::fs::syncfs(&bystander).map_err(text)?;
+        let file = bystander.try_clone().map_err(text)?;
+        BETWEEN.set(Some(Between { way, bystander, random: Random::new(seed) }));
+        Ok(Recording { base: self.disk.record(), file })
     }
 
     /// Looks at what a loss of power left.
@@ -302,19 +344,6 @@ impl Stand {
         readers.into_iter().try_for_each(|(reader, (name, seen))| {
             views.allow(row, state, reader, seen).map_err(|why| format!("{name}: {why}"))
         })
-    }
-
-    /// Whether the file system itself came through it: what its own checker says.
-    pub fn is_sound(&self, state: &State) -> bool {
-        self.disk.load(&state.image);
-        drop(self.up());
-        let _alone = starting();
-        let mut check = match self.kind {
-            "ext4" => Command::new("e2fsck"),
-            _ => Command::new("xfs_repair"),
-        };
-        check.arg(if self.kind == "ext4" { "-fn" } else { "-n" }).arg(self.disk.device());
-        check.output().is_ok_and(|out| out.status.success())
     }
 
     /// The machine has started again: records of blocks are of another run.
