@@ -12,6 +12,7 @@ mod common;
 mod engine;
 
 mod image;
+mod mounted;
 mod recorder;
 mod rows;
 mod stand;
@@ -38,19 +39,24 @@ impl Extent {
         let all = std::env::var("PLYFS_POWER").is_ok_and(|value| value == "all");
         Extent {
             all,
-            states: env_number("PLYFS_POWER_STATES", if all { u64::MAX } else { 8 }) as usize,
+            states: env_number("PLYFS_POWER_STATES", if all { u64::MAX } else { 6 }) as usize,
             seed: env_number("PLYFS_TEST_SEED", 1),
             word: std::env::var("PLYFS_POWER_ROW").unwrap_or_default(),
         }
     }
 
     /// The last state, and others by lot.
-    fn choose(&self, mut found: Vec<State>, random: &mut Random) -> Vec<State> {
-        if found.len() <= self.states {
+    fn choose(&self, found: Vec<State>, random: &mut Random) -> Vec<State> {
+        self.choose_of(found, self.states, random)
+    }
+
+    /// At most so many.
+    fn choose_of(&self, mut found: Vec<State>, most: usize, random: &mut Random) -> Vec<State> {
+        if found.len() <= most {
             return found;
         }
         let mut chosen: Vec<State> = found.pop().into_iter().collect();
-        while chosen.len() < self.states && !found.is_empty() {
+        while chosen.len() < most && !found.is_empty() {
             chosen.push(found.swap_remove(random.below(found.len() as u64) as usize));
         }
         chosen
