@@ -66,32 +66,39 @@ impl Union {
         inode: &Arc<Inode>,
         leaf: &LeafBody,
         data_only: bool,
-        sync: impl FnOnce() -> Result<()>,
+        sync: impl Fn() -> Result<()>,
     ) -> Result<()> {
         let upper = self.upper()?;
         if upper.fsync == Fsync::Volatile {
             return Ok(());
         }
-        sync()?;
-        let settled = !inode.is_loose();
-        if !data_only && settled && self.blocks(inode, leaf)?.is_some() {
-            data::fsync(self.synced_fd(inode, leaf)?.as_fd())?;
-        }
-        if settled {
+        if !(inode.is_loose() && self.sync_copy(inode, leaf, &sync)?) {
+            sync()?;
+            if !data_only && self.blocks(inode, leaf)?.is_some() {
+                data::fsync(self.synced_fd(inode, leaf)?.as_fd())?;
+            }
             if upper.fsync == Fsync::Strict {
                 self.sync_parent(leaf)?;
-            }
-        } else {
-            // Held so that whoever comes meanwhile waits, and nothing that comes after it is taken for done.
-            let _up = inode.up.lock();
-            if inode.is_loose() {
-                data::fsync(self.synced_fd(inode, leaf)?.as_fd())?;
-                self.sync_parent(leaf)?;
-                inode.set_loose(false);
             }
         }
         let parent = leaf.state.lock().names.first().map(|(parent, _)| parent.clone());
         self.sync_ancestors(parent)
+    }
+
+    /// The first sync after a copy-up; false where another one was first, which may not have seen the data of now.
+    fn sync_copy(&self, inode: &Arc<Inode>, leaf: &LeafBody, sync: &impl Fn() -> Result<()>) -> Result<bool> {
+        // Held so that whoever comes meanwhile waits, and nothing that comes after it is taken for done.
+        let _up = inode.up.lock();
+        if !inode.is_loose() {
+            return Ok(false);
+        }
+        if self.blocks(inode, leaf)?.is_some() {
+            sync()?;
+        }
+        data::fsync(self.synced_fd(inode, leaf)?.as_fd())?;
+        self.sync_parent(leaf)?;
+        inode.set_loose(false);
+        Ok(true)
     }
 
     /// The names of directories that were copied up, from this one upwards.
