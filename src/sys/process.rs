@@ -133,6 +133,26 @@ pub fn raise_open_files() {
     }
 }
 
+/// Large pieces of memory are the kernel's again as soon as they are given back, and do not lie among small ones that stay
+/// ([mallopt(3)](https://man7.org/linux/man-pages/man3/mallopt.3.html)): by itself glibc raises the size that counts as
+/// large to that of the largest piece that was ever freed. Other C libraries have no such call, nor the need.
+pub fn return_large_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it takes two numbers.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 256 << 10);
+    }
+}
+
+/// What was freed is the kernel's again ([malloc_trim(3)](https://man7.org/linux/man-pages/man3/malloc_trim.3.html)).
+pub fn return_free_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it takes a number, and any thread may call it at any time.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// SIGTERM, SIGINT and SIGHUP, which ask a daemon to unmount, and SIGUSR1, which asks it to tell.
 fn awaited() -> libc::sigset_t {
     // SAFETY: an all-zero sigset_t is a value of the type, and sigemptyset makes it a proper set; the signal numbers are
