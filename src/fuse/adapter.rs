@@ -18,7 +18,9 @@ use super::relist::Relist;
 use super::requests::{Op, Requests};
 use super::turns::{Turn, Turns};
 use crate::base::config::Timeouts;
+use crate::base::sync::Mutex;
 use crate::base::{Name, Result};
+use crate::sys::process;
 use crate::union::{Attr, Caller, Entry, InodeId, Kind, Make, Notices, Union};
 
 /// Never the backing inode's: copy-up would make the kernel's inode bad.
@@ -104,14 +106,20 @@ impl Adapter {
             return guard(|| job(&self.union));
         }
         let (union, turns) = (self.union.clone(), self.turns.clone());
+        let job = Arc::new(Mutex::new(Some(job)));
+        let theirs = job.clone();
         let long = move || {
             turns.let_go();
-            guard(|| job(&union));
+            process::take_short_turns();
+            let job = theirs.lock().take();
+            guard(|| job.into_iter().for_each(|job| job(&union)));
         };
         let spawned = std::thread::Builder::new().name("plyfs-long".into()).spawn(long);
         if let Err(error) = spawned {
-            // The reply is dropped with the job: the caller gets EIO.
-            log::error!("no thread for a long request: {error}");
+            // Out of memory or processes: then others wait.
+            log::info!("no thread for a long request: {error}");
+            let job = job.lock().take();
+            guard(|| job.into_iter().for_each(|job| job(&self.union)));
         }
     }
 
