@@ -75,7 +75,7 @@ const STEP_CPU: Duration = Duration::from_micros(200);
 /// A step takes this long at most: that of a disk, a network, or a shared block.
 const STEP_TIME: Duration = Duration::from_millis(50);
 /// How often the interrupt is asked. A small file is copied sooner than the question is answered.
-const ASK: Duration = Duration::from_millis(50);
+const ASK: Duration = Duration::from_millis(20);
 /// Bytes that go to the disk together; twice as many at most are on the way.
 const OUT: u64 = 8 << 20;
 
