@@ -48,7 +48,7 @@ const STEP: &str = "directory-with-a-name-of-forty-bytes-....";
 fn five_thousand_levels_are_made_walked_copied_up_renamed_and_removed() {
     within(600, || {
         const LEVELS: usize = 5000;
-        let stack = Stack::new(1);
+        let stack = crate::stack(1);
         let lower = stack.lowers[0].root().to_owned();
         std::fs::create_dir(lower.join("l")).unwrap();
         put(descend(&lower.join("l"), STEP, LEVELS, true), "f", "lower");
@@ -106,7 +106,7 @@ fn five_thousand_levels_are_made_walked_copied_up_renamed_and_removed() {
 #[test]
 fn a_path_longer_than_path_max_is_used_through_nested_chdir() {
     within(120, || {
-        let stack = Stack::new(1);
+        let stack = crate::stack(1);
         let mount = stack.mount();
         let script = r#"i=0
             while [ $i -lt 150 ]; do mkdir "$1" && cd -P "./$1" || exit 1; i=$((i+1)); done
@@ -127,7 +127,7 @@ fn a_path_longer_than_path_max_is_used_through_nested_chdir() {
 fn five_hundred_lower_layers() {
     within(300, || {
         let layers = 500;
-        let stack = Stack::new(layers);
+        let stack = crate::stack(layers);
         for (i, layer) in stack.lowers.iter().enumerate() {
             layer.file(&format!("d/own{i}"), format!("{i}")).file("d/same", format!("{i}"));
             layer.file(&format!("d/gone{i}"), "");

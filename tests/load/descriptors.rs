@@ -13,8 +13,7 @@ const DIRS: usize = 40;
 
 /// Three sorts of files: lower ones that are read, lower ones that are written, and new ones that are unlinked.
 fn layers(files: usize) -> Stack {
-    // Thousands of copies, each synced, would be a test of the disk.
-    let stack = Stack::new(2).option("fsync=volatile");
+    let stack = crate::stack(2);
     for i in 0..files {
         for sort in ["read", "write"] {
             stack.lowers[i % 2].file(&format!("d{}/{sort}{i}", i % DIRS), format!("{sort} {i}"));
@@ -115,7 +114,7 @@ fn ten_thousand_open_files() {
 #[test]
 fn a_wide_and_deep_tree_with_64_descriptors() {
     within(120, || {
-        let stack = Stack::new(2);
+        let stack = crate::stack(2);
         for i in 0..300 {
             stack.lowers[i % 2].file(&format!("w{i}/a/b/c/f"), format!("{i}"));
         }

@@ -18,11 +18,24 @@ use std::ffi::OsString;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use common::{Mount, Stack, env_number};
+use common::stack::Layer;
+use common::{Mount, Scratch, Stack, env_number};
 
 /// How many times the size that CI has.
 pub fn scale() -> u64 {
     env_number("PLYFS_LOAD_SCALE", 1).max(1)
+}
+
+/// A stack whose layers are in memory where that goes: what is measured here is not the disk.
+pub fn stack(lowers: usize) -> Stack {
+    let scratch = Scratch::in_memory();
+    Stack {
+        lowers: (0..lowers).map(|i| Layer::new(scratch.dir(&format!("lower{i}")))).collect(),
+        upper: Some(Layer::new(scratch.dir("upper"))),
+        merged: scratch.dir("merged"),
+        options: Vec::new(),
+        scratch,
+    }
 }
 
 /// Mounts a stack with its options by a shell that first runs `before` (limits).
