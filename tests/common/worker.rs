@@ -43,7 +43,7 @@ pub fn layers(stack: &Stack, clients: u64) {
 }
 
 fn lower_path(client: u64, file: u64) -> String {
-    if file % 5 == 0 { format!("shared/t{client}-{file}") } else { format!("t{client}/n{file}") }
+    if file.is_multiple_of(5) { format!("shared/t{client}-{file}") } else { format!("t{client}/n{file}") }
 }
 
 /// One client's files by path, and what is in them.

@@ -59,6 +59,15 @@ pub fn status_of(mount: &Mount, key: &str) -> u64 {
     line.split_whitespace().next().unwrap().parse().unwrap()
 }
 
+/// How long the daemon has had a processor: what does not depend on who else wants one.
+pub fn processor_time(mount: &Mount) -> std::time::Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", mount.pid().unwrap().as_raw_pid())).unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    let ticks: u64 = [11, 12].iter().map(|at| fields[*at].parse::<u64>().unwrap()).sum();
+    // In hundredths of a second on every Linux.
+    std::time::Duration::from_millis(ticks * 10)
+}
+
 /// How many descriptors the daemon has open.
 pub fn descriptors_of(mount: &Mount) -> usize {
     std::fs::read_dir(format!("/proc/{}/fd", mount.pid().unwrap().as_raw_pid())).unwrap().count()
