@@ -231,7 +231,7 @@ mod tests {
 
     #[test]
     fn walks_that_take_each_others_windows_away_go_by_all_names_in_the_end() {
-        let key = CookieKey::default();
+        let key = CookieKey::random().unwrap();
         let mut names = listed(&key, &["a"]);
         let whole = |names: &mut Names| names.next_window(2, 1).most == usize::MAX;
         let before = (0..100).take_while(|_| {

@@ -476,7 +476,7 @@ mod tests {
 
     #[test]
     fn windows_together_have_each_name_once_and_in_the_order_of_the_whole() {
-        let key = CookieKey::default();
+        let key = CookieKey::random().unwrap();
         for (names, gone) in [(0, 0), (1, 0), (5000, 0), (5000, 1200), (300, 300)] {
             let (whole, one) = all(&key, names, gone, usize::MAX);
             assert_eq!((whole.len(), one), (names - gone, 1));
@@ -491,7 +491,7 @@ mod tests {
 
     #[test]
     fn changes_are_seen_where_they_lie_in_the_window() {
-        let key = CookieKey::default();
+        let key = CookieKey::random().unwrap();
         let mut listing = read(&key, 1000, 0, Window { after: 2, most: 400, total: 0 });
         assert!(!listing.is_last() && listing.len() <= 400);
         let (cookie, name, listed) = listing.after(2).nth(17).unwrap();
@@ -516,7 +516,7 @@ mod tests {
 
     #[test]
     fn a_window_that_was_emptied_is_part_of_the_next() {
-        let key = CookieKey::default();
+        let key = CookieKey::random().unwrap();
         let mut listing = read(&key, 1000, 0, Window { after: 2, most: 400, total: 0 });
         let (to, all): (u64, Vec<_>) = (listing.to(), listing.after(2).collect());
         assert_eq!((listing.next_after(to), listing.goes_on(to), listing.goes_on(2)), (to, false, true));
