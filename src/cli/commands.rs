@@ -231,6 +231,7 @@ pub(super) fn serve(
     process::block_endings();
     process::clear_umask();
     process::raise_open_files();
+    process::return_large_memory();
     if successive.as_ref().is_none_or(|one| one.connection.is_none()) {
         // Before any layer is touched.
         session::preflight(&resolved.mount)?;

@@ -78,7 +78,10 @@ impl Filesystem for Adapter {
         let _turn = self.begin(Op::SetAttr);
         let set = SetAttr { mode, uid, gid, size, atime: set_time(atime), mtime: set_time(mtime) };
         let (who, ino, ttl) = (caller(req, 0), id(ino), self.attr_ttl(ino, mode));
-        let long = size != Some(0) && self.union.is_long_copy_up(ino, size.is_some());
+        let long = match size {
+            Some(0) => self.union.is_in_copy_up(ino),
+            size => self.union.is_long_copy_up(ino, size.is_some()),
+        };
         self.run(long, move |union| attributes(reply, ttl, union.setattr(&who, ino, &set)));
     }
 
@@ -170,7 +173,10 @@ impl Filesystem for Adapter {
         let (writes, cuts) = (flags.0 & libc::O_ACCMODE != libc::O_RDONLY, flags.0 & libc::O_TRUNC != 0);
         let appends = flags.0 & (libc::O_APPEND | libc::O_TRUNC) == libc::O_APPEND;
         let changes = data.copy_up_at_open && (writes || cuts);
-        let long = changes && !cuts && self.union.is_long_copy_up(id(ino), true);
+        let long = match cuts {
+            true => changes && self.union.is_in_copy_up(id(ino)),
+            false => changes && self.union.is_long_copy_up(id(ino), true),
+        };
         self.run(long, move |union| {
             let may = if writes { union.may_open_to_write(id(ino), appends) } else { Ok(()) };
             let prepared = match (changes, cuts) {

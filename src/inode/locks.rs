@@ -12,10 +12,29 @@
 //!    calls that widen or set one mode.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{DirBody, Inode, Names};
-use crate::base::Result;
-use crate::base::sync::RwLockWriteGuard;
+use crate::base::sync::{MutexGuard, RwLockWriteGuard};
+use crate::base::{Errno, Result};
+
+/// How often one who waits for a copy-up looks whether that is still wanted.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Holds an inode's [`up`](super::Common::up); another may take seconds to copy it.
+///
+/// # Errors
+/// `EINTR` once `killed` says that nobody wants it any more.
+pub fn lock_up<'a>(inode: &'a Inode, killed: &dyn Fn() -> bool) -> Result<MutexGuard<'a, ()>> {
+    loop {
+        if let Some(guard) = inode.up.try_lock_for(LOOK) {
+            return Ok(guard);
+        }
+        if killed() {
+            return Err(Errno::EINTR);
+        }
+    }
+}
 
 /// Exclusive hold of the names of one or two directories.
 pub struct PairGuard<'a> {

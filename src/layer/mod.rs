@@ -12,7 +12,7 @@ pub mod verity;
 
 pub use fd_cache::{Evict, FdCache};
 pub use index::IndexDir;
-pub use list::list_names;
+pub use list::{ListedName, NameSink, list_names};
 pub use marks::{DirMarks, LeafMarks, LookedUp, look_up, read_dir_marks, read_leaf_marks};
 pub use origin::{index_of, origin_of, resolve};
 pub use place::{DirPlace, Place};

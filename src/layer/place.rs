@@ -246,10 +246,14 @@ impl Drop for DirPlace {
 
 impl std::fmt::Debug for DirPlace {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.parent() {
-            None => write!(f, "{}", self.layer.path.display()),
-            Some((parent, name)) => write!(f, "{parent:?}/{}", name.as_os_str().display()),
+        let mut names = Vec::new();
+        let mut next = self.parent();
+        while let Some((parent, name)) = next {
+            names.push(name);
+            next = parent.parent();
         }
+        write!(f, "{}", self.layer.path.display())?;
+        names.iter().rev().try_for_each(|name| write!(f, "/{}", name.as_os_str().display()))
     }
 }
 

@@ -1,6 +1,7 @@
 //! The bytes of files: read, write, copy, holes, and getting them onto the disk.
+#![allow(unsafe_code)]
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use rustix::fs::{FallocateFlags, SeekFrom};
 use rustix::io::Errno as Raw;
@@ -201,6 +202,30 @@ pub fn syncfs(fd: BorrowedFd<'_>) -> Result<()> {
     Ok(rustix::fs::syncfs(fd)?)
 }
 
+/// Begins to write a part of a file out, after (`wait`) it was waited for until what was begun before is done
+/// ([sync_file_range(2)](https://man7.org/linux/man-pages/man2/sync_file_range.2.html)). It says nothing about metadata:
+/// fsync(2) must follow, and finds little left to do.
+///
+/// # Errors
+/// `EIO`, `ENOSPC` of what was written, and then no later fsync(2) tells of it; `EOPNOTSUPP` where there is no such call.
+pub fn write_out(fd: BorrowedFd<'_>, offset: u64, len: u64, wait: bool) -> Result<()> {
+    seam::enter(Call::SyncRange)?;
+    let waits = libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    let flags = libc::SYNC_FILE_RANGE_WRITE | if wait { waits } else { 0 };
+    let (offset, len) = (i64::try_from(offset).unwrap_or(i64::MAX), i64::try_from(len).unwrap_or(0));
+    loop {
+        // SAFETY: the descriptor is open as long as it is borrowed; the rest are numbers.
+        if unsafe { libc::sync_file_range(fd.as_raw_fd(), offset, len, flags) } == 0 {
+            return Ok(());
+        }
+        match Errno::from(std::io::Error::last_os_error()) {
+            Errno::EINTR => {}
+            Errno::ENOSYS | Errno::EINVAL | Errno::EPERM => return Err(Errno::EOPNOTSUPP),
+            errno => return Err(errno),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsFd;
@@ -264,5 +289,8 @@ mod tests {
         }
         assert_eq!(fallocate(fd, 0, 0, 0), Err(Errno::EINVAL));
         assert_eq!((fsync(fd), fdatasync(fd)), (Ok(()), Ok(())));
+        for wait in [false, true] {
+            assert!(matches!(write_out(fd, 0, 4096, wait), Ok(()) | Err(Errno::EOPNOTSUPP)));
+        }
     }
 }

@@ -3,10 +3,10 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
-use super::copy_up::CopyUp;
+use super::copy_up::{CopyUp, killed};
 use super::{Attr, Caller, InodeId, SetAttr, Union};
 use crate::base::{Errno, Name, Result};
-use crate::inode::{Body, DirState, Inode, LeafObject, LeafState};
+use crate::inode::{Body, DirState, Inode, LeafObject, LeafState, lock_up};
 use crate::merge::Data;
 use crate::sys::stat::{self, Kind, SetTime, Stat, StatFs};
 use crate::sys::{data, tree};
@@ -120,7 +120,7 @@ impl Union {
         let how = CopyUp { data, len: set.size, ends_ids, pid: caller.pid };
         let cut = self.copy_up_cut(&inode, &how)?;
         // A copy of the data that runs meanwhile puts back what it found.
-        let _up = matches!(inode.body, Body::Leaf(_)).then(|| inode.up.lock());
+        let _up = matches!(inode.body, Body::Leaf(_)).then(|| lock_up(&inode, &killed(caller.pid))).transpose()?;
         if let Some(size) = set.size.filter(|_| !cut) {
             self.resize(ends_ids, &inode, size)?;
         }

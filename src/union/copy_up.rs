@@ -10,13 +10,13 @@ use super::{Caller, Union, protect};
 use crate::base::config::Verity;
 use crate::base::{Errno, Name, Result};
 use crate::format::Protattr;
-use crate::inode::{Body, Inode, Key, LeafBody, LeafObject};
+use crate::inode::{Body, Inode, Key, LeafBody, LeafObject, lock_up};
 use crate::layer::{DirPlace, IndexDir, Place};
 use crate::merge::{DirPart, DirView, LowerFile, MetaFile};
 use crate::sys::path::{OFlags, open_beneath};
 use crate::sys::stat::{Kind, SetTime, Stat, stat_at, stat_fd};
 use crate::sys::{caller, data, tree};
-use crate::upper::{Metadata, Staged, Temp, Upper, WhiteoutStyle, Widened, copy_data};
+use crate::upper::{CopyData, Metadata, Staged, Temp, Upper, WhiteoutStyle, Widened, copy_data};
 
 /// What of an object is copied up, and for whom.
 #[derive(Debug, Clone, Copy)]
@@ -47,21 +47,24 @@ impl CopyUp {
 const LONG: u64 = 1 << 20;
 
 impl Union {
+    /// Whether somebody copies it up right now, for whom every other change of it waits.
+    pub fn is_in_copy_up(&self, id: super::InodeId) -> bool {
+        self.inode(id).is_ok_and(|inode| inode.up.is_locked() && inode.leaf().is_ok_and(lacks_data))
+    }
+
     /// Whether a change of this inode (`data`: of its data) first copies so much that the caller should not wait in line
-    /// with others.
+    /// with others, or waits for another who does.
     pub fn is_long_copy_up(&self, id: super::InodeId, data: bool) -> bool {
         let (Ok(inode), Some(upper)) = (self.inode(id), &self.upper) else { return false };
         let Ok(leaf) = inode.leaf() else { return false };
-        if inode.kind != Kind::File || (upper.metacopy && upper.verity != Verity::Require && !data) {
+        if inode.kind != Kind::File || !lacks_data(leaf) {
             return false;
         }
-        {
-            let state = leaf.state.lock();
-            if state.upper().is_some() && state.meta().is_none() {
-                return false;
-            }
+        if inode.up.is_locked() {
+            return true;
         }
-        self.at_leaf(&inode, |object| object.place.stat()).is_ok_and(|stat| stat.size > LONG)
+        let whole = data || !upper.metacopy || upper.verity == Verity::Require;
+        whole && self.at_leaf(&inode, |object| object.place.stat()).is_ok_and(|stat| stat.size > LONG)
     }
 
     /// The same for a write, of which by blocks none is long.
@@ -70,7 +73,7 @@ impl Union {
             && self.inode(id).is_ok_and(|inode| {
                 inode.leaf().is_ok_and(|leaf| {
                     let arrives = leaf.state.lock().meta().is_some_and(|meta| meta.blocks.is_some());
-                    !arrives && !self.is_for_blocks(&inode, leaf)
+                    inode.up.is_locked() || !arrives && !self.is_for_blocks(&inode, leaf)
                 })
             })
     }
@@ -153,7 +156,7 @@ impl Union {
             if let Some((parent, _)) = &at {
                 self.copy_up_dir(parent)?;
             }
-            let _up = inode.up.lock();
+            let _up = lock_up(inode, &how.killed())?;
             if leaf.state.lock().upper().is_some() {
                 break;
             }
@@ -311,6 +314,12 @@ fn keep_flags(upper: &Upper, inode: &Inode, staged: &Temp<'_>, flags: Protattr) 
     }
 }
 
+/// Whether its data is not in the upper layer, or not all of it.
+fn lacks_data(leaf: &LeafBody) -> bool {
+    let state = leaf.state.lock();
+    state.upper().is_none() || state.meta().is_some()
+}
+
 /// A copy in workdir.
 pub(super) struct Copy<'a> {
     pub temp: Temp<'a>,
@@ -410,7 +419,8 @@ impl Union {
         } else if len > 0 {
             let from = file.place.open_file(file.stat.ino, OFlags::RDONLY)?;
             let whole = len == size && below.is_none();
-            let shared = copy_data(from.as_fd(), to.as_fd(), len, whole, &how.killed())?;
+            let (synced, interrupt) = (upper.syncs_data(), &how.killed());
+            let shared = copy_data(from.as_fd(), to.as_fd(), CopyData { len, whole, synced, interrupt })?;
             written = !(shared && upper.features.orders_clones);
         }
         mark(staged)?;
@@ -424,8 +434,13 @@ impl Union {
 impl CopyUp {
     /// Asked between the steps of a long copy.
     pub(super) fn killed(self) -> impl Fn() -> bool {
-        move || self.pid != 0 && caller::sigkill_pending(self.pid)
+        killed(self.pid)
     }
+}
+
+/// Whether the caller `pid` is about to end; never for one without a number here.
+pub(super) fn killed(pid: u32) -> impl Fn() -> bool {
+    move || pid != 0 && caller::sigkill_pending(pid)
 }
 
 /// A lower file to be copied.

@@ -8,13 +8,13 @@ use super::copy_up::CopyUp;
 use crate::base::config::Verity;
 use crate::base::{Errno, Name, Result};
 use crate::format::{Digest, Metacopy, Redirect};
-use crate::inode::{Inode, LeafBody, LeafObject, LeafState};
+use crate::inode::{Inode, LeafBody, LeafObject, LeafState, lock_up};
 use crate::layer::verity;
 use crate::merge::{Data, LowerFile, MetaFile};
 use crate::sys::path::OFlags;
 use crate::sys::stat::{SetTime, Stat, stat_fd};
 use crate::sys::{data, tree, xattr};
-use crate::upper::{CAPABILITY, Staged, Upper, clear_privileges, copy_data, without_ids};
+use crate::upper::{CAPABILITY, CopyData, Staged, Upper, clear_privileges, copy_data, without_ids};
 
 /// A file that is emptied is copied up to this size all the same, in bytes: emptying one and taking its mark away are two
 /// calls, between which the kernel's OverlayFS would see a file of no size with content.
@@ -123,7 +123,7 @@ impl Union {
             return Ok(false);
         }
         let upper = self.upper()?;
-        let _up = inode.up.lock();
+        let _up = lock_up(inode, &how.killed())?;
         if let Some(blocks) = self.blocks(inode, leaf)? {
             return self.complete_blocks(inode, leaf, &blocks, how);
         }
@@ -259,7 +259,10 @@ fn try_fill(
     let capability = xattr::get_fd(to, CAPABILITY)?;
     // Whole, even if it is cut next: between the two calls that take the mark away and cut it the file is what it was.
     match from {
-        Some(from) => drop(copy_data(from, to, before.size, false, &how.killed())?),
+        Some(from) => {
+            let (synced, interrupt) = (upper.syncs_data(), &how.killed());
+            copy_data(from, to, CopyData { len: before.size, whole: false, synced, interrupt })?;
+        }
         None => data::truncate(to, 0)?,
     }
     let cut = from.is_none();

@@ -66,6 +66,8 @@ pub struct Union {
     static_nlink: bool,
     by_blocks: blocks::ByBlocks,
     timeouts: Timeouts,
+    /// About so many names of a directory are in memory while it is listed.
+    names_at_once: usize,
     notices: OnceLock<Box<dyn Notices>>,
     /// Written where the mount is to outlive this process.
     journal: Option<Arc<Journal>>,

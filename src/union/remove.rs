@@ -233,15 +233,16 @@ impl Union {
 
     /// Whether nothing is seen in a directory. The caller holds its `names`.
     pub(super) fn check_empty(&self, view: &DirView) -> Result<()> {
-        let listing = match (merge::list(view, &self.cookies), &view.upper) {
+        let is_empty = || merge::is_empty(view, &self.cookies, self.names_at_once);
+        let empty = match (is_empty(), &view.upper) {
             // Its owner may remove a directory that he may not read.
             (Err(Errno::EACCES), Some(part)) => {
                 let fd = part.place.fd()?;
                 let _widened = Widened::new(fd.as_fd(), part.place.stat_self()?.mode)?;
-                merge::list(view, &self.cookies)?
+                is_empty()?
             }
-            (listing, _) => listing?,
+            (empty, _) => empty?,
         };
-        if listing.len() == 0 { Ok(()) } else { Err(Errno::ENOTEMPTY) }
+        if empty { Ok(()) } else { Err(Errno::ENOTEMPTY) }
     }
 }

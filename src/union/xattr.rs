@@ -2,13 +2,13 @@
 
 use std::ffi::{CStr, CString};
 
-use super::copy_up::CopyUp;
+use super::copy_up::{CopyUp, killed};
 use super::protect::Change;
 use super::resent::or_gone_before;
 use super::{Caller, InodeId, Union};
 use crate::base::{Errno, Result};
 use crate::format::{Namespace, escape};
-use crate::inode::{Body, Inode};
+use crate::inode::{Body, Inode, lock_up};
 use crate::sys::stat::stat_at;
 use crate::sys::{tree, xattr};
 use crate::upper::CAPABILITY;
@@ -75,7 +75,7 @@ impl Union {
         let own = self.hides_capability(&inode, &key);
         self.copy_up(&inode, &if own { CopyUp::data(caller) } else { CopyUp::metadata(caller) })?;
         // A copy of the data that runs meanwhile puts back what it found.
-        let _up = matches!(inode.body, Body::Leaf(_)).then(|| inode.up.lock());
+        let _up = matches!(inode.body, Body::Leaf(_)).then(|| lock_up(&inode, &killed(caller.pid))).transpose()?;
         // A flag says what was there before; sent again, the request may have been done.
         let flags = if caller.resent { 0 } else { flags };
         self.at_object(&inode, |dir, at| xattr::set_at(dir, at, &key, value, flags))?;
@@ -99,7 +99,7 @@ impl Union {
         self.at_object(&inode, |dir, at| xattr::get_at_raw(dir, at, &key))?;
         self.check_flags(&inode, Change::Other)?;
         self.copy_up(&inode, &CopyUp::metadata(caller))?;
-        let _up = matches!(inode.body, Body::Leaf(_)).then(|| inode.up.lock());
+        let _up = matches!(inode.body, Body::Leaf(_)).then(|| lock_up(&inode, &killed(caller.pid))).transpose()?;
         self.at_object(&inode, |dir, at| xattr::remove_at(dir, at, &key))?;
         self.xattr_changed(&inode, &key);
         Ok(())

@@ -13,7 +13,7 @@ mod whiteout;
 mod workdir;
 
 pub use blocks::Blocks;
-pub use content::copy_data;
+pub use content::{CopyData, copy_data};
 pub use features::Features;
 pub use index::{Belongings, Index, IndexError};
 pub use metadata::{CAPABILITY, Metadata, Staged, clear_privileges, without_ids};
@@ -108,6 +108,11 @@ impl Upper {
             Fsync::Auto if has_data => data::fsync(fd),
             Fsync::Auto | Fsync::Volatile => Ok(()),
         }
+    }
+
+    /// Whether the data of a staged file is synced before its name appears.
+    pub fn syncs_data(&self) -> bool {
+        self.fsync != Fsync::Volatile
     }
 
     /// With `strict` a name that has just appeared in `dir` is on disk, too.

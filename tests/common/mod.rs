@@ -14,6 +14,7 @@ pub mod stack;
 pub mod systems;
 pub mod tree;
 pub mod view;
+pub mod worker;
 
 pub use mount::{Kernel, Mount};
 pub use raw::{SharedMap, deny_calls, with_umask};

@@ -218,6 +218,16 @@ impl Mount {
         self.daemon.as_ref().map(Pid::from_child)
     }
 
+    /// How the daemon ended by itself, waited for at most so long; afterwards there is none.
+    pub fn ended(&mut self, most: Duration) -> Option<ExitStatus> {
+        let deadline = Instant::now() + most;
+        let child = self.daemon.as_mut()?;
+        while child.try_wait().unwrap().is_none() && Instant::now() < deadline {
+            sleep(Duration::from_millis(2));
+        }
+        self.reap()
+    }
+
     /// Unmounts and returns how the daemon ended (`None` for the kernel's OverlayFS).
     pub fn unmount(&mut self) -> Option<ExitStatus> {
         if self.kernel.take().is_some() {
