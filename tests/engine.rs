@@ -1,5 +1,5 @@
 //! The engine without a mount: what only an odd file system or a fault can show.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::fs;
 use std::path::Path;

@@ -142,9 +142,9 @@ fn short(
             b'h' => return Ok(Some(Command::Help)),
             b'V' => return Ok(Some(Command::Version)),
             b'o' | b't' | b'N' => {
-                let value = match &letters[at + 1..] {
-                    [] => args.next().map(OsString::into_vec),
-                    rest => Some(rest.to_vec()),
+                let value = match letters.get(at + 1..) {
+                    None | Some([]) => args.next().map(OsString::into_vec),
+                    Some(rest) => Some(rest.to_vec()),
                 };
                 let flag = format!("-{}", char::from(letter));
                 let value =

@@ -135,11 +135,11 @@ impl Union {
             };
             names.each(|names, first| self.moved_names(names, first, (name, left), (new_name, &from, &to)));
         }
-        let mut tell = [None, None];
-        names.each(|names, first| tell[usize::from(first)] = names.end().then_some(first));
+        let (mut tell, mut tell_new) = (false, false);
+        names.each(|names, first| *(if first { &mut tell } else { &mut tell_new }) = names.end());
         drop(names);
-        for first in tell.into_iter().flatten() {
-            self.names_changed(if first { parent.id } else { new_parent.id });
+        for dir in [tell_new.then_some(new_parent), tell.then_some(parent)].into_iter().flatten() {
+            self.names_changed(dir.id);
         }
         self.put(&from);
         self.put(&to);

@@ -118,10 +118,10 @@ impl Blocks {
         let end = offset.saturating_add(buffer.len() as u64);
         let mut done = 0;
         while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
-            let at = offset + done as u64;
+            let at = offset.saturating_add(done as u64);
             let (here, to) = self.map.read().run(self.shift, at, end);
-            let len = usize::try_from(to - at).unwrap_or(usize::MAX).min(rest.len());
-            let part = &mut rest[..len];
+            let len = usize::try_from(to.saturating_sub(at)).unwrap_or(usize::MAX).min(rest.len());
+            let Some(part) = rest.get_mut(..len).filter(|part| !part.is_empty()) else { break };
             let from = if here { &self.file } else { &*self.below };
             let read = data::pread_full(from.as_fd(), part, at)?;
             done += read;
@@ -130,7 +130,7 @@ impl Blocks {
                     break;
                 }
                 // Shorter below than it was: as zeros, as in a copy.
-                part[read..].fill(0);
+                part.iter_mut().skip(read).for_each(|byte| *byte = 0);
                 done += len - read;
             }
         }

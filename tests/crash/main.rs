@@ -3,7 +3,7 @@
 //!
 //! After each end plyfs, and as root the kernel's OverlayFS too, must show what stood before the operation or what
 //! stands after it. `PLYFS_CRASH=WORD` runs the rows that have the word in their names.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "../common/mod.rs"]
 mod common;
