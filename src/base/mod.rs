@@ -4,6 +4,7 @@ pub mod config;
 mod errno;
 mod few;
 mod name;
+pub mod panics;
 pub mod sync;
 
 pub use errno::{Errno, Result};

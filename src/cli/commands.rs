@@ -13,8 +13,8 @@ use super::help;
 use super::report::Failure;
 use super::resolve::{self, Abilities, Resolved};
 use super::supervise;
-use crate::base::Errno;
 use crate::base::config::Config;
+use crate::base::{Errno, panics};
 use crate::fuse::Adapter;
 use crate::fuse::reattach::Successive;
 use crate::fuse::session;
@@ -219,7 +219,30 @@ fn no_mountpoint(merged: &Path, errno: Errno) -> Failure {
 /// Standard error, as `RUST_LOG` says; nobody hears it in the background.
 fn start_log(debug: bool) {
     let level = if debug { "debug" } else { "warn" };
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(level)).init();
+    let log = env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(level)).build();
+    log::set_max_level(log.filter());
+    // Only once in a process: there is no other log.
+    let _ = log::set_boxed_logger(Box::new(Log(log)));
+    panics::record();
+}
+
+/// The log, in which a panic stands once.
+struct Log(env_logger::Logger);
+
+impl log::Log for Log {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        self.0.enabled(metadata)
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if !panics::is_echo(record) {
+            self.0.log(record);
+        }
+    }
+
+    fn flush(&self) {
+        self.0.flush();
+    }
 }
 
 /// Serves the view to its end, in this process. `successive`: it is one of several that do.

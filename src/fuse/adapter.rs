@@ -5,7 +5,6 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -16,9 +15,9 @@ use super::opens::{DataPath, OpenFiles};
 use super::prefetch::Prefetch;
 use super::relist::Relist;
 use super::requests::{Op, Requests};
-use super::turns::{Turn, Turns};
+use super::turns::Turns;
 use crate::base::config::Timeouts;
-use crate::base::{Name, Result};
+use crate::base::{Name, Result, panics};
 use crate::union::{Attr, Caller, Entry, InodeId, Kind, Make, Notices, Union};
 
 /// Never the backing inode's: copy-up would make the kernel's inode bad.
@@ -80,10 +79,14 @@ impl Adapter {
         Self { union, timeouts, requests, turns, data, open_files, prefetch, relist: Relist::default() }
     }
 
-    /// A request arrived.
-    pub(super) fn begin(&self, op: Op) -> Turn<'_> {
-        self.requests.count(op);
-        self.turns.begin()
+    /// A request arrived; `handle` has its reply. A bug costs one request, not the mount: the reply that a panic drops
+    /// answers `EIO`.
+    pub(super) fn serve(&self, op: Op, handle: impl FnOnce()) {
+        panics::caught(|| {
+            self.requests.count(op);
+            let _turn = self.turns.begin();
+            panics::caught(handle);
+        });
     }
 
     /// How long the kernel may keep what it is told; to be taken along by a request that goes on elsewhere.
@@ -101,12 +104,14 @@ impl Adapter {
     /// Runs what may take long (a large copy-up, a sync) on a thread of its own, so that no other request waits for it.
     pub(super) fn run(&self, long: bool, job: impl FnOnce(&Union) + Send + 'static) {
         if !long {
-            return guard(|| job(&self.union));
+            return job(&self.union);
         }
         let (union, turns) = (self.union.clone(), self.turns.clone());
         let long = move || {
-            turns.let_go();
-            guard(|| job(&union));
+            panics::caught(|| {
+                turns.let_go();
+                job(&union);
+            });
         };
         let spawned = std::thread::Builder::new().name("plyfs-long".into()).spawn(long);
         if let Err(error) = spawned {
@@ -145,13 +150,6 @@ impl Adapter {
 /// Tells the kernel what the union has to say, from now on.
 pub(super) fn connect(union: &Union, notifier: Notifier) {
     union.set_notices(Box::new(Kernel(notifier)));
-}
-
-/// A bug costs one request, not the mount: the reply that the panic drops answers `EIO`.
-pub(super) fn guard(handle: impl FnOnce()) {
-    if catch_unwind(AssertUnwindSafe(handle)).is_err() {
-        log::error!("a request ended in a panic and was answered EIO: please report this");
-    }
 }
 
 pub(super) fn to_name(name: &OsStr) -> Result<Name> {

@@ -16,11 +16,18 @@ use super::{DirBody, Inode, Names};
 use crate::base::Result;
 use crate::base::sync::RwLockWriteGuard;
 
-/// Exclusive hold of the names of one or two directories.
+/// Exclusive hold of the names of one or two directories. What is not known to be true when it ends is forgotten.
 pub struct PairGuard<'a> {
     first: RwLockWriteGuard<'a, Names>,
     second: Option<RwLockWriteGuard<'a, Names>>,
     swapped: bool,
+}
+
+impl Drop for PairGuard<'_> {
+    fn drop(&mut self) {
+        // A change that was not brought to its end, by a panic: the kernel is not told, as its caller was answered EIO.
+        self.each(|names, _| _ = names.end());
+    }
 }
 
 impl PairGuard<'_> {

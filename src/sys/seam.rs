@@ -2,11 +2,12 @@
 //!
 //! [`with_plan`] runs a piece of code under a [`Plan`] and counts its calls; running it again for each number below that
 //! count covers every error path. [`Plan::dead_from`] is a kill -9 without a process: from one call on nothing happens
-//! any more, not even the cleaning up. Idle, the seam costs one relaxed load.
+//! any more, not even the cleaning up. [`Plan::panic`] is a bug at a call. Idle, the seam costs one relaxed load.
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::base::sync::Mutex;
 use crate::base::{Errno, Result};
 
 macro_rules! calls {
@@ -49,6 +50,7 @@ pub struct Plan {
 enum Fault {
     Fail { at: u64, errno: Errno },
     Dead { from: u64 },
+    Panic { at: u64 },
 }
 
 impl Plan {
@@ -67,6 +69,11 @@ impl Plan {
         Self { fault: Some(Fault::Dead { from }), only: None }
     }
 
+    /// There is a bug at the call with number `at` (from 0).
+    pub fn panic(at: u64) -> Self {
+        Self { fault: Some(Fault::Panic { at }), only: None }
+    }
+
     /// Counts, and fails, calls of this kind only.
     #[must_use]
     pub fn only(self, call: Call) -> Self {
@@ -74,13 +81,16 @@ impl Plan {
     }
 }
 
+#[derive(Clone, Copy)]
 struct Running {
     plan: Plan,
     count: u64,
 }
 
-/// Threads with a plan.
+/// Threads with a plan, and one more while there is one for all.
 static PLANS: AtomicUsize = AtomicUsize::new(0);
+/// The plan of the threads that have none.
+static COMMON: Mutex<Option<Running>> = Mutex::new(None);
 
 thread_local! {
     static RUNNING: RefCell<Option<Running>> = const { RefCell::new(None) };
@@ -110,6 +120,25 @@ pub fn with_plan<R>(plan: Plan, f: impl FnOnce() -> R) -> (R, u64) {
     (result, count)
 }
 
+/// Runs `f` with the calls of all threads that have no plan of their own under `plan`, as of a mount that this process
+/// serves; returns what it returned and how many calls they made.
+pub fn with_common_plan<R>(plan: Plan, f: impl FnOnce() -> R) -> (R, u64) {
+    struct Common;
+    impl Drop for Common {
+        fn drop(&mut self) {
+            PLANS.fetch_sub(1, Ordering::Relaxed);
+            *COMMON.lock() = None;
+        }
+    }
+    PLANS.fetch_add(1, Ordering::Relaxed);
+    *COMMON.lock() = Some(Running { plan, count: 0 });
+    let common = Common;
+    let result = f();
+    let count = COMMON.lock().map_or(0, |running| running.count);
+    drop(common);
+    (result, count)
+}
+
 /// The first line of each system call.
 ///
 /// # Errors
@@ -121,19 +150,35 @@ pub(crate) fn enter(call: Call) -> Result<()> {
 
 #[cold]
 fn enter_planned(call: Call) -> Result<()> {
-    RUNNING.with_borrow_mut(|running| {
-        let Some(running) = running else { return Ok(()) };
-        if running.plan.only.is_some_and(|only| only != call) {
-            return Ok(());
+    let own = RUNNING.with_borrow_mut(|running| running.as_mut().map(|running| running.enter(call)));
+    // No lock is held any more when the plan is carried out.
+    let fault = own.unwrap_or_else(|| COMMON.lock().as_mut().and_then(|running| running.enter(call)));
+    match fault {
+        None => Ok(()),
+        Some(Fault::Fail { errno, .. }) => Err(errno),
+        Some(Fault::Dead { .. }) => Err(Errno::EIO),
+        Some(Fault::Panic { at }) => bug(call, at),
+    }
+}
+
+impl Running {
+    /// What is to happen to this call.
+    fn enter(&mut self, call: Call) -> Option<Fault> {
+        if self.plan.only.is_some_and(|only| only != call) {
+            return None;
         }
-        let number = running.count;
-        running.count += 1;
-        match running.plan.fault {
-            Some(Fault::Fail { at, errno }) if at == number => Err(errno),
-            Some(Fault::Dead { from }) if from <= number => Err(Errno::EIO),
-            _ => Ok(()),
-        }
-    })
+        let number = self.count;
+        self.count += 1;
+        self.plan.fault.filter(|fault| match fault {
+            Fault::Fail { at, .. } | Fault::Panic { at } => *at == number,
+            Fault::Dead { from } => *from <= number,
+        })
+    }
+}
+
+#[expect(clippy::panic, reason = "what a test asked for")]
+fn bug(call: Call, at: u64) -> ! {
+    panic!("a plan: {call:?} {at}")
 }
 
 #[cfg(test)]

@@ -161,3 +161,55 @@ fn fail_at(stage: &Stage, row: &Row, views: &Views, fault: &Fault) -> Result<(),
 fn an_error_of_any_call_leaves_what_the_answer_says() {
     for_all_rows(fail_everywhere);
 }
+
+/// A bug at each call of each row: what is there afterwards is one of the two views, to the engine that goes on and to the
+/// next one, and no lock is held any more.
+fn panic_everywhere(stage: &Stage, row: &Row) -> Vec<String> {
+    let views = stage.views(row, Reader::Plyfs);
+    let calls = {
+        let engine = stage.layers();
+        let engine = engine.before(row);
+        with_plan(Plan::count(), || (row.act)(&engine)).1
+    };
+    let mut wrong = Vec::new();
+    for at in 0..calls {
+        let why = panic_at(stage, row, &views, at).err();
+        wrong.extend(why.map(|why| format!("a panic at call {at}, {why}")));
+    }
+    wrong
+}
+
+fn panic_at(stage: &Stage, row: &Row, views: &Views, at: u64) -> Result<(), String> {
+    let says = |what: &'static str| move |errno: Errno| format!("{what}: {errno:?}");
+    let layers = stage.layers();
+    let engine = layers.before(row);
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let _ = with_plan(Plan::panic(at), || (row.act)(&engine));
+    }));
+    assert!(panicked.is_err(), "{}: no panic at call {at}", row.name);
+    let live = engine.view().map_err(says("view"))?;
+    check(&live, views).map_err(|why| format!("live: {why}"))?;
+    let probe = engine.create("probe").and_then(|()| engine.write("probe", 0, "new"));
+    probe.and_then(|()| engine.unlink("probe")).map_err(says("the next operation"))?;
+    // What it was about is free, too.
+    if live == views.before {
+        (row.act)(&engine).map_err(says("again at once"))?;
+        check(&engine.view().map_err(says("view"))?, views).map_err(|why| format!("again at once: {why}"))?;
+    }
+    drop(engine);
+    let seen = layers.read(Reader::Plyfs)?;
+    check(&seen, views).map_err(|why| format!("opened again: {why}"))?;
+    layers.is_tidy()?;
+    index_is_tidy(&layers, &seen)
+}
+
+#[test]
+fn a_panic_at_any_call_costs_that_request_only() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        if !info.payload_as_str().is_some_and(|text| text.starts_with("a plan")) {
+            usual(info);
+        }
+    }));
+    for_all_rows(panic_everywhere);
+}
