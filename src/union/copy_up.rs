@@ -129,12 +129,12 @@ impl Union {
         let mut names = self.changing(&parent)?;
         let into = parent_dir.live_view()?.upper.ok_or(Errno::ESTALE)?;
         names.begin();
-        let stat = self.publish_copy(upper, &parent, &into.place, staged, &name, true)?;
-        let place = into.place.child(&name, stat.ino);
-        let xattr_whiteouts = upper.style == WhiteoutStyle::Xattr;
-        dir.state.write().view.upper = Some(DirPart { place, level: 0, xattr_whiteouts, impure: false });
-        names.raised(&self.cookies, &name, Kind::Dir);
-        Ok(())
+        self.publish_copy(upper, &parent, (&into.place, &name), staged, true, |stat| {
+            let place = into.place.child(&name, stat.ino);
+            let xattr_whiteouts = upper.style == WhiteoutStyle::Xattr;
+            dir.state.write().view.upper = Some(DirPart { place, level: 0, xattr_whiteouts, impure: false });
+            names.raised(&self.cookies, &name, Kind::Dir);
+        })
     }
 
     fn copy_up_leaf(&self, inode: &Arc<Inode>, leaf: &LeafBody, how: &CopyUp) -> Result<bool> {
@@ -174,10 +174,11 @@ impl Union {
                 continue;
             };
             names.begin();
-            let stat = self.publish_copy(upper, &parent, &into.place, copy.temp, &name, copy.has_origin)?;
-            names.raised(&self.cookies, &name, inode.kind);
-            let place = Place { dir: into.place.clone(), name };
-            self.now_upper(inode, leaf, place, &stat, copy.links, copy.meta);
+            self.publish_copy(upper, &parent, (&into.place, &name), copy.temp, copy.has_origin, |stat| {
+                names.raised(&self.cookies, &name, inode.kind);
+                let place = Place { dir: into.place.clone(), name: name.clone() };
+                self.now_upper(inode, leaf, place, stat, copy.links, copy.meta);
+            })?;
             return Ok(cut);
         }
         self.alias_known(upper, inode, leaf);
@@ -228,23 +229,25 @@ impl Union {
         leaf.close();
     }
 
-    /// Moves a staged copy to its name; the parent keeps its times. The caller holds the parent's `names`.
+    /// Moves a staged copy to its name; the parent keeps its times. `update` is the live state's part, with nothing between
+    /// the two that could fail. The caller holds the parent's `names`.
     pub(super) fn publish_copy(
         &self,
         upper: &Upper,
         parent: &Arc<Inode>,
-        into: &Arc<DirPlace>,
+        (into, name): (&Arc<DirPlace>, &Name),
         staged: Temp<'_>,
-        name: &Name,
         has_origin: bool,
-    ) -> Result<Stat> {
+        update: impl FnOnce(&Stat),
+    ) -> Result<()> {
         keeping_times(upper, into, |fd| {
             if has_origin {
                 self.make_impure(upper, parent, into)?;
             }
             let stat = stat_at(upper.work(), staged.name())?;
             staged.publish_new(fd, name.as_c_str())?;
-            Ok(stat)
+            update(&stat);
+            Ok(())
         })
     }
 
