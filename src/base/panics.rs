@@ -58,6 +58,7 @@ fn hook(info: &PanicHookInfo<'_>) {
     }
     // Finding the names reads the program's file, which may lie under the mount itself.
     if WRITING.swap(true, Ordering::AcqRel) {
+        SEEN.lock().retain(|(at, _)| *at != place);
         return log::error!("{line} (without a backtrace: another one is being written)");
     }
     let trace = Backtrace::force_capture();
@@ -95,4 +96,29 @@ fn count(place: &str) -> u64 {
 /// Whether a record of the log is the echo of a panic that is being recorded: fuser says that a reply was dropped.
 pub fn is_echo(record: &log::Record<'_>) -> bool {
     std::thread::panicking() && record.target().starts_with("fuser")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_caught_also_in_another_one() {
+        std::panic::set_hook(Box::new(|_| ()));
+        let mut went_on = false;
+        let caught_outside = caught(|| {
+            assert!(!caught(|| panic!("on purpose")));
+            went_on = true;
+        });
+        let _ = std::panic::take_hook();
+        assert!(caught_outside && went_on && DEPTH.get() == 0);
+    }
+
+    #[test]
+    fn places_are_counted_apart_until_there_are_too_many() {
+        let last = (0..MOST_PLACES + 10).map(|at| count(&format!("place {at}"))).collect::<Vec<_>>();
+        assert!(last[..MOST_PLACES - 1].iter().all(|count| *count == 1), "{last:?}");
+        assert_eq!(count("place 3"), 2);
+        assert_eq!((count("elsewhere"), SEEN.lock().len()), (11, MOST_PLACES + 1));
+    }
 }

@@ -192,6 +192,17 @@ impl DirPlace {
     }
 }
 
+impl Drop for DirPlace {
+    /// Each has its parent: taken apart here, a deep tree does not unwind on the stack.
+    fn drop(&mut self) {
+        let mut link = std::mem::replace(self.link.get_mut(), Link::Root);
+        while let Link::Below { parent, .. } = link {
+            let Some(mut parent) = Arc::into_inner(parent) else { break };
+            link = std::mem::replace(parent.link.get_mut(), Link::Root);
+        }
+    }
+}
+
 /// The names as relative paths, none longer than the kernel takes.
 fn joined(names: &[Name]) -> Vec<CString> {
     let mut paths = Vec::new();

@@ -144,11 +144,13 @@ pub fn with_common_plan<R>(plan: Plan, f: impl FnOnce() -> R) -> (R, u64) {
 /// # Errors
 /// What the thread's plan says.
 #[inline]
+#[track_caller]
 pub(crate) fn enter(call: Call) -> Result<()> {
     if PLANS.load(Ordering::Relaxed) == 0 { Ok(()) } else { enter_planned(call) }
 }
 
 #[cold]
+#[track_caller]
 fn enter_planned(call: Call) -> Result<()> {
     let own = RUNNING.with_borrow_mut(|running| running.as_mut().map(|running| running.enter(call)));
     // No lock is held any more when the plan is carried out.
@@ -177,6 +179,7 @@ impl Running {
 }
 
 #[expect(clippy::panic, reason = "what a test asked for")]
+#[track_caller]
 fn bug(call: Call, at: u64) -> ! {
     panic!("a plan: {call:?} {at}")
 }
