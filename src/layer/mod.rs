@@ -94,8 +94,27 @@ impl Layer {
         let _modes = self.modes.write();
         let mode = stat_at(dir, name)?.mode & 0o7777;
         tree::chmod_at(dir, name, mode | bits)?;
+        let narrow = Narrow(dir, name, mode);
         let done = act();
-        tree::chmod_at(dir, name, mode)?;
+        narrow.now()?;
         done
+    }
+}
+
+/// A mode that an object gets back whatever happens.
+struct Narrow<'a>(BorrowedFd<'a>, &'a CStr, u32);
+
+impl Narrow<'_> {
+    fn now(self) -> Result<()> {
+        let Self(dir, name, mode) = self;
+        std::mem::forget(self);
+        tree::chmod_at(dir, name, mode)
+    }
+}
+
+impl Drop for Narrow<'_> {
+    fn drop(&mut self) {
+        // By a panic only.
+        let _ = tree::chmod_at(self.0, self.1, self.2);
     }
 }

@@ -192,17 +192,6 @@ impl DirPlace {
     }
 }
 
-impl Drop for DirPlace {
-    /// Each has its parent: taken apart here, a deep tree does not unwind on the stack.
-    fn drop(&mut self) {
-        let mut link = std::mem::replace(self.link.get_mut(), Link::Root);
-        while let Link::Below { parent, .. } = link {
-            let Some(mut parent) = Arc::into_inner(parent) else { break };
-            link = std::mem::replace(parent.link.get_mut(), Link::Root);
-        }
-    }
-}
-
 /// The names as relative paths, none longer than the kernel takes.
 fn joined(names: &[Name]) -> Vec<CString> {
     let mut paths = Vec::new();
@@ -251,10 +240,13 @@ impl Drop for DirPlace {
 
 impl std::fmt::Debug for DirPlace {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.parent() {
-            None => write!(f, "{}", self.layer.path.display()),
-            Some((parent, name)) => write!(f, "{parent:?}/{}", name.as_os_str().display()),
+        let (mut names, mut next) = (Vec::new(), self.parent());
+        while let Some((parent, name)) = next {
+            next = parent.parent();
+            names.push(name);
         }
+        write!(f, "{}", self.layer.path.display())?;
+        names.iter().rev().try_for_each(|name| write!(f, "/{}", name.as_os_str().display()))
     }
 }
 
