@@ -15,9 +15,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{Scratch, env_number, within};
-use engine::{Engine, me, name};
+use engine::{Counted, Engine, me, name};
 use plyfs::Errno;
-use plyfs::union::{DirSink, Entry, InodeId, ListedEntry, Make, RenameFlags, SetAttr, WriteHow};
+use plyfs::union::{Entry, InodeId, Make, RenameFlags, SetAttr, WriteHow};
 
 const THREADS: u64 = 6;
 const DIRS: [&str; 3] = ["a", "b", "c"];
@@ -31,15 +31,6 @@ impl Random {
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         (self.0 % n as u64) as usize
-    }
-}
-
-/// Takes every entry; without attributes none of them is counted.
-struct All;
-
-impl DirSink for All {
-    fn add(&mut self, _: &ListedEntry<'_>) -> bool {
-        true
     }
 }
 
@@ -77,7 +68,7 @@ fn step(engine: &Engine, random: &mut Random) -> Result<(), Errno> {
         7 => drop(union.write(&me, find()?.1, 3, b"written", WriteHow::default())?),
         8 => drop(union.setattr(&me, find()?.1, &SetAttr { mode: Some(0o600), ..SetAttr::default() })?),
         9 => drop(union.read(find()?.1, 0, &mut [0; 64])?),
-        10 => union.readdir(dir.1, 0, false, &mut All)?,
+        10 => union.readdir(dir.1, 0, false, &mut Counted::default())?,
         _ => drop(union.getattr(find()?.1)?),
     }
     Ok(())

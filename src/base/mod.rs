@@ -5,6 +5,8 @@ mod errno;
 mod few;
 mod name;
 pub mod panics;
+#[cfg(plyfs_shuttle)]
+mod shuttled;
 pub mod sync;
 
 pub use errno::{Errno, Result};

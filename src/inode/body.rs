@@ -2,12 +2,12 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use smallvec::SmallVec;
 
 use super::{DataFd, InodeId, Key, Names};
-use crate::base::sync::{Mutex, OnceBox, RwLock};
+use crate::base::sync::{AtomicU32, Mutex, OnceBox, RwLock};
 use crate::base::{Errno, Few, Name, Result};
 use crate::format::{Base, Protattr};
 use crate::layer::{Evict, Place};

@@ -7,6 +7,7 @@ use smallvec::SmallVec;
 use super::body::LeafState;
 use super::shards::{Keyed, Named, Shards};
 use super::{Body, DirBody, Inode, InodeId, Journal, LeafBody, Numbers};
+use crate::base::sync::yield_now;
 use crate::base::{Few, Name};
 use crate::format::journal::Record;
 use crate::merge::{DirView, Found};
@@ -96,7 +97,7 @@ impl Table {
                     if self.hold(&inode) {
                         return inode;
                     }
-                    std::thread::yield_now();
+                    yield_now();
                     continue;
                 }
                 // The layers changed underneath: the old inode lives on under its number only.
@@ -107,7 +108,7 @@ impl Table {
                 Linked::No => {}
                 Linked::Yes(inode) => return inode,
                 Linked::Again => {
-                    std::thread::yield_now();
+                    yield_now();
                     continue;
                 }
             }

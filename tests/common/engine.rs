@@ -186,6 +186,17 @@ impl DirSink for Names {
     }
 }
 
+/// Counts the names of a listing, `.` and `..` too.
+#[derive(Default)]
+pub struct Counted(pub usize);
+
+impl DirSink for Counted {
+    fn add(&mut self, _: &ListedEntry<'_>) -> bool {
+        self.0 += 1;
+        true
+    }
+}
+
 fn join(dir: &str, name: &str) -> String {
     if dir.is_empty() { name.to_owned() } else { format!("{dir}/{name}") }
 }
