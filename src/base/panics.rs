@@ -45,7 +45,9 @@ pub fn record() {
 fn hook(info: &PanicHookInfo<'_>) {
     let place = info.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
     let count = count(&place);
-    let what = info.payload_as_str().unwrap_or("no message");
+    let payload = info.payload();
+    let text = payload.downcast_ref::<&str>().copied().or(payload.downcast_ref::<String>().map(String::as_str));
+    let what = text.unwrap_or("no message");
     let (is_caught, thread) = (DEPTH.get() > 0, std::thread::current());
     let name = thread.name().unwrap_or("without a name");
     let end = if is_caught { "it is answered EIO and the mount goes on" } else { "the thread ends" };

@@ -3,6 +3,7 @@
 //! asked for under one that is elsewhere asked for under it ends the model, whether or not the two meet.
 
 use std::any::type_name;
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -15,8 +16,11 @@ type Sort = &'static str;
 
 /// Which sorts were asked for while another one was held.
 static AFTER: Plain<BTreeMap<Sort, BTreeSet<Sort>>> = Plain::new(BTreeMap::new());
-/// What each thread of the model holds.
-static HELD: Plain<Vec<(shuttle::thread::ThreadId, Sort)>> = Plain::new(Vec::new());
+
+thread_local! {
+    /// What each thread of the model that runs here holds.
+    static HELD: RefCell<Vec<(shuttle::thread::ThreadId, Sort)>> = const { RefCell::new(Vec::new()) };
+}
 
 /// Each pair of sorts of locks that were held together, in their order; for a look at what the models reach.
 pub fn order_seen() -> Vec<(Sort, Sort)> {
@@ -26,7 +30,7 @@ pub fn order_seen() -> Vec<(Sort, Sort)> {
 
 /// A new run of a model begins; one that failed may have left locks.
 pub fn begin() {
-    HELD.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clear();
+    HELD.with_borrow_mut(Vec::clear);
 }
 
 /// One lock that a thread holds.
@@ -37,10 +41,9 @@ impl Hold {
     #[expect(clippy::panic, reason = "what a model is for")]
     fn ask(sort: Sort) {
         let me = shuttle::thread::current().id();
-        let held: Vec<Sort> = {
-            let held = HELD.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let held: Vec<Sort> = HELD.with_borrow(|held| {
             held.iter().filter(|(thread, of)| *thread == me && *of != sort).map(|(_, of)| *of).collect()
-        };
+        });
         let mut after = AFTER.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         for first in held {
             after.entry(first).or_default().insert(sort);
@@ -53,17 +56,18 @@ impl Hold {
 
     fn taken(sort: Sort) -> Self {
         let me = shuttle::thread::current().id();
-        HELD.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push((me, sort));
+        HELD.with_borrow_mut(|held| held.push((me, sort)));
         Self(me, sort)
     }
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        let mut held = HELD.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if let Some(at) = held.iter().rposition(|(thread, sort)| *thread == self.0 && *sort == self.1) {
-            held.remove(at);
-        }
+        HELD.with_borrow_mut(|held| {
+            if let Some(at) = held.iter().rposition(|(thread, sort)| *thread == self.0 && *sort == self.1) {
+                held.remove(at);
+            }
+        });
     }
 }
 

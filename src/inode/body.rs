@@ -32,8 +32,11 @@ pub struct Common {
     /// What `chattr` forbids on its upper object: bits [`APPEND`] and [`IMMUTABLE`].
     protection: AtomicU8,
     /// Held through its copy-up (lock order: `locks.rs`).
-    pub up: Mutex<()>,
+    pub up: Mutex<CopyUpTurn>,
 }
+
+/// What [`Common::up`] guards, and by what the order of the locks knows it.
+pub struct CopyUpTurn;
 
 /// What directories and other objects have of their own.
 pub enum Body {
@@ -362,7 +365,7 @@ const COUNTLESS: u32 = DEAD - 1;
 impl Common {
     /// Of a new inode with one reference.
     fn new(kind: Kind) -> Self {
-        Self { refs: AtomicU32::new(1), kind, protection: AtomicU8::new(0), up: Mutex::new(()) }
+        Self { refs: AtomicU32::new(1), kind, protection: AtomicU8::new(0), up: Mutex::new(CopyUpTurn) }
     }
 
     /// One reference more; false where the inode is on its way out.

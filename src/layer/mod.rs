@@ -55,8 +55,12 @@ pub struct Layer {
     /// The union's bounded set of open descriptors.
     pub fds: Arc<FdCache>,
     /// Held exclusively while an object's mode is widened for the instant of a look at it, shared by who sets a mode.
-    pub modes: RwLock<()>,
+    pub modes: RwLock<Modes>,
 }
+
+/// What [`Layer::modes`] guards, and by what the order of the locks knows it.
+#[derive(Debug, Default)]
+pub struct Modes;
 
 /// What the file handles of a file system's objects are good for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -70,7 +70,7 @@ impl Union {
         self.end_privileges(&inode, &fd, how.kill_privileges)?;
         let mut written = 0;
         while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
-            match data::pwrite(fd.as_fd(), rest, offset + written as u64) {
+            match data::pwrite(fd.as_fd(), rest, offset.saturating_add(written as u64)) {
                 Ok(0) => break,
                 Ok(n) => written += n,
                 // What is on disk counts; the next write meets the error again.

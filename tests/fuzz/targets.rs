@@ -15,8 +15,10 @@ use plyfs::format::{
     WhiteoutStyle, from_disk, index_name, parse_index_name, to_disk, whiteout_name,
 };
 
+pub type Target = fn(&[u8]);
+
 /// All of them by name.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+pub const TARGETS: &[(&str, Target)] = &[
     ("options", options),
     ("layers", layers),
     ("redirect", redirect),
