@@ -83,7 +83,8 @@ pub fn serve(
     let mounted =
         Mounted { path: settings.mountpoint.clone(), way, device: mount::device_at(&settings.mountpoint).ok() };
 
-    let _at_the_worst = GiveUp(&mounted);
+    // With a supervisor the next daemon goes on with it.
+    let _at_the_worst = successive.is_none().then(|| GiveUp(&mounted));
 
     let mut config = Config::default();
     config.acl = SessionACL::All; // who may enter is the kernel's affair
