@@ -2,7 +2,7 @@
 //! its thread remembers, and the view with the one after a remount.
 //!
 //! `PLYFS_STRESS_SECONDS` is the duration: 5 in CI, 60 for the full test. `PLYFS_TEST_SEED` chooses the histories.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod common;
 

@@ -34,7 +34,7 @@ impl Name {
         }
         let mut ended = [0; Self::MAX + 1];
         let (name, _) = ended.split_at_mut(bytes.len() + 1);
-        name[..bytes.len()].copy_from_slice(bytes);
+        name.iter_mut().zip(bytes).for_each(|(to, byte)| *to = *byte);
         Ok(Self(ThinArc::from_header_and_slice((), name)))
     }
 

@@ -5,7 +5,6 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -17,10 +16,10 @@ use super::opens::{DataPath, OpenFiles};
 use super::prefetch::Prefetch;
 use super::relist::Relist;
 use super::requests::{Op, Requests};
-use super::turns::{Turn, Turns};
+use super::turns::Turns;
 use crate::base::config::Timeouts;
 use crate::base::sync::Mutex;
-use crate::base::{Name, Result};
+use crate::base::{Name, Result, panics};
 use crate::sys::process;
 use crate::union::{Attr, Caller, Entry, InodeId, Kind, Make, Notices, Union};
 
@@ -123,10 +122,14 @@ impl Adapter {
         }
     }
 
-    /// A request arrived.
-    pub(super) fn begin(&self, op: Op) -> Turn<'_> {
-        self.requests.count(op);
-        self.turns.begin()
+    /// A request arrived; `handle` has its reply. A bug costs one request, not the mount: the reply that a panic drops
+    /// answers `EIO`.
+    pub(super) fn serve(&self, op: Op, handle: impl FnOnce()) {
+        panics::caught(|| {
+            self.requests.count(op);
+            let _turn = self.turns.begin();
+            panics::caught(handle);
+        });
     }
 
     /// How long the kernel may keep what it is told; to be taken along by a request that goes on elsewhere.
@@ -144,23 +147,25 @@ impl Adapter {
     /// Runs what may take long (a large copy-up, a sync) on a thread of its own, so that no other request waits for it.
     pub(super) fn run(&self, long: bool, job: impl FnOnce(&Union) + Send + 'static) {
         if !long {
-            return guard(|| job(&self.union));
+            return job(&self.union);
         }
         let (union, turns) = (self.union.clone(), self.turns.clone());
         let job = Arc::new(Mutex::new(Some(job)));
         let theirs = job.clone();
         let long = move || {
-            turns.let_go();
-            process::take_short_turns();
-            let job = theirs.lock().take();
-            guard(|| job.into_iter().for_each(|job| job(&union)));
+            panics::caught(|| {
+                turns.let_go();
+                process::take_short_turns();
+                let job = theirs.lock().take();
+                job.into_iter().for_each(|job| job(&union));
+            });
         };
         let spawned = std::thread::Builder::new().name("plyfs-long".into()).spawn(long);
         if let Err(error) = spawned {
             // Out of memory or processes: then others wait.
             log::info!("no thread for a long request: {error}");
             let job = job.lock().take();
-            guard(|| job.into_iter().for_each(|job| job(&self.union)));
+            job.into_iter().for_each(|job| job(&self.union));
         }
     }
 
@@ -197,13 +202,6 @@ impl Adapter {
 /// Tells the kernel what the union has to say, from now on.
 pub(super) fn connect(union: &Union, notifier: Notifier) {
     union.set_notices(Box::new(Kernel(notifier)));
-}
-
-/// A bug costs one request, not the mount: the reply that the panic drops answers `EIO`.
-pub(super) fn guard(handle: impl FnOnce()) {
-    if catch_unwind(AssertUnwindSafe(handle)).is_err() {
-        log::error!("a request ended in a panic and was answered EIO: please report this");
-    }
 }
 
 pub(super) fn to_name(name: &OsStr) -> Result<Name> {

@@ -46,8 +46,8 @@ fn read_once(fd: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> Result<usize
 pub fn pread_full(fd: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> Result<usize> {
     seam::enter(Call::Pread)?;
     let mut done = 0;
-    while done < buffer.len() {
-        match read_once(fd, &mut buffer[done..], offset.saturating_add(done as u64))? {
+    while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        match read_once(fd, rest, offset.saturating_add(done as u64))? {
             0 => break,
             count => done += count,
         }
@@ -82,8 +82,8 @@ fn write_once(fd: BorrowedFd<'_>, bytes: &[u8], offset: u64) -> Result<usize> {
 pub fn pwrite_all(fd: BorrowedFd<'_>, bytes: &[u8], offset: u64) -> Result<()> {
     seam::enter(Call::Pwrite)?;
     let mut done = 0;
-    while done < bytes.len() {
-        match write_once(fd, &bytes[done..], offset.saturating_add(done as u64))? {
+    while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
+        match write_once(fd, rest, offset.saturating_add(done as u64))? {
             0 => return Err(Errno::EIO),
             count => done += count,
         }

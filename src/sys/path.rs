@@ -93,11 +93,10 @@ fn has_openat2() -> bool {
 /// [`open_beneath`] without openat2. A foreign mount is recognised before anything of it is asked for.
 fn open_by_components(dir: BorrowedFd<'_>, path: &CStr, flags: OFlags) -> Result<OwnedFd> {
     let bytes = path.to_bytes();
-    if bytes.is_empty() {
-        return Err(Errno::ENOENT);
-    }
-    if bytes[0] == b'/' {
-        return Err(Errno::EXDEV);
+    match bytes.first() {
+        None => return Err(Errno::ENOENT),
+        Some(b'/') => return Err(Errno::EXDEV),
+        Some(_) => {}
     }
     let home = mount_of(dir)?;
     let mut components = bytes.split(|&byte| byte == b'/').filter(|part| !part.is_empty() && *part != b".").peekable();

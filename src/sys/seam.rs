@@ -2,11 +2,12 @@
 //!
 //! [`with_plan`] runs a piece of code under a [`Plan`] and counts its calls; running it again for each number below that
 //! count covers every error path. [`Plan::dead_from`] is a kill -9 without a process: from one call on nothing happens
-//! any more, not even the cleaning up. Idle, the seam costs one relaxed load.
+//! any more, not even the cleaning up. [`Plan::panic`] is a bug at a call. Idle, the seam costs one relaxed load.
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::base::sync::Mutex;
 use crate::base::{Errno, Result};
 
 macro_rules! calls {
@@ -50,6 +51,29 @@ pub struct Plan {
 enum Fault {
     Fail { at: u64, errno: Errno },
     Dead { from: u64 },
+    Short { at: u64, part: Part, then: Option<Errno> },
+    Panic { at: u64 },
+}
+
+/// How much of what was asked a call that moves bytes moves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Nothing, as a file system does that has no better answer.
+    Nothing,
+    /// One byte.
+    Byte,
+    /// Half of it, at least one byte.
+    Half,
+}
+
+impl Part {
+    fn of(self, len: usize) -> usize {
+        match self {
+            Self::Nothing => 0,
+            Self::Byte => len.min(1),
+            Self::Half => len.div_ceil(2),
+        }
+    }
 }
 
 impl Plan {
@@ -68,6 +92,17 @@ impl Plan {
         Self { fault: Some(Fault::Dead { from }), ..Self::default() }
     }
 
+    /// The call with number `at` (from 0), if it moves bytes, moves only a part of them; `then` is what the one after it
+    /// fails with.
+    pub fn short(at: u64, part: Part, then: Option<Errno>) -> Self {
+        Self { fault: Some(Fault::Short { at, part, then }), ..Self::default() }
+    }
+
+    /// There is a bug at the call with number `at` (from 0).
+    pub fn panic(at: u64) -> Self {
+        Self { fault: Some(Fault::Panic { at }), ..Self::default() }
+    }
+
     /// Counts, and fails, calls of this kind only.
     #[must_use]
     pub fn only(self, call: Call) -> Self {
@@ -84,10 +119,14 @@ impl Plan {
 struct Running {
     plan: Plan,
     count: u64,
+    /// Each counted call, where that is asked for.
+    trace: Option<Vec<Call>>,
 }
 
-/// Threads with a plan.
+/// Threads with a plan, and one more while there is one for all.
 static PLANS: AtomicUsize = AtomicUsize::new(0);
+/// The plan of the threads that have none.
+static COMMON: Mutex<Option<Running>> = Mutex::new(None);
 
 thread_local! {
     static RUNNING: RefCell<Option<Running>> = const { RefCell::new(None) };
@@ -109,11 +148,41 @@ impl Drop for Installed {
 ///
 /// A plan inside another one replaces it until its end. Other threads are not concerned.
 pub fn with_plan<R>(plan: Plan, f: impl FnOnce() -> R) -> (R, u64) {
+    let (result, ended) = run(Running { plan, count: 0, trace: None }, f);
+    (result, ended.map_or(0, |running| running.count))
+}
+
+/// Runs `f` without a fault; returns what it returned and each of its calls, in their order.
+pub fn traced<R>(f: impl FnOnce() -> R) -> (R, Vec<Call>) {
+    let (result, ended) = run(Running { plan: Plan::count(), count: 0, trace: Some(Vec::new()) }, f);
+    (result, ended.and_then(|running| running.trace).unwrap_or_default())
+}
+
+fn run<R>(running: Running, f: impl FnOnce() -> R) -> (R, Option<Running>) {
     PLANS.fetch_add(1, Ordering::Relaxed);
-    let installed = Installed { outer: RUNNING.replace(Some(Running { plan, count: 0 })) };
+    let installed = Installed { outer: RUNNING.replace(Some(running)) };
     let result = f();
-    let count = RUNNING.with_borrow(|running| running.as_ref().map_or(0, |running| running.count));
+    let ended = RUNNING.take();
     drop(installed);
+    (result, ended)
+}
+
+/// Runs `f` with the calls of all threads that have no plan of their own under `plan`, as of a mount that this process
+/// serves; returns what it returned and how many calls they made.
+pub fn with_common_plan<R>(plan: Plan, f: impl FnOnce() -> R) -> (R, u64) {
+    struct Common;
+    impl Drop for Common {
+        fn drop(&mut self) {
+            PLANS.fetch_sub(1, Ordering::Relaxed);
+            *COMMON.lock() = None;
+        }
+    }
+    PLANS.fetch_add(1, Ordering::Relaxed);
+    *COMMON.lock() = Some(Running { plan, count: 0, trace: None });
+    let common = Common;
+    let result = f();
+    let count = COMMON.lock().as_ref().map_or(0, |running| running.count);
+    drop(common);
     (result, count)
 }
 
@@ -122,30 +191,78 @@ pub fn with_plan<R>(plan: Plan, f: impl FnOnce() -> R) -> (R, u64) {
 /// # Errors
 /// What the thread's plan says.
 #[inline]
+#[track_caller]
 pub(crate) fn enter(call: Call) -> Result<()> {
     if PLANS.load(Ordering::Relaxed) == 0 { Ok(()) } else { enter_planned(call) }
 }
 
+/// The same for a call that moves `len` bytes: how many of them it is to move.
+///
+/// # Errors
+/// What the thread's plan says.
+#[inline]
+#[track_caller]
+pub(crate) fn enter_moving(call: Call, len: usize) -> Result<usize> {
+    if PLANS.load(Ordering::Relaxed) == 0 { Ok(len) } else { planned(call, len) }
+}
+
 #[cold]
+#[track_caller]
 fn enter_planned(call: Call) -> Result<()> {
-    let (each, answer) = RUNNING.with_borrow_mut(|running| {
-        let Some(running) = running else { return (None, Ok(())) };
-        if running.plan.only.is_some_and(|only| only != call) {
-            return (None, Ok(()));
-        }
-        let number = running.count;
-        running.count += 1;
-        let answer = match running.plan.fault {
-            Some(Fault::Fail { at, errno }) if at == number => Err(errno),
-            Some(Fault::Dead { from }) if from <= number => Err(Errno::EIO),
-            _ => Ok(()),
-        };
-        (running.plan.each, answer)
-    });
+    planned(call, 0).map(drop)
+}
+
+#[cold]
+#[track_caller]
+fn planned(call: Call, len: usize) -> Result<usize> {
+    let own = RUNNING.with_borrow_mut(|running| running.as_mut().map(|running| running.enter(call)));
+    // No lock is held any more when the plan is carried out.
+    let (each, answer) =
+        own.unwrap_or_else(|| COMMON.lock().as_mut().map_or((None, Todo::All), |running| running.enter(call)));
     if let Some(act) = each {
         with_plan(Plan::count(), act);
     }
-    answer
+    match answer {
+        Todo::All => Ok(len),
+        Todo::Part(part) => Ok(part.of(len)),
+        Todo::Nothing(errno) => Err(errno),
+        Todo::Panic(at) => bug(call, at),
+    }
+}
+
+/// What a call is to do.
+enum Todo {
+    All,
+    Part(Part),
+    Nothing(Errno),
+    Panic(u64),
+}
+
+impl Running {
+    /// What is to happen before this call, and to it.
+    fn enter(&mut self, call: Call) -> (Option<fn()>, Todo) {
+        if self.plan.only.is_some_and(|only| only != call) {
+            return (None, Todo::All);
+        }
+        let number = self.count;
+        self.count += 1;
+        self.trace.iter_mut().for_each(|trace| trace.push(call));
+        let todo = match self.plan.fault {
+            Some(Fault::Fail { at, errno }) if at == number => Todo::Nothing(errno),
+            Some(Fault::Dead { from }) if from <= number => Todo::Nothing(Errno::EIO),
+            Some(Fault::Short { at, part, .. }) if at == number => Todo::Part(part),
+            Some(Fault::Short { at, then: Some(errno), .. }) if at + 1 == number => Todo::Nothing(errno),
+            Some(Fault::Panic { at }) if at == number => Todo::Panic(at),
+            _ => Todo::All,
+        };
+        (self.plan.each, todo)
+    }
+}
+
+#[expect(clippy::panic, reason = "what a test asked for")]
+#[track_caller]
+fn bug(call: Call, at: u64) -> ! {
+    panic!("a plan: {call:?} {at}")
 }
 
 #[cfg(test)]

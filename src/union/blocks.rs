@@ -16,7 +16,7 @@ use super::copy_up::CopyUp;
 use super::io::{end_privileges, open_to_read};
 use super::{Caller, DirSink, InodeId, Kind, ListedEntry, Union, WriteHow};
 use crate::base::sync::{DashMap, Mutex};
-use crate::base::{Errno, Name, Result};
+use crate::base::{Errno, Name, Result, panics};
 use crate::format::Metacopy;
 use crate::inode::{Inode, LeafBody};
 use crate::merge::LowerFile;
@@ -355,12 +355,14 @@ impl Union {
             while stopped.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
                 let Some(union) = union.upgrade() else { break };
                 tick = tick.wrapping_add(1);
-                if tick.is_multiple_of(TICKS_TO_KEEP) {
-                    union.keep_blocks();
-                }
-                if rate > 0 {
-                    union.fill_some(rate);
-                }
+                panics::caught(|| {
+                    if tick.is_multiple_of(TICKS_TO_KEEP) {
+                        union.keep_blocks();
+                    }
+                    if rate > 0 {
+                        union.fill_some(rate);
+                    }
+                });
             }
         };
         let thread = std::thread::Builder::new().name("plyfs-blocks".into()).spawn(work)?;

@@ -132,12 +132,13 @@ impl Union {
         let mut names = self.changing(&parent)?;
         let into = parent_dir.live_view()?.upper.ok_or(Errno::ESTALE)?;
         names.begin();
-        let stat = self.publish_copy(upper, &parent, &into.place, staged, &name, true)?;
-        let place = into.place.child(&name, stat.ino);
-        let xattr_whiteouts = upper.style == WhiteoutStyle::Xattr;
-        inode.set_loose(true);
-        dir.state.write().view.upper = Some(DirPart { place, level: 0, xattr_whiteouts, impure: false });
-        names.raised(&self.cookies, &name, Kind::Dir);
+        self.publish_copy(upper, &parent, (&into.place, &name), staged, true, |stat| {
+            let place = into.place.child(&name, stat.ino);
+            let xattr_whiteouts = upper.style == WhiteoutStyle::Xattr;
+            inode.set_loose(true);
+            dir.state.write().view.upper = Some(DirPart { place, level: 0, xattr_whiteouts, impure: false });
+            names.raised(&self.cookies, &name, Kind::Dir);
+        })?;
         drop(names);
         upper.sync_name(&into.place)
     }
@@ -179,10 +180,11 @@ impl Union {
                 continue;
             };
             names.begin();
-            let stat = self.publish_copy(upper, &parent, &into.place, copy.temp, &name, copy.has_origin)?;
-            names.raised(&self.cookies, &name, inode.kind);
-            let place = Place { dir: into.place.clone(), name };
-            self.now_upper(inode, leaf, place, &stat, copy.links, copy.meta);
+            self.publish_copy(upper, &parent, (&into.place, &name), copy.temp, copy.has_origin, |stat| {
+                names.raised(&self.cookies, &name, inode.kind);
+                let place = Place { dir: into.place.clone(), name: name.clone() };
+                self.now_upper(inode, leaf, place, stat, copy.links, copy.meta);
+            })?;
             drop(names);
             // When all is entered: it stands there whatever this says.
             upper.sync_name(&into.place)?;
@@ -237,23 +239,25 @@ impl Union {
         leaf.close();
     }
 
-    /// Moves a staged copy to its name; the parent keeps its times. The caller holds the parent's `names`.
+    /// Moves a staged copy to its name; the parent keeps its times. `update` is the live state's part, with nothing between
+    /// the two that could fail. The caller holds the parent's `names`.
     pub(super) fn publish_copy(
         &self,
         upper: &Upper,
         parent: &Arc<Inode>,
-        into: &Arc<DirPlace>,
+        (into, name): (&Arc<DirPlace>, &Name),
         staged: Temp<'_>,
-        name: &Name,
         has_origin: bool,
-    ) -> Result<Stat> {
+        update: impl FnOnce(&Stat),
+    ) -> Result<()> {
         keeping_times(into, |fd| {
             if has_origin {
                 self.make_impure(upper, parent, into)?;
             }
             let stat = stat_at(upper.work(), staged.name())?;
             staged.publish_new(fd, name.as_c_str())?;
-            Ok(stat)
+            update(&stat);
+            Ok(())
         })
     }
 

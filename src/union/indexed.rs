@@ -50,12 +50,9 @@ impl Union {
         upper.set_nlink(upper.work(), copy.temp.name(), &Nlink { base: Base::Upper, difference: links - 1 })?;
         let stat = stat_at(upper.work(), copy.temp.name())?;
         // Whoever finds the entry before this returns finds this inode.
-        let key = Key::of(&stat);
-        self.table.add_key(inode, key);
-        if let Err(errno) = copy.temp.publish_new(index.dir().fd()?.as_fd(), entry.as_c_str()) {
-            self.table.drop_key(inode, key);
-            return Err(errno);
-        }
+        let held = self.table.hold_key(inode, Key::of(&stat));
+        copy.temp.publish_new(index.dir().fd()?.as_fd(), entry.as_c_str())?;
+        held.keep();
         {
             let mut state = leaf.state.lock();
             state.set_index(Some(entry.clone()));

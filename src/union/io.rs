@@ -71,7 +71,7 @@ impl Union {
         }
         let mut written = 0;
         while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
-            match data::pwrite(fd.as_fd(), rest, offset + written as u64) {
+            match data::pwrite(fd.as_fd(), rest, offset.saturating_add(written as u64)) {
                 Ok(0) => break,
                 Ok(n) => written += n,
                 // What is on disk counts; the next write meets the error again.

@@ -42,7 +42,7 @@ use std::sync::{Arc, OnceLock};
 use crate::base::config::{Fsync, Timeouts};
 use crate::base::sync::RwLock;
 use crate::base::{Errno, Result};
-use crate::inode::{Inode, Table};
+use crate::inode::{Inode, Table, Topology};
 use crate::layer::{DirPlace, FdCache};
 use crate::merge::{CookieKey, Stack};
 use crate::upper::Upper;
@@ -61,7 +61,7 @@ pub struct Union {
     cookies: CookieKey,
     listings: dir::ListingCache,
     /// Lock order: `inode/locks.rs`.
-    topology: RwLock<()>,
+    topology: RwLock<Topology>,
     noacl: bool,
     static_nlink: bool,
     by_blocks: blocks::ByBlocks,

@@ -53,9 +53,12 @@ pub struct Upper {
     /// A whiteout in workdir of which others are links.
     whiteout: Mutex<Option<CString>>,
     /// Held to make and to remove records of blocks.
-    records: Mutex<()>,
+    records: Mutex<Records>,
     _lock: Vec<OwnedFd>,
 }
+
+/// What `Upper::records` guards, and by what the order of the locks knows it.
+struct Records;
 
 /// What an upper layer is to do, as far as it can.
 #[derive(Debug, Clone, Copy)]
@@ -83,7 +86,7 @@ impl Upper {
             metacopy,
             verity,
             whiteout,
-            records: Mutex::new(()),
+            records: Mutex::new(Records),
             _lock: lock,
         }
     }

@@ -215,6 +215,17 @@ fn shown(bytes: &[u8]) -> String {
     format!("hash {:016x}", std::hash::Hasher::finish(&hasher))
 }
 
+/// Counts the names of a listing, `.` and `..` too.
+#[derive(Default)]
+pub struct Counted(pub usize);
+
+impl DirSink for Counted {
+    fn add(&mut self, _: &ListedEntry<'_>) -> bool {
+        self.0 += 1;
+        true
+    }
+}
+
 fn join(dir: &str, name: &str) -> String {
     if dir.is_empty() { name.to_owned() } else { format!("{dir}/{name}") }
 }

@@ -218,8 +218,10 @@ impl Mount {
         self.daemon.as_ref().map(Pid::from_child)
     }
 
-    /// How the daemon ended by itself, waited for at most so long; afterwards there is none.
+    /// How the daemon ended by itself, waited for at most so long; afterwards there is none (nor is there for the kernel's
+    /// OverlayFS).
     pub fn ended(&mut self, most: Duration) -> Option<ExitStatus> {
+        self.kernel = None;
         let deadline = Instant::now() + most;
         let child = self.daemon.as_mut()?;
         while child.try_wait().unwrap().is_none() && Instant::now() < deadline {
@@ -246,13 +248,6 @@ impl Mount {
         let status = self.reap();
         assert!(status.is_some(), "the daemon lives on after the unmount");
         status
-    }
-
-    /// How the daemon ended once its mount is gone, whoever unmounted it (`None` for the kernel's OverlayFS, and where it
-    /// had to be killed).
-    pub fn ended(&mut self) -> Option<ExitStatus> {
-        self.kernel = None;
-        self.reap()
     }
 
     /// Unmounts, expects the daemon to end well, and mounts the same layers again.

@@ -3,7 +3,7 @@
 //!
 //! After each end plyfs, and as root the kernel's OverlayFS too, must show what stood before the operation or what
 //! stands after it. `PLYFS_CRASH=WORD` runs the rows that have the word in their names.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -160,4 +160,59 @@ fn fail_at(stage: &Stage, row: &Row, views: &Views, fault: &Fault) -> Result<(),
 #[test]
 fn an_error_of_any_call_leaves_what_the_answer_says() {
     for_all_rows(fail_everywhere);
+}
+
+/// A bug at each call of each row: what is there afterwards is one of the two views, to the engine that goes on and to the
+/// next one, and no lock is held any more.
+fn panic_everywhere(stage: &Stage, row: &Row) -> Vec<String> {
+    let views = stage.views(row, Reader::Plyfs);
+    let calls = {
+        let engine = stage.layers();
+        let engine = engine.before(row);
+        with_plan(Plan::count(), || (row.act)(&engine)).1
+    };
+    let mut wrong = Vec::new();
+    for at in 0..calls {
+        let why = panic_at(stage, row, &views, at).err();
+        wrong.extend(why.map(|why| format!("a panic at call {at}, {why}")));
+    }
+    wrong
+}
+
+fn panic_at(stage: &Stage, row: &Row, views: &Views, at: u64) -> Result<(), String> {
+    let says = |what: &'static str| move |errno: Errno| format!("{what}: {errno:?}");
+    let is_one = |seen: &View, when: &str| {
+        // A count of links is kept by marks around a call, as above.
+        let close = row.links && (seen.is_close(&views.before) || seen.is_close(&views.after));
+        if close { Ok(()) } else { check(seen, views).map_err(|why| format!("{when}: {why}")) }
+    };
+    let layers = stage.layers();
+    let engine = layers.before(row);
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let _ = with_plan(Plan::panic(at), || (row.act)(&engine));
+    }));
+    assert!(panicked.is_err(), "{}: no panic at call {at}", row.name);
+    let live = engine.view().map_err(says("view"))?;
+    is_one(&live, "live")?;
+    let probe = engine.create("probe").and_then(|()| engine.write("probe", 0, "new"));
+    probe.and_then(|()| engine.unlink("probe")).map_err(says("the next operation"))?;
+    // What it was about is free, too.
+    if live == views.before {
+        (row.act)(&engine).map_err(says("again at once"))?;
+        is_one(&engine.view().map_err(says("view"))?, "again at once")?;
+    }
+    drop(engine);
+    is_one(&layers.read(Reader::Plyfs)?, "opened again")?;
+    layers.is_tidy()
+}
+
+#[test]
+fn a_panic_at_any_call_costs_that_request_only() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        if !info.payload().downcast_ref::<String>().is_some_and(|text| text.starts_with("a plan")) {
+            usual(info);
+        }
+    }));
+    for_all_rows(panic_everywhere);
 }

@@ -13,7 +13,7 @@ use crate::{Ran, not_here};
 
 /// Nobody is in the mount any more.
 fn ends_well(mount: &mut Mount) {
-    let status = mount.ended();
+    let status = mount.ended(std::time::Duration::from_secs(15));
     let well = status.is_some_and(|status| status.success());
     assert!(well || mount::binary() == "kernel", "{status:?}: {}", mount.messages());
 }
@@ -112,7 +112,7 @@ pub fn a_mountpoint_that_was_moved_is_unmounted_by_a_signal() -> Ran {
     let at = moved.join("merged");
     assert_eq!(Tree::new(&at).text("f"), "x");
     kill_process(pid, Signal::TERM).unwrap();
-    let status = mount.ended();
+    let status = mount.ended(std::time::Duration::from_secs(15));
     let left = is_mounted(&at);
     if left {
         let _ = unmount_any(&at, true);

@@ -4,7 +4,14 @@
 //!
 //! `PLYFS_HOSTILE=WORD` runs only the functions with that word in their names; `-- --nocapture` prints the outcome of each
 //! row. `PLYFS_RACE_SECONDS` is how long each race of two threads lasts.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::unreachable
+)]
 
 #[path = "../common/mod.rs"]
 mod common;

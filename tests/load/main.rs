@@ -1,7 +1,14 @@
 //! What a mount must hold: many names, many files open, deep trees, crowds, little memory, and clients that are killed.
 //!
 //! `PLYFS_LOAD_SCALE` makes it larger: 1 in CI; `figures.rs` says what the full sizes are.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::unreachable
+)]
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -4,7 +4,7 @@
 //!
 //! By default some states of each history in one way; `PLYFS_POWER=all` looks at all of them, `PLYFS_POWER_STATES=N` at N
 //! of each history, `PLYFS_POWER_ROW=WORD` at the histories that have the word in their names.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::string_slice, clippy::unreachable)]
 
 #[path = "../common/mod.rs"]
 mod common;
