@@ -16,7 +16,7 @@ pub mod tree;
 pub mod view;
 
 pub use mount::{Kernel, Mount};
-pub use raw::{SharedMap, with_umask};
+pub use raw::{SharedMap, deny_calls, with_umask};
 pub use rustix::io::Errno;
 pub use scratch::Scratch;
 pub use stack::Stack;

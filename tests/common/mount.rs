@@ -238,6 +238,13 @@ impl Mount {
         status
     }
 
+    /// How the daemon ended once its mount is gone, whoever unmounted it (`None` for the kernel's OverlayFS, and where it
+    /// had to be killed).
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.kernel = None;
+        self.reap()
+    }
+
     /// Unmounts, expects the daemon to end well, and mounts the same layers again.
     pub fn remount(&mut self) {
         if let Some(status) = self.unmount() {
