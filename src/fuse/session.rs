@@ -277,12 +277,12 @@ impl Mounted {
                 Err(errno) => return log::error!("signals: {errno}"),
             }
         }
-        if !self.is_there() {
+        let Some(at) = self.place() else {
             // Detached from outside and still in use; it was asked for that this process ends.
             std::process::exit(0);
-        }
-        if let Err(said) = self.unmount(false).or_else(|_| self.unmount(true)) {
-            log::error!("{}: cannot be unmounted: {said}", self.path.display());
+        };
+        if let Err(said) = self.way.unmount(&at, false).or_else(|_| self.way.unmount(&at, true)) {
+            log::error!("{}: cannot be unmounted: {said}", at.display());
             std::process::exit(1);
         }
         while let Ok(signal) = process::wait_for_signal() {
@@ -294,18 +294,16 @@ impl Mounted {
 
     /// Unmounts a view that nobody answers for any more.
     fn give_up(&self) {
-        if self.is_there()
-            && let Err(said) = self.unmount(true)
+        if let Some(at) = self.place()
+            && let Err(said) = self.way.unmount(&at, true)
         {
-            log::error!("{}: cannot be unmounted: {said}", self.path.display());
+            log::error!("{}: cannot be unmounted: {said}", at.display());
         }
     }
 
-    fn is_there(&self) -> bool {
-        self.device.is_some() && mount::device_at(&self.path).ok() == self.device
-    }
-
-    fn unmount(&self, lazy: bool) -> Result<(), String> {
-        self.way.unmount(&self.path, lazy)
+    /// Where the view is mounted: what is above its mountpoint may have been renamed.
+    fn place(&self) -> Option<PathBuf> {
+        let device = self.device?;
+        if mount::device_at(&self.path) == Ok(device) { Some(self.path.clone()) } else { mount::place_of(device) }
     }
 }

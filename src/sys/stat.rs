@@ -229,7 +229,7 @@ pub fn protection_at(dir: BorrowedFd<'_>, name: &CStr) -> Result<Protection> {
             let has = |flag| found.stx_attributes.contains(flag);
             Ok(Protection { append: has(StatxAttributes::APPEND), immutable: has(StatxAttributes::IMMUTABLE) })
         }
-        Err(rustix::io::Errno::NOSYS) => Ok(Protection::default()),
+        Err(errno) if !super::has_call(errno.into()) => Ok(Protection::default()),
         Err(errno) => Err(errno.into()),
     }
 }

@@ -57,6 +57,9 @@ impl Union {
     pub(super) fn leaf_attr(&self, inode: &Inode, state: &LeafState, stat: &Stat) -> Attr {
         let own = links(stat.nlink).saturating_sub(u32::from(state.is_hidden()));
         let mut attr = Attr::new(inode, stat, state.nlink().unwrap_or(own));
+        if state.meta().is_some() && self.is_nosuid(state) {
+            attr.mode &= !(libc::S_ISUID | libc::S_ISGID);
+        }
         if state.is_device() {
             attr.rdev = 0;
         }
@@ -112,8 +115,9 @@ impl Union {
             return self.set_removed(&inode, set);
         }
         self.check_flags(&inode, set.change())?;
-        let ends_ids = set.size.is_some() && !caller.keeps_privileges();
-        let how = CopyUp { data: set.size.is_some(), len: set.size, ends_ids, pid: caller.pid };
+        let ends_ids = (set.size.is_some() && !caller.keeps_privileges()).then_some(*caller);
+        let data = set.size.is_some() || set.mode.is_some_and(|mode| self.needs_own_data(&inode, mode));
+        let how = CopyUp { data, len: set.size, ends_ids, pid: caller.pid };
         let cut = self.copy_up_cut(&inode, &how)?;
         // A copy of the data that runs meanwhile puts back what it found.
         let _up = matches!(inode.body, Body::Leaf(_)).then(|| inode.up.lock());
@@ -121,10 +125,7 @@ impl Union {
             self.resize(ends_ids, &inode, size)?;
         }
         if set.uid.is_some() || set.gid.is_some() {
-            self.at_object(&inode, |dir, name| tree::chown_at(dir, name, set.uid, set.gid)).map_err(|errno| {
-                // An id that the daemon's user namespace does not have.
-                if errno == Errno::EINVAL { Errno::EOVERFLOW } else { errno }
-            })?;
+            self.set_owner(caller, &inode, set)?;
         }
         if let Some(mode) = set.mode {
             self.set_mode(&inode, mode & 0o7777)?;
@@ -136,6 +137,23 @@ impl Union {
             self.at_object(&inode, |dir, name| tree::utimens_at(dir, name, [set.atime, set.mtime]))?;
         }
         self.attr(&inode)
+    }
+
+    /// Whether a file may get this mode only with data of its own: set-user-id and set-group-id are given to what stands
+    /// there now, not to what a layer on a `nosuid` mount has later.
+    fn needs_own_data(&self, inode: &Inode, mode: u32) -> bool {
+        let ids = mode & (libc::S_ISUID | libc::S_ISGID) != 0;
+        ids && inode.kind == Kind::File && inode.leaf().is_ok_and(|leaf| self.is_nosuid(&leaf.state.lock()))
+    }
+
+    fn set_owner(&self, caller: &Caller, inode: &Arc<Inode>, set: &SetAttr) -> Result<()> {
+        // A daemon with CAP_FSETID keeps set-group-id where the caller, of another group than the old one, would not.
+        let foreign = self.has_foreign_sgid(caller, inode)?;
+        self.at_object(inode, |dir, name| tree::chown_at(dir, name, set.uid, set.gid)).map_err(|errno| {
+            // An id that the daemon's user namespace does not have.
+            if errno == Errno::EINVAL { Errno::EOVERFLOW } else { errno }
+        })?;
+        if foreign { self.drop_sgid(inode) } else { Ok(()) }
     }
 
     fn set_mode(&self, inode: &Inode, mode: u32) -> Result<()> {
@@ -160,11 +178,11 @@ impl Union {
         self.attr(inode)
     }
 
-    fn resize(&self, ends_ids: bool, inode: &Arc<Inode>, size: u64) -> Result<()> {
+    fn resize(&self, ends_ids: Option<Caller>, inode: &Arc<Inode>, size: u64) -> Result<()> {
         let fd = self.data_fd(inode, true)?;
         data::truncate(fd.as_fd(), size)?;
-        if ends_ids {
-            clear_privileges(fd.as_fd(), false)?;
+        if let Some(caller) = ends_ids {
+            clear_privileges(fd.as_fd(), &|group| caller.is_in(group))?;
         }
         Ok(())
     }

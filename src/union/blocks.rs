@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::copy_up::CopyUp;
-use super::io::open_to_read;
+use super::io::{end_privileges, open_to_read};
 use super::{Caller, DirSink, InodeId, Kind, ListedEntry, Union, WriteHow};
 use crate::base::sync::{DashMap, Mutex};
 use crate::base::{Errno, Name, Result};
@@ -150,9 +150,8 @@ impl Union {
             self.copy_up(inode, &CopyUp::data(caller))?;
             return Ok(None);
         }
-        if how.kill_privileges && !leaf.has_no_privileges() {
-            clear_privileges(blocks.file(), false)?;
-            leaf.set_no_privileges();
+        if how.kill_privileges {
+            end_privileges(caller, leaf, blocks.file())?;
         }
         let written = blocks.write(offset, bytes)?;
         if how.sync {
@@ -190,6 +189,9 @@ impl Union {
                     return Ok(None);
                 };
                 let (Some(shift), file) = (self.by_blocks.shift, self.open_whole(inode)?) else { return Ok(None) };
+                if below.place.dir.layer.nosuid {
+                    clear_privileges(file.as_fd(), &|_| false)?;
+                }
                 let below = open_below(&below)?;
                 let record = match upper.new_record(shift, stat_fd(file.as_fd())?.size) {
                     Err(Errno::EFBIG) => return Ok(None),
@@ -250,8 +252,8 @@ impl Union {
                 return Err(Errno::EINTR);
             }
         }
-        if cut.is_some() && how.ends_ids {
-            clear_privileges(blocks.file(), false)?;
+        if let Some(caller) = how.ends_ids.filter(|_| cut.is_some()) {
+            clear_privileges(blocks.file(), &|group| caller.is_in(group))?;
         }
         if blocks.seal(upper, cut)? {
             let mark = {
@@ -319,7 +321,7 @@ impl Union {
                 let _up = inode.up.lock();
                 let step = left.min(1 << 20);
                 left -= step;
-                let how = CopyUp { data: true, len: None, ends_ids: false, pid: 0 };
+                let how = CopyUp { data: true, len: None, ends_ids: None, pid: 0 };
                 let done = match blocks.fill(step, u64::MAX) {
                     Ok(true) => continue,
                     Ok(false) if self.by_blocks.live.contains_key(&id) => {
@@ -401,7 +403,7 @@ impl Union {
             }
             let inode = self.inode(entry.id)?;
             if inode.leaf().is_ok_and(|leaf| leaf.state.lock().meta().is_some_and(|meta| meta.blocks.is_some())) {
-                match self.copy_up(&inode, &CopyUp { data: true, len: None, ends_ids: false, pid: 0 }) {
+                match self.copy_up(&inode, &CopyUp { data: true, len: None, ends_ids: None, pid: 0 }) {
                     Ok(()) => completed.done += 1,
                     Err(errno) => {
                         log::warn!("{name:?} is not completed: {errno}");

@@ -25,8 +25,8 @@ pub(super) struct CopyUp {
     pub data: bool,
     /// The file is truncated to this anyway.
     pub len: Option<u64>,
-    /// With that its set-user-id and set-group-id bits go.
-    pub ends_ids: bool,
+    /// With that its set-user-id and set-group-id bits go: who has no right to keep them.
+    pub ends_ids: Option<Caller>,
     /// Whose pending SIGKILL ends it; 0 for nobody's.
     pub pid: u32,
 }
@@ -34,12 +34,12 @@ pub(super) struct CopyUp {
 impl CopyUp {
     /// For a change of metadata.
     pub fn metadata(caller: &Caller) -> Self {
-        Self { data: false, len: None, ends_ids: false, pid: caller.pid }
+        Self { data: false, len: None, ends_ids: None, pid: caller.pid }
     }
 
     /// For a change of the data.
     pub fn data(caller: &Caller) -> Self {
-        Self { data: true, len: None, ends_ids: false, pid: caller.pid }
+        Self { data: true, len: None, ends_ids: None, pid: caller.pid }
     }
 }
 
@@ -337,7 +337,11 @@ impl Union {
         let name = place.name.as_c_str();
         let metadata = Metadata::of(from.as_fd(), name, stat, &place.dir.layer)?;
         let cut = how.len.is_some_and(|len| inode.kind == Kind::File && len <= stat.size);
-        let metadata = if cut { metadata.truncated(how.ends_ids) } else { metadata };
+        let metadata = match (cut, how.ends_ids) {
+            (true, Some(caller)) => metadata.truncated(Some(&|group| caller.is_in(group))),
+            (true, None) => metadata.truncated(None),
+            (false, _) => metadata,
+        };
         let indexed = self.is_indexed(&place.dir.layer, inode.kind, stat.nlink);
         let mut copy = Copy {
             temp: Temp::new(upper, inode.kind)?,

@@ -1,6 +1,6 @@
 //! A file's data. Every operation finds the file by its inode: an open need not be seen.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Weak};
 
 use super::copy_up::CopyUp;
@@ -67,7 +67,9 @@ impl Union {
         }
         self.copy_up(&inode, &CopyUp::data(caller))?;
         let fd = self.data_fd(&inode, true)?;
-        self.end_privileges(&inode, &fd, how.kill_privileges)?;
+        if how.kill_privileges {
+            end_privileges(caller, inode.leaf()?, fd.as_fd())?;
+        }
         let mut written = 0;
         while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
             match data::pwrite(fd.as_fd(), rest, offset + written as u64) {
@@ -99,17 +101,6 @@ impl Union {
         if flags.immutable || (flags.append && !at_end()?) {
             return Err(Errno::EPERM);
         }
-        Ok(())
-    }
-
-    /// Clears suid and sgid for who may not keep them. Looked at once until the mode changes.
-    fn end_privileges(&self, inode: &Inode, fd: &OwnedFd, kill: bool) -> Result<()> {
-        let leaf = inode.leaf()?;
-        if !kill || leaf.has_no_privileges() {
-            return Ok(());
-        }
-        clear_privileges(fd.as_fd(), false)?;
-        leaf.set_no_privileges();
         Ok(())
     }
 
@@ -278,7 +269,7 @@ impl Union {
         let inode = self.inode(id)?;
         let fd = self.writable(caller, &inode, None)?;
         data::fallocate(fd.as_fd(), mode, offset, len)?;
-        self.end_privileges(&inode, &fd, !caller.keeps_privileges())
+        if caller.keeps_privileges() { Ok(()) } else { end_privileges(caller, inode.leaf()?, fd.as_fd()) }
     }
 
     /// The next data or hole at or after `offset`.
@@ -320,9 +311,20 @@ impl Union {
             Errno::EXDEV | Errno::EBADF | Errno::ENOSYS => Errno::EOPNOTSUPP,
             errno => errno,
         })?;
-        self.end_privileges(&target, &out, !caller.keeps_privileges())?;
+        if !caller.keeps_privileges() {
+            end_privileges(caller, target.leaf()?, out.as_fd())?;
+        }
         Ok(u32::try_from(copied).unwrap_or(0))
     }
+}
+
+/// Clears what a write by who may not keep it ends. Looked at once until the mode changes.
+pub(super) fn end_privileges(caller: &Caller, leaf: &LeafBody, file: BorrowedFd<'_>) -> Result<()> {
+    // Set-group-id can stay for one caller and go with the next.
+    if !leaf.has_no_privileges() && clear_privileges(file, &|group| caller.is_in(group))? {
+        leaf.set_no_privileges();
+    }
+    Ok(())
 }
 
 /// Opens what an inode's object itself has as its data.

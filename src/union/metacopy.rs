@@ -8,13 +8,13 @@ use super::copy_up::CopyUp;
 use crate::base::config::Verity;
 use crate::base::{Errno, Name, Result};
 use crate::format::{Digest, Metacopy, Redirect};
-use crate::inode::{Inode, LeafBody, LeafObject};
+use crate::inode::{Inode, LeafBody, LeafObject, LeafState};
 use crate::layer::verity;
 use crate::merge::{Data, LowerFile, MetaFile};
 use crate::sys::path::OFlags;
 use crate::sys::stat::{SetTime, Stat, stat_fd};
 use crate::sys::{data, tree, xattr};
-use crate::upper::{CAPABILITY, Staged, Upper, copy_data, without_ids};
+use crate::upper::{CAPABILITY, Staged, Upper, clear_privileges, copy_data, without_ids};
 
 /// A file that is emptied is copied up to this size all the same, in bytes: emptying one and taking its mark away are two
 /// calls, between which the kernel's OverlayFS would see a file of no size with content.
@@ -57,6 +57,16 @@ impl Union {
             }
         }
         Ok(Some(file))
+    }
+
+    /// Whether its data, or all of it, is in a layer on a `nosuid` mount: who can change that must not decide what runs with
+    /// set-user-id, whatever layer says so.
+    pub(super) fn is_nosuid(&self, state: &LeafState) -> bool {
+        let of_data = state.meta().is_some_and(|meta| match &meta.data {
+            Data::At(file) => file.place.dir.layer.nosuid,
+            Data::Beneath(_) => self.stack.data_only.iter().any(|root| root.layer.nosuid),
+        });
+        of_data || state.current().is_ok_and(|object| object.place.dir.layer.nosuid)
     }
 
     /// Whether the data of a metacopy file is what `verity=` asks for.
@@ -126,10 +136,15 @@ impl Union {
         if leaf.state.lock().meta().is_none() {
             return Ok(false);
         }
+        let nosuid = source.as_ref().is_some_and(|file| file.place.dir.layer.nosuid);
         let open = |source: LowerFile| source.place.open_file(source.stat.ino, OFlags::RDONLY);
         let from = source.map(open).transpose()?;
         let cut = self.at_leaf(inode, |object| {
             let to = super::io::open_for_write(object)?.fd;
+            if nosuid {
+                // As it was seen: what came with the name is not for this data.
+                clear_privileges(to.as_fd(), &|_| false)?;
+            }
             fill(upper, to.as_fd(), from.as_ref().map(AsFd::as_fd), how)?;
             Ok(from.is_none())
         });
@@ -248,7 +263,10 @@ fn try_fill(
     }
     let cut = from.is_none();
     // What writing took away, unless the change itself takes it.
-    let mode = if cut && how.ends_ids { without_ids(before.mode) } else { before.mode };
+    let mode = match how.ends_ids.filter(|_| cut) {
+        Some(caller) => without_ids(before, &|group| caller.is_in(group)),
+        None => before.mode,
+    };
     if stat_fd(to)?.mode != mode {
         tree::chmod_fd(to, mode & 0o7777)?;
     }

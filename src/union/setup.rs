@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::blocks::ByBlocks;
-use super::roots::{Common, Root, UpperRoots, check_overlap, is_empty, is_overlay_style, open_layer, open_upper, uuid};
+use super::roots::{
+    Common, Root, UpperRoots, check_overlap, is_empty, is_overlay_style, open_layer, open_upper, traps, uuid,
+};
 use super::{Union, restore};
 use crate::base::config::{Config, Fsync, RedirectDir, UpperDirs, Uuid, Xino};
 use crate::base::{Errno, Result};
@@ -109,6 +111,7 @@ impl Union {
             }
             None => None,
         };
+        let traps = traps(lowers.iter().chain(&data_only), upper.as_ref());
         let isolated = |roots: Vec<Root>| roots.into_iter().map(|root| root.isolate(true)).collect::<Vec<_>>();
         let (lowers, data_only) = (isolated(lowers), isolated(data_only));
         let numbers = number(&config, &lowers, upper.as_ref())?;
@@ -144,6 +147,7 @@ impl Union {
             data_only,
             index: None,
             verity: config.verity,
+            traps,
         };
         let upper = match prepared {
             Some((upper, workdir)) => {

@@ -44,6 +44,11 @@ impl Caller {
         self.has_cap(CAP_FSETID)
     }
 
+    /// Whether it is in a group.
+    pub(super) fn is_in(self, group: u32) -> bool {
+        caller::in_group(self.pid, self.gid, group)
+    }
+
     /// `CAP_SYS_ADMIN`: it sees `trusted.*`.
     pub(super) fn sees_trusted(self) -> bool {
         const CAP_SYS_ADMIN: u32 = 21;

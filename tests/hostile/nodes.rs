@@ -89,7 +89,9 @@ pub fn nodes_of_a_lower_layer_are_handled_and_never_opened() -> Ran {
     assert_eq!(mount.names("n").unwrap(), left);
     View::of(&mount, Walk::default()).assert_sound();
     left.iter().for_each(|name| mount.unlink(format!("n/{name}")).unwrap());
-    assert_eq!(opened(&watcher), [""; 0], "opened by the daemon");
+    let mut opened = opened(&watcher);
+    opened.retain(|name| !name.starts_with("#probe")); // a file
+    assert_eq!(opened, [""; 0], "opened by the daemon");
     Ok(())
 }
 

@@ -75,12 +75,13 @@ pub fn an_upper_layer_in_use_is_in_use_by_every_path() -> Ran {
     let held = bind(stack.upper().root(), &bound);
     let mut uppers = vec![stack.scratch.path().join("upper-link"), stack.scratch.path().join("upper/../upper")];
     uppers.extend(held.as_ref().map(|_| bound.clone()));
-    for upper in &uppers {
-        for work in [&work, &other, &stack.scratch.path().join("work-link")] {
-            let options = format!("lowerdir={},upperdir={},workdir={}", lower.display(), upper.display(), work.display());
-            let second = Mount::try_with(&options, &at, &stack.scratch.path().join("log2"));
-            assert!(second.is_err(), "a second daemon on {}", upper.display());
-        }
+    let mut pairs: Vec<_> = uppers.into_iter().map(|upper| (upper, other.clone())).collect();
+    pairs.push((stack.scratch.dir("upper2"), work));
+    pairs.push((stack.scratch.dir("upper2"), stack.scratch.path().join("work-link")));
+    for (upper, work) in pairs {
+        let options = format!("lowerdir={},upperdir={},workdir={}", lower.display(), upper.display(), work.display());
+        let second = Mount::try_with(&options, &at, &stack.scratch.path().join("log2"));
+        assert!(second.is_err(), "a second daemon: {options}");
     }
     first.append("f", "y").unwrap();
     drop((first, held));

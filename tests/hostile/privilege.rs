@@ -68,7 +68,7 @@ fn spy(tree: &Tree) -> Vec<String> {
             see("open", path, format!("{:?}", tree.open(path, flags).map(drop)));
         }
     }
-    for dir in ["", "dir", "search", "none", "sticky"] {
+    for dir in [".", "dir", "search", "none", "sticky"] {
         see("list", dir, format!("{:?}", tree.names(dir)));
         see("make in", dir, format!("{:?}", tree.mkdir(format!("{dir}/new"), 0o755)));
         see("link into", dir, format!("{:?}", tree.link("open", format!("{dir}/hard"))));

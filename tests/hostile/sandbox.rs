@@ -40,11 +40,11 @@ fn story(calls: &[libc::c_long], errno: i32) {
     let stack = Stack::new(2);
     stack.lowers[0].file("d/f", "f").file("d/g", "g").soft_link("/etc", "way").soft_link("..", "d/up").fifo("p");
     stack.lowers[1].file("way/passwd", "below").file("d/h", "h").dir("covered", 0o755).file("r/f", "x");
-    let foreign = (who() == Who::Root).then(|| Mounted::tmpfs(&stack.lowers[1].at("covered"))).flatten();
+    let before: Vec<View> = stack.lowers.iter().map(|layer| view::layer(layer.root())).collect();
+    let foreign = Mounted::tmpfs(&stack.lowers[1].at("covered"));
     if foreign.is_some() {
         stack.lowers[1].file("covered/foreign", "x");
     }
-    let before: Vec<View> = stack.lowers.iter().map(|layer| view::layer(layer.root())).collect();
     deny_calls(calls, errno);
     let mut mount = stack.mount();
     mount.append("d/f", "+").unwrap();
@@ -68,10 +68,10 @@ fn story(calls: &[libc::c_long], errno: i32) {
         mount.remount();
     }
     drop(mount);
+    drop(foreign);
     for (layer, before) in stack.lowers.iter().zip(&before) {
         view::layer(layer.root()).assert_same(before, "a lower layer");
     }
-    drop(foreign);
 }
 
 fn story_without(calls: &[libc::c_long]) -> Ran {
