@@ -177,8 +177,17 @@ mod tests {
     }
 
     fn names() -> impl Strategy<Value = Vec<u8>> {
-        let parts =
-            ["trusted.", "user.", "overlay.", "fuseoverlayfs.", "containers.override_", "plyfs.", "opaque", "x", "\u{ff}"];
+        let parts = [
+            "trusted.",
+            "user.",
+            "overlay.",
+            "fuseoverlayfs.",
+            "containers.override_",
+            "plyfs.",
+            "opaque",
+            "x",
+            "\u{ff}",
+        ];
         let part = prop::sample::select(parts.map(str::as_bytes).to_vec());
         prop::collection::vec(part, 0..8).prop_map(|parts| parts.concat())
     }

@@ -108,4 +108,3 @@ impl Stack {
         Some((Place { dir, name: name.clone() }, stat))
     }
 }
-

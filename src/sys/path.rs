@@ -41,7 +41,11 @@ pub fn open_beneath(dir: BorrowedFd<'_>, path: &CStr, flags: OFlags) -> Result<O
 }
 
 pub(super) fn open_confined(dir: BorrowedFd<'_>, path: &CStr, flags: OFlags) -> Result<OwnedFd> {
-    let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let opened = open_by_path(dir, path, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW);
+    if super::is_closed_itself(path, &opened) { open_again(dir, flags) } else { opened }
+}
+
+fn open_by_path(dir: BorrowedFd<'_>, path: &CStr, flags: OFlags) -> Result<OwnedFd> {
     if !has_openat2() {
         return open_by_components(dir, path, flags);
     }

@@ -31,10 +31,14 @@ const MARKS: [(&str, &[u8]); 19] = [
 /// What a reader of the layer itself would take for a mark.
 fn is_mark(key: &[u8]) -> bool {
     let plain = |prefix: &str| {
-        key.strip_prefix(prefix.as_bytes())
-            .is_some_and(|rest| !rest.starts_with(b"overlay.") && !rest.starts_with(b"fuseoverlayfs.") && !rest.starts_with(b"containers."))
+        key.strip_prefix(prefix.as_bytes()).is_some_and(|rest| {
+            !rest.starts_with(b"overlay.") && !rest.starts_with(b"fuseoverlayfs.") && !rest.starts_with(b"containers.")
+        })
     };
-    plain("trusted.overlay.") || plain("user.overlay.") || key.starts_with(b"user.fuseoverlayfs.") || key.starts_with(b"user.containers.")
+    plain("trusted.overlay.")
+        || plain("user.overlay.")
+        || key.starts_with(b"user.fuseoverlayfs.")
+        || key.starts_with(b"user.containers.")
 }
 
 /// The marks on an object of a layer, with their values.
@@ -67,15 +71,22 @@ pub fn marks_set_from_inside_mark_nothing() -> Ran {
             assert_eq!(mount.xattr(path, name).as_deref(), Ok(*value), "{name} of {path}");
         }
         for path in ["d", "d/f"] {
-            let mut said: Vec<_> = kept.iter().filter(|(at, ..)| *at == path).map(|(_, name, _)| name.as_bytes().to_vec()).collect();
+            let mut said: Vec<_> =
+                kept.iter().filter(|(at, ..)| *at == path).map(|(_, name, _)| name.as_bytes().to_vec()).collect();
             said.sort();
             assert_eq!(mount.xattrs(path).unwrap(), said, "{path}");
         }
-        assert_eq!((mount.names("d").unwrap(), mount.text("d/f"), mount.mode("d/f")), (vec!["f".into(), "g".into()], "xx".into(), 0o751));
+        assert_eq!(
+            (mount.names("d").unwrap(), mount.text("d/f"), mount.mode("d/f")),
+            (vec!["f".into(), "g".into()], "xx".into(), 0o751)
+        );
         assert_eq!(mount.stat("d/f").unwrap().st_nlink, 1);
         mount.remount();
     }
-    if let Some(kernel) = { drop(mount); stack.mount_kernel() } {
+    if let Some(kernel) = {
+        drop(mount);
+        stack.mount_kernel()
+    } {
         assert_eq!((kernel.names("d").unwrap(), kernel.text("d/f")), (vec!["f".into(), "g".into()], "xx".into()));
     }
     let mount = stack.mount();
@@ -102,7 +113,10 @@ pub fn the_unions_own_marks_are_not_there() -> Ran {
             assert_eq!(mount.xattrs(path).unwrap(), [b""; 0], "of {path:?}");
             for (name, _) in MARKS {
                 let got = mount.xattr(path, name);
-                assert!(matches!(got, Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::PERM)), "{name} of {path:?}: {got:?}");
+                assert!(
+                    matches!(got, Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::PERM)),
+                    "{name} of {path:?}: {got:?}"
+                );
                 assert!(mount.remove_xattr(path, name).is_err(), "{name} of {path:?}");
             }
         }
@@ -165,8 +179,10 @@ pub fn attributes_of_security_are_set_as_the_caller_could() -> Ran {
     assert_eq!(ours, theirs);
     // Root of a user namespace: the kernel stores whose namespace the capability counts in.
     let value: String = capability().iter().map(|byte| format!("{byte:02x}")).collect();
-    let script = format!("unshare -Ur setfattr -n {CAPABILITY} -v 0x{value} own; unshare -Ur setfattr -n {CAPABILITY} -v 0x{value} groups; \
-         unshare -Ur setfattr -n trusted.a -v 1 own; unshare -Ur setfattr -n user.fine -v 1 own");
+    let script = format!(
+        "unshare -Ur setfattr -n {CAPABILITY} -v 0x{value} own; unshare -Ur setfattr -n {CAPABILITY} -v 0x{value} groups; \
+         unshare -Ur setfattr -n trusted.a -v 1 own; unshare -Ur setfattr -n user.fine -v 1 own"
+    );
     let mut seen = Vec::new();
     for tree in [&native, &*mount] {
         let mut command = std::process::Command::new("setpriv");

@@ -136,7 +136,16 @@ fn compare(lower: bool, options: &str) {
     for (key, want) in &theirs {
         let got = &ours[key];
         if got != want {
-            wrong.push(format!("{}: {:?} {:o} {}, not {:?} {:o} {}", name(key), got.0, got.1, got.2, want.0, want.1, want.2));
+            wrong.push(format!(
+                "{}: {:?} {:o} {}, not {:?} {:o} {}",
+                name(key),
+                got.0,
+                got.1,
+                got.2,
+                want.0,
+                want.1,
+                want.2
+            ));
         }
         // What lies in the layer is what is shown.
         let left = [format!("{}-moved", name(key)), name(key)].into_iter().find(|path| stack.upper().has(path));

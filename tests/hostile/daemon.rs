@@ -21,12 +21,14 @@ fn ends_well(mount: &mut Mount) {
 /// While it is stopped clients wait, and those that are killed go; then it goes on as if nothing had been.
 pub fn a_daemon_that_is_stopped_goes_on_later() -> Ran {
     let stack = Stack::new(1);
-    stack.lowers[0].file("f", "x").file("g", "x");
+    stack.lowers[0].file("f", "x").dir("d", 0o755);
     let mut mount = stack.mount();
     let Some(pid) = mount.pid() else { return not_here("a daemon is needed") };
+    // The client that is killed has no file open, and needs no directory that the other one holds: there the kernel itself
+    // waits, for an answer to close(2) or for the directory.
+    mount.names("d").unwrap();
     kill_process(pid, Signal::STOP).unwrap();
-    // Without a file open: close(2) waits for an answer of the daemon, the kernel's affair.
-    let mut killed = Command::new("mkdir").arg(mount.at("made")).spawn().unwrap();
+    let mut killed = Command::new("mkdir").arg(mount.at("d/made")).spawn().unwrap();
     let paths = [mount.at("f"), mount.at("new")];
     let waiting = std::thread::spawn(move || {
         std::fs::write(&paths[1], "new").unwrap();
@@ -51,7 +53,8 @@ pub fn a_lazy_unmount_lets_those_in_the_view_finish() -> Ran {
     let stack = Stack::new(1);
     stack.lowers[0].file("d/f", "lower").file("d/g", "lower");
     let mut mount = stack.mount();
-    let (file, dir) = (mount.open("d/f", OFlags::RDWR).unwrap(), mount.open("d", OFlags::RDONLY | OFlags::DIRECTORY).unwrap());
+    let (file, dir) =
+        (mount.open("d/f", OFlags::RDWR).unwrap(), mount.open("d", OFlags::RDONLY | OFlags::DIRECTORY).unwrap());
     unmount_any(&stack.merged, true).unwrap();
     assert!(!is_mounted(&stack.merged));
     rustix::io::pwrite(&file, b"LOWER+", 0).unwrap();
@@ -155,7 +158,10 @@ pub fn tar_unpacks_over_a_lower_tree_without_a_word() -> Ran {
     let source = stack::Layer::new(stack.scratch.dir("source"));
     for i in 0..30 {
         source.file(&format!("d{i}/e/f"), "new").soft_link("f", &format!("d{i}/e/l")).perm(&format!("d{i}"), 0o755);
-        stack.lowers[0].file(&format!("d{i}/e/f"), "old").file(&format!("d{i}/e/g"), "old").perm(&format!("d{i}"), 0o700);
+        stack.lowers[0]
+            .file(&format!("d{i}/e/f"), "old")
+            .file(&format!("d{i}/e/g"), "old")
+            .perm(&format!("d{i}"), 0o700);
     }
     let archive = stack.scratch.path().join("archive.tar");
     let tar = |args: &[&str], at: &std::path::Path| {

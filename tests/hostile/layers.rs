@@ -75,7 +75,10 @@ pub fn a_symlink_of_the_upper_layer_is_no_way_into_a_lower_one() -> Ran {
     drop(mount.open("g", rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::TRUNC).unwrap());
     mount.append("g", "again").unwrap();
     assert_eq!(tree::read_all(&early).unwrap(), b"again");
-    assert_eq!((mount.text("d/f"), mount.text("d/new"), mount.text("into/f")), ("lower+".into(), "new".into(), "own".into()));
+    assert_eq!(
+        (mount.text("d/f"), mount.text("d/new"), mount.text("into/f")),
+        ("lower+".into(), "new".into(), "own".into())
+    );
     drop((early, mount));
     view::layer(stack.lowers[0].root()).assert_same(&before, "the lower layer");
     Ok(())
@@ -88,7 +91,15 @@ pub fn names_that_look_like_marks_are_names() -> Ran {
     stack.lowers[0].file("x", "x").file("d/y", "y").file("\n", "newline");
     let longest = [&b".wh."[..], &[b'n'; 251]].concat();
     let names: [&[u8]; 9] = [
-        b".wh.x", b".wh..wh..opq", b".wh..wh..plnk", b".wh.", b"#1", b"\n\n", b"\xc3\x28\xff", b" ", longest.as_slice(),
+        b".wh.x",
+        b".wh..wh..opq",
+        b".wh..wh..plnk",
+        b".wh.",
+        b"#1",
+        b"\n\n",
+        b"\xc3\x28\xff",
+        b" ",
+        longest.as_slice(),
     ];
     let mut mount = stack.mount();
     for name in names {
@@ -102,7 +113,10 @@ pub fn names_that_look_like_marks_are_names() -> Ran {
         for name in names {
             assert_eq!(mount.text(OsStr::from_bytes(name)), "own", "{}", name.escape_ascii());
         }
-        assert_eq!((mount.byte_names("").unwrap().len(), mount.byte_names("d").unwrap().len()), (names.len() + 3, names.len() + 1));
+        assert_eq!(
+            (mount.byte_names("").unwrap().len(), mount.byte_names("d").unwrap().len()),
+            (names.len() + 3, names.len() + 1)
+        );
         mount.remount();
     }
     Ok(())
@@ -152,7 +166,10 @@ pub fn attributes_of_64_kib_are_copied_whole() -> Ran {
     let mut mount = mounted(&stack, &system);
     let sorted: Vec<_> = names.iter().map(|name| name.clone().into_bytes()).collect();
     for round in 0..2 {
-        assert_eq!((mount.xattr("value", "user.big"), mount.xattr("dir", "user.big")), (Ok(value.clone()), Ok(value.clone())));
+        assert_eq!(
+            (mount.xattr("value", "user.big"), mount.xattr("dir", "user.big")),
+            (Ok(value.clone()), Ok(value.clone()))
+        );
         assert_eq!(mount.xattrs("list").unwrap(), sorted);
         for path in ["value", "list", "dir"] {
             mount.chmod(path, 0o700 + round).unwrap();
@@ -171,19 +188,24 @@ pub fn attributes_of_64_kib_are_copied_whole() -> Ran {
 /// More than a list can be: refused whole, and nothing is left of the attempt.
 pub fn a_list_of_attributes_that_is_too_long_refuses_the_copy() -> Ran {
     let (stack, system) = roomy()?;
-    let lower = stack.lowers[0].file("f", "content");
+    let lower = stack.lowers[0].file("f", "content").file("d/f", "content");
     for i in 0..290 {
         if let Err(errno) = lower.set_xattr("f", format!("user.{i:0>244}"), b"") {
             return not_here(&format!("no list of 72,500 bytes here: {errno:?}"));
         }
+        lower.set_xattr("d", format!("user.{i:0>244}"), b"").unwrap();
     }
     let mut mount = mounted(&stack, &system);
     let refused = mount.chmod("f", 0o600);
     assert!(refused.is_err(), "a part of the attributes was copied");
+    assert_eq!((mount.names("").unwrap(), mount.chmod("d", 0o700).is_ok()), (vec!["d".into(), "f".into()], false));
     assert_eq!((mount.text("f"), mount.mode("f")), ("content".into(), 0o644));
     assert_eq!(mount.write("alive", ""), Ok(()));
     mount.remount();
-    assert_eq!((mount.text("f"), mount.names("").unwrap()), ("content".into(), vec!["alive".into(), "f".into()]));
+    assert_eq!(
+        (mount.text("f"), mount.names("").unwrap()),
+        ("content".into(), vec!["alive".into(), "d".into(), "f".into()])
+    );
     assert_eq!(stack.upper().names("").unwrap(), ["alive"]);
     mount.unlink("f").unwrap();
     drop(mount);

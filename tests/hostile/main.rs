@@ -123,9 +123,9 @@ fn every_named_test_is_there() {
         By::There(file, name) => Some((case, *file, *name)),
         By::Here(..) | By::Open(_) => None,
     });
-    let promised = promises::PROMISES.iter().flat_map(|promise| {
-        promise.by.iter().map(|(file, name)| (promise.clause, *file, *name))
-    });
+    let promised = promises::PROMISES
+        .iter()
+        .flat_map(|promise| promise.by.iter().map(|(file, name)| (promise.clause, *file, *name)));
     for (case, file, name) in named.chain(promised) {
         let here = file == table::HERE;
         let function = || rows.iter().flat_map(|row| &row.by).any(|by| matches!(by, By::Here(n, _) if *n == name));

@@ -125,7 +125,14 @@ pub fn what_is_closed_to_the_daemon_is_closed_to_the_caller() -> Ran {
         lower.file(name, name).perm(name, 0);
     }
     lower.file("search/f", "x").file("search/gone", "x").file("dark/f", "x").dir("empty", 0o755);
-    lower.perm("search", 0o311).perm("dark", 0).perm("empty", 0o311);
+    lower.file("listed/f", "x").dir("shut", 0o755).file("ajar/f", "x");
+    lower
+        .perm("search", 0o311)
+        .perm("dark", 0)
+        .perm("empty", 0o311)
+        .perm("listed", 0o444)
+        .perm("shut", 0)
+        .perm("ajar", 0o444);
     let mut mount = stack.mount();
     for path in ["kept", "renamed"] {
         assert_eq!(read(path, &mount), Err(Errno::ACCESS), "{path}");
@@ -139,6 +146,14 @@ pub fn what_is_closed_to_the_daemon_is_closed_to_the_caller() -> Ran {
     mount.append("search/f", "y").unwrap();
     mount.rename("search", "search2").unwrap();
     mount.rename("dark", "dark2").unwrap();
+    assert_eq!(mount.names("listed").unwrap(), ["f"], "the right to read a directory is enough to list it");
+    for (dir, mode) in [("shut", 0o711), ("ajar", 0o700)] {
+        mount.utimes(dir, tree::OLD).unwrap();
+        assert_eq!(mount.xattrs(dir).unwrap(), [b""; 0]);
+        mount.chmod(dir, 0).unwrap();
+        mount.chmod(dir, mode).unwrap();
+        assert_eq!((mount.mode(dir), mount.stat(dir).unwrap().st_mtime), (mode, tree::OLD.tv_sec), "{dir}");
+    }
     if who() == Who::User {
         assert_eq!((mount.names("search2"), mount.names("dark2")), (Err(Errno::ACCESS), Err(Errno::ACCESS)));
         assert_eq!(mount.stat("dark2/f").map(drop), Err(Errno::ACCESS));
@@ -157,8 +172,8 @@ pub fn what_is_closed_to_the_daemon_is_closed_to_the_caller() -> Ran {
     }
     drop(mount);
     // So that they can be removed.
-    for (layer, dirs) in [(lower, ["search", "dark", "empty"]), (stack.upper(), ["search2", "dark2", "empty"])] {
-        dirs.iter().for_each(|dir| _ = layer.chmod(dir, 0o755));
+    for (layer, dirs) in [(lower, "search dark empty listed shut ajar"), (stack.upper(), "search2 dark2")] {
+        dirs.split(' ').for_each(|dir| _ = layer.chmod(dir, 0o755));
     }
     Ok(())
 }

@@ -47,12 +47,19 @@ fn copy_up(tree: &Tree) -> Vec<String> {
     tree.utimes("id", tree::OLD).unwrap();
     tree.rename("id", "id2").unwrap();
     tree.rename("id2", "id").unwrap();
-    WAYS.iter().map(|way| if *way == "rename" { "renamed".into() } else { (*way).to_owned() }).chain(["link2".into(), "linked2".into()]).collect()
+    WAYS.iter()
+        .map(|way| if *way == "rename" { "renamed".into() } else { (*way).to_owned() })
+        .chain(["link2".into(), "linked2".into()])
+        .collect()
 }
 
 /// As which user a program runs that another one starts.
 fn runs_as(program: &Path) -> String {
-    let out = Command::new("setpriv").args(["--reuid=1234", "--regid=1234", "--clear-groups"]).arg(program).arg("-u").output();
+    let out = Command::new("setpriv")
+        .args(["--reuid=1234", "--regid=1234", "--clear-groups"])
+        .arg(program)
+        .arg("-u")
+        .output();
     String::from_utf8_lossy(&out.unwrap().stdout).trim().to_owned()
 }
 
@@ -118,7 +125,8 @@ pub fn data_of_a_nosuid_layer_gets_no_privilege() -> Ran {
         hollow(stack.upper(), "up");
         hollow(&stack.lowers[0], "low");
         hollow(&stack.lowers[0], "low-written");
-        let (lowers, upper) = ([0, 1].map(|i| stack.lowers[i].root().display().to_string()), stack.upper().root().display());
+        let (lowers, upper) =
+            ([0, 1].map(|i| stack.lowers[i].root().display().to_string()), stack.upper().root().display());
         let lowers = below.replace('0', &lowers[0]).replace('1', &lowers[1]);
         let options = format!("{lowers},upperdir={upper},workdir={}", stack.scratch.dir("work").display());
         let mut mount = Mount::with(&options, &stack.merged, &stack.scratch.path().join("log"));
@@ -130,7 +138,9 @@ pub fn data_of_a_nosuid_layer_gets_no_privilege() -> Ran {
             assert_plain(&mount, name);
         }
         // The data follows: it is what it was when it could have no privilege.
-        ["up", "low-written"].iter().for_each(|name| mount.append(name, "").and_then(|()| mount.append(name, "\n")).unwrap());
+        ["up", "low-written"]
+            .iter()
+            .for_each(|name| mount.append(name, "").and_then(|()| mount.append(name, "\n")).unwrap());
         for _ in 0..2 {
             names.iter().for_each(|name| assert_plain(&mount, name));
             mount.remount();
@@ -188,7 +198,9 @@ pub fn in_a_user_namespace_nosuid_of_a_layer_is_ignored() -> Ran {
         return not_here("it is about user namespaces");
     }
     let stack = Stack::new(1);
-    let Some(lower) = on_tmpfs(&stack.lowers[0], MountFlags::NOSUID) else { return not_here("tmpfs may not be mounted") };
+    let Some(lower) = on_tmpfs(&stack.lowers[0], MountFlags::NOSUID) else {
+        return not_here("tmpfs may not be mounted");
+    };
     stack.lowers[0].file("f", "x").perm("f", 0o4755);
     let mut mount = stack.mount();
     assert_eq!(mount.mode("f"), 0o4755);
@@ -233,14 +245,18 @@ pub fn a_file_whose_owner_cannot_be_set_is_not_copied() -> Ran {
     let program = stack.scratch.path().join("plyfs");
     std::fs::copy(mount::binary(), &program).unwrap();
     let mut command = Command::new("unshare");
-    command.args(["-m", "--propagation", "private", "sh", "-c", NAMESPACE, "sh"]).arg(stack.scratch.path()).arg(program);
+    command
+        .args(["-m", "--propagation", "private", "sh", "-c", NAMESPACE, "sh"])
+        .arg(stack.scratch.path())
+        .arg(program);
     let out = command.output().unwrap();
     let (said, errors) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
     if errors.contains("unshare failed") {
         return not_here("unshare -Urm is not permitted to normal users here");
     }
     let lines: Vec<_> = said.lines().collect();
-    let refused = |command: &str| lines.iter().any(|line| line.starts_with(&format!("{command}: ")) && !line.ends_with(": 0"));
+    let refused =
+        |command: &str| lines.iter().any(|line| line.starts_with(&format!("{command}: ")) && !line.ends_with(": 0"));
     for command in ["mv su moved", "ln su linked", "touch su", "chmod 755 su", "mv plain moved2"] {
         assert!(refused(command), "{command} was done: {said}{errors}");
     }

@@ -97,18 +97,30 @@ const ODD: [Odd; 9] = [
     ("work is a symlink to a directory outside", |dir| dir.symlink("../outside", "work").unwrap(), false),
     ("work is a fifo", |dir| dir.mknod("work", FileType::Fifo, 0o644, 0).unwrap(), false),
     ("work is closed", |dir| dir.mkdir("work", 0).unwrap(), true),
-    ("a deep tree is left in work", |dir| {
-        std::fs::create_dir_all(dir.at(format!("work/#1/{}", "d/".repeat(200)))).unwrap();
-        dir.mkdir("work/#1/closed", 0).unwrap();
-    }, true),
-    ("work holds a symlink to a directory outside", |dir| {
-        dir.mkdir("work", 0o755).unwrap();
-        dir.symlink("../../outside", "work/#1").unwrap();
-    }, true),
-    ("incompat is a symlink", |dir| {
-        dir.mkdir("work", 0o755).unwrap();
-        dir.symlink("../../outside", "work/incompat").unwrap();
-    }, false),
+    (
+        "a deep tree is left in work",
+        |dir| {
+            std::fs::create_dir_all(dir.at(format!("work/#1/{}", "d/".repeat(200)))).unwrap();
+            dir.mkdir("work/#1/closed", 0).unwrap();
+        },
+        true,
+    ),
+    (
+        "work holds a symlink to a directory outside",
+        |dir| {
+            dir.mkdir("work", 0o755).unwrap();
+            dir.symlink("../../outside", "work/#1").unwrap();
+        },
+        true,
+    ),
+    (
+        "incompat is a symlink",
+        |dir| {
+            dir.mkdir("work", 0o755).unwrap();
+            dir.symlink("../../outside", "work/incompat").unwrap();
+        },
+        false,
+    ),
     ("index is a symlink", |dir| dir.symlink("../outside", "index").unwrap(), true),
     ("index is a file", |dir| dir.write("index", "mine").unwrap(), true),
 ];

@@ -44,7 +44,8 @@ pub fn data_that_the_mounter_cannot_read_is_not_shown() -> Ran {
     let upper = stack.upper().file("shown", "").perm("shown", 0o644);
     upper.with_xattr("shown", "user.overlay.metacopy", b"").with_xattr("shown", "user.overlay.redirect", b"/shadow");
     upper.truncate("shown", 4096).unwrap();
-    let options = format!("lowerdir=/etc,upperdir={},workdir={}", upper.root().display(), stack.scratch.dir("work").display());
+    let options =
+        format!("lowerdir=/etc,upperdir={},workdir={}", upper.root().display(), stack.scratch.dir("work").display());
     let mount = Mount::with(&options, &stack.merged, &stack.scratch.path().join("log"));
     assert_eq!(mount.read("shown"), Err(Errno::ACCESS));
     assert_eq!(mount.append("shown", "x"), Err(Errno::ACCESS));
@@ -87,7 +88,12 @@ const USER: u32 = 1234;
 
 fn secrets(layer: &stack::Layer) {
     layer.file("open", "open").file("closed", "closed").file("acl", "acl").file("mine", "mine").file("ours", "ours");
-    layer.file("dir/f", "f").file("search/f", "f").file("none/f", "f").file("sticky/roots", "x").soft_link("closed", "link");
+    layer
+        .file("dir/f", "f")
+        .file("search/f", "f")
+        .file("none/f", "f")
+        .file("sticky/roots", "x")
+        .soft_link("closed", "link");
     for (path, mode) in [("open", 0o644), ("closed", 0o600), ("acl", 0o640), ("mine", 0o400), ("ours", 0o060)] {
         layer.with_xattr(path, "user.secret", b"value").perm(path, mode);
     }
@@ -98,7 +104,9 @@ fn secrets(layer: &stack::Layer) {
     layer.chown("ours", 0, USER).unwrap();
     // user::rw-, user:1234:r--, group::---, mask::r--, other::---
     let mut acl = 2u32.to_le_bytes().to_vec();
-    for (tag, perm, id) in [(1u16, 6u16, u32::MAX), (2, 4, USER), (4, 0, u32::MAX), (0x10, 4, u32::MAX), (0x20, 0, u32::MAX)] {
+    for (tag, perm, id) in
+        [(1u16, 6u16, u32::MAX), (2, 4, USER), (4, 0, u32::MAX), (0x10, 4, u32::MAX), (0x20, 0, u32::MAX)]
+    {
         acl.extend(tag.to_le_bytes().iter().chain(&perm.to_le_bytes()).chain(&id.to_le_bytes()));
     }
     let _ = layer.set_xattr("acl", "system.posix_acl_access", &acl);
@@ -132,7 +140,8 @@ pub fn fusermount_is_not_led_astray() -> Ran {
     }
     let stack = Stack::new(1);
     stack.lowers[0].file("f", "x");
-    let (victim, moved, bin) = (stack.scratch.dir("victim"), stack.scratch.path().join("moved"), stack.scratch.dir("bin"));
+    let (victim, moved, bin) =
+        (stack.scratch.dir("victim"), stack.scratch.path().join("moved"), stack.scratch.dir("bin"));
     std::fs::write(victim.join("own"), "x").unwrap();
     // In place of fusermount3: between the daemon's look and the mount the mountpoint becomes a symlink.
     let script = format!(

@@ -58,8 +58,14 @@ fn story(calls: &[libc::c_long], errno: i32) {
     mount.write("r/new", "new").unwrap();
     for _ in 0..2 {
         assert_eq!(mount.names("").unwrap(), ["covered", "d", "p", "r", "r2", "way"]);
-        assert_eq!((mount.names("d").unwrap(), mount.text("d/f")), (vec!["f".into(), "g".into(), "up".into()], "f+".into()));
-        assert_eq!((mount.mode("d/g"), mount.mode("p"), mount.xattr("d/g", "user.a")), (0o600, 0o600, Ok(b"1".to_vec())));
+        assert_eq!(
+            (mount.names("d").unwrap(), mount.text("d/f")),
+            (vec!["f".into(), "g".into(), "up".into()], "f+".into())
+        );
+        assert_eq!(
+            (mount.mode("d/g"), mount.mode("p"), mount.xattr("d/g", "user.a")),
+            (0o600, 0o600, Ok(b"1".to_vec()))
+        );
         assert_eq!((mount.text("r2/f"), mount.names("r").unwrap()), ("x".into(), vec!["new".to_owned()]));
         assert_eq!(mount.readlink("way").unwrap(), b"/etc");
         let names = mount.names("covered");

@@ -265,7 +265,9 @@ fn of_privileges() -> Vec<Row> {
         )
         .and(there![METACOPY; "metacopy in user.* met by root"])
         .and(there![REDIRECT; "redirect in user.* met by root"])
-        .and(there!["tests/regressions/marks.rs"; "marks_of_users_lead_nowhere_for_root_whatever_the_upper_layer_takes"]),
+        .and(
+            there!["tests/regressions/marks.rs"; "marks_of_users_lead_nowhere_for_root_whatever_the_upper_layer_takes"],
+        ),
         row(Privilege, "fusermount's mountpoint raced by a symlink", here![privilege::fusermount_is_not_led_astray]),
         row(
             Privilege,
