@@ -18,6 +18,13 @@ fn ends_well(mount: &mut Mount) {
     assert!(well || mount::binary() == "kernel", "{status:?}: {}", mount.messages());
 }
 
+/// Whether every thread of a process is stopped.
+fn is_stopped(pid: Pid) -> bool {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", pid.as_raw_pid())).unwrap();
+    let states = tasks.flatten().filter_map(|task| std::fs::read_to_string(task.path().join("status")).ok());
+    states.into_iter().all(|status| status.contains("State:\tT"))
+}
+
 /// While it is stopped clients wait, and those that are killed go; then it goes on as if nothing had been.
 pub fn a_daemon_that_is_stopped_goes_on_later() -> Ran {
     let stack = Stack::new(1);
@@ -28,6 +35,8 @@ pub fn a_daemon_that_is_stopped_goes_on_later() -> Ran {
     // waits, for an answer to close(2) or for the directory.
     mount.names("d").unwrap();
     kill_process(pid, Signal::STOP).unwrap();
+    // A thread that is woken by a request takes that along when it stops.
+    assert!(wait_until(|| is_stopped(pid)));
     let mut killed = Command::new("mkdir").arg(mount.at("d/made")).spawn().unwrap();
     let paths = [mount.at("f"), mount.at("new")];
     let waiting = std::thread::spawn(move || {
