@@ -62,8 +62,8 @@ fn outcome(name: &str, run: fn() -> Ran) -> Result<String, String> {
 fn run(section: Section) {
     let chosen = std::env::var("PLYFS_HOSTILE").unwrap_or_default();
     let (mut told, mut wrong, mut passed) = (String::new(), Vec::new(), 0);
-    for Row { case, by, .. } in table::rows().iter().filter(|row| row.section == section) {
-        for by in by {
+    for Row { case, by, .. } in table::ROWS.iter().filter(|row| row.section == section) {
+        for by in *by {
             let By::Here(name, function) = by else { continue };
             if !name.contains(&chosen) {
                 continue;
@@ -111,9 +111,9 @@ fn every_named_test_is_there() {
     if who() != Who::Root && std::env::var_os("PLYFS_TEST_LEG").is_some() {
         return; // The sources may be closed to that user.
     }
-    let rows = table::rows();
+    let rows = table::ROWS;
     let mut wrong = Vec::new();
-    for Row { case, by, .. } in &rows {
+    for Row { case, by, .. } in rows {
         if by.is_empty() {
             wrong.push(format!("no test: {case}"));
         }
@@ -128,14 +128,14 @@ fn every_named_test_is_there() {
         .flat_map(|promise| promise.by.iter().map(|(file, name)| (promise.clause, *file, *name)));
     for (case, file, name) in named.chain(promised) {
         let here = file == table::HERE;
-        let function = || rows.iter().flat_map(|row| &row.by).any(|by| matches!(by, By::Here(n, _) if *n == name));
+        let function = || rows.iter().flat_map(|row| row.by).any(|by| matches!(by, By::Here(n, _) if *n == name));
         if !(if here { function() } else { has(file, name) }) {
             wrong.push(format!("{case}: no {name} in {file}"));
         }
     }
     wrong.extend(promises::PROMISES.iter().filter(|p| p.by.is_empty()).map(|p| format!("no test: {}", p.clause)));
-    for row in &rows {
-        for by in &row.by {
+    for row in rows {
+        for by in row.by {
             if let By::Open(what) = by {
                 println!("open: {}: {what}", row.case);
             }
