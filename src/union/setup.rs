@@ -16,7 +16,7 @@ use crate::format::journal::Record;
 use crate::format::mark::{Mark, Namespace, WhiteoutStyle};
 use crate::inode::{Journal, Numbers, System, Table};
 use crate::layer::{DirPlace, FdCache, IndexDir};
-use crate::merge::{self, CookieKey, DirView, Stack};
+use crate::merge::{self, CookieKey, DirPart, DirView, Stack};
 use crate::sys::path::{OFlags, open_beneath};
 use crate::sys::random::random_bytes;
 use crate::sys::stat::stat_fd;
@@ -130,15 +130,7 @@ impl Union {
             }
             _ => None,
         };
-        let mut parts = Vec::new();
-        let count = lowers.len();
-        for (i, root) in lowers.into_iter().enumerate() {
-            let (part, opaque) = root.into_lower(&common, i + 1, i + 1 < count)?;
-            parts.push(part);
-            if opaque {
-                break;
-            }
-        }
+        let parts = lower_parts(lowers, &common)?;
         let data_only = data_only.into_iter().map(|root| root.into_data(&common)).collect::<Setup<Vec<_>>>()?;
         let mut stack = Stack {
             lowers: parts.into(),
@@ -221,6 +213,19 @@ fn cookie_key(journal: Option<&Journal>) -> Result<CookieKey> {
         journal.write([Record::Cookies(key.to_bytes())]);
     }
     Ok(key)
+}
+
+/// The roots of the lower layers, down to one that hides those below.
+fn lower_parts(lowers: Vec<Root>, common: &Common) -> Setup<Vec<DirPart>> {
+    let (mut parts, count) = (Vec::new(), lowers.len());
+    for (i, root) in lowers.into_iter().enumerate() {
+        let (part, opaque) = root.into_lower(common, i + 1, i + 1 < count)?;
+        parts.push(part);
+        if opaque {
+            break;
+        }
+    }
+    Ok(parts)
 }
 
 /// How large files are copied up.
