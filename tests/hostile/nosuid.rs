@@ -261,6 +261,7 @@ fn files_of_another(wrapper: &str) -> Ran {
         .args(["-m", "--propagation", "private", "sh", "-c", AS_A_USER, "sh"])
         .arg(stack.scratch.path())
         .arg(program);
+    command.arg(wrapper);
     let out = command.output().unwrap();
     let (said, errors) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
     if errors.contains("unshare failed") {
