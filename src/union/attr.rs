@@ -73,7 +73,8 @@ impl Union {
         for _ in 0..RENAME_RACES {
             let object = leaf.state.lock().current()?.clone();
             done = act(&object);
-            if !matches!(done, Err(Errno::ENOENT | Errno::ESTALE)) {
+            // ENXIO: a whiteout has just taken its place.
+            if !matches!(done, Err(Errno::ENOENT | Errno::ESTALE | Errno::ENXIO)) {
                 return done;
             }
             if Arc::ptr_eq(&object.place.dir, &leaf.state.lock().current()?.place.dir)

@@ -113,11 +113,20 @@ impl Union {
             if let Some(open) = data.as_ref().filter(|open| open.serves(write)) {
                 return Ok(open.fd.clone());
             }
-            let open = || match self.meta_source(leaf)?.filter(|_| !write) {
-                Some(file) => open_to_read(&file.place, file.stat.ino),
-                // Who writes has seen to it that the data is there; a file without is never read through this.
-                None if leaf.state.lock().meta().is_some() => Err(Errno::EIO),
-                None => self.at_leaf(inode, |object| open_object(leaf, object, write)),
+            let has_meta = || leaf.state.lock().meta().is_some();
+            let open = || loop {
+                match self.meta_source(leaf)?.filter(|_| !write) {
+                    Some(file) => return open_to_read(&file.place, file.stat.ino),
+                    // Who writes has seen to it that the data is there; a file without is never read through this.
+                    None if write && has_meta() => return Err(Errno::EIO),
+                    None => {
+                        let opened = self.at_leaf(inode, |object| open_object(leaf, object, write))?;
+                        // A copy-up of its metadata may just have come between: that file has no data.
+                        if write || !has_meta() {
+                            return Ok(opened);
+                        }
+                    }
+                }
             };
             let opened = match open() {
                 Err(Errno::EMFILE | Errno::ENFILE) => {
