@@ -1,6 +1,6 @@
 //! The engine by path, without a mount, and what it shows in a form that two views can be compared in. Not a part of
 //! `common`, whose suites know nothing of the engine.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::indexing_slicing)]
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -4,7 +4,7 @@
 //! `PLYFS_TEST_BIN` another binary with the same arguments (`/usr/bin/fuse-overlayfs`), or `kernel` for the kernel's
 //! OverlayFS; `PLYFS_TEST_DIR` where the layers are made (a file system with `user.*` xattrs and whiteouts).
 // Each suite is a crate of its own and uses a part of this module.
-#![allow(dead_code, unused_imports, unused_macros)]
+#![allow(dead_code, unused_imports, unused_macros, clippy::indexing_slicing)]
 
 pub mod legs;
 pub mod mount;

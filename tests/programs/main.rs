@@ -4,14 +4,7 @@
 //!
 //! fuse-overlayfs writes pages of such a database to wrong places now and then (containers/fuse-overlayfs#475).
 //! `PLYFS_PROGRAM_KILLS` is how often each is killed: 3 in CI.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::string_slice,
-    clippy::unreachable
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "../common/mod.rs"]
 mod common;
