@@ -112,7 +112,8 @@ fn lookups_and_forgets_while_names_come_and_go() {
 
 fn write_at(union: &Union, text: &str, at: u64, byte: &[u8; 1]) {
     let id = find(union, InodeId::ROOT, text).unwrap();
-    assert_eq!(union.write(&me(), id, at, byte, WriteHow::default()), Ok(1));
+    let written = union.write(&me(), id, at, byte, WriteHow::default());
+    assert_eq!(written, Ok(1), "{text} {id:?}, known as {:?}", union.known(InodeId::ROOT, &name(text)));
     union.forget(id, 1);
 }
 

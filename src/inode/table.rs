@@ -10,7 +10,8 @@ use super::{Body, DirBody, Inode, InodeId, Journal, LeafBody, Numbers};
 use crate::base::sync::yield_now;
 use crate::base::{Few, Name};
 use crate::format::journal::Record;
-use crate::merge::{DirView, Found};
+use crate::layer::read_leaf_marks;
+use crate::merge::{DirView, Found, FoundLeaf};
 use crate::sys::stat::Stat;
 
 /// An object of a layer: `st_dev` and `st_ino`.
@@ -400,13 +401,28 @@ pub(super) fn make(id: InodeId, parent: &Arc<Inode>, name: &Name, found: &Found)
             (Body::Dir(Box::new(DirBody::new(at, dir.view.clone()))), dir.protection)
         }
         Found::Leaf(leaf) => {
-            let state = LeafState::new(parent, name, leaf, link_key(found));
+            let mut state = LeafState::new(parent, name, leaf, link_key(found));
+            refresh_meta(&mut state, leaf);
             (Body::Leaf(LeafBody::new(leaf.stat.kind(), state)), leaf.protection)
         }
     };
     let inode = Inode { id, body };
     inode.set_protection(protection);
     inode
+}
+
+/// Where the data of a new inode is, by the marks as they are now: since they were looked at, the inode that was here before
+/// may have got its data, and have been forgotten. As long as an inode is live it knows better than its marks.
+fn refresh_meta(state: &mut LeafState, found: &FoundLeaf) {
+    if !found.upper || found.meta.is_none() {
+        return;
+    }
+    let Ok(now) = read_leaf_marks(&found.place.dir, &found.place.name, &found.stat, true) else { return };
+    if now.metacopy.is_none() {
+        state.set_meta(None);
+    } else if let Some(meta) = state.meta_mut() {
+        meta.blocks = now.blocks;
+    }
 }
 
 impl Drop for Table {

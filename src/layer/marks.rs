@@ -215,6 +215,15 @@ pub struct LeafMarks {
 /// `EPERM` for a `metacopy` in the namespace that is not [believed](Layer::believed); `EIO` or `EINVAL` for a malformed
 /// one or its redirect; what the system calls say.
 pub fn read_leaf_marks(dir: &DirPlace, name: &Name, stat: &Stat, impure: bool) -> Result<LeafMarks> {
+    let read = || read_leaf_marks_once(dir, name, stat, impure);
+    match read() {
+        // A mark went since they were listed: the file has got its data.
+        Err(Errno::ENODATA) => read(),
+        marks => marks,
+    }
+}
+
+fn read_leaf_marks_once(dir: &DirPlace, name: &Name, stat: &Stat, impure: bool) -> Result<LeafMarks> {
     let mut marks = LeafMarks::default();
     let layer = &dir.layer;
     let upper = layer.upper_style.is_some();
