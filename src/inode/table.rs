@@ -152,6 +152,12 @@ impl Table {
 
     fn insert(&self, parent: &Arc<Inode>, name: &Name, found: &Found) -> Option<Arc<Inode>> {
         let inode = self.number(parent, name, found);
+        // Who finds it waits until it is known where its data is. Nobody has these locks of a new inode.
+        let unsure = match (&inode.body, found) {
+            (Body::Leaf(leaf), Found::Leaf(found)) if found.upper && found.meta.is_some() => Some((leaf, found)),
+            _ => None,
+        };
+        let _wait = unsure.map(|(leaf, _)| (inode.up.try_lock(), leaf.data().try_lock()));
         // Before anybody can find it, and hold it.
         self.note(|| {
             let (id, kind) = (inode.id.0, journaled_kind(&inode));
@@ -160,8 +166,11 @@ impl Table {
         let key = link_key(found);
         let linked = key.is_none_or(|key| self.by_key.insert_new(&key, &inode));
         if linked && self.by_name.insert_new(&(parent.id, name), &inode) {
+            if let Some((leaf, found)) = unsure {
+                refresh_meta(leaf, found);
+            }
             parent.acquire();
-            return Some(inode);
+            return Some(inode.clone());
         }
         // Another thread was first: its inode it is.
         if let (true, Some(key)) = (linked, key) {
@@ -401,8 +410,7 @@ pub(super) fn make(id: InodeId, parent: &Arc<Inode>, name: &Name, found: &Found)
             (Body::Dir(Box::new(DirBody::new(at, dir.view.clone()))), dir.protection)
         }
         Found::Leaf(leaf) => {
-            let mut state = LeafState::new(parent, name, leaf, link_key(found));
-            refresh_meta(&mut state, leaf);
+            let state = LeafState::new(parent, name, leaf, link_key(found));
             (Body::Leaf(LeafBody::new(leaf.stat.kind(), state)), leaf.protection)
         }
     };
@@ -413,11 +421,9 @@ pub(super) fn make(id: InodeId, parent: &Arc<Inode>, name: &Name, found: &Found)
 
 /// Where the data of a new inode is, by the marks as they are now: since they were looked at, the inode that was here before
 /// may have got its data, and have been forgotten. As long as an inode is live it knows better than its marks.
-fn refresh_meta(state: &mut LeafState, found: &FoundLeaf) {
-    if !found.upper || found.meta.is_none() {
-        return;
-    }
+fn refresh_meta(leaf: &LeafBody, found: &FoundLeaf) {
     let Ok(now) = read_leaf_marks(&found.place.dir, &found.place.name, &found.stat, true) else { return };
+    let mut state = leaf.state.lock();
     if now.metacopy.is_none() {
         state.set_meta(None);
     } else if let Some(meta) = state.meta_mut() {
