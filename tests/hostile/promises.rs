@@ -28,6 +28,10 @@ pub const PROMISES: [Promise; 34] = [
         NEVER_WRITTEN,
         "not a byte, not an extended attribute",
         &[
+            (
+                "tests/kill/main.rs",
+                "a_kill_of_the_daemon_leaves_each_change_before_or_after_and_loses_nothing_acknowledged",
+            ),
             ("tests/formats/main.rs", "hostile_and_broken_layers_get_the_documented_answer"),
             ("tests/regressions/removal.rs", "a_removed_lower_name_is_a_whiteout_and_the_layer_is_untouched"),
             ("tests/differential.rs", "histories_agree_with_the_kernel"),
@@ -60,7 +64,13 @@ pub const PROMISES: [Promise; 34] = [
         KEPT,
         "what fsync, fdatasync and O_SYNC acknowledged, with the names that lead to it: kill -9 of the daemon",
         &[
-            ("tests/crash/main.rs", "an_end_at_any_call_leaves_before_or_after_to_plyfs"),
+            (
+                "tests/kill/main.rs",
+                "a_kill_of_the_daemon_leaves_each_change_before_or_after_and_loses_nothing_acknowledged",
+            ),
+            ("tests/programs/sqlite.rs", "sqlite_with_a_write_ahead_log_survives_kills"),
+            ("tests/programs/mapped.rs", "a_database_of_mapped_pages_survives_kills"),
+            ("tests/crash/ends.rs", "an_end_at_any_call_leaves_before_or_after_to_plyfs"),
             ("tests/blocks/crash.rs", "an_end_at_any_call_keeps_what_was_acknowledged"),
         ],
     ),
@@ -68,6 +78,9 @@ pub const PROMISES: [Promise; 34] = [
         KEPT,
         "the same when the machine ends",
         &[
+            ("tests/power/main.rs", "every_crash_state_of_ext4_is_a_state_of_the_history"),
+            ("tests/power/main.rs", "every_crash_state_of_xfs_is_a_state_of_the_history"),
+            ("tests/power/mounted.rs", "every_crash_state_under_a_mount_is_a_state_of_the_history"),
             ("tests/cli/options.rs", "what_is_synced_follows_the_option"),
             ("tests/blocks/crash.rs", "what_was_cut_off_stays_so_when_the_machine_ends"),
         ],
@@ -75,26 +88,39 @@ pub const PROMISES: [Promise; 34] = [
     promise(
         KEPT,
         "without fsync each operation is there whole or not at all",
-        &[("tests/crash/main.rs", "an_end_at_any_call_leaves_before_or_after_to_plyfs")],
+        &[
+            (
+                "tests/kill/main.rs",
+                "a_kill_of_the_daemon_leaves_each_change_before_or_after_and_loses_nothing_acknowledged",
+            ),
+            ("tests/crash/ends.rs", "an_end_at_any_call_leaves_before_or_after_to_plyfs"),
+        ],
     ),
     promise(
         KEPT,
         "an error of a sync is told",
-        &[("tests/regressions/open_files.rs", "a_full_upper_says_so_and_loses_nothing")],
+        &[
+            ("tests/power/syncs.rs", "a_sync_that_fails_is_not_taken_for_done"),
+            ("tests/regressions/open_files.rs", "a_full_upper_says_so_and_loses_nothing"),
+        ],
     ),
     promise(
         BEFORE_OR_AFTER,
         "for every operation and every instant, as plyfs shows it after a remount",
         &[
-            ("tests/crash/main.rs", "an_end_at_any_call_leaves_before_or_after_to_plyfs"),
-            ("tests/crash/main.rs", "an_error_of_any_call_leaves_what_the_answer_says"),
+            (
+                "tests/kill/main.rs",
+                "a_kill_of_the_daemon_leaves_each_change_before_or_after_and_loses_nothing_acknowledged",
+            ),
+            ("tests/crash/ends.rs", "an_end_at_any_call_leaves_before_or_after_to_plyfs"),
+            ("tests/crash/errors.rs", "an_error_of_any_call_leaves_what_the_answer_says"),
         ],
     ),
     promise(
         BEFORE_OR_AFTER,
         "as the kernel's OverlayFS shows it",
         &[
-            ("tests/crash/main.rs", "an_end_at_any_call_leaves_before_or_after_to_the_kernel"),
+            ("tests/crash/ends.rs", "an_end_at_any_call_leaves_before_or_after_to_the_kernel"),
             ("tests/interop/histories.rs", "plyfs_as_root_first_then_the_kernel"),
         ],
     ),
@@ -126,8 +152,12 @@ pub const PROMISES: [Promise; 34] = [
         DELETED,
         "over remounts and kills",
         &[
+            (
+                "tests/kill/main.rs",
+                "a_kill_of_the_daemon_leaves_each_change_before_or_after_and_loses_nothing_acknowledged",
+            ),
             ("tests/differential.rs", "histories_agree_with_a_model"),
-            ("tests/crash/main.rs", "an_end_at_any_call_leaves_before_or_after_to_plyfs"),
+            ("tests/crash/ends.rs", "an_end_at_any_call_leaves_before_or_after_to_plyfs"),
         ],
     ),
     promise(
@@ -143,7 +173,7 @@ pub const PROMISES: [Promise; 34] = [
         "no temporary file in the view",
         &[
             ("tests/regressions/removal.rs", "every_name_that_is_listed_exists"),
-            ("tests/crash/main.rs", "an_end_at_any_call_leaves_before_or_after_to_plyfs"),
+            ("tests/crash/ends.rs", "an_end_at_any_call_leaves_before_or_after_to_plyfs"),
         ],
     ),
     promise(
@@ -167,12 +197,18 @@ pub const PROMISES: [Promise; 34] = [
     promise(
         NO_LEAK,
         "no memory after FORGET",
-        &[("tests/memory.rs", "an_inode_costs_little_and_nothing_once_it_is_forgotten")],
+        &[
+            ("tests/load/memory.rs", "a_walk_is_forgotten_and_its_memory_given_back"),
+            ("tests/memory.rs", "an_inode_costs_little_and_nothing_once_it_is_forgotten"),
+        ],
     ),
     promise(
         LIVES,
         "no request ends it",
         &[
+            ("tests/panics.rs", "a_bug_costs_one_request_and_is_logged_once_with_its_backtrace"),
+            ("tests/crash/panics.rs", "a_panic_at_any_call_costs_that_request_only"),
+            ("tests/supervise.rs", "programs_under_kills_get_no_wrong_answer"),
             ("tests/traps/errors.rs", "times_at_the_ends_of_the_range_do_not_end_the_daemon"),
             ("tests/traps/errors.rs", "nothing_is_answered_with_enosys"),
             ("tests/stress.rs", "eight_threads_then_a_remount"),
@@ -182,6 +218,7 @@ pub const PROMISES: [Promise; 34] = [
         LIVES,
         "no layer and no attribute ends it",
         &[
+            ("tests/fuzz.rs", "any_redirect_leads_downwards_or_is_malformed"),
             ("tests/formats/main.rs", "hostile_and_broken_layers_get_the_documented_answer"),
             (HERE, "a_directory_swapped_for_a_symlink_leads_nowhere"),
             (HERE, "attributes_of_64_kib_are_copied_whole"),

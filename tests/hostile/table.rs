@@ -14,7 +14,7 @@ pub enum Section {
     Peers,
 }
 
-use By::{Open, There};
+use By::There;
 use Section::{Hostile, Peers, Privilege};
 
 /// What shows what becomes of a case.
@@ -23,8 +23,6 @@ pub enum By {
     Here(&'static str, fn() -> Ran),
     /// A test, or the name of a row in a table of tests, in this file; or a function of another row here.
     There(&'static str, &'static str),
-    /// Nothing yet.
-    Open(&'static str),
 }
 
 /// A case, and who answers for it.
@@ -158,7 +156,10 @@ pub const ROWS: &[Row] = &[
     row(
         Hostile,
         "a path deeper than PATH_MAX, 5,000 levels",
-        &[There(COPY_UP, "paths_longer_than_path_max"), Open("tests/load: 5,000 levels")],
+        &[
+            There(COPY_UP, "paths_longer_than_path_max"),
+            There("tests/load/depth.rs", "five_thousand_levels_are_made_walked_copied_up_renamed_and_removed"),
+        ],
     ),
     row(
         Hostile,
@@ -167,11 +168,22 @@ pub const ROWS: &[Row] = &[
             There(LISTING, "ten_thousand_names_while_half_of_them_go"),
             There(LISTING, "offsets_of_a_directory_stay_good"),
             There(REMOVAL, "a_directory_emptied_while_it_is_read"),
-            Open("tests/load: 1,000,000 entries"),
+            There("tests/load/listing.rs", "a_large_directory_is_listed_and_emptied_in_linear_time_and_little_memory"),
         ],
     ),
-    row(Hostile, "client killed in the middle of a copy-up of 10 GiB", &[Open("tests/load: the kill")]),
-    row(Hostile, "ulimit -n 256, ulimit -v, cgroup memory limit", &[Open("tests/load: ulimits")]),
+    row(
+        Hostile,
+        "client killed in the middle of a copy-up of 10 GiB",
+        &[There("tests/load/interrupts.rs", "a_client_killed_in_a_copy_up_is_gone_within_a_second_and_so_is_the_copy")],
+    ),
+    row(
+        Hostile,
+        "ulimit -n 256, ulimit -v, cgroup memory limit",
+        &[
+            There("tests/load/descriptors.rs", "six_hundred_open_files_with_256_descriptors"),
+            There("tests/load/memory.rs", "little_memory_makes_it_slower_not_wrong"),
+        ],
+    ),
     row(
         Hostile,
         "SIGSTOP and SIGCONT; SIGTERM with open files; umount -l with open files; the mountpoint removed or moved",
@@ -186,10 +198,12 @@ pub const ROWS: &[Row] = &[
     ),
     row(
         Hostile,
-        "upper filled",
+        "upper filled, remounted read-only, its device gone",
         &[
             There(OPEN_FILES, "a_full_upper_says_so_and_loses_nothing"),
-            Open("tests/faults: the upper filled, read-only, its device gone"),
+            There("tests/faults/upper.rs", "a_full_upper_refuses_what_needs_room_and_goes_on_when_there_is_some"),
+            There("tests/faults/upper.rs", "an_upper_that_was_made_read_only_says_so_and_can_be_written_again"),
+            There("tests/faults/upper.rs", "an_upper_whose_device_is_gone_gives_eio_and_the_mount_ends_in_order"),
         ],
     ),
     row(
@@ -380,7 +394,8 @@ pub const ROWS: &[Row] = &[
         &[
             There(COPY_UP, "paths_longer_than_path_max"),
             There(REMOVAL, "a_directory_emptied_while_it_is_read"),
-            Open("tests/load: 5,000 levels, 1,000,000 entries"),
+            There("tests/load/depth.rs", "five_thousand_levels_are_made_walked_copied_up_renamed_and_removed"),
+            There("tests/load/listing.rs", "a_large_directory_is_listed_and_emptied_in_linear_time_and_little_memory"),
         ],
     ),
     row(
@@ -391,7 +406,11 @@ pub const ROWS: &[Row] = &[
             There(OPEN_FILES, "sigterm_with_an_open_file_leaves_no_dead_mount"),
         ],
     ),
-    row(Peers, "kill of a client in a 2 GiB copy-up: made to the end (both)", &[Open("tests/load: the kill")]),
+    row(
+        Peers,
+        "kill of a client in a 2 GiB copy-up: made to the end (both)",
+        &[There("tests/load/interrupts.rs", "a_client_killed_in_a_copy_up_is_gone_within_a_second_and_so_is_the_copy")],
+    ),
     row(
         Peers,
         "writes keep 4777 and 6777 (2.0), the owner's suid (1.10); sgid directories not inherited (both), umask (2.0)",
