@@ -25,15 +25,18 @@ pub fn is_in_cache(fd: BorrowedFd<'_>, offset: u64, len: u64) -> bool {
 /// Those of pread(2), `EINTR` excepted.
 #[inline]
 pub fn pread(fd: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> Result<usize> {
-    seam::enter(Call::Pread)?;
-    read_once(fd, buffer, offset)
+    again_if_interrupted(|| {
+        let len = seam::enter_moving(Call::Pread, buffer.len())?;
+        Ok(rustix::io::pread(fd, &mut buffer[..len], offset)?)
+    })
 }
 
-fn read_once(fd: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> Result<usize> {
+/// What a signal has kept from moving anything is asked for again.
+fn again_if_interrupted(mut act: impl FnMut() -> Result<usize>) -> Result<usize> {
     loop {
-        match rustix::io::pread(fd, &mut *buffer, offset) {
-            Err(Raw::INTR) => {}
-            result => return Ok(result?),
+        match act() {
+            Err(Errno::EINTR) => {}
+            done => return done,
         }
     }
 }
@@ -43,10 +46,9 @@ fn read_once(fd: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> Result<usize
 /// # Errors
 /// Those of [`pread`]; what was read before is lost.
 pub fn pread_full(fd: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> Result<usize> {
-    seam::enter(Call::Pread)?;
     let mut done = 0;
     while done < buffer.len() {
-        match read_once(fd, &mut buffer[done..], offset.saturating_add(done as u64))? {
+        match pread(fd, &mut buffer[done..], offset.saturating_add(done as u64))? {
             0 => break,
             count => done += count,
         }
@@ -61,17 +63,10 @@ pub fn pread_full(fd: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> Result<
 /// `ENOSPC`, `EDQUOT`, `EFBIG` and those of pwrite(2), `EINTR` excepted.
 #[inline]
 pub fn pwrite(fd: BorrowedFd<'_>, bytes: &[u8], offset: u64) -> Result<usize> {
-    seam::enter(Call::Pwrite)?;
-    write_once(fd, bytes, offset)
-}
-
-fn write_once(fd: BorrowedFd<'_>, bytes: &[u8], offset: u64) -> Result<usize> {
-    loop {
-        match rustix::io::pwrite(fd, bytes, offset) {
-            Err(Raw::INTR) => {}
-            result => return Ok(result?),
-        }
-    }
+    again_if_interrupted(|| {
+        let len = seam::enter_moving(Call::Pwrite, bytes.len())?;
+        Ok(rustix::io::pwrite(fd, &bytes[..len], offset)?)
+    })
 }
 
 /// Writes all of `bytes` at an offset.
@@ -79,10 +74,9 @@ fn write_once(fd: BorrowedFd<'_>, bytes: &[u8], offset: u64) -> Result<usize> {
 /// # Errors
 /// Those of [`pwrite`]; a part may have been written.
 pub fn pwrite_all(fd: BorrowedFd<'_>, bytes: &[u8], offset: u64) -> Result<()> {
-    seam::enter(Call::Pwrite)?;
     let mut done = 0;
     while done < bytes.len() {
-        match write_once(fd, &bytes[done..], offset.saturating_add(done as u64))? {
+        match pwrite(fd, &bytes[done..], offset.saturating_add(done as u64))? {
             0 => return Err(Errno::EIO),
             count => done += count,
         }
@@ -115,14 +109,11 @@ pub fn copy_range(
     dst_offset: u64,
     len: usize,
 ) -> Result<usize> {
-    seam::enter(Call::CopyRange)?;
-    let (mut from, mut to) = (src_offset, dst_offset);
-    loop {
-        match rustix::fs::copy_file_range(src, Some(&mut from), dst, Some(&mut to), len) {
-            Err(Raw::INTR) => {}
-            result => return Ok(result?),
-        }
-    }
+    again_if_interrupted(|| {
+        let len = seam::enter_moving(Call::CopyRange, len)?;
+        let (mut from, mut to) = (src_offset, dst_offset);
+        Ok(rustix::fs::copy_file_range(src, Some(&mut from), dst, Some(&mut to), len)?)
+    })
 }
 
 /// Where data begins at or after `offset`; `None` if there is none up to the end

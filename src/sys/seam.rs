@@ -49,6 +49,28 @@ pub struct Plan {
 enum Fault {
     Fail { at: u64, errno: Errno },
     Dead { from: u64 },
+    Short { at: u64, part: Part, then: Option<Errno> },
+}
+
+/// How much of what was asked a call that moves bytes moves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Nothing, as a file system does that has no better answer.
+    Nothing,
+    /// One byte.
+    Byte,
+    /// Half of it, at least one byte.
+    Half,
+}
+
+impl Part {
+    fn of(self, len: usize) -> usize {
+        match self {
+            Self::Nothing => 0,
+            Self::Byte => len.min(1),
+            Self::Half => len.div_ceil(2),
+        }
+    }
 }
 
 impl Plan {
@@ -67,6 +89,12 @@ impl Plan {
         Self { fault: Some(Fault::Dead { from }), only: None }
     }
 
+    /// The call with number `at` (from 0), if it moves bytes, moves only a part of them; `then` is what the one after it
+    /// fails with.
+    pub fn short(at: u64, part: Part, then: Option<Errno>) -> Self {
+        Self { fault: Some(Fault::Short { at, part, then }), only: None }
+    }
+
     /// Counts, and fails, calls of this kind only.
     #[must_use]
     pub fn only(self, call: Call) -> Self {
@@ -77,6 +105,8 @@ impl Plan {
 struct Running {
     plan: Plan,
     count: u64,
+    /// Each counted call, where that is asked for.
+    trace: Option<Vec<Call>>,
 }
 
 /// Threads with a plan.
@@ -102,12 +132,23 @@ impl Drop for Installed {
 ///
 /// A plan inside another one replaces it until its end. Other threads are not concerned.
 pub fn with_plan<R>(plan: Plan, f: impl FnOnce() -> R) -> (R, u64) {
+    let (result, ended) = run(Running { plan, count: 0, trace: None }, f);
+    (result, ended.map_or(0, |running| running.count))
+}
+
+/// Runs `f` without a fault; returns what it returned and each of its calls, in their order.
+pub fn traced<R>(f: impl FnOnce() -> R) -> (R, Vec<Call>) {
+    let (result, ended) = run(Running { plan: Plan::count(), count: 0, trace: Some(Vec::new()) }, f);
+    (result, ended.and_then(|running| running.trace).unwrap_or_default())
+}
+
+fn run<R>(running: Running, f: impl FnOnce() -> R) -> (R, Option<Running>) {
     PLANS.fetch_add(1, Ordering::Relaxed);
-    let installed = Installed { outer: RUNNING.replace(Some(Running { plan, count: 0 })) };
+    let installed = Installed { outer: RUNNING.replace(Some(running)) };
     let result = f();
-    let count = RUNNING.with_borrow(|running| running.as_ref().map_or(0, |running| running.count));
+    let ended = RUNNING.take();
     drop(installed);
-    (result, count)
+    (result, ended)
 }
 
 /// The first line of each system call.
@@ -119,19 +160,36 @@ pub(crate) fn enter(call: Call) -> Result<()> {
     if PLANS.load(Ordering::Relaxed) == 0 { Ok(()) } else { enter_planned(call) }
 }
 
+/// The same for a call that moves `len` bytes: how many of them it is to move.
+///
+/// # Errors
+/// What the thread's plan says.
+#[inline]
+pub(crate) fn enter_moving(call: Call, len: usize) -> Result<usize> {
+    if PLANS.load(Ordering::Relaxed) == 0 { Ok(len) } else { planned(call, len) }
+}
+
 #[cold]
 fn enter_planned(call: Call) -> Result<()> {
+    planned(call, 0).map(drop)
+}
+
+#[cold]
+fn planned(call: Call, len: usize) -> Result<usize> {
     RUNNING.with_borrow_mut(|running| {
-        let Some(running) = running else { return Ok(()) };
+        let Some(running) = running else { return Ok(len) };
         if running.plan.only.is_some_and(|only| only != call) {
-            return Ok(());
+            return Ok(len);
         }
         let number = running.count;
         running.count += 1;
+        running.trace.iter_mut().for_each(|trace| trace.push(call));
         match running.plan.fault {
             Some(Fault::Fail { at, errno }) if at == number => Err(errno),
             Some(Fault::Dead { from }) if from <= number => Err(Errno::EIO),
-            _ => Ok(()),
+            Some(Fault::Short { at, part, .. }) if at == number => Ok(part.of(len)),
+            Some(Fault::Short { at, then: Some(errno), .. }) if at + 1 == number => Err(errno),
+            _ => Ok(len),
         }
     })
 }
@@ -158,6 +216,20 @@ mod tests {
             assert_eq!(with_plan(plan, three_calls), (expected, calls), "{plan:?}");
         }
         assert_eq!(three_calls(), [Ok(()); 3]);
+        assert_eq!(traced(three_calls), ([Ok(()); 3], vec![Call::Mkdir, Call::Link, Call::Mkdir]));
+    }
+
+    #[test]
+    fn a_plan_decides_how_much_a_call_moves() {
+        let move_ten = || [(); 3].map(|()| enter_moving(Call::Pwrite, 10));
+        for (part, then, expected) in [
+            (Part::Nothing, None, [Ok(10), Ok(0), Ok(10)]),
+            (Part::Byte, None, [Ok(10), Ok(1), Ok(10)]),
+            (Part::Half, Some(Errno::ENOSPC), [Ok(10), Ok(5), Err(Errno::ENOSPC)]),
+        ] {
+            assert_eq!(with_plan(Plan::short(1, part, then), move_ten), (expected, 3), "{part:?}");
+        }
+        assert_eq!(with_plan(Plan::short(0, Part::Byte, None), three_calls), ([Ok(()); 3], 3));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Attributes: getattr, setattr, statfs.
 
+use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
@@ -21,6 +22,10 @@ impl Union {
     /// # Errors
     /// `ESTALE`; what `fstatat(2)` says.
     pub fn getattr(&self, id: InodeId) -> Result<Attr> {
+        self.again(|| self.getattr_once(id))
+    }
+
+    fn getattr_once(&self, id: InodeId) -> Result<Attr> {
         self.attr(self.inode(id)?.as_ref())
     }
 
@@ -86,7 +91,7 @@ impl Union {
     pub(super) fn at_object<T>(
         &self,
         inode: &Inode,
-        mut act: impl FnMut(BorrowedFd<'_>, &std::ffi::CStr) -> Result<T>,
+        mut act: impl FnMut(BorrowedFd<'_>, &CStr) -> Result<T>,
     ) -> Result<T> {
         match &inode.body {
             Body::Dir(dir) => {
@@ -104,6 +109,10 @@ impl Union {
     /// # Errors
     /// `EROFS`; `EPERM` and `EOVERFLOW` as for copy-up; what the system calls say.
     pub fn setattr(&self, caller: &Caller, id: InodeId, set: &SetAttr) -> Result<Attr> {
+        self.again(|| self.setattr_once(caller, id, set))
+    }
+
+    fn setattr_once(&self, caller: &Caller, id: InodeId, set: &SetAttr) -> Result<Attr> {
         self.upper()?;
         let inode = self.inode(id)?;
         if let Body::Dir(dir) = &inode.body
@@ -113,29 +122,54 @@ impl Union {
         }
         self.check_flags(&inode, set.change())?;
         let ends_ids = set.size.is_some() && !caller.keeps_privileges();
-        let how = CopyUp { data: set.size.is_some(), len: set.size, ends_ids, pid: caller.pid };
+        // What is cut off cannot be given back: together with other changes only when those are made.
+        let (alone, size) = (!set.is_several(), set.size.is_some());
+        let how = CopyUp { data: size, len: set.size.filter(|_| alone), ends_ids: ends_ids && alone, pid: caller.pid };
         let cut = self.copy_up_cut(&inode, &how)?;
         // A copy of the data that runs meanwhile puts back what it found.
         let _up = matches!(inode.body, Body::Leaf(_)).then(|| inode.up.lock());
-        if let Some(size) = set.size.filter(|_| !cut) {
-            self.resize(ends_ids, &inode, size)?;
+        let before = if alone { None } else { Some(self.attr(&inode)?) };
+        let set = &SetAttr { size: set.size.filter(|_| !cut), ..*set };
+        if let Err(errno) = self.set_each(&inode, ends_ids, size, set) {
+            if let Some(before) = before {
+                self.set_back(&inode, &before);
+            }
+            return Err(errno);
         }
+        self.attr(&inode)
+    }
+
+    /// Sets one after the other; `sized`: the length is set, here or by the copy-up.
+    fn set_each(&self, inode: &Arc<Inode>, ends_ids: bool, sized: bool, set: &SetAttr) -> Result<()> {
         if set.uid.is_some() || set.gid.is_some() {
-            self.at_object(&inode, |dir, name| tree::chown_at(dir, name, set.uid, set.gid)).map_err(|errno| {
+            self.at_object(inode, |dir, name| tree::chown_at(dir, name, set.uid, set.gid)).map_err(|errno| {
                 // An id that the daemon's user namespace does not have.
                 if errno == Errno::EINVAL { Errno::EOVERFLOW } else { errno }
             })?;
         }
         if let Some(mode) = set.mode {
-            self.set_mode(&inode, mode & 0o7777)?;
+            self.set_mode(inode, mode & 0o7777)?;
             if let Body::Leaf(leaf) = &inode.body {
                 leaf.may_have_privileges();
             }
         }
-        if set.atime != SetTime::Omit || set.mtime != SetTime::Omit {
-            self.at_object(&inode, |dir, name| tree::utimens_at(dir, name, [set.atime, set.mtime]))?;
+        if let Some(size) = set.size {
+            self.resize(ends_ids, set.mode.is_some(), inode, size)?;
         }
-        self.attr(&inode)
+        let times = if sized { set.times_beside_size() } else { Some([set.atime, set.mtime]) };
+        if let Some(times) = times.filter(|times| *times != [SetTime::Omit; 2]) {
+            self.at_object(inode, |dir, name| tree::utimens_at(dir, name, times))?;
+        }
+        Ok(())
+    }
+
+    /// One of several attributes could not be set: those before it get their old values.
+    fn set_back(&self, inode: &Inode, before: &Attr) {
+        let owner = |dir: BorrowedFd<'_>, name: &CStr| tree::chown_at(dir, name, Some(before.uid), Some(before.gid));
+        let back = self.at_object(inode, owner).and_then(|()| self.set_mode(inode, before.mode));
+        if let Err(errno) = back {
+            log::warn!("{:?} keeps some of the attributes that were to be set at once: {errno}", inode.id);
+        }
     }
 
     fn set_mode(&self, inode: &Inode, mode: u32) -> Result<()> {
@@ -160,13 +194,13 @@ impl Union {
         self.attr(inode)
     }
 
-    fn resize(&self, ends_ids: bool, inode: &Arc<Inode>, size: u64) -> Result<()> {
+    /// As a write of the kernel ends them first, so that no file is changed and keeps them.
+    fn resize(&self, ends_ids: bool, keeps_mode: bool, inode: &Arc<Inode>, size: u64) -> Result<()> {
         let fd = self.data_fd(inode, true)?;
-        data::truncate(fd.as_fd(), size)?;
         if ends_ids {
-            clear_privileges(fd.as_fd(), false)?;
+            clear_privileges(fd.as_fd(), keeps_mode)?;
         }
-        Ok(())
+        data::truncate(fd.as_fd(), size)
     }
 
     /// The file system that changes go to, or the topmost one.
@@ -174,6 +208,10 @@ impl Union {
     /// # Errors
     /// What `fstatvfs(3)` says.
     pub fn statfs(&self) -> Result<StatFs> {
+        self.again(|| self.statfs_once())
+    }
+
+    fn statfs_once(&self) -> Result<StatFs> {
         stat::statfs_fd(self.top.fd()?.as_fd())
     }
 
@@ -182,6 +220,10 @@ impl Union {
     /// # Errors
     /// `EINVAL` for anything else; what `readlinkat(2)` says.
     pub fn readlink(&self, id: InodeId) -> Result<Vec<u8>> {
+        self.again(|| self.readlink_once(id))
+    }
+
+    fn readlink_once(&self, id: InodeId) -> Result<Vec<u8>> {
         let inode = self.inode(id)?;
         if inode.kind != Kind::Symlink {
             return Err(Errno::EINVAL);

@@ -134,7 +134,7 @@ impl Union {
         let xattr_whiteouts = upper.style == WhiteoutStyle::Xattr;
         dir.state.write().view.upper = Some(DirPart { place, level: 0, xattr_whiteouts, impure: false });
         names.raised(&self.cookies, &name, Kind::Dir);
-        Ok(())
+        upper.sync_name(&into.place)
     }
 
     fn copy_up_leaf(&self, inode: &Arc<Inode>, leaf: &LeafBody, how: &CopyUp) -> Result<bool> {
@@ -178,6 +178,7 @@ impl Union {
             names.raised(&self.cookies, &name, inode.kind);
             let place = Place { dir: into.place.clone(), name };
             self.now_upper(inode, leaf, place, &stat, copy.links, copy.meta);
+            upper.sync_name(&into.place)?;
             return Ok(cut);
         }
         self.alias_known(upper, inode, leaf);
@@ -238,7 +239,7 @@ impl Union {
         name: &Name,
         has_origin: bool,
     ) -> Result<Stat> {
-        keeping_times(upper, into, |fd| {
+        keeping_times(into, |fd| {
             if has_origin {
                 self.make_impure(upper, parent, into)?;
             }
@@ -262,12 +263,9 @@ impl Union {
     }
 }
 
-/// Adds a name to an upper directory as a part of copy-up: it may be read-only, and it keeps its times.
-pub(super) fn keeping_times<T>(
-    upper: &Upper,
-    into: &DirPlace,
-    add: impl FnOnce(BorrowedFd<'_>) -> Result<T>,
-) -> Result<T> {
+/// Adds a name to an upper directory as a part of copy-up: it may be read-only, and it keeps its times. Who adds it syncs it
+/// when the live state knows of it.
+pub(super) fn keeping_times<T>(into: &DirPlace, add: impl FnOnce(BorrowedFd<'_>) -> Result<T>) -> Result<T> {
     let fd = into.fd()?;
     let before = stat_fd(fd.as_fd())?;
     let _widened = Widened::new(fd.as_fd(), before.mode)?;
@@ -277,7 +275,6 @@ pub(super) fn keeping_times<T>(
     if let Err(errno) = tree::utimens_at(fd.as_fd(), c".", times) {
         log::debug!("{into:?}: its times are not restored: {errno}");
     }
-    upper.sync_name(into)?;
     Ok(added)
 }
 

@@ -111,7 +111,7 @@ impl Union {
                 return Ok(());
             }
         }
-        let names = self.listed(&inode, body)?;
+        let names = self.again(|| self.listed(&inode, body))?;
         let (Some(listing), Ok(view)) = (names.listing(), body.live_view()) else { return Ok(()) };
         names.walked();
         let mut over = true;

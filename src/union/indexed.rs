@@ -95,11 +95,12 @@ impl Union {
         let Some(into) = dir.live_view()?.upper.filter(|_| still) else { return Ok(()) };
         if into.place.stat(name)?.is_none() {
             names.begin();
-            keeping_times(upper, &into.place, |_| {
+            keeping_times(&into.place, |_| {
                 self.make_impure(upper, parent, &into.place)?;
                 self.alias(upper, inode, leaf, &into.place, name, lower_links)
             })?;
             names.raised(&self.cookies, name, inode.kind);
+            upper.sync_name(&into.place)?;
         }
         Ok(())
     }

@@ -31,6 +31,7 @@ use crate::format::mark::Namespace;
 pub use crate::format::mark::WhiteoutStyle;
 use crate::layer::DirPlace;
 use crate::sys::data;
+use crate::sys::stat::Kind;
 
 /// The writable layer.
 pub struct Upper {
@@ -52,6 +53,8 @@ pub struct Upper {
     pub verity: Verity,
     /// A whiteout in workdir of which others are links.
     whiteout: Mutex<Option<CString>>,
+    /// What should have gone from workdir and could not: tried again when the next object is staged.
+    leftovers: Mutex<Vec<(CString, Kind)>>,
     /// Held to make and to remove records of blocks.
     records: Mutex<()>,
     _lock: Vec<OwnedFd>,
@@ -83,6 +86,7 @@ impl Upper {
             metacopy,
             verity,
             whiteout,
+            leftovers: Mutex::default(),
             records: Mutex::new(()),
             _lock: lock,
         }
