@@ -5,7 +5,7 @@
 //!
 //! `PLYFS_BENCH_SHORT=1` measures little and leaves the largest out (CI); `TMPDIR` says on which file system.
 
-#![allow(clippy::expect_used)] // A bench that cannot make its layers has nothing to measure.
+#![allow(clippy::expect_used, clippy::indexing_slicing)] // A bench that cannot make its layers has nothing to measure.
 
 mod common;
 

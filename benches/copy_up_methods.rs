@@ -15,7 +15,7 @@
 //! `TMPDIR` (whatever the file system there does on the same one), and with the lower layer in `/dev/shm`.
 //! `PLYFS_BENCH_SHORT=1` measures little (CI).
 
-#![allow(clippy::expect_used)] // A bench that cannot make its layers has nothing to measure.
+#![allow(clippy::expect_used, clippy::indexing_slicing)] // A bench that cannot make its layers has nothing to measure.
 
 mod common;
 

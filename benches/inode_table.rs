@@ -7,7 +7,7 @@
 //!
 //! No mount and no upper layer. `PLYFS_BENCH_SHORT=1` measures little (CI); `TMPDIR` says on which file system.
 
-#![allow(clippy::expect_used)] // A bench that cannot make its layers has nothing to measure.
+#![allow(clippy::expect_used, clippy::indexing_slicing)] // A bench that cannot make its layers has nothing to measure.
 
 mod common;
 

@@ -3,7 +3,7 @@
 //!
 //! `PLYFS_BENCH_SHORT=1` takes small layers (CI); `TMPDIR` says on which file system. Fails where plyfs copies data.
 
-#![allow(clippy::expect_used)] // A bench that cannot make its layers has nothing to measure.
+#![allow(clippy::expect_used, clippy::indexing_slicing)] // A bench that cannot make its layers has nothing to measure.
 
 mod common;
 

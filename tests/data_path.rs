@@ -1,5 +1,5 @@
 //! Each way that data can go (`io=`, `copyup=`) gives the same view; what each changes beside speed is checked here.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod common;
 

@@ -1,11 +1,13 @@
 //! The engine without a mount: what only an odd file system or a fault can show.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use plyfs::base::config::{Config, Fsync, UpperDirs};
 use plyfs::sys::seam::{Call, Plan, with_plan};
-use plyfs::union::{Caller, InodeId, ListedEntry, Make, RenameFlags, WriteHow};
+use plyfs::union::{Caller, InodeId, ListedEntry, Make, RenameFlags, SetAttr, WriteHow};
 use plyfs::{Errno, Name, Union};
 
 fn name(text: &str) -> Name {
@@ -95,4 +97,82 @@ fn a_failing_whiteout_leaves_the_name_and_nothing_else() {
     }
     union.unlink(&me, InodeId::ROOT, &name("b")).unwrap();
     assert!(!names(&union, InodeId::ROOT).contains(&"b".to_owned()));
+}
+
+static LONGEST: AtomicUsize = AtomicUsize::new(0);
+
+/// A log that writes nothing of what it is given.
+struct Formats;
+
+impl log::Log for Formats {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        LONGEST.fetch_max(record.args().to_string().len(), Ordering::Relaxed);
+    }
+
+    fn flush(&self) {}
+}
+
+/// What a thread of the daemon has is 2 MiB; here it is a part of that.
+#[test]
+fn a_tree_of_many_levels_needs_no_deep_stack() {
+    const LEVELS: usize = 3_000;
+    let (base, me) = (layers(), Caller::this_process());
+    let union = open(base.path());
+    let make = |dir| union.make(&me, dir, &name("d"), Make::Dir { mode: 0o755 }).unwrap().id;
+    let dir = (0..LEVELS).fold(InodeId::ROOT, |dir, _| make(dir));
+    union.make(&me, dir, &name("f"), Make::File { mode: 0o644 }).unwrap();
+    drop(union);
+    fs::rename(base.path().join("upper"), base.path().join("deep")).unwrap();
+    fs::create_dir(base.path().join("upper")).unwrap();
+    let (deep, upper) = (base.path().join("deep"), base.path().join("upper"));
+    let union = Union::builder().lower(deep).upper(upper, base.path().join("work")).build().unwrap();
+    let small = std::thread::Builder::new().stack_size(128 << 10);
+    let used = move || {
+        let into = |dir, text| union.lookup(dir, &name(text)).unwrap().unwrap().id;
+        let dir = (0..LEVELS).fold(InodeId::ROOT, |dir, _| into(dir, "d"));
+        let file = into(dir, "f");
+        union.make(&me, dir, &name("x"), Make::File { mode: 0o644 }).unwrap();
+        // An error that the log has with the whole path.
+        log::set_max_level(log::LevelFilter::Trace);
+        let _ = log::set_logger(&Formats);
+        let set = SetAttr { mode: Some(0o600), ..SetAttr::default() };
+        let failing = Plan::fail(0, Errno::EIO).only(Call::Chmod);
+        assert_eq!(with_plan(failing, || union.setattr(&me, file, &set)).0, Err(Errno::EIO));
+        assert!(LONGEST.load(Ordering::Relaxed) > 2 * LEVELS);
+        drop(union);
+    };
+    small.spawn(used).unwrap().join().unwrap();
+    // Whoever removes the directory for tests has a stack, too.
+    let gone = std::process::Command::new("rm").arg("-rf").arg(base.path()).status().unwrap();
+    assert!(gone.success());
+}
+
+/// What is copied up is known to be so although the directory above it could not be synced.
+#[test]
+fn a_copy_up_whose_sync_fails_can_be_gone_on_with() {
+    for call in 0.. {
+        let base = layers();
+        let config = Config {
+            fsync: Fsync::Strict,
+            lowers: vec![base.path().join("lower")],
+            upper: Some(UpperDirs { dir: base.path().join("upper"), work: base.path().join("work") }),
+            ..Config::default()
+        };
+        let union = Union::open(config).unwrap();
+        let dir = union.lookup(InodeId::ROOT, &name("dir")).unwrap().unwrap().id;
+        let old = union.lookup(dir, &name("old")).unwrap().unwrap().id;
+        let set = SetAttr { mode: Some(0o600), ..SetAttr::default() };
+        let chmod = || union.setattr(&Caller::this_process(), old, &set).map(|attr| attr.mode & 0o777);
+        let (done, calls) = with_plan(Plan::fail(call, Errno::EIO).only(Call::Fsync), chmod);
+        if call >= calls {
+            assert!(call >= 3 && done == Ok(0o600), "{call} syncs, {done:?}");
+            break;
+        }
+        assert_eq!(done, Err(Errno::EIO), "sync {call}");
+        assert_eq!(chmod(), Ok(0o600), "the next time after sync {call}");
+    }
 }

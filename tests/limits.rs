@@ -1,5 +1,5 @@
 //! Marks that have no room, or may not be written: what is done instead. The engine without a mount.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "common/mod.rs"]
 mod common;

@@ -1,5 +1,5 @@
 //! What the daemon's heap holds for each inode that the kernel knows, and that FORGET gives it back.
-#![allow(clippy::unwrap_used, clippy::panic, unsafe_code)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, unsafe_code)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::fs;

@@ -1,5 +1,5 @@
 //! How many requests a load takes: what a FUSE file system costs is decided here. Exact counts, on a real mount.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod common;
 

@@ -1,7 +1,7 @@
 //! `--supervise`: the daemon is killed, again and again, and no program notices more than a moment's wait.
 //!
 //! `PLYFS_SUPERVISE_SECONDS` is the length of the load under kills: 6 in CI.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod common;
 

@@ -40,6 +40,8 @@ pub struct Config {
     pub suid_view: bool,
     /// How long the kernel may keep what it was told.
     pub timeouts: Timeouts,
+    /// About so many names of a directory are in memory while it is listed; `None`: 262,144.
+    pub names_at_once: Option<usize>,
 }
 
 /// The writable layer and its work directory, on one file system.

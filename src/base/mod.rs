@@ -4,6 +4,9 @@ pub mod config;
 mod errno;
 mod few;
 mod name;
+pub mod panics;
+#[cfg(plyfs_shuttle)]
+mod shuttled;
 pub mod sync;
 
 pub use errno::{Errno, Result};

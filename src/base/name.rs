@@ -29,16 +29,19 @@ impl Name {
         if bytes.len() > Self::MAX {
             return Err(Errno::ENAMETOOLONG);
         }
-        if bytes.is_empty() || bytes == b"." || bytes == b".." || bytes.contains(&b'/') {
-            return Err(Errno::EINVAL);
-        }
-        if bytes.contains(&0) {
+        if !Self::is_one(bytes) {
             return Err(Errno::EINVAL);
         }
         let mut ended = [0; Self::MAX + 1];
         let (name, _) = ended.split_at_mut(bytes.len() + 1);
-        name[..bytes.len()].copy_from_slice(bytes);
+        name.iter_mut().zip(bytes).for_each(|(to, byte)| *to = *byte);
         Ok(Self(ThinArc::from_header_and_slice((), name)))
+    }
+
+    /// Whether [`Name::new`] takes these bytes.
+    pub fn is_one(bytes: &[u8]) -> bool {
+        let dots = bytes.is_empty() || bytes == b"." || bytes == b"..";
+        !dots && bytes.len() <= Self::MAX && !bytes.iter().any(|byte| matches!(byte, b'/' | 0))
     }
 
     /// The name as a system call takes it.
@@ -107,6 +110,7 @@ mod tests {
             (b"a\0b", Some(Errno::EINVAL)),
         ] {
             let name = Name::new(bytes);
+            assert_eq!(Name::is_one(bytes), name.is_ok(), "{bytes:?}");
             assert_eq!(name.as_ref().err(), expected.as_ref(), "{bytes:?}");
             if let Ok(name) = name {
                 assert_eq!((name.as_bytes(), name.as_c_str().to_bytes()), (bytes, bytes));

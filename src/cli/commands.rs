@@ -13,8 +13,8 @@ use super::help;
 use super::report::Failure;
 use super::resolve::{self, Abilities, Resolved};
 use super::supervise;
-use crate::base::Errno;
 use crate::base::config::Config;
+use crate::base::{Errno, panics};
 use crate::fuse::Adapter;
 use crate::fuse::reattach::Successive;
 use crate::fuse::session;
@@ -142,9 +142,9 @@ fn short(
             b'h' => return Ok(Some(Command::Help)),
             b'V' => return Ok(Some(Command::Version)),
             b'o' | b't' | b'N' => {
-                let value = match &letters[at + 1..] {
-                    [] => args.next().map(OsString::into_vec),
-                    rest => Some(rest.to_vec()),
+                let value = match letters.get(at + 1..) {
+                    None | Some([]) => args.next().map(OsString::into_vec),
+                    Some(rest) => Some(rest.to_vec()),
                 };
                 let flag = format!("-{}", char::from(letter));
                 let value =
@@ -219,7 +219,30 @@ fn no_mountpoint(merged: &Path, errno: Errno) -> Failure {
 /// Standard error, as `RUST_LOG` says; nobody hears it in the background.
 fn start_log(debug: bool) {
     let level = if debug { "debug" } else { "warn" };
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(level)).init();
+    let log = env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(level)).build();
+    log::set_max_level(log.filter());
+    // Only once in a process: there is no other log.
+    let _ = log::set_boxed_logger(Box::new(Log(log)));
+    panics::record();
+}
+
+/// The log, in which a panic stands once.
+struct Log(env_logger::Logger);
+
+impl log::Log for Log {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        self.0.enabled(metadata)
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if !panics::is_echo(record) {
+            self.0.log(record);
+        }
+    }
+
+    fn flush(&self) {
+        self.0.flush();
+    }
 }
 
 /// Serves the view to its end, in this process. `successive`: it is one of several that do.
@@ -231,6 +254,7 @@ pub(super) fn serve(
     process::block_endings();
     process::clear_umask();
     process::raise_open_files();
+    process::return_large_memory();
     if successive.as_ref().is_none_or(|one| one.connection.is_none()) {
         // Before any layer is touched.
         session::preflight(&resolved.mount)?;

@@ -34,8 +34,8 @@ pub fn split_options(list: &[u8]) -> Vec<Word> {
     let mut rest = list;
     while !rest.is_empty() {
         let end = end_of_word(rest);
-        if end > 0 {
-            words.push(word(&rest[..end]));
+        if let Some(text) = rest.get(..end).filter(|text| !text.is_empty()) {
+            words.push(word(text));
         }
         rest = rest.get(end + 1..).unwrap_or_default();
     }
@@ -63,18 +63,16 @@ fn end_of_word(list: &[u8]) -> usize {
 /// `context="system_u:object_r:container_file_t:s0:c1,c2"`, as podman writes it.
 fn end_of_quoted_context(list: &[u8]) -> Option<usize> {
     let security = TABLE.iter().filter(|option| option.source == Source::Security);
-    let key = security
-        .map(|option| option.name)
-        .find(|key| list.strip_prefix(key.as_bytes()).is_some_and(|rest| rest.starts_with(b"=\"")))?;
-    let opened = key.len() + 2;
-    list[opened..].iter().position(|&byte| byte == b'"').map(|closed| opened + closed + 1)
+    let quoted = security
+        .filter_map(|option| list.strip_prefix(option.name.as_bytes()))
+        .find_map(|rest| rest.strip_prefix(b"=\""))?;
+    let opened = list.len() - quoted.len();
+    quoted.iter().position(|&byte| byte == b'"').map(|closed| opened + closed + 1)
 }
 
 fn word(bytes: &[u8]) -> Word {
-    let (key, value) = match bytes.iter().position(|&byte| byte == b'=') {
-        Some(at) => (&bytes[..at], Some(bytes[at + 1..].to_vec())),
-        None => (bytes, None),
-    };
+    let mut parts = bytes.splitn(2, |&byte| byte == b'=');
+    let (key, value) = (parts.next().unwrap_or_default(), parts.next().map(<[u8]>::to_vec));
     // An option's name has no escapes and is text; another one is unknown, whatever it is.
     Word { key: String::from_utf8_lossy(key).into_owned(), value }
 }

@@ -272,18 +272,18 @@ fn unknown(key: &str) -> Failure {
 
 /// How many letters must be inserted, removed or exchanged to make one word of the other (Levenshtein).
 fn distance(from: &str, to: &str) -> usize {
-    let to: Vec<char> = to.chars().collect();
-    let mut row: Vec<usize> = (0..=to.len()).collect();
+    // How far what is read of `from` is from the first letter of `to`, from the first two, ...
+    let mut row: Vec<usize> = (1..=to.chars().count()).collect();
+    let mut last = row.len();
     for (i, a) in from.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, &b) in to.iter().enumerate() {
-            let exchanged = diagonal + usize::from(a != b);
-            diagonal = row[j + 1];
-            row[j + 1] = exchanged.min(row[j] + 1).min(diagonal + 1);
+        let (mut diagonal, mut left) = (i, i + 1);
+        for (cell, b) in row.iter_mut().zip(to.chars()) {
+            left = (diagonal + usize::from(a != b)).min(left + 1).min(*cell + 1);
+            diagonal = std::mem::replace(cell, left);
         }
+        last = left;
     }
-    row[to.len()]
+    last
 }
 
 #[cfg(test)]

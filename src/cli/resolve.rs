@@ -214,6 +214,7 @@ impl Wishes {
             static_nlink: self.static_nlink,
             suid_view: abilities.mounts_directly && abilities.ids_are_initial && !flags.nosuid,
             timeouts,
+            names_at_once: None,
         };
         let mount = MountSettings {
             mountpoint: mountpoint.to_owned(),

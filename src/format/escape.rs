@@ -9,6 +9,7 @@
 //! | `trusted.overlay.X`, where that is the union's own namespace | `trusted.overlay.overlay.X` |
 //! | `user.overlay.X`, the same | `user.overlay.overlay.X` |
 //! | `user.fuseoverlayfs.X` | `user.overlay.fuseoverlayfs.X` |
+//! | `user.containers.override_X` | `user.overlay.containers.override_X` |
 //! | any other | the same |
 //!
 //! In the other namespace that is so for the marks only, which are read there, too; other names of it are the users', as
@@ -23,16 +24,21 @@ use crate::base::{Errno, Result};
 const MAX: usize = 255;
 
 const ESCAPE: &[u8] = b"overlay.";
-/// What fuse-overlayfs keeps for itself, and how a user's attribute of such a name is stored.
-const LEGACY: (&[u8], &[u8]) = (b"user.fuseoverlayfs.", b"user.overlay.fuseoverlayfs.");
+/// What fuse-overlayfs and containers/storage keep for themselves, and how a user's attribute of such a name is stored:
+/// `user.containers.override_stat` is the owner and mode of an object to those who look for it.
+const FOREIGN: [(&[u8], &[u8]); 2] = [
+    (b"user.fuseoverlayfs.", b"user.overlay.fuseoverlayfs."),
+    (b"user.containers.override_", b"user.overlay.containers.override_"),
+];
 
 /// The name under which a layer whose marks are in `own` stores what a user calls `name`.
 ///
 /// # Errors
 /// `EOPNOTSUPP` if it would be longer than 255 bytes; `EINVAL` if it holds a NUL.
 pub fn to_disk(name: &[u8], own: Namespace) -> Result<CString> {
-    let stored = match (name.strip_prefix(LEGACY.0), split(name)) {
-        (Some(rest), _) => [LEGACY.1, rest].concat(),
+    let foreign = FOREIGN.iter().find_map(|(said, stored)| Some((stored, name.strip_prefix(*said)?)));
+    let stored = match (foreign, split(name)) {
+        (Some((stored, rest)), _) => [*stored, rest].concat(),
         (None, Some((namespace, rest))) if is_reserved(rest, namespace == own) => {
             [namespace.prefix(), ESCAPE, rest].concat()
         }
@@ -46,11 +52,13 @@ pub fn to_disk(name: &[u8], own: Namespace) -> Result<CString> {
 
 /// What users call an attribute that a layer whose marks are in `own` stores under `name`; `None` if it is private.
 pub fn from_disk(name: &[u8], own: Namespace) -> Option<Vec<u8>> {
-    if let Some(rest) = name.strip_prefix(LEGACY.1) {
-        return Some([LEGACY.0, rest].concat());
-    }
-    if name.starts_with(LEGACY.0) {
-        return None;
+    for (said, stored) in FOREIGN {
+        if let Some(rest) = name.strip_prefix(stored) {
+            return Some([said, rest].concat());
+        }
+        if name.starts_with(said) {
+            return None;
+        }
     }
     match split(name) {
         Some((namespace, rest)) if is_reserved(rest, namespace == own) => {
@@ -74,7 +82,8 @@ fn is_reserved(rest: &[u8], own: bool) -> bool {
         plain = deeper;
     }
     // How a user's `user.fuseoverlayfs.*` is stored is reserved, too.
-    own || plain.starts_with(b"fuseoverlayfs.") || Mark::ALL.iter().any(|mark| mark.name().as_bytes() == plain)
+    let foreign = plain.starts_with(b"fuseoverlayfs.") || plain.starts_with(b"containers.override_");
+    own || foreign || Mark::ALL.iter().any(|mark| mark.name().as_bytes() == plain)
 }
 
 #[cfg(test)]
@@ -96,6 +105,9 @@ mod tests {
             ("user.overlay.fuseoverlayfs.x", "user.overlay.overlay.fuseoverlayfs.x"),
             ("user.fuseoverlayfs.opaque", "user.overlay.fuseoverlayfs.opaque"),
             ("user.fuseoverlayfs.overlay.x", "user.overlay.fuseoverlayfs.overlay.x"),
+            ("user.containers.override_stat", "user.overlay.containers.override_stat"),
+            ("user.overlay.containers.override_stat", "user.overlay.overlay.containers.override_stat"),
+            ("user.containers.other", "user.containers.other"),
             ("trusted.fuseoverlayfs.x", "trusted.fuseoverlayfs.x"),
             ("trusted.overlay", "trusted.overlay"),
             ("user.overlayfs.x", "user.overlayfs.x"),
@@ -121,6 +133,7 @@ mod tests {
             "user.overlay.fuseoverlayfs",
             "user.fuseoverlayfs.opaque",
             "user.fuseoverlayfs.overlay.x",
+            "user.containers.override_stat",
         ] {
             for own in own_namespaces(stored) {
                 assert_eq!(from_disk(stored.as_bytes(), own), None, "{stored}");
@@ -164,7 +177,17 @@ mod tests {
     }
 
     fn names() -> impl Strategy<Value = Vec<u8>> {
-        let parts = ["trusted.", "user.", "overlay.", "fuseoverlayfs.", "plyfs.", "opaque", "x", "\u{ff}"];
+        let parts = [
+            "trusted.",
+            "user.",
+            "overlay.",
+            "fuseoverlayfs.",
+            "containers.override_",
+            "plyfs.",
+            "opaque",
+            "x",
+            "\u{ff}",
+        ];
         let part = prop::sample::select(parts.map(str::as_bytes).to_vec());
         prop::collection::vec(part, 0..8).prop_map(|parts| parts.concat())
     }

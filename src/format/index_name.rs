@@ -37,6 +37,7 @@ pub fn parse_index_name(name: &[u8]) -> Result<Vec<u8>, Malformed> {
 }
 
 #[cfg(test)]
+#[expect(clippy::string_slice, reason = "of text that stands here")]
 mod tests {
     use proptest::prelude::*;
 

@@ -5,7 +5,7 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -16,9 +16,11 @@ use super::opens::{DataPath, OpenFiles};
 use super::prefetch::Prefetch;
 use super::relist::Relist;
 use super::requests::{Op, Requests};
-use super::turns::{Turn, Turns};
+use super::turns::Turns;
 use crate::base::config::Timeouts;
-use crate::base::{Name, Result};
+use crate::base::sync::Mutex;
+use crate::base::{Name, Result, panics};
+use crate::sys::process;
 use crate::union::{Attr, Caller, Entry, InodeId, Kind, Make, Notices, Union};
 
 /// Never the backing inode's: copy-up would make the kernel's inode bad.
@@ -34,6 +36,36 @@ pub struct Adapter {
     pub(super) open_files: Arc<OpenFiles>,
     pub(super) prefetch: Arc<OnceLock<Prefetch>>,
     pub(super) relist: Relist,
+    pub(super) forgotten: Forgotten,
+}
+
+/// What the kernel has forgotten, counted so that the memory of very much goes back to the system: the allocator keeps it.
+#[derive(Debug, Default)]
+pub(super) struct Forgotten {
+    inodes: AtomicUsize,
+    /// Most inodes that were live since memory was given back.
+    most: AtomicUsize,
+}
+
+impl Forgotten {
+    /// How often it is looked at, in inodes.
+    const LOOK: usize = 1024;
+    /// The memory of fewer is kept: about 1 MiB.
+    const WORTH: usize = 1 << 12;
+
+    /// An inode was forgotten; `live` tells how many are left. True where memory should go back: half of them are gone.
+    fn one(&self, live: impl FnOnce() -> usize) -> bool {
+        if !self.inodes.fetch_add(1, Ordering::Relaxed).is_multiple_of(Self::LOOK) {
+            return false;
+        }
+        let live = live();
+        let most = self.most.fetch_max(live, Ordering::Relaxed);
+        let due = most >= Self::WORTH && live < most / 2;
+        if due {
+            self.most.store(live, Ordering::Relaxed);
+        }
+        due
+    }
 }
 
 /// The kernel's end of the connection, for what nobody asked.
@@ -77,13 +109,27 @@ impl Adapter {
     pub fn new(union: Arc<Union>, data: DataPath) -> Self {
         let (timeouts, turns) = (union.timeouts(), Arc::new(Turns::new()));
         let (requests, open_files, prefetch) = (Arc::default(), Arc::default(), Arc::default());
-        Self { union, timeouts, requests, turns, data, open_files, prefetch, relist: Relist::default() }
+        Self {
+            union,
+            timeouts,
+            requests,
+            turns,
+            data,
+            open_files,
+            prefetch,
+            relist: Relist::default(),
+            forgotten: Forgotten::default(),
+        }
     }
 
-    /// A request arrived.
-    pub(super) fn begin(&self, op: Op) -> Turn<'_> {
-        self.requests.count(op);
-        self.turns.begin()
+    /// A request arrived; `handle` has its reply. A bug costs one request, not the mount: the reply that a panic drops
+    /// answers `EIO`.
+    pub(super) fn serve(&self, op: Op, handle: impl FnOnce()) {
+        panics::caught(|| {
+            self.requests.count(op);
+            let _turn = self.turns.begin();
+            panics::caught(handle);
+        });
     }
 
     /// How long the kernel may keep what it is told; to be taken along by a request that goes on elsewhere.
@@ -101,17 +147,25 @@ impl Adapter {
     /// Runs what may take long (a large copy-up, a sync) on a thread of its own, so that no other request waits for it.
     pub(super) fn run(&self, long: bool, job: impl FnOnce(&Union) + Send + 'static) {
         if !long {
-            return guard(|| job(&self.union));
+            return job(&self.union);
         }
         let (union, turns) = (self.union.clone(), self.turns.clone());
+        let job = Arc::new(Mutex::new(Some(job)));
+        let theirs = job.clone();
         let long = move || {
-            turns.let_go();
-            guard(|| job(&union));
+            panics::caught(|| {
+                turns.let_go();
+                process::take_short_turns();
+                let job = theirs.lock().take();
+                job.into_iter().for_each(|job| job(&union));
+            });
         };
         let spawned = std::thread::Builder::new().name("plyfs-long".into()).spawn(long);
         if let Err(error) = spawned {
-            // The reply is dropped with the job: the caller gets EIO.
-            log::error!("no thread for a long request: {error}");
+            // Out of memory or processes: then others wait.
+            log::info!("no thread for a long request: {error}");
+            let job = job.lock().take();
+            job.into_iter().for_each(|job| job(&self.union));
         }
     }
 
@@ -120,6 +174,9 @@ impl Adapter {
             prefetch.forget(InodeId(ino.0));
         }
         self.union.forget(InodeId(ino.0), lookups);
+        if self.forgotten.one(|| self.union.live_inodes()) {
+            process::return_free_memory();
+        }
     }
 
     pub(super) fn created(&self, reply: ReplyCreate, entry: &Entry) {
@@ -147,13 +204,20 @@ pub(super) fn connect(union: &Union, notifier: Notifier) {
     union.set_notices(Box::new(Kernel(notifier)));
 }
 
-/// A bug costs one request, not the mount: the reply that the panic drops answers `EIO`.
-pub(super) fn guard(handle: impl FnOnce()) {
-    if catch_unwind(AssertUnwindSafe(handle)).is_err() {
-        log::error!("a request ended in a panic and was answered EIO: please report this");
-    }
-}
-
 pub(super) fn to_name(name: &OsStr) -> Result<Name> {
     Name::new(name.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_goes_back_each_time_that_half_of_many_inodes_are_gone() {
+        let forgotten = Forgotten::default();
+        let due = |live: std::ops::Range<usize>| live.rev().filter(|live| forgotten.one(|| *live)).count();
+        assert_eq!(due(0..4_000), 0, "few are kept");
+        assert_eq!(due(0..1_000_000), 8);
+        assert_eq!(due(0..1), 0);
+    }
 }

@@ -13,12 +13,12 @@ use fuser::{
     Request, TimeOrNow, WriteFlags,
 };
 
-use super::adapter::{Adapter, GENERATION, guard, to_name};
+use super::adapter::{Adapter, GENERATION, to_name};
 use super::convert::{caller, decode_dev, errno, id, negative, set_time};
 use super::reply::{Plain, Plus, attributes, empty, written, xattr};
 use super::requests::Op;
 use super::{init, ioctl};
-use crate::base::Errno;
+use crate::base::{Errno, panics};
 use crate::union::{self, InodeId, Make, Seek, SetAttr, WriteHow, symlink_target};
 
 thread_local! {
@@ -28,13 +28,12 @@ thread_local! {
 
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        init::negotiate(&self.union, self.data, config);
-        Ok(())
+        let agreed = panics::caught(|| init::negotiate(&self.union, self.data, config));
+        if agreed { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EIO)) }
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let _turn = self.begin(Op::Lookup);
-        guard(|| match to_name(name).and_then(|name| self.union.lookup(id(parent), &name)) {
+        self.serve(Op::Lookup, || match to_name(name).and_then(|name| self.union.lookup(id(parent), &name)) {
             Ok(Some(entry)) => self.ttls().entry(reply, Ok(entry)),
             Ok(None) if self.timeouts.negative.is_zero() => reply.error(errno(Errno::ENOENT)),
             Ok(None) => reply.entry_with_ttls(&Duration::ZERO, &self.timeouts.negative, &negative(), GENERATION),
@@ -45,16 +44,17 @@ impl Filesystem for Adapter {
     /// No turn: they come in batches, in which the thread must not be sent aside.
     fn forget(&self, _req: &Request, ino: INodeNo, lookups: u64) {
         self.requests.count(Op::Forget);
-        guard(|| self.forget_one(ino, lookups));
+        panics::caught(|| self.forget_one(ino, lookups));
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        let _turn = self.begin(Op::GetAttr);
-        if let Some(prefetch) = self.prefetch.get() {
-            prefetch.asked(id(ino));
-        }
-        let ttl = self.attr_ttl(ino, None);
-        guard(|| attributes(reply, ttl, self.union.getattr(id(ino))));
+        self.serve(Op::GetAttr, || {
+            if let Some(prefetch) = self.prefetch.get() {
+                prefetch.asked(id(ino));
+            }
+            let ttl = self.attr_ttl(ino, None);
+            attributes(reply, ttl, self.union.getattr(id(ino)));
+        });
     }
 
     fn setattr(
@@ -75,53 +75,59 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        let _turn = self.begin(Op::SetAttr);
-        let set = SetAttr { mode, uid, gid, size, atime: set_time(atime), mtime: set_time(mtime) };
-        let (who, ino, ttl) = (caller(req, 0), id(ino), self.attr_ttl(ino, mode));
-        let long = size != Some(0) && self.union.is_long_copy_up(ino, size.is_some());
-        self.run(long, move |union| attributes(reply, ttl, union.setattr(&who, ino, &set)));
+        self.serve(Op::SetAttr, || {
+            let set = SetAttr { mode, uid, gid, size, atime: set_time(atime), mtime: set_time(mtime) };
+            let (who, ino, ttl) = (caller(req, 0), id(ino), self.attr_ttl(ino, mode));
+            let long = match size {
+                Some(0) => self.union.is_in_copy_up(ino),
+                size => self.union.is_long_copy_up(ino, size.is_some()),
+            };
+            self.run(long, move |union| attributes(reply, ttl, union.setattr(&who, ino, &set)));
+        });
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
-        let _turn = self.begin(Op::ReadLink);
-        guard(|| match self.union.readlink(id(ino)) {
+        self.serve(Op::ReadLink, || match self.union.readlink(id(ino)) {
             Ok(target) => reply.data(&target),
             Err(error) => reply.error(errno(error)),
         });
     }
 
     fn mknod(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, rdev: u32, reply: ReplyEntry) {
-        let _turn = self.begin(Op::MkNod);
-        let what = Make::Node { mode, rdev: decode_dev(rdev) };
-        guard(|| self.ttls().entry(reply, self.make(&caller(req, umask), parent, name, what)));
+        self.serve(Op::MkNod, || {
+            let what = Make::Node { mode, rdev: decode_dev(rdev) };
+            self.ttls().entry(reply, self.make(&caller(req, umask), parent, name, what));
+        });
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
-        let _turn = self.begin(Op::MkDir);
-        let what = Make::Dir { mode: mode & 0o7777 };
-        guard(|| self.ttls().entry(reply, self.make(&caller(req, umask), parent, name, what)));
+        self.serve(Op::MkDir, || {
+            let what = Make::Dir { mode: mode & 0o7777 };
+            self.ttls().entry(reply, self.make(&caller(req, umask), parent, name, what));
+        });
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let _turn = self.begin(Op::Unlink);
-        let name = match to_name(name) {
-            Ok(name) => name,
-            Err(error) => return reply.error(errno(error)),
-        };
-        let (who, parent) = (caller(req, 0), id(parent));
-        // A hard link goes into the index first.
-        let long = self.union.known(parent, &name).is_some_and(|ino| self.union.is_long_copy_up(ino, false));
-        self.run(long, move |union| empty(reply, union.unlink(&who, parent, &name)));
+        self.serve(Op::Unlink, || {
+            let name = match to_name(name) {
+                Ok(name) => name,
+                Err(error) => return reply.error(errno(error)),
+            };
+            let (who, parent) = (caller(req, 0), id(parent));
+            // A hard link goes into the index first.
+            let long = self.union.known(parent, &name).is_some_and(|ino| self.union.is_long_copy_up(ino, false));
+            self.run(long, move |union| empty(reply, union.unlink(&who, parent, &name)));
+        });
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let _turn = self.begin(Op::RmDir);
-        guard(|| empty(reply, to_name(name).and_then(|name| self.union.rmdir(&caller(req, 0), id(parent), &name))));
+        self.serve(Op::RmDir, || {
+            empty(reply, to_name(name).and_then(|name| self.union.rmdir(&caller(req, 0), id(parent), &name)));
+        });
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
-        let _turn = self.begin(Op::Symlink);
-        guard(|| {
+        self.serve(Op::Symlink, || {
             let made = symlink_target(target.as_os_str().as_bytes())
                 .and_then(|target| self.make(&caller(req, 0), parent, name, Make::Symlink { target: &target }));
             self.ttls().entry(reply, made);
@@ -138,57 +144,65 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let _turn = self.begin(Op::Rename);
-        let (Ok(name), Ok(new_name)) = (to_name(name), to_name(new_name)) else {
-            return reply.error(errno(Errno::EINVAL));
-        };
-        let (who, parent, new_parent) = (caller(req, 0), id(parent), id(new_parent));
-        let flags = union::RenameFlags::from_bits_retain(flags.bits());
-        let long = self.union.known(parent, &name).is_some_and(|ino| self.union.is_long_copy_up(ino, false));
-        self.run(long, move |union| {
-            empty(reply, union.rename(&who, parent, &name, new_parent, &new_name, flags));
+        self.serve(Op::Rename, || {
+            let (Ok(name), Ok(new_name)) = (to_name(name), to_name(new_name)) else {
+                return reply.error(errno(Errno::EINVAL));
+            };
+            let (who, parent, new_parent) = (caller(req, 0), id(parent), id(new_parent));
+            let flags = union::RenameFlags::from_bits_retain(flags.bits());
+            let long = self.union.known(parent, &name).is_some_and(|ino| self.union.is_long_copy_up(ino, false));
+            self.run(long, move |union| {
+                empty(reply, union.rename(&who, parent, &name, new_parent, &new_name, flags));
+            });
         });
     }
 
     fn link(&self, req: &Request, ino: INodeNo, new_parent: INodeNo, new_name: &OsStr, reply: ReplyEntry) {
-        let _turn = self.begin(Op::Link);
-        let (who, ino, parent) = (caller(req, 0), id(ino), id(new_parent));
-        let Ok(name) = to_name(new_name) else { return reply.error(errno(Errno::EINVAL)) };
-        let ttls = self.ttls();
-        self.run(self.union.is_long_copy_up(ino, false), move |union| {
-            ttls.entry(reply, union.link(&who, ino, parent, &name));
+        self.serve(Op::Link, || {
+            let (who, ino, parent) = (caller(req, 0), id(ino), id(new_parent));
+            let Ok(name) = to_name(new_name) else { return reply.error(errno(Errno::EINVAL)) };
+            let ttls = self.ttls();
+            self.run(self.union.is_long_copy_up(ino, false), move |union| {
+                ttls.entry(reply, union.link(&who, ino, parent, &name));
+            });
         });
     }
 
     /// Answered away unless opens are to be seen: the kernel opens files without asking from then on.
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let _turn = self.begin(Op::Open);
-        if !self.data.opens_seen {
-            return reply.error(FuseErrno::ENOSYS);
-        }
-        let (who, data, files) = (caller(req, 0), self.data, self.open_files.clone());
-        let (writes, cuts) = (flags.0 & libc::O_ACCMODE != libc::O_RDONLY, flags.0 & libc::O_TRUNC != 0);
-        let appends = flags.0 & (libc::O_APPEND | libc::O_TRUNC) == libc::O_APPEND;
-        let changes = data.copy_up_at_open && (writes || cuts);
-        let long = changes && !cuts && self.union.is_long_copy_up(id(ino), true);
-        self.run(long, move |union| {
-            let may = if writes { union.may_open_to_write(id(ino), appends) } else { Ok(()) };
-            let prepared = match (changes, cuts) {
-                _ if may.is_err() => may,
-                (false, _) => Ok(()),
-                (true, false) => union.open_to_write(&who, id(ino)),
-                (true, true) => {
-                    union.setattr(&who, id(ino), &SetAttr { size: Some(0), ..SetAttr::default() }).map(drop)
-                }
+        self.serve(Op::Open, || {
+            if !self.data.opens_seen {
+                return reply.error(FuseErrno::ENOSYS);
+            }
+            let (who, data, files) = (caller(req, 0), self.data, self.open_files.clone());
+            let (writes, cuts) = (flags.0 & libc::O_ACCMODE != libc::O_RDONLY, flags.0 & libc::O_TRUNC != 0);
+            let appends = flags.0 & (libc::O_APPEND | libc::O_TRUNC) == libc::O_APPEND;
+            let changes = data.copy_up_at_open && (writes || cuts);
+            let long = match cuts {
+                true => changes && self.union.is_in_copy_up(id(ino)),
+                false => changes && self.union.is_long_copy_up(id(ino), true),
             };
-            if let Err(error) = prepared {
-                return reply.error(errno(error));
-            }
-            let opened = files.open(union, ino, data.passthrough, |fd| reply.open_backing(fd));
-            match &opened.backing {
-                Some(backing) => reply.opened_passthrough(opened.handle, opened.flags, backing),
-                None => reply.opened(opened.handle, opened.flags),
-            }
+            self.run(long, move |union| {
+                let may = if writes { union.may_open_to_write(id(ino), appends) } else { Ok(()) };
+                let prepared = match (changes, cuts) {
+                    _ if may.is_err() => may,
+                    (false, _) => Ok(()),
+                    (true, false) => union.open_to_write(&who, id(ino)),
+                    (true, true) => {
+                        union.setattr(&who, id(ino), &SetAttr { size: Some(0), ..SetAttr::default() }).map(drop)
+                    }
+                };
+                let synced = data.passthrough && writes && flags.0 & libc::O_DSYNC != 0;
+                let prepared = prepared.and_then(|()| if synced { union.sync_loose(id(ino)) } else { Ok(()) });
+                if let Err(error) = prepared {
+                    return reply.error(errno(error));
+                }
+                let opened = files.open(union, ino, data.passthrough, |fd| reply.open_backing(fd));
+                match &opened.backing {
+                    Some(backing) => reply.opened_passthrough(opened.handle, opened.flags, backing),
+                    None => reply.opened(opened.handle, opened.flags),
+                }
+            });
         });
     }
 
@@ -203,8 +217,7 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let _turn = self.begin(Op::Read);
-        guard(|| {
+        self.serve(Op::Read, || {
             if offset == 0 {
                 self.relist.read(&self.union, id(ino));
             }
@@ -237,26 +250,28 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let _turn = self.begin(Op::Write);
-        let how = WriteHow {
-            kill_privileges: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
-            sync: flags.0 & libc::O_DSYNC != 0,
-            opened: self.data.writeback,
-        };
-        let (who, ino) = (caller(req, 0), id(ino));
-        let count = |bytes| u32::try_from(bytes).unwrap_or(u32::MAX);
-        if self.union.is_long_write(ino) {
-            let data = data.to_vec();
-            self.run(true, move |union| written(reply, union.write(&who, ino, offset, &data, how).map(count)));
-        } else {
-            guard(|| written(reply, self.union.write(&who, ino, offset, data, how).map(count)));
-        }
+        self.serve(Op::Write, || {
+            let how = WriteHow {
+                kill_privileges: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
+                sync: flags.0 & libc::O_DSYNC != 0,
+                opened: self.data.writeback,
+            };
+            let (who, ino) = (caller(req, 0), id(ino));
+            let count = |bytes| u32::try_from(bytes).unwrap_or(u32::MAX);
+            if self.union.is_long_write(ino) {
+                let data = data.to_vec();
+                self.run(true, move |union| written(reply, union.write(&who, ino, offset, &data, how).map(count)));
+            } else {
+                written(reply, self.union.write(&who, ino, offset, data, how).map(count));
+            }
+        });
     }
 
     /// Nothing is left to do at close(2): the kernel need not ask again.
     fn flush(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
-        let _turn = self.begin(Op::Flush);
-        reply.error(FuseErrno::ENOSYS);
+        self.serve(Op::Flush, || {
+            reply.error(FuseErrno::ENOSYS);
+        });
     }
 
     fn release(
@@ -269,56 +284,60 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        let _turn = self.begin(Op::Release);
-        reply.ok();
-        if self.data.opens_seen {
-            guard(|| self.open_files.release(ino, fh));
-        }
+        self.serve(Op::Release, || {
+            reply.ok();
+            if self.data.opens_seen {
+                self.open_files.release(ino, fh);
+            }
+        });
     }
 
     fn fsync(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
-        let _turn = self.begin(Op::FSync);
-        let ino = id(ino);
-        self.run(self.union.is_long_sync(ino), move |union| empty(reply, union.fsync(ino, datasync)));
+        self.serve(Op::FSync, || {
+            let ino = id(ino);
+            self.run(self.union.is_long_sync(ino), move |union| empty(reply, union.fsync(ino, datasync)));
+        });
     }
 
     /// Answered away, as [`Adapter::open`]: the kernel keeps listings, and is told when to drop one.
     fn opendir(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        let _turn = self.begin(Op::OpenDir);
-        reply.error(FuseErrno::ENOSYS);
+        self.serve(Op::OpenDir, || {
+            reply.error(FuseErrno::ENOSYS);
+        });
     }
 
     fn readdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        let _turn = self.begin(Op::ReadDir);
-        guard(|| match self.union.readdir(id(ino), offset, false, &mut Plain(&mut reply)) {
+        self.serve(Op::ReadDir, || match self.union.readdir(id(ino), offset, false, &mut Plain(&mut reply)) {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(errno(error)),
         });
     }
 
     fn readdirplus(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
-        let _turn = self.begin(Op::ReadDirPlus);
-        let ttl = self.timeouts.entry.min(self.timeouts.attr);
-        guard(|| match self.union.readdir(id(ino), offset, true, &mut Plus(&mut reply, ttl, self)) {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(errno(error)),
+        self.serve(Op::ReadDirPlus, || {
+            let ttl = self.timeouts.entry.min(self.timeouts.attr);
+            match self.union.readdir(id(ino), offset, true, &mut Plus(&mut reply, ttl, self)) {
+                Ok(()) => reply.ok(),
+                Err(error) => reply.error(errno(error)),
+            }
         });
     }
 
     fn releasedir(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
-        let _turn = self.begin(Op::ReleaseDir);
-        reply.ok();
+        self.serve(Op::ReleaseDir, || {
+            reply.ok();
+        });
     }
 
     fn fsyncdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
-        let _turn = self.begin(Op::FSyncDir);
-        let ino = id(ino);
-        self.run(self.union.is_long_sync(ino), move |union| empty(reply, union.fsync(ino, datasync)));
+        self.serve(Op::FSyncDir, || {
+            let ino = id(ino);
+            self.run(self.union.is_long_sync(ino), move |union| empty(reply, union.fsync(ino, datasync)));
+        });
     }
 
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        let _turn = self.begin(Op::StatFs);
-        guard(|| match self.union.statfs() {
+        self.serve(Op::StatFs, || match self.union.statfs() {
             Ok(fs) => reply.statfs(fs.blocks, fs.bfree, fs.bavail, fs.files, fs.ffree, fs.bsize, fs.namelen, fs.frsize),
             Err(error) => reply.error(errno(error)),
         });
@@ -334,35 +353,40 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        let _turn = self.begin(Op::SetXattr);
-        let (who, ino, name, value) = (caller(req, 0), id(ino), name.to_owned(), value.to_vec());
-        self.run(self.union.is_long_copy_up(ino, false), move |union| {
-            empty(reply, union.setxattr(&who, ino, name.as_bytes(), &value, flags.unsigned_abs()));
+        self.serve(Op::SetXattr, || {
+            let (who, ino, name, value) = (caller(req, 0), id(ino), name.to_owned(), value.to_vec());
+            self.run(self.union.is_long_copy_up(ino, false), move |union| {
+                empty(reply, union.setxattr(&who, ino, name.as_bytes(), &value, flags.unsigned_abs()));
+            });
         });
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        let _turn = self.begin(Op::GetXattr);
-        guard(|| xattr(reply, size, self.union.getxattr(id(ino), name.as_bytes())));
+        self.serve(Op::GetXattr, || {
+            xattr(reply, size, self.union.getxattr(id(ino), name.as_bytes()));
+        });
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        let _turn = self.begin(Op::ListXattr);
-        guard(|| xattr(reply, size, self.union.listxattr(&caller(req, 0), id(ino))));
+        self.serve(Op::ListXattr, || {
+            xattr(reply, size, self.union.listxattr(&caller(req, 0), id(ino)));
+        });
     }
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let _turn = self.begin(Op::RemoveXattr);
-        let (who, ino, name) = (caller(req, 0), id(ino), name.to_owned());
-        self.run(self.union.is_long_copy_up(ino, false), move |union| {
-            empty(reply, union.removexattr(&who, ino, name.as_bytes()));
+        self.serve(Op::RemoveXattr, || {
+            let (who, ino, name) = (caller(req, 0), id(ino), name.to_owned());
+            self.run(self.union.is_long_copy_up(ino, false), move |union| {
+                empty(reply, union.removexattr(&who, ino, name.as_bytes()));
+            });
         });
     }
 
     /// The kernel checks permissions itself (`default_permissions`); this answers mounts without that.
     fn access(&self, _req: &Request, ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
-        let _turn = self.begin(Op::Access);
-        guard(|| empty(reply, self.union.getattr(id(ino)).map(drop)));
+        self.serve(Op::Access, || {
+            empty(reply, self.union.getattr(id(ino)).map(drop));
+        });
     }
 
     fn create(
@@ -375,8 +399,7 @@ impl Filesystem for Adapter {
         _flags: i32,
         reply: ReplyCreate,
     ) {
-        let _turn = self.begin(Op::Create);
-        guard(|| {
+        self.serve(Op::Create, || {
             let what = Make::File { mode: mode & 0o7777 };
             match self.make(&caller(req, umask), parent, name, what) {
                 Ok(entry) => self.created(reply, &entry),
@@ -386,8 +409,9 @@ impl Filesystem for Adapter {
     }
 
     fn bmap(&self, _req: &Request, _ino: INodeNo, _blocksize: u32, _idx: u64, reply: ReplyBmap) {
-        let _turn = self.begin(Op::Bmap);
-        reply.error(FuseErrno::from_i32(libc::ENOTTY));
+        self.serve(Op::Bmap, || {
+            reply.error(FuseErrno::from_i32(libc::ENOTTY));
+        });
     }
 
     fn ioctl(
@@ -401,13 +425,14 @@ impl Filesystem for Adapter {
         _out_size: u32,
         reply: ReplyIoctl,
     ) {
-        let _turn = self.begin(Op::Ioctl);
-        let (who, ino, data) = (caller(req, 0), id(ino), in_data.to_vec());
-        self.run(self.union.is_long_copy_up(ino, false), move |union| {
-            match ioctl::answer(union, &who, ino, cmd, &data) {
-                Ok(data) => reply.ioctl(0, &data),
-                Err(error) => reply.error(errno(error)),
-            }
+        self.serve(Op::Ioctl, || {
+            let (who, ino, data) = (caller(req, 0), id(ino), in_data.to_vec());
+            self.run(self.union.is_long_copy_up(ino, false), move |union| {
+                match ioctl::answer(union, &who, ino, cmd, &data) {
+                    Ok(data) => reply.ioctl(0, &data),
+                    Err(error) => reply.error(errno(error)),
+                }
+            });
         });
     }
 
@@ -421,16 +446,16 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let _turn = self.begin(Op::FAllocate);
-        let (who, ino) = (caller(req, 0), id(ino));
-        self.run(self.union.is_long_copy_up(ino, true), move |union| {
-            empty(reply, union.fallocate(&who, ino, mode, offset, length));
+        self.serve(Op::FAllocate, || {
+            let (who, ino) = (caller(req, 0), id(ino));
+            self.run(self.union.is_long_copy_up(ino, true), move |union| {
+                empty(reply, union.fallocate(&who, ino, mode, offset, length));
+            });
         });
     }
 
     fn lseek(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
-        let _turn = self.begin(Op::LSeek);
-        guard(|| {
+        self.serve(Op::LSeek, || {
             let what = match whence {
                 libc::SEEK_DATA => Ok(Seek::Data),
                 libc::SEEK_HOLE => Ok(Seek::Hole),
@@ -457,9 +482,10 @@ impl Filesystem for Adapter {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        let _turn = self.begin(Op::CopyRange);
-        let who = caller(req, 0);
-        let (from, to): ((InodeId, u64), (InodeId, u64)) = ((id(ino_in), offset_in), (id(ino_out), offset_out));
-        self.run(len > 1 << 20, move |union| written(reply, union.copy_range(&who, from, to, len)));
+        self.serve(Op::CopyRange, || {
+            let who = caller(req, 0);
+            let (from, to): ((InodeId, u64), (InodeId, u64)) = ((id(ino_in), offset_in), (id(ino_out), offset_out));
+            self.run(len > 1 << 20, move |union| written(reply, union.copy_range(&who, from, to, len)));
+        });
     }
 }

@@ -231,7 +231,7 @@ impl State {
         }
         let random = self.random.entry(id).or_default();
         let sequential = offset == random.end;
-        random.end = offset + size;
+        random.end = offset.saturating_add(size);
         if sequential {
             return None;
         }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use fuser::{INodeNo, Notifier};
 
 use super::order::{Order, SMALL_FILE};
+use crate::base::panics;
 use crate::base::sync::{Condvar, Mutex};
 use crate::union::{InodeId, Union};
 
@@ -58,10 +59,12 @@ impl Push {
         std::thread::Builder::new().name("plyfs-push".into()).spawn(move || {
             let mut room = vec![0; ROOM];
             while let Some(place) = shared.step() {
-                for id in order.after(place - 1, 1) {
-                    order.take(id);
-                    store(&union, &notifier, id, &mut room);
-                }
+                panics::caught(|| {
+                    for id in order.after(place.saturating_sub(1), 1) {
+                        order.take(id);
+                        store(&union, &notifier, id, &mut room);
+                    }
+                });
             }
         })?;
         Ok(push)

@@ -14,13 +14,16 @@ use super::prefetch::Prefetch;
 use super::reattach::Successive;
 use super::requests::Requests;
 use super::settings::MountSettings;
-use crate::base::Errno;
+use crate::base::{Errno, panics};
 use crate::sys::{mount, process};
 use crate::union::{SetupError, Union};
 
 /// KiB that the kernel reads ahead where root may say so. 160 MiB of a lower file in the cache, cold, ms: with 128 KiB
 /// 83-102 read in order and 74-88 mapped, with 256 66-71 and 67-72, with 512 60-65 and 58-62, with 4096 66-68 and 48-52.
 const READ_AHEAD: u64 = 512;
+
+/// Panics after which the thread for signals ends.
+const MOST_PANICS: usize = 100;
 
 /// How this process may mount.
 #[derive(Debug, Clone)]
@@ -80,6 +83,9 @@ pub fn serve(
     let mounted =
         Mounted { path: settings.mountpoint.clone(), way, device: mount::device_at(&settings.mountpoint).ok() };
 
+    // With a supervisor the next daemon goes on with it.
+    let _at_the_worst = successive.is_none().then(|| GiveUp(&mounted));
+
     let mut config = Config::default();
     config.acl = SessionACL::All; // who may enter is the kernel's affair
     config.n_threads = Some(settings.threads.max(1));
@@ -121,7 +127,7 @@ pub fn serve(
     let counted = requests.clone();
     thread::Builder::new()
         .name("signals".to_owned())
-        .spawn(move || watcher.unmount_when_told(&counted))
+        .spawn(move || (0..MOST_PANICS).any(|_| panics::caught(|| watcher.unmount_when_told(&counted))))
         .map_err(end_early)?;
     on_ready();
     let ended = session.run();
@@ -255,6 +261,17 @@ fn failure(settings: &MountSettings, reason: String, hint: &str) -> SetupError {
     SetupError { what: settings.mountpoint.display().to_string(), reason, hint: hint.to_owned() }
 }
 
+/// A panic of the thread that mounted leaves no mount that nobody answers for.
+struct GiveUp<'a>(&'a Mounted);
+
+impl Drop for GiveUp<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.give_up();
+        }
+    }
+}
+
 /// What it takes to unmount.
 #[derive(Debug, Clone)]
 struct Mounted {
@@ -277,12 +294,12 @@ impl Mounted {
                 Err(errno) => return log::error!("signals: {errno}"),
             }
         }
-        if !self.is_there() {
+        let Some(at) = self.place() else {
             // Detached from outside and still in use; it was asked for that this process ends.
             std::process::exit(0);
-        }
-        if let Err(said) = self.unmount(false).or_else(|_| self.unmount(true)) {
-            log::error!("{}: cannot be unmounted: {said}", self.path.display());
+        };
+        if let Err(said) = self.way.unmount(&at, false).or_else(|_| self.way.unmount(&at, true)) {
+            log::error!("{}: cannot be unmounted: {said}", at.display());
             std::process::exit(1);
         }
         while let Ok(signal) = process::wait_for_signal() {
@@ -294,18 +311,16 @@ impl Mounted {
 
     /// Unmounts a view that nobody answers for any more.
     fn give_up(&self) {
-        if self.is_there()
-            && let Err(said) = self.unmount(true)
+        if let Some(at) = self.place()
+            && let Err(said) = self.way.unmount(&at, true)
         {
-            log::error!("{}: cannot be unmounted: {said}", self.path.display());
+            log::error!("{}: cannot be unmounted: {said}", at.display());
         }
     }
 
-    fn is_there(&self) -> bool {
-        self.device.is_some() && mount::device_at(&self.path).ok() == self.device
-    }
-
-    fn unmount(&self, lazy: bool) -> Result<(), String> {
-        self.way.unmount(&self.path, lazy)
+    /// Where the view is mounted: what is above its mountpoint may have been renamed.
+    fn place(&self) -> Option<PathBuf> {
+        let device = self.device?;
+        if mount::device_at(&self.path) == Ok(device) { Some(self.path.clone()) } else { mount::place_of(device) }
     }
 }

@@ -2,12 +2,12 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use smallvec::SmallVec;
 
 use super::{DataFd, InodeId, Key, Names};
-use crate::base::sync::{Mutex, OnceBox, RwLock};
+use crate::base::sync::{AtomicU32, Mutex, OnceBox, RwLock};
 use crate::base::{Errno, Few, Name, Result};
 use crate::format::{Base, Protattr};
 use crate::layer::{Evict, Place};
@@ -31,9 +31,14 @@ pub struct Common {
     pub kind: Kind,
     /// What `chattr` forbids on its upper object: bits [`APPEND`] and [`IMMUTABLE`].
     protection: AtomicU8,
+    /// That its upper object is seen, or has its data itself, may not be on disk yet.
+    loose: AtomicBool,
     /// Held through its copy-up (lock order: `locks.rs`).
-    pub up: Mutex<()>,
+    pub up: Mutex<CopyUpTurn>,
 }
+
+/// What [`Common::up`] guards, and by what the order of the locks knows it.
+pub struct CopyUpTurn;
 
 /// What directories and other objects have of their own.
 pub enum Body {
@@ -362,7 +367,18 @@ const COUNTLESS: u32 = DEAD - 1;
 impl Common {
     /// Of a new inode with one reference.
     fn new(kind: Kind) -> Self {
-        Self { refs: AtomicU32::new(1), kind, protection: AtomicU8::new(0), up: Mutex::new(()) }
+        let (refs, protection, loose) = (AtomicU32::new(1), AtomicU8::new(0), AtomicBool::new(false));
+        Self { refs, kind, protection, loose, up: Mutex::new(CopyUpTurn) }
+    }
+
+    /// Whether its copy-up may not be on disk yet.
+    pub fn is_loose(&self) -> bool {
+        self.loose.load(Ordering::Acquire)
+    }
+
+    /// It is so from now on, or no longer. The caller holds its `up`.
+    pub fn set_loose(&self, loose: bool) {
+        self.loose.store(loose, Ordering::Release);
     }
 
     /// One reference more; false where the inode is on its way out.

@@ -91,7 +91,10 @@ impl Journal {
     /// # Errors
     /// What reading them says.
     pub fn open(files: [OwnedFd; 2]) -> Result<Self> {
-        let [first, second] = [generation(files[0].as_fd())?, generation(files[1].as_fd())?];
+        let [first, second] = {
+            let [first, second] = &files;
+            [generation(first.as_fd())?, generation(second.as_fd())?]
+        };
         let at = usize::from(second > first);
         let mut state = State {
             files,
@@ -102,7 +105,7 @@ impl Journal {
             broken: false,
             known: Known::default(),
         };
-        let bytes = read_all(state.files[at].as_fd())?;
+        let bytes = read_all(state.file(at))?;
         let mut rest = bytes.get(HEAD as usize..).unwrap_or_default();
         let whole = rest.len();
         while let Some(record) = Record::decode(&mut rest) {
@@ -160,11 +163,16 @@ impl std::fmt::Debug for Journal {
 }
 
 impl State {
+    fn file(&self, at: usize) -> BorrowedFd<'_> {
+        let [first, second] = &self.files;
+        if at == 0 { first.as_fd() } else { second.as_fd() }
+    }
+
     fn append(&mut self, bytes: &[u8]) {
         if self.broken {
             return;
         }
-        let written = pwrite_all(self.files[self.at].as_fd(), bytes, self.len);
+        let written = pwrite_all(self.file(self.at), bytes, self.len);
         self.len += bytes.len() as u64;
         let written = if written.is_ok() && self.len > self.enough { self.rewrite() } else { written };
         if let Err(errno) = written {
@@ -181,19 +189,19 @@ impl State {
         let mut bytes = Vec::new();
         self.known.records(&mut |record| record.encode(&mut bytes));
         let other = 1 - self.at;
-        truncate(self.files[other].as_fd(), 0)?;
-        pwrite_all(self.files[other].as_fd(), &bytes, HEAD)?;
+        truncate(self.file(other), 0)?;
+        pwrite_all(self.file(other), &bytes, HEAD)?;
         let before = std::mem::replace(&mut self.at, other);
         self.len = HEAD + bytes.len() as u64;
         self.enough = SMALL.max(self.len * 4);
         self.start_file(self.generation + 1)?;
-        truncate(self.files[before].as_fd(), 0)
+        truncate(self.file(before), 0)
     }
 
     /// From now on this file counts.
     fn start_file(&mut self, generation: u64) -> Result<()> {
         self.generation = generation;
-        pwrite_all(self.files[self.at].as_fd(), &generation.to_le_bytes(), 0)
+        pwrite_all(self.file(self.at), &generation.to_le_bytes(), 0)
     }
 }
 

@@ -1,26 +1,72 @@
 //! The lock order, and the only code that locks two inodes.
 //!
-//! 1. `Union::topology`: exclusive while a directory moves to another parent, shared by every other rename.
-//! 2. [`Inode::up`](super::Inode): an inode's copy-up, and every change of a file's attributes, which a copy of its data
-//!    that runs meanwhile would undo. Ancestors are copied up before it is taken; one at a time.
-//! 3. [`DirBody::names`](super::DirBody): an ancestor before its descendant, else by number.
-//! 4. A leaf's `data`: held to open the file, and to change a mark that all of its names share.
-//! 5. A shard of the table: never two at once. The one of a name looks into the `state` of inodes that may have it.
-//! 6. `state` of an inode: short, no system call inside; neither `data` nor the table is asked under it.
-//! 7. A place's descriptor, the descriptor queue: never two at once, never across a call. A layer's `modes`: across the
-//!    calls that widen or set one mode.
+//! 1. The one program's READ that reads ahead (`Prefetch::state`, only tried), the opens of an inode (`OpenFiles`): they
+//!    ask the union for something. `Order`, `Turns`, `Push` have locks that no other is asked for under.
+//! 2. `Union::topology`: exclusive while a directory moves to another parent, shared by every other rename.
+//! 3. [`Inode::up`](super::Inode): an inode's copy-up, and every change of a file's attributes, which a copy of its data
+//!    that runs meanwhile would undo, and the first sync after it. Ancestors are copied up before it is taken; one at a
+//!    time. A rename, which holds
+//!    `topology`, has copied up before.
+//! 4. [`DirBody::names`](super::DirBody): an ancestor before its descendant, else by number. Who holds some only tries
+//!    those of directories whose listings are too many (`ListingCache`).
+//! 5. A leaf's `data`: held to open the file, and to change a mark that all of its names share.
+//! 6. The map of a file that arrives by blocks: across the calls that read, write and record. `Upper::records`: across
+//!    those that make or remove a record. Neither under the other.
+//! 7. A layer's `modes`: across the calls that widen or set one mode.
+//! 8. A shard of the table: never two at once. The one of a name looks into the `state` of inodes that may have it.
+//! 9. `state` of an inode: short, no system call inside; neither `data` nor the table is asked under it.
+//! 10. A place's link or descriptor, the descriptor queue, the list of cached listings, the shared whiteout, what is left
+//!     in workdir, the files that arrive by blocks: one at a time, never across a call. The journal: across the call that writes it.
+//!
+//! `tests/models.rs` sees in which order they are taken, and fails where two orders contradict each other.
+//!
+//! A panic under a lock lets go of it, and no lock is poisoned. Of the names of a directory in the middle of a change
+//! nothing is known then ([`Names::end`](super::Names::end)). Between what one call publishes and the live state's update
+//! no call is made, so that no state is between the two: `tests/crash` has a panic at every call. What is lost is a
+//! reference: the inodes of that request may stay in the table until the unmount.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::body::CopyUpTurn;
 use super::{DirBody, Inode, Names};
-use crate::base::Result;
-use crate::base::sync::RwLockWriteGuard;
+use crate::base::sync::{MutexGuard, RwLockWriteGuard};
+use crate::base::{Errno, Result};
 
-/// Exclusive hold of the names of one or two directories.
+/// How often one who waits for a copy-up looks whether that is still wanted.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Holds an inode's [`up`](super::Common::up); another may take seconds to copy it.
+///
+/// # Errors
+/// `EINTR` once `killed` says that nobody wants it any more.
+pub fn lock_up<'a>(inode: &'a Inode, killed: &dyn Fn() -> bool) -> Result<MutexGuard<'a, CopyUpTurn>> {
+    loop {
+        if let Some(guard) = inode.up.try_lock_for(LOOK) {
+            return Ok(guard);
+        }
+        if killed() {
+            return Err(Errno::EINTR);
+        }
+    }
+}
+
+/// What `Union::topology` guards, and by what the order of the locks knows it.
+#[derive(Debug, Default)]
+pub struct Topology;
+
+/// Exclusive hold of the names of one or two directories. What is not known to be true when it ends is forgotten.
 pub struct PairGuard<'a> {
     first: RwLockWriteGuard<'a, Names>,
     second: Option<RwLockWriteGuard<'a, Names>>,
     swapped: bool,
+}
+
+impl Drop for PairGuard<'_> {
+    fn drop(&mut self) {
+        // A change that was not brought to its end, by a panic: the kernel is not told, as its caller was answered EIO.
+        self.each(|names, _| _ = names.end());
+    }
 }
 
 impl PairGuard<'_> {

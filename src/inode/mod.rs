@@ -14,6 +14,6 @@ pub use body::{Body, DirBody, DirState, Inode, LeafBody, LeafObject, LeafState};
 pub use data::DataFd;
 pub use ino::{InodeId, Numbers, System};
 pub use journal::{Journal, Move, Node};
-pub use locks::{is_ancestor, lock_names};
+pub use locks::{Topology, is_ancestor, lock_names, lock_up};
 pub use names::{MOST_INDEXED, Names};
 pub use table::{Key, Table};

@@ -3,13 +3,15 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 use crate::base::Name;
-use crate::merge::{CookieKey, Listing, NameIndex};
+use crate::merge::{CookieKey, Listing, NameIndex, Window};
 use crate::sys::stat::Kind;
 
 /// What is known of the names in a directory. Under the lock [`DirBody::names`](super::DirBody).
 #[derive(Default)]
 pub struct Names {
     listing: Option<Listing>,
+    /// Windows read since a walk came to its end.
+    windows: u32,
     index: Option<NameIndex>,
     /// Whether the directory has a default ACL, where known.
     pub default_acl: Option<bool>,
@@ -29,11 +31,13 @@ const NEVER: u32 = u32::MAX;
 const LOOKUPS: usize = 16;
 /// With fewer parts a search costs less than it takes to build an index.
 const PARTS: usize = 3;
+/// Windows of a listing that may be read beside two for each that there are.
+const MORE_WINDOWS: usize = 4;
 /// A directory of more names is not indexed: 12 bytes are kept for each.
 pub const MOST_INDEXED: usize = 1 << 17;
 
 impl Names {
-    /// All of them, while somebody lists the directory.
+    /// All or some of them, while somebody lists the directory.
     pub fn listing(&self) -> Option<&Listing> {
         self.listing.as_ref()
     }
@@ -43,8 +47,23 @@ impl Names {
         self.index.as_ref()
     }
 
-    /// The directory was listed. Lookups go by it from now on, if `index`.
+    /// What to read of the directory for who goes on after `cookie`: about `most` names, so that nothing holds them all.
+    ///
+    /// Who reads on where another walk does not takes its window away. Two readings for each window are room enough for
+    /// that; walks that disturb each other more than that go by all names.
+    pub fn next_window(&mut self, cookie: u64, most: usize) -> Window {
+        // Gone before the next is read: there are never two.
+        let Some(last) = self.listing.take() else { return Window { after: cookie, most, total: 0 } };
+        let enough = 2 * last.total().div_ceil(most.max(1)) + MORE_WINDOWS;
+        if self.windows as usize > enough {
+            return Window::WHOLE;
+        }
+        Window { after: last.next_after(cookie), most, total: last.total() }
+    }
+
+    /// The directory was listed, or a part of it. Lookups go by a whole one from now on, if `index`.
     pub fn set_listing(&mut self, listing: Listing, index: bool) {
+        self.windows = self.windows.saturating_add(1);
         if index && listing.is_exact() && listing.len() <= MOST_INDEXED {
             self.index = Some(NameIndex::new(&listing));
         }
@@ -54,6 +73,7 @@ impl Names {
     /// The listing is over.
     pub fn drop_listing(&mut self) {
         self.listing = None;
+        self.windows = 0;
     }
 
     /// Lookups go by this from now on; `None` where the directory has too many names.
@@ -207,6 +227,21 @@ mod tests {
         names.raised(&key, &name("a"), Kind::File);
         assert!(!names.end());
         assert_eq!(names.index().and_then(|index| index.slot(key.cookie(&name("a")))), Some(0));
+    }
+
+    #[test]
+    fn walks_that_take_each_others_windows_away_go_by_all_names_in_the_end() {
+        let key = CookieKey::random().unwrap();
+        let mut names = listed(&key, &["a"]);
+        let whole = |names: &mut Names| names.next_window(2, 1).most == usize::MAX;
+        let before = (0..100).take_while(|_| {
+            let some = !whole(&mut names);
+            names.set_listing(Listing::default(), true);
+            some
+        });
+        assert_eq!(before.count(), MORE_WINDOWS);
+        names.drop_listing();
+        assert!(!whole(&mut names), "a new walk");
     }
 
     #[test]

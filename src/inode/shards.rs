@@ -198,6 +198,10 @@ impl<E: Entry> Shards<E> {
         all.map(E::into_inode).collect()
     }
 
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "masked to the length; what `spread` gives is below the number of shards"
+    )]
     fn shard(&self, key: &E::Key<'_>) -> (u64, &RwLock<HashTable<E>>) {
         let hash = self.state.hash_one(key);
         // The low bits choose the place within a shard, and the uppermost seven are compared there.

@@ -7,6 +7,7 @@ use smallvec::SmallVec;
 use super::body::LeafState;
 use super::shards::{Keyed, Named, Shards};
 use super::{Body, DirBody, Inode, InodeId, Journal, LeafBody, Numbers};
+use crate::base::sync::yield_now;
 use crate::base::{Few, Name};
 use crate::format::journal::Record;
 use crate::merge::{DirView, Found};
@@ -96,7 +97,7 @@ impl Table {
                     if self.hold(&inode) {
                         return inode;
                     }
-                    std::thread::yield_now();
+                    yield_now();
                     continue;
                 }
                 // The layers changed underneath: the old inode lives on under its number only.
@@ -107,7 +108,7 @@ impl Table {
                 Linked::No => {}
                 Linked::Yes(inode) => return inode,
                 Linked::Again => {
-                    std::thread::yield_now();
+                    yield_now();
                     continue;
                 }
             }
@@ -221,8 +222,13 @@ impl Table {
         self.by_key.insert(&key, inode);
     }
 
-    /// The object of `inode` does not have this key after all.
-    pub fn drop_key(&self, inode: &Arc<Inode>, key: Key) {
+    /// The same until the value is dropped, unless it is [kept](HeldKey::keep).
+    pub fn hold_key<'a>(&'a self, inode: &'a Arc<Inode>, key: Key) -> HeldKey<'a> {
+        self.add_key(inode, key);
+        HeldKey { table: self, inode, key, ends: true }
+    }
+
+    fn drop_key(&self, inode: &Arc<Inode>, key: Key) {
         if let Body::Leaf(leaf) = &inode.body {
             leaf.state.lock().remove_key(key);
         }
@@ -336,6 +342,29 @@ fn unnamed(id: u64, parent: &Inode, name: &Name) -> Record {
 fn journaled_kind(inode: &Inode) -> u8 {
     // Four bits.
     u8::try_from(inode.kind.to_mode() >> 12).unwrap_or_default()
+}
+
+/// A key that an inode has while this lives.
+pub struct HeldKey<'a> {
+    table: &'a Table,
+    inode: &'a Arc<Inode>,
+    key: Key,
+    ends: bool,
+}
+
+impl HeldKey<'_> {
+    /// It stays.
+    pub fn keep(mut self) {
+        self.ends = false;
+    }
+}
+
+impl Drop for HeldKey<'_> {
+    fn drop(&mut self) {
+        if self.ends {
+            self.table.drop_key(self.inode, self.key);
+        }
+    }
 }
 
 enum Linked {

@@ -10,9 +10,9 @@ use crate::sys::stat::Kind;
 use crate::sys::{dirent, flags};
 
 /// One name as a layer has it.
-pub struct ListedName {
+pub struct ListedName<'a> {
     /// The name that is shown or hidden.
-    pub name: Name,
+    pub name: &'a [u8],
     /// It is deleted here.
     pub whiteout: bool,
     /// What the directory says of its type, if it does.
@@ -21,72 +21,79 @@ pub struct ListedName {
     pub ino: u64,
 }
 
-/// The names of a directory.
-pub struct ListedNames {
-    /// All of them.
-    pub names: Vec<ListedName>,
-    /// Nothing else is found there.
-    pub exact: bool,
+/// Who is handed the names of a directory: nothing holds them all.
+pub trait NameSink {
+    /// Whether this name matters; what does not is not looked at.
+    fn wants(&mut self, name: &[u8]) -> bool;
+    /// Takes a name; false where no more are wanted.
+    fn take(&mut self, name: &ListedName<'_>) -> bool;
 }
 
 /// `FS_CASEFOLD_FL` ([ioctl_iflags(2)](https://man7.org/linux/man-pages/man2/ioctl_iflags.2.html)).
 const CASEFOLD: u32 = 0x4000_0000;
 
-/// Lists a directory of a layer; a covered one is empty. `None` where it has more than `most` names.
+/// Lists a directory of a layer; a covered one is empty. True where no other name is found there than it lists.
 ///
 /// # Errors
 /// What `openat2(2)` and `getdents64(2)` say.
-pub fn list_names(dir: &DirPlace, xattr_whiteouts: bool, most: usize) -> Result<Option<ListedNames>> {
+pub fn list_names(dir: &DirPlace, xattr_whiteouts: bool, sink: &mut dyn NameSink) -> Result<bool> {
     let fd = match dir.open() {
-        Err(Errno::EXDEV) => return Ok(Some(ListedNames { names: Vec::new(), exact: dir.layer.exact_names })),
+        Err(Errno::EXDEV) => return Ok(dir.layer.exact_names),
         fd => fd?,
     };
     // A file system without such flags has no such directories.
     let folds = flags::get_flags(fd.as_fd()).is_ok_and(|flags| flags & CASEFOLD != 0);
-    let exact = dir.layer.exact_names && !folds;
-    let mut names = Vec::new();
     let mut failed = None;
-    let mut too_many = false;
-    dirent::read_dir(fd.as_fd(), &mut |entry| {
-        match list_one(dir, xattr_whiteouts, &entry) {
-            Ok(Some(listed)) => names.push(listed),
-            Ok(None) => {}
-            Err(errno) => failed = Some(errno),
+    dirent::read_dir(fd.as_fd(), &mut |entry| match list_one(dir, xattr_whiteouts, &entry, sink) {
+        Ok(more) => more,
+        Err(errno) => {
+            failed = Some(errno);
+            false
         }
-        too_many = names.len() > most;
-        !too_many
     })?;
     match failed {
         Some(errno) => Err(errno),
-        None => Ok((!too_many).then_some(ListedNames { names, exact })),
+        None => Ok(dir.layer.exact_names && !folds),
     }
 }
 
-fn list_one(dir: &DirPlace, xattr_whiteouts: bool, entry: &dirent::Dirent<'_>) -> Result<Option<ListedName>> {
+/// False where the sink wants no more.
+fn list_one(
+    dir: &DirPlace,
+    xattr_whiteouts: bool,
+    entry: &dirent::Dirent<'_>,
+    sink: &mut dyn NameSink,
+) -> Result<bool> {
     let bytes = entry.name.to_bytes();
     if dir.layer.wh_names {
         match AufsName::parse(bytes) {
-            AufsName::Opaque | AufsName::Metadata => return Ok(None),
+            AufsName::Opaque | AufsName::Metadata => return Ok(true),
             AufsName::Whiteout(hidden) => {
                 // `X` beside `.wh.X` is visible: the object's own entry counts.
-                let (Ok(name), Ok(own)) = (Name::new(hidden), Name::new(bytes)) else { return Ok(None) };
+                let (Ok(name), Ok(own)) = (Name::new(hidden), Name::new(bytes)) else { return Ok(true) };
+                if !sink.wants(hidden) {
+                    return Ok(true);
+                }
                 let hides = dir.stat(&name)?.is_none() && dir.stat(&own)?.is_some_and(|stat| stat.is_file());
-                return Ok(hides.then_some(ListedName { name, whiteout: true, kind: None, ino: 0 }));
+                return Ok(!hides || sink.take(&ListedName { name: hidden, whiteout: true, kind: None, ino: 0 }));
             }
             AufsName::Plain => {}
         }
     }
     // A name that the view cannot have (beyond 255 bytes on an exotic file system) is not shown.
-    let Ok(name) = Name::new(bytes) else { return Ok(None) };
+    if !Name::is_one(bytes) || !sink.wants(bytes) {
+        return Ok(true);
+    }
     let doubtful = match entry.kind {
         None | Some(Kind::Char) => true,
         Some(Kind::File) => xattr_whiteouts,
         _ => false,
     };
     if !doubtful {
-        return Ok(Some(ListedName { name, whiteout: false, kind: entry.kind, ino: entry.ino }));
+        return Ok(sink.take(&ListedName { name: bytes, whiteout: false, kind: entry.kind, ino: entry.ino }));
     }
-    let Some(stat) = dir.stat(&name)? else { return Ok(None) };
+    let name = Name::new(bytes)?;
+    let Some(stat) = dir.stat(&name)? else { return Ok(true) };
     let whiteout = stat.is_whiteout() || (xattr_whiteouts && is_xattr_whiteout(dir, &name, &stat)?);
-    Ok(Some(ListedName { name, whiteout, kind: Some(stat.kind()), ino: entry.ino }))
+    Ok(sink.take(&ListedName { name: bytes, whiteout, kind: Some(stat.kind()), ino: entry.ino }))
 }

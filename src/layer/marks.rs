@@ -72,8 +72,25 @@ pub(super) fn is_xattr_whiteout(dir: &DirPlace, name: &Name, stat: &Stat) -> Res
     if !stat.is_file() || stat.size != 0 {
         return Ok(false);
     }
-    let keys = xattr::list_at(dir.fd()?.as_fd(), name.as_c_str())?;
+    let keys = keys_of(dir.fd()?.as_fd(), name.as_c_str())?;
     Ok(dir.layer.namespaces().into_iter().any(|namespace| has(&keys, namespace.key(Mark::Whiteout))))
+}
+
+/// The keys of an object, or of the marks on it alone where there are more than the kernel lists: such an object can be
+/// seen and removed, though not copied.
+fn keys_of(at: BorrowedFd<'_>, name: &CStr) -> Result<Vec<Vec<u8>>> {
+    match xattr::list_at(at, name) {
+        Err(Errno::E2BIG) => {}
+        keys => return keys,
+    }
+    let of = |namespace: Namespace| Mark::ALL.iter().map(move |&mark| namespace.key(mark));
+    let mut keys = Vec::new();
+    for key in of(Namespace::Trusted).chain(of(Namespace::User)).chain([LEGACY_OPAQUE]) {
+        if xattr::get_at(at, name, key)?.is_some() {
+            keys.push(key.to_bytes().to_vec());
+        }
+    }
+    Ok(keys)
 }
 
 /// Whether a mark stands there: that is seen without permission to read the object, its value is not.
@@ -144,7 +161,7 @@ pub fn read_dir_marks(place: &Arc<DirPlace>, at: BorrowedFd<'_>, name: &CStr, be
         return Ok(marks);
     }
     let layer = &place.layer;
-    let keys = xattr::list_at(at, name)?;
+    let keys = keys_of(at, name)?;
     if keys.is_empty() && !(below && layer.wh_names) {
         return Ok(marks);
     }
@@ -207,7 +224,7 @@ pub fn read_leaf_marks(dir: &DirPlace, name: &Name, stat: &Stat, impure: bool) -
     }
     let fd = dir.fd()?;
     let (at, cname) = (fd.as_fd(), name.as_c_str());
-    let keys = xattr::list_at(at, cname)?;
+    let keys = keys_of(at, cname)?;
     if keys.is_empty() {
         return Ok(marks);
     }

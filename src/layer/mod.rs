@@ -12,7 +12,7 @@ pub mod verity;
 
 pub use fd_cache::{Evict, FdCache};
 pub use index::IndexDir;
-pub use list::list_names;
+pub use list::{ListedName, NameSink, list_names};
 pub use marks::{DirMarks, LeafMarks, LookedUp, look_up, read_dir_marks, read_leaf_marks};
 pub use origin::{index_of, origin_of, resolve};
 pub use place::{DirPlace, Place};
@@ -55,8 +55,12 @@ pub struct Layer {
     /// The union's bounded set of open descriptors.
     pub fds: Arc<FdCache>,
     /// Held exclusively while an object's mode is widened for the instant of a look at it, shared by who sets a mode.
-    pub modes: RwLock<()>,
+    pub modes: RwLock<Modes>,
 }
+
+/// What [`Layer::modes`] guards, and by what the order of the locks knows it.
+#[derive(Debug, Default)]
+pub struct Modes;
 
 /// What the file handles of a file system's objects are good for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,8 +98,27 @@ impl Layer {
         let _modes = self.modes.write();
         let mode = stat_at(dir, name)?.mode & 0o7777;
         tree::chmod_at(dir, name, mode | bits)?;
+        let narrow = Narrow(dir, name, mode);
         let done = act();
-        tree::chmod_at(dir, name, mode)?;
+        narrow.now()?;
         done
+    }
+}
+
+/// A mode that an object gets back whatever happens.
+struct Narrow<'a>(BorrowedFd<'a>, &'a CStr, u32);
+
+impl Narrow<'_> {
+    fn now(self) -> Result<()> {
+        let Self(dir, name, mode) = self;
+        std::mem::forget(self);
+        tree::chmod_at(dir, name, mode)
+    }
+}
+
+impl Drop for Narrow<'_> {
+    fn drop(&mut self) {
+        // By a panic only.
+        let _ = tree::chmod_at(self.0, self.1, self.2);
     }
 }

@@ -104,7 +104,7 @@ impl DirPlace {
     }
 
     fn reopen(&self) -> Result<Arc<OwnedFd>> {
-        let (mut fd, names) = self.way();
+        let (mut fd, names) = self.way()?;
         for path in joined(&names) {
             fd = Arc::new(open_beneath(fd.as_fd(), &path, OFlags::PATH | OFlags::DIRECTORY)?);
         }
@@ -112,17 +112,16 @@ impl DirPlace {
         if stat::stat_fd(fd.as_fd())?.ino == self.ino { Ok(fd) } else { Err(Errno::ESTALE) }
     }
 
-    /// The nearest open ancestor and the names from there to here.
-    fn way(&self) -> (Arc<OwnedFd>, Vec<Name>) {
-        let mut names = Vec::new();
-        let Some((mut at, name)) = self.parent() else { unreachable_root() };
-        names.push(name);
+    /// The nearest open ancestor and the names from there to here. A root keeps its descriptor, so there is one.
+    fn way(&self) -> Result<(Arc<OwnedFd>, Vec<Name>)> {
+        let (mut at, name) = self.parent().ok_or(Errno::EIO)?;
+        let mut names = vec![name];
         loop {
             if let Some(fd) = &*at.fd.lock() {
                 names.reverse();
-                return (fd.clone(), names);
+                return Ok((fd.clone(), names));
             }
-            let Some((parent, name)) = at.parent() else { unreachable_root() };
+            let (parent, name) = at.parent().ok_or(Errno::EIO)?;
             names.push(name);
             at = parent;
         }
@@ -193,11 +192,6 @@ impl DirPlace {
     }
 }
 
-/// A root always has its descriptor, and every chain of parents ends in a root.
-fn unreachable_root() -> ! {
-    unreachable!("a layer's root keeps its descriptor")
-}
-
 /// The names as relative paths, none longer than the kernel takes.
 fn joined(names: &[Name]) -> Vec<CString> {
     let mut paths = Vec::new();
@@ -246,10 +240,13 @@ impl Drop for DirPlace {
 
 impl std::fmt::Debug for DirPlace {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.parent() {
-            None => write!(f, "{}", self.layer.path.display()),
-            Some((parent, name)) => write!(f, "{parent:?}/{}", name.as_os_str().display()),
+        let (mut names, mut next) = (Vec::new(), self.parent());
+        while let Some((parent, name)) = next {
+            next = parent.parent();
+            names.push(name);
         }
+        write!(f, "{}", self.layer.path.display())?;
+        names.iter().rev().try_for_each(|name| write!(f, "/{}", name.as_os_str().display()))
     }
 }
 

@@ -63,9 +63,8 @@ pub fn digest(fd: BorrowedFd<'_>, size: u64, algorithm: Algorithm) -> Result<Vec
 fn descriptor(root: &[u8], size: u64, algorithm: Algorithm) -> [u8; 256] {
     const VERSION: u8 = 1;
     let mut bytes = [0; 256];
-    bytes[..3].copy_from_slice(&[VERSION, algorithm.number(), LOG_BLOCK]);
-    bytes[8..16].copy_from_slice(&size.to_le_bytes());
-    bytes[16..16 + root.len()].copy_from_slice(root);
+    let fields = [&[VERSION, algorithm.number(), LOG_BLOCK, 0, 0, 0, 0, 0], &size.to_le_bytes()[..], root].concat();
+    bytes.iter_mut().zip(fields).for_each(|(to, byte)| *to = byte);
     bytes
 }
 
@@ -76,13 +75,13 @@ fn root<H: sha2::Digest>(fd: BorrowedFd<'_>, size: u64) -> Result<Vec<u8>> {
     let mut offset = 0;
     while offset < size {
         let count = usize::try_from(size - offset).map_or(READ, |rest| rest.min(READ));
-        if pread_full(fd, &mut buffer[..count], offset)? < count {
+        buffer.resize(count, 0);
+        if pread_full(fd, &mut buffer, offset)? < count {
             return Err(Errno::EIO);
         }
         // The last block is hashed with zeros behind its data.
-        let whole = count.next_multiple_of(BLOCK);
-        buffer[count..whole].fill(0);
-        buffer[..whole].chunks_exact(BLOCK).for_each(|block| tree.add::<H>(0, hash::<H>(block)));
+        buffer.resize(count.next_multiple_of(BLOCK), 0);
+        buffer.chunks_exact(BLOCK).for_each(|block| tree.add::<H>(0, hash::<H>(block)));
         offset += count as u64;
     }
     Ok(tree.finish::<H>())
@@ -104,7 +103,7 @@ impl Tree {
         if level == self.levels.len() {
             self.levels.push(Vec::with_capacity(BLOCK));
         }
-        let block = &mut self.levels[level];
+        let Some(block) = self.levels.get_mut(level) else { return };
         block.extend(hash_below);
         if block.len() == BLOCK {
             self.close::<H>(level);
@@ -113,7 +112,7 @@ impl Tree {
 
     /// Hashes a level's last block, with zeros behind what is in it, into the level above.
     fn close<H: sha2::Digest>(&mut self, level: usize) {
-        let block = &mut self.levels[level];
+        let Some(block) = self.levels.get_mut(level) else { return };
         block.resize(BLOCK, 0);
         let hash_above = hash::<H>(block);
         block.clear();

@@ -1,13 +1,18 @@
 //! The merged listing of a directory, in an order that comes out the same whenever it is built again.
+//!
+//! That order is by a hash of the name, so that a part of it, a *window*, can be read by itself: a directory of a million
+//! names is listed by a few readings of the layers, none of which holds more than a fraction of the names.
 
-use std::collections::{BTreeMap, HashSet};
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
 use std::hash::Hasher;
+use std::iter::Peekable;
 
 use siphasher::sip::SipHasher13;
 
 use super::DirView;
 use crate::base::{Name, Result};
-use crate::layer::list_names;
+use crate::layer::{ListedName, NameSink, list_names};
 use crate::sys::random::random_bytes;
 use crate::sys::stat::Kind;
 
@@ -39,11 +44,18 @@ impl CookieKey {
 
     /// Where `name` stands in its directory's order.
     pub fn cookie(&self, name: &Name) -> u64 {
+        self.of(name.as_bytes())
+    }
+
+    fn of(&self, name: &[u8]) -> u64 {
         let mut hasher = SipHasher13::new_with_key(&self.0);
-        hasher.write(name.as_bytes());
+        hasher.write(name);
         (hasher.finish() >> 1).max(Self::FIRST)
     }
 }
+
+/// The last cookie that a name can have.
+const LAST: u64 = i64::MAX as u64;
 
 /// One name of a listing.
 #[derive(Debug, Clone, Copy)]
@@ -56,78 +68,459 @@ pub struct Listed {
     pub ino: u64,
 }
 
-/// A directory's names in the order of their cookies. Changes are entered as they are made, so that a walk that goes on
-/// sees what the kernel's own cache of the directory would.
-#[derive(Debug, Default)]
+/// A name as it was read: 24 bytes beside the name's own.
+#[derive(Debug, Clone, Copy)]
+struct Read {
+    cookie: u64,
+    ino: u64,
+    /// Where the name begins in `bytes`.
+    at: u32,
+    /// Its slot, and [`GONE`].
+    slot: u16,
+    len: u8,
+    kind: Option<Kind>,
+}
+
+/// Of `slot`: it is not seen: a whiteout, or removed since it was read.
+const GONE: u16 = 1 << 15;
+/// So many bytes of names are enough for one window.
+const MOST_BYTES: usize = 1 << 28;
+
+impl Read {
+    fn name<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
+        bytes.get(self.at as usize..).and_then(|rest| rest.get(..usize::from(self.len))).unwrap_or_default()
+    }
+
+    fn is_gone(&self) -> bool {
+        self.slot & GONE != 0
+    }
+
+    fn compare(&self, cookie: u64, name: &[u8], bytes: &[u8]) -> Ordering {
+        self.cookie.cmp(&cookie).then_with(|| self.name(bytes).cmp(name))
+    }
+}
+
+/// The names of a directory whose cookies lie in one window, in the order of these. Changes are entered as they are made,
+/// so that a walk that goes on sees what the kernel's own cache of the directory would.
+#[derive(Debug)]
 pub struct Listing {
-    names: BTreeMap<(u64, Option<Name>), Listed>,
+    /// Names after this cookie …
+    after: u64,
+    /// … and up to this one.
+    to: u64,
+    read: Vec<Read>,
+    bytes: Vec<u8>,
+    /// Names that came since.
+    added: BTreeMap<(u64, Name), Listed>,
+    live: usize,
+    /// How many names the layers have, in the window or not.
+    total: usize,
     /// Some name may be found that is not in it.
     inexact: bool,
 }
 
+impl Default for Listing {
+    fn default() -> Self {
+        Self::empty(0)
+    }
+}
+
 impl Listing {
-    /// What comes after `cookie`.
-    pub fn after(&self, cookie: u64) -> impl Iterator<Item = (u64, &Name, &Listed)> {
-        let rest = self.names.range((cookie.saturating_add(1), None)..);
-        rest.filter_map(|((cookie, name), listed)| name.as_ref().map(|name| (*cookie, name, listed)))
+    fn empty(after: u64) -> Self {
+        let (read, bytes, added) = (Vec::new(), Vec::new(), BTreeMap::new());
+        Self { after, to: LAST, read, bytes, added, live: 0, total: 0, inexact: false }
+    }
+
+    /// What comes after `cookie` within the window.
+    pub fn after(&self, cookie: u64) -> impl Iterator<Item = (u64, Name, Listed)> {
+        let from = self.read.partition_point(|read| read.cookie <= cookie);
+        let read = self.read.get(from..).unwrap_or_default().iter();
+        let added = self.added.iter().skip_while(move |((at, _), _)| *at <= cookie);
+        Merged { read: read.peekable(), added: added.peekable(), bytes: &self.bytes }
     }
 
     /// Enters a name that now stands in the upper layer.
     pub fn insert(&mut self, cookie: u64, name: &Name, kind: Kind) {
-        self.names.insert((cookie, Some(name.clone())), Listed { kind: Some(kind), slot: 0, ino: 0 });
+        if !self.has(cookie) {
+            return;
+        }
+        let kind = Some(kind);
+        let new = match self.find(cookie, name) {
+            Some(read) => {
+                let was_gone = read.is_gone();
+                (read.kind, read.slot, read.ino) = (kind, 0, 0);
+                was_gone
+            }
+            None => self.added.insert((cookie, name.clone()), Listed { kind, slot: 0, ino: 0 }).is_none(),
+        };
+        self.live += usize::from(new);
     }
 
     /// Takes a name out.
     pub fn remove(&mut self, cookie: u64, name: &Name) {
-        self.names.remove(&(cookie, Some(name.clone())));
+        let gone = match self.find(cookie, name) {
+            Some(read) => {
+                let was_there = !read.is_gone();
+                read.slot |= GONE;
+                was_there
+            }
+            None => self.added.remove(&(cookie, name.clone())).is_some(),
+        };
+        self.live = self.live.saturating_sub(usize::from(gone));
+    }
+
+    fn find(&mut self, cookie: u64, name: &Name) -> Option<&mut Read> {
+        let bytes = &self.bytes;
+        let at = self.read.binary_search_by(|read| read.compare(cookie, name.as_bytes(), bytes)).ok()?;
+        self.read.get_mut(at)
+    }
+
+    fn has(&self, cookie: u64) -> bool {
+        self.after < cookie && cookie <= self.to
+    }
+
+    /// Whether what comes next after `cookie` is in this window, if anything comes: it goes on at [`Listing::to`] else.
+    pub fn goes_on(&self, cookie: u64) -> bool {
+        self.after <= cookie && (cookie < self.to || self.is_last())
+    }
+
+    /// The last cookie of the window.
+    pub fn to(&self) -> u64 {
+        self.to
+    }
+
+    /// Where a window may begin that goes on after `cookie`: earlier, where this one ends there and has nothing left.
+    pub fn next_after(&self, cookie: u64) -> u64 {
+        if self.live == 0 && self.goes_on_at(cookie) { self.after } else { cookie }
+    }
+
+    fn goes_on_at(&self, cookie: u64) -> bool {
+        self.after <= cookie && cookie <= self.to
+    }
+
+    /// Whether nothing comes after the window.
+    pub fn is_last(&self) -> bool {
+        self.to == LAST
+    }
+
+    /// Whether it has all names.
+    pub fn is_whole(&self) -> bool {
+        self.after < CookieKey::FIRST && self.is_last()
     }
 
     /// Whether a name that is not in it is not there.
     pub fn is_exact(&self) -> bool {
-        !self.inexact
+        !self.inexact && self.is_whole()
     }
 
     /// How many names it has.
     pub fn len(&self) -> usize {
-        self.names.len()
+        self.live
+    }
+
+    /// How many names the layers had together when it was read.
+    pub fn total(&self) -> usize {
+        self.total
     }
 }
 
-/// Lists a merged directory.
+/// What was read and what was added, in one order.
+struct Merged<'a, R: Iterator<Item = &'a Read>, A: Iterator<Item = (&'a (u64, Name), &'a Listed)>> {
+    read: Peekable<R>,
+    added: Peekable<A>,
+    bytes: &'a [u8],
+}
+
+impl<'a, R, A> Iterator for Merged<'a, R, A>
+where
+    R: Iterator<Item = &'a Read>,
+    A: Iterator<Item = (&'a (u64, Name), &'a Listed)>,
+{
+    type Item = (u64, Name, Listed);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let first = match (self.read.peek(), self.added.peek()) {
+                (Some(read), Some(((cookie, name), _))) => {
+                    read.compare(*cookie, name.as_bytes(), self.bytes) == Ordering::Less
+                }
+                (read, _) => read.is_some(),
+            };
+            if !first {
+                return self.added.next().map(|((cookie, name), listed)| (*cookie, name.clone(), *listed));
+            }
+            let read = self.read.next()?;
+            if let (false, Ok(name)) = (read.is_gone(), Name::new(read.name(self.bytes))) {
+                return Some((read.cookie, name, Listed { kind: read.kind, slot: read.slot, ino: read.ino }));
+            }
+        }
+    }
+}
+
+/// How much of a directory is read into one listing.
+#[derive(Debug, Clone, Copy)]
+pub struct Window {
+    /// What comes after this cookie.
+    pub after: u64,
+    /// About so many names at most; where they are very many, a fixed share of them.
+    pub most: usize,
+    /// How many there were when they were last read, 0 if that is not known.
+    pub total: usize,
+}
+
+impl Window {
+    /// All names at once.
+    pub const WHOLE: Self = Self { after: 0, most: usize::MAX, total: 0 };
+}
+
+/// A directory is read whole so many times at most, however many names it has: listing it takes time linear in these.
+const MOST_READINGS: usize = 16;
+
+/// Lists a part of a merged directory.
 ///
 /// # Errors
 /// What the layers' system calls say.
-pub fn list(dir: &DirView, key: &CookieKey) -> Result<Listing> {
-    list_some(dir, key, usize::MAX).map(Option::unwrap_or_default)
+pub fn list(dir: &DirView, key: &CookieKey, window: Window) -> Result<Listing> {
+    let mut reading = Reading::new(key, window);
+    for (slot, part) in dir.parts(0) {
+        reading.slot = u16::try_from(slot).unwrap_or(0) & !GONE;
+        let exact = list_names(&part.place, part.xattr_whiteouts, &mut reading)?;
+        reading.listing.inexact |= !exact;
+    }
+    Ok(reading.finish())
 }
 
-/// The same, but `None` as soon as a part has more than `most` names or they are so many together.
+/// Lists a whole directory, but `None` as soon as its parts have more than `most` names together.
 ///
 /// # Errors
 /// As [`list`].
 pub fn list_some(dir: &DirView, key: &CookieKey, most: usize) -> Result<Option<Listing>> {
-    let mut listed = Vec::new();
-    let mut seen: HashSet<Name> = HashSet::new();
-    let merged = dir.len() > 1;
-    let mut inexact = false;
+    let mut reading = Reading { give_up: most, ..Reading::new(key, Window::WHOLE) };
     for (slot, part) in dir.parts(0) {
-        let slot = u16::try_from(slot).unwrap_or(0);
-        let Some(entries) = list_names(&part.place, part.xattr_whiteouts, most)? else { return Ok(None) };
-        if listed.len() + entries.names.len() > most {
+        reading.slot = u16::try_from(slot).unwrap_or(0) & !GONE;
+        let exact = list_names(&part.place, part.xattr_whiteouts, &mut reading)?;
+        if reading.listing.total > most {
             return Ok(None);
         }
-        inexact |= !entries.exact;
-        for entry in entries.names {
-            if merged && !seen.insert(entry.name.clone()) {
-                continue;
+        reading.listing.inexact |= !exact;
+    }
+    Ok(Some(reading.finish()))
+}
+
+/// Whether nothing is seen in a directory; window by window, as whiteouts may be as many as names.
+///
+/// # Errors
+/// As [`list`].
+pub fn is_empty(dir: &DirView, key: &CookieKey, most: usize) -> Result<bool> {
+    let mut window = Window { after: 0, most, total: 0 };
+    // What the topmost part shows is seen.
+    let mut top = AnyName { found: false, looks: if dir.len() < 2 { usize::MAX } else { FEW } };
+    if let Some(part) = dir.top() {
+        list_names(&part.place, part.xattr_whiteouts, &mut top)?;
+    }
+    if top.found || dir.len() < 2 {
+        return Ok(!top.found);
+    }
+    loop {
+        let listing = list(dir, key, window)?;
+        if listing.len() > 0 || listing.is_last() {
+            return Ok(listing.len() == 0);
+        }
+        window = Window { after: listing.to(), total: listing.total(), ..window };
+    }
+}
+
+/// Names of the topmost part that are looked at before all parts are merged.
+const FEW: usize = 1000;
+
+/// Whether there is any name but whiteouts among the first.
+struct AnyName {
+    found: bool,
+    looks: usize,
+}
+
+impl NameSink for AnyName {
+    fn wants(&mut self, _name: &[u8]) -> bool {
+        true
+    }
+
+    fn take(&mut self, name: &ListedName<'_>) -> bool {
+        self.found |= !name.whiteout;
+        self.looks -= 1;
+        !self.found && self.looks > 0
+    }
+}
+
+/// A window being read.
+struct Reading<'a> {
+    key: &'a CookieKey,
+    listing: Listing,
+    /// More names than this make the window narrower.
+    most: usize,
+    /// More names than this are too many altogether.
+    give_up: usize,
+    /// The part that is being read.
+    slot: u16,
+    cookie: u64,
+}
+
+impl<'a> Reading<'a> {
+    fn new(key: &'a CookieKey, window: Window) -> Self {
+        let mut listing = Listing::empty(window.after);
+        let most = window.most.max(window.total / MOST_READINGS);
+        if window.total > most {
+            // As wide as should do, a little less: what does not fit halves it.
+            let share = u128::from(LAST) * (most - most / 64) as u128 / window.total as u128;
+            listing.to = window.after.saturating_add(u64::try_from(share).unwrap_or(LAST).max(1)).min(LAST);
+        }
+        Self { key, listing, most, give_up: usize::MAX, slot: 0, cookie: 0 }
+    }
+
+    /// Keeps the first half of the window only, until it has few enough names.
+    fn narrow(&mut self) {
+        let Listing { after, to, read, bytes, total, .. } = &mut self.listing;
+        self.most = self.most.max(*total / MOST_READINGS);
+        while (read.len() > self.most || bytes.len() > MOST_BYTES) && *to - *after > 1 {
+            *to = *after + (*to - *after) / 2;
+            let mut kept = Vec::with_capacity(bytes.len() / 2);
+            read.retain_mut(|read| {
+                if read.cookie > *to {
+                    return false;
+                }
+                let at = kept.len() as u32;
+                kept.extend_from_slice(read.name(bytes));
+                read.at = at;
+                true
+            });
+            *bytes = kept;
+        }
+    }
+
+    /// In order, each name as the topmost part has it, without what that says is deleted.
+    fn finish(mut self) -> Listing {
+        let Listing { read, bytes, .. } = &mut self.listing;
+        let slot = |read: &Read| read.slot & !GONE;
+        read.sort_unstable_by(|a, b| a.compare(b.cookie, b.name(bytes), bytes).then(slot(a).cmp(&slot(b))));
+        read.dedup_by(|later, first| later.compare(first.cookie, first.name(bytes), bytes) == Ordering::Equal);
+        read.retain(|read| !read.is_gone());
+        read.shrink_to_fit();
+        bytes.shrink_to_fit();
+        self.listing.live = read.len();
+        self.listing
+    }
+}
+
+impl NameSink for Reading<'_> {
+    fn wants(&mut self, name: &[u8]) -> bool {
+        self.listing.total += 1;
+        self.cookie = self.key.of(name);
+        self.listing.has(self.cookie)
+    }
+
+    fn take(&mut self, name: &ListedName<'_>) -> bool {
+        let Listing { read, bytes, total, .. } = &mut self.listing;
+        read.push(Read {
+            cookie: self.cookie,
+            ino: name.ino,
+            at: bytes.len() as u32,
+            slot: if name.whiteout { self.slot | GONE } else { self.slot },
+            len: u8::try_from(name.name.len()).unwrap_or(u8::MAX),
+            kind: name.kind,
+        });
+        bytes.extend_from_slice(name.name);
+        if *total > self.give_up {
+            return false;
+        }
+        if read.len() > self.most || bytes.len() > MOST_BYTES {
+            self.narrow();
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A window read from so many made-up names, `gone` of which a part above has deleted.
+    fn read(key: &CookieKey, names: usize, gone: usize, window: Window) -> Listing {
+        let mut reading = Reading::new(key, window);
+        for (slot, range) in [(0, 0..gone), (1, 0..names)] {
+            reading.slot = slot;
+            for number in range {
+                let name = format!("name-{number}");
+                let listed = ListedName { name: name.as_bytes(), whiteout: slot == 0, kind: None, ino: 7 };
+                if reading.wants(name.as_bytes()) {
+                    assert!(reading.take(&listed));
+                }
             }
-            if !entry.whiteout {
-                let at = (key.cookie(&entry.name), Some(entry.name));
-                listed.push((at, Listed { kind: entry.kind, slot, ino: entry.ino }));
+        }
+        reading.finish()
+    }
+
+    /// All names by windows, with the number of readings that this took.
+    fn all(key: &CookieKey, names: usize, gone: usize, most: usize) -> (Vec<Name>, usize) {
+        let (mut found, mut readings) = (Vec::new(), 0);
+        let mut window = Window { after: 2, most, total: 0 };
+        loop {
+            let listing = read(key, names, gone, window);
+            readings += 1;
+            assert!(listing.read.len() <= most.max((names + gone) / MOST_READINGS), "{} of {most}", listing.read.len());
+            found.extend(listing.after(window.after).map(|(_, name, _)| name));
+            if listing.is_last() {
+                return (found, readings);
+            }
+            window = Window { after: listing.to(), total: listing.total(), ..window };
+        }
+    }
+
+    #[test]
+    fn windows_together_have_each_name_once_and_in_the_order_of_the_whole() {
+        let key = CookieKey::random().unwrap();
+        for (names, gone) in [(0, 0), (1, 0), (5000, 0), (5000, 1200), (300, 300)] {
+            let (whole, one) = all(&key, names, gone, usize::MAX);
+            assert_eq!((whole.len(), one), (names - gone, 1));
+            for most in [1, 64, 1000, 5000] {
+                let (found, readings) = all(&key, names, gone, most);
+                assert!(found == whole, "{names} names, {most} at a time");
+                let fewest = (names + gone).div_ceil(most).min(MOST_READINGS);
+                assert!(readings <= 2 * fewest + 3, "{readings} readings for {names} names, {most} at a time");
             }
         }
     }
-    // Sorted here, the map is built in one pass.
-    listed.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-    Ok(Some(Listing { names: listed.into_iter().collect(), inexact }))
+
+    #[test]
+    fn changes_are_seen_where_they_lie_in_the_window() {
+        let key = CookieKey::random().unwrap();
+        let mut listing = read(&key, 1000, 0, Window { after: 2, most: 400, total: 0 });
+        assert!(!listing.is_last() && listing.len() <= 400);
+        let (cookie, name, listed) = listing.after(2).nth(17).unwrap();
+        assert_eq!((listed.slot, listed.ino), (1, 7));
+        let before = listing.len();
+        listing.remove(cookie, &name);
+        listing.remove(cookie, &name);
+        assert_eq!((listing.len(), listing.after(2).count()), (before - 1, before - 1));
+        listing.insert(cookie, &name, Kind::Dir);
+        listing.insert(cookie, &name, Kind::Dir);
+        let back = listing.after(2).nth(17).unwrap();
+        assert_eq!((back.0, back.1, back.2.slot, back.2.kind), (cookie, name, 0, Some(Kind::Dir)));
+        for new in (0..200).map(|number| Name::new(format!("new-{number}").as_bytes()).unwrap()) {
+            let (cookie, in_window) = (key.cookie(&new), key.cookie(&new) <= listing.to());
+            let before = listing.len();
+            listing.insert(cookie, &new, Kind::File);
+            assert_eq!(listing.len() - before, usize::from(in_window));
+            assert_eq!(listing.after(cookie - 1).next().is_some_and(|(_, name, _)| name == new), in_window);
+        }
+        assert!(listing.after(2).map(|(cookie, _, _)| cookie).is_sorted());
+    }
+
+    #[test]
+    fn a_window_that_was_emptied_is_part_of_the_next() {
+        let key = CookieKey::random().unwrap();
+        let mut listing = read(&key, 1000, 0, Window { after: 2, most: 400, total: 0 });
+        let (to, all): (u64, Vec<_>) = (listing.to(), listing.after(2).collect());
+        assert_eq!((listing.next_after(to), listing.goes_on(to), listing.goes_on(2)), (to, false, true));
+        all.iter().for_each(|(cookie, name, _)| listing.remove(*cookie, name));
+        assert_eq!((listing.next_after(to), listing.len()), (2, 0));
+    }
 }

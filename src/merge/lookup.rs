@@ -184,6 +184,12 @@ impl Search<'_> {
 
     /// The directory `name` of a part, with its marks.
     fn dir_part(&self, within: &DirPart, name: &Name, stat: &Stat) -> Result<(DirPart, DirMarks)> {
+        self.stack.check_trap(within.level, stat).inspect_err(|_| {
+            log::warn!(
+                "{name:?} in {:?} is a layer itself: what is written must not be a part of a lower one",
+                within.place
+            );
+        })?;
         let place = within.place.child(name, stat.ino);
         let below = within.level < self.stack.last();
         let marks = read_dir_marks(&place, within.place.fd()?.as_fd(), name.as_c_str(), below)?;

@@ -7,7 +7,7 @@ mod names;
 mod stack;
 
 pub use found::{Absent, Answer, Data, DirPart, DirView, Found, FoundDir, FoundLeaf, LowerFile, MetaFile};
-pub use list::{CookieKey, Listed, Listing, list, list_some};
+pub use list::{CookieKey, Listed, Listing, Window, is_empty, list, list_some};
 pub use lookup::{lookup, lookup_from, lookup_nameless, lower_has, root_part};
 pub use names::NameIndex;
-pub use stack::Stack;
+pub use stack::{Stack, Traps};

@@ -24,9 +24,30 @@ pub struct Stack {
     pub follow_metacopy: bool,
     /// What the digest in a mark `metacopy` is for.
     pub verity: Verity,
+    /// Directories that must not be met on the way down.
+    pub traps: Traps,
+}
+
+/// The roots that a layer of the other sort must not have below its own: bind mounts let layers lie in each other by ways
+/// that no path shows. Each is a `st_dev` with an inode number.
+#[derive(Debug, Default)]
+pub struct Traps {
+    /// Of what is written: no lower layer may show it.
+    pub written: Vec<(u64, u64)>,
+    /// Of lower layers: what is written must not be one.
+    pub lower: Vec<(u64, u64)>,
 }
 
 impl Stack {
+    /// Refuses a directory of the layer at `level` that is the root of another, as the kernel's OverlayFS does.
+    ///
+    /// # Errors
+    /// `ELOOP`
+    pub fn check_trap(&self, level: usize, stat: &Stat) -> Result<()> {
+        let traps = if level == 0 { &self.traps.lower } else { &self.traps.written };
+        if traps.contains(&(stat.dev, stat.ino)) { Err(Errno::ELOOP) } else { Ok(()) }
+    }
+
     /// The roots below `level`, the topmost first.
     pub fn below(&self, level: usize) -> impl Iterator<Item = &DirPart> {
         self.lowers.iter().filter(move |root| root.level > level)
@@ -67,22 +88,23 @@ impl Stack {
     /// # Errors
     /// `EIO` where none has.
     pub fn find_data(&self, path: &[Name]) -> Result<(Place, Stat)> {
-        let found = self.data_only.iter().find_map(|root| beneath(root, path));
+        let found = self.data_only.iter().find_map(|root| self.beneath(root, path));
         found.ok_or_else(|| {
             log::warn!("no data-only layer has the data of a metacopy file: {path:?}");
             Errno::EIO
         })
     }
-}
 
-/// The regular file at `path` beneath a root. What cannot be reached is not there.
-fn beneath(root: &Arc<DirPlace>, path: &[Name]) -> Option<(Place, Stat)> {
-    let (name, dirs) = path.split_last()?;
-    let mut dir = root.clone();
-    for component in dirs {
-        let stat = dir.stat(component).ok().flatten().filter(Stat::is_dir)?;
-        dir = dir.child(component, stat.ino);
+    /// The regular file at `path` beneath a root of data. What cannot be reached is not there.
+    fn beneath(&self, root: &Arc<DirPlace>, path: &[Name]) -> Option<(Place, Stat)> {
+        let (name, dirs) = path.split_last()?;
+        let mut dir = root.clone();
+        for component in dirs {
+            let stat = dir.stat(component).ok().flatten().filter(Stat::is_dir)?;
+            self.check_trap(usize::MAX, &stat).ok()?;
+            dir = dir.child(component, stat.ino);
+        }
+        let stat = dir.stat(name).ok().flatten().filter(Stat::is_file)?;
+        Some((Place { dir, name: name.clone() }, stat))
     }
-    let stat = dir.stat(name).ok().flatten().filter(Stat::is_file)?;
-    Some((Place { dir, name: name.clone() }, stat))
 }

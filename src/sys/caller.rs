@@ -150,6 +150,9 @@ fn swap_fsgid(gid: u32) -> u32 {
 /// Capabilities in another user namespace say nothing about the files here and count as none.
 pub fn caller_has_cap(pid: u32, cap: u32) -> Option<bool> {
     seam::enter(Call::ProcStatus).ok()?;
+    if !proc_is_ours() {
+        return None;
+    }
     if user_namespace(&pid.to_string())? != user_namespace("self")? {
         return Some(false);
     }
@@ -184,7 +187,24 @@ pub fn in_group(pid: u32, gid: u32, group: u32) -> bool {
 }
 
 fn read_status(pid: u32) -> Option<Vec<u8>> {
+    if !proc_is_ours() {
+        return None;
+    }
     std::fs::read(format!("/proc/{pid}/status")).ok()
+}
+
+/// Whether `/proc` counts processes as this one is counted: in a pid namespace with the `/proc` of another the numbers
+/// there are those of other processes.
+fn proc_is_ours() -> bool {
+    static OURS: OnceLock<bool> = OnceLock::new();
+    *OURS.get_or_init(|| {
+        let own = std::fs::read_link("/proc/self");
+        let ours = own.is_ok_and(|own| own.as_os_str() == std::process::id().to_string().as_str());
+        if !ours {
+            log::warn!("/proc is not that of this process: nothing is known of who asks");
+        }
+        ours
+    })
 }
 
 /// A hexadecimal number of /proc/PID/status. The first line holds a name, in which a newline is escaped.

@@ -1,6 +1,7 @@
 //! The bytes of files: read, write, copy, holes, and getting them onto the disk.
+#![allow(unsafe_code)]
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use rustix::fs::{FallocateFlags, SeekFrom};
 use rustix::io::Errno as Raw;
@@ -27,7 +28,7 @@ pub fn is_in_cache(fd: BorrowedFd<'_>, offset: u64, len: u64) -> bool {
 pub fn pread(fd: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> Result<usize> {
     again_if_interrupted(|| {
         let len = seam::enter_moving(Call::Pread, buffer.len())?;
-        Ok(rustix::io::pread(fd, &mut buffer[..len], offset)?)
+        Ok(rustix::io::pread(fd, buffer.get_mut(..len).unwrap_or_default(), offset)?)
     })
 }
 
@@ -47,8 +48,8 @@ fn again_if_interrupted(mut act: impl FnMut() -> Result<usize>) -> Result<usize>
 /// Those of [`pread`]; what was read before is lost.
 pub fn pread_full(fd: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> Result<usize> {
     let mut done = 0;
-    while done < buffer.len() {
-        match pread(fd, &mut buffer[done..], offset.saturating_add(done as u64))? {
+    while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        match pread(fd, rest, offset.saturating_add(done as u64))? {
             0 => break,
             count => done += count,
         }
@@ -65,7 +66,7 @@ pub fn pread_full(fd: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> Result<
 pub fn pwrite(fd: BorrowedFd<'_>, bytes: &[u8], offset: u64) -> Result<usize> {
     again_if_interrupted(|| {
         let len = seam::enter_moving(Call::Pwrite, bytes.len())?;
-        Ok(rustix::io::pwrite(fd, &bytes[..len], offset)?)
+        Ok(rustix::io::pwrite(fd, bytes.get(..len).unwrap_or_default(), offset)?)
     })
 }
 
@@ -75,8 +76,8 @@ pub fn pwrite(fd: BorrowedFd<'_>, bytes: &[u8], offset: u64) -> Result<usize> {
 /// Those of [`pwrite`]; a part may have been written.
 pub fn pwrite_all(fd: BorrowedFd<'_>, bytes: &[u8], offset: u64) -> Result<()> {
     let mut done = 0;
-    while done < bytes.len() {
-        match pwrite(fd, &bytes[done..], offset.saturating_add(done as u64))? {
+    while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
+        match pwrite(fd, rest, offset.saturating_add(done as u64))? {
             0 => return Err(Errno::EIO),
             count => done += count,
         }
@@ -192,6 +193,30 @@ pub fn syncfs(fd: BorrowedFd<'_>) -> Result<()> {
     Ok(rustix::fs::syncfs(fd)?)
 }
 
+/// Begins to write a part of a file out, after (`wait`) it was waited for until what was begun before is done
+/// ([sync_file_range(2)](https://man7.org/linux/man-pages/man2/sync_file_range.2.html)). It says nothing about metadata:
+/// fsync(2) must follow, and finds little left to do.
+///
+/// # Errors
+/// `EIO`, `ENOSPC` of what was written, and then no later fsync(2) tells of it; `EOPNOTSUPP` where there is no such call.
+pub fn write_out(fd: BorrowedFd<'_>, offset: u64, len: u64, wait: bool) -> Result<()> {
+    seam::enter(Call::SyncRange)?;
+    let waits = libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    let flags = libc::SYNC_FILE_RANGE_WRITE | if wait { waits } else { 0 };
+    let (offset, len) = (i64::try_from(offset).unwrap_or(i64::MAX), i64::try_from(len).unwrap_or(0));
+    loop {
+        // SAFETY: the descriptor is open as long as it is borrowed; the rest are numbers.
+        if unsafe { libc::sync_file_range(fd.as_raw_fd(), offset, len, flags) } == 0 {
+            return Ok(());
+        }
+        match Errno::from(std::io::Error::last_os_error()) {
+            Errno::EINTR => {}
+            Errno::ENOSYS | Errno::EINVAL | Errno::EPERM => return Err(Errno::EOPNOTSUPP),
+            errno => return Err(errno),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsFd;
@@ -255,5 +280,8 @@ mod tests {
         }
         assert_eq!(fallocate(fd, 0, 0, 0), Err(Errno::EINVAL));
         assert_eq!((fsync(fd), fdatasync(fd)), (Ok(()), Ok(())));
+        for wait in [false, true] {
+            assert!(matches!(write_out(fd, 0, 4096, wait), Ok(()) | Err(Errno::EOPNOTSUPP)));
+        }
     }
 }

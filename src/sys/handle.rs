@@ -28,7 +28,8 @@ pub struct Handle {
 /// `EOPNOTSUPP` where the file system has no handles, `ENOENT`, and those of name_to_handle_at(2).
 pub fn handle_at(dir: BorrowedFd<'_>, name: &CStr) -> Result<Handle> {
     seam::enter(Call::Handle)?;
-    name_to_handle(dir, name, 0)
+    let found = name_to_handle(dir, name, 0);
+    if super::is_closed_itself(name, &found) { name_to_handle(dir, c"", libc::AT_EMPTY_PATH) } else { found }
 }
 
 /// The handle of an open object, opened with `O_PATH` or otherwise.

@@ -49,6 +49,12 @@ fn has_call(answer: Errno) -> bool {
     !matches!(answer, Errno::ENOSYS | Errno::EPERM)
 }
 
+/// Whether `answer` to a call on `name` is only that `.` cannot be looked up in a directory that is there already: that
+/// takes the right to search it, which the owner of a closed directory does not have.
+fn is_closed_itself<T>(name: &std::ffi::CStr, answer: &crate::base::Result<T>) -> bool {
+    matches!(answer, Err(Errno::EACCES)) && name.to_bytes() == b"."
+}
+
 /// What a function of libc returned, -1 or a count, as a [`crate::base::Result`].
 fn check(result: libc::c_long) -> crate::base::Result<usize> {
     usize::try_from(result).map_err(|_| std::io::Error::last_os_error().into())

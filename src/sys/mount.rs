@@ -7,7 +7,7 @@ use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
@@ -248,11 +248,55 @@ pub fn fs_type(fd: BorrowedFd<'_>) -> Result<Option<String>> {
 /// The device number of the file system mounted at `path`, without asking its daemon anything.
 ///
 /// # Errors
-/// Those of [statx(2)](https://man7.org/linux/man-pages/man2/statx.2.html) on the way to `path`.
+/// Those of [statx(2)](https://man7.org/linux/man-pages/man2/statx.2.html) on the way to `path`; where a filter of system
+/// calls does not know that one, `ENOENT` if the mount table has no such mount.
 pub fn device_at(path: &Path) -> Result<u64> {
     let flags = AtFlags::STATX_DONT_SYNC | AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
-    let stat = rustix::fs::statx(rustix::fs::CWD, path, flags, StatxFlags::empty())?;
-    Ok(rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor))
+    match rustix::fs::statx(rustix::fs::CWD, path, flags, StatxFlags::empty()).map_err(Errno::from) {
+        Err(errno) if !super::has_call(errno) => {
+            let mut mounts = mounts()?;
+            mounts.retain(|(_, at)| at == path);
+            mounts.pop().map(|(device, _)| device).ok_or(Errno::ENOENT)
+        }
+        found => found.map(|stat| rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor)),
+    }
+}
+
+/// Where the file system with this device number is mounted: the last place, if there are several
+/// ([proc_pid_mountinfo(5)](https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html)).
+pub fn place_of(device: u64) -> Option<PathBuf> {
+    mounts().ok()?.into_iter().rfind(|(of, _)| *of == device).map(|(_, at)| at)
+}
+
+/// The mount table of this process: device numbers and places.
+fn mounts() -> Result<Vec<(u64, PathBuf)>> {
+    let table = std::fs::read("/proc/self/mountinfo")?;
+    let parse = |line: &[u8]| {
+        let mut fields = line.split(|&byte| byte == b' ').skip(2);
+        let (major, minor) = std::str::from_utf8(fields.next()?).ok()?.split_once(':')?;
+        let device = rustix::fs::makedev(major.parse().ok()?, minor.parse().ok()?);
+        Some((device, PathBuf::from(OsString::from_vec(unescaped(fields.nth(1)?)))))
+    };
+    Ok(table.split(|&byte| byte == b'\n').filter_map(parse).collect())
+}
+
+/// A path of the mount table, in which space, tab, newline and backslash stand as three octal digits.
+fn unescaped(field: &[u8]) -> Vec<u8> {
+    let (mut bytes, mut rest) = (Vec::with_capacity(field.len()), field);
+    while let Some((&byte, after)) = rest.split_first() {
+        let digits = after.get(..3).filter(|_| byte == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
+        match digits.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = after.get(3..).unwrap_or_default();
+            }
+            None => {
+                bytes.push(byte);
+                rest = after;
+            }
+        }
+    }
+    bytes
 }
 
 /// Unmounts `path` by [umount2(2)](https://man7.org/linux/man-pages/man2/umount.2.html); a `lazy` one vanishes from the
@@ -346,6 +390,16 @@ mod tests {
             fusermount_options(&request),
             r"default_permissions,ro,noatime,allow_other,fsname=a\,b\\c,subtype=plyfs"
         );
+    }
+
+    #[test]
+    fn a_mount_is_found_by_its_device() {
+        let proc = device_at(Path::new("/proc")).unwrap();
+        assert!(mounts().unwrap().contains(&(proc, PathBuf::from("/proc"))));
+        assert!(place_of(proc).is_some() && place_of(u64::MAX).is_none());
+        for (field, path) in [("/a\\040b\\134c", "/a b\\c"), ("/a\\", "/a\\"), ("/a\\9", "/a\\9"), ("", "")] {
+            assert_eq!(unescaped(field.as_bytes()), path.as_bytes());
+        }
     }
 
     #[test]

@@ -41,7 +41,11 @@ pub fn open_beneath(dir: BorrowedFd<'_>, path: &CStr, flags: OFlags) -> Result<O
 }
 
 pub(super) fn open_confined(dir: BorrowedFd<'_>, path: &CStr, flags: OFlags) -> Result<OwnedFd> {
-    let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let opened = open_by_path(dir, path, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW);
+    if super::is_closed_itself(path, &opened) { open_again(dir, flags) } else { opened }
+}
+
+fn open_by_path(dir: BorrowedFd<'_>, path: &CStr, flags: OFlags) -> Result<OwnedFd> {
     if !has_openat2() {
         return open_by_components(dir, path, flags);
     }
@@ -89,11 +93,10 @@ fn has_openat2() -> bool {
 /// [`open_beneath`] without openat2. A foreign mount is recognised before anything of it is asked for.
 fn open_by_components(dir: BorrowedFd<'_>, path: &CStr, flags: OFlags) -> Result<OwnedFd> {
     let bytes = path.to_bytes();
-    if bytes.is_empty() {
-        return Err(Errno::ENOENT);
-    }
-    if bytes[0] == b'/' {
-        return Err(Errno::EXDEV);
+    match bytes.first() {
+        None => return Err(Errno::ENOENT),
+        Some(b'/') => return Err(Errno::EXDEV),
+        Some(_) => {}
     }
     let home = mount_of(dir)?;
     let mut components = bytes.split(|&byte| byte == b'/').filter(|part| !part.is_empty() && *part != b".").peekable();
@@ -121,9 +124,20 @@ fn open_by_components(dir: BorrowedFd<'_>, path: &CStr, flags: OFlags) -> Result
 /// The mount that `fd` is on, or its device before Linux 5.8. A FUSE daemon, maybe this process, is not asked.
 fn mount_of(fd: BorrowedFd<'_>) -> Result<(u64, u32, u32)> {
     let mount_id = StatxFlags::MNT_ID;
-    let found = statx(fd, c"", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, mount_id)?;
+    let found = match statx(fd, c"", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, mount_id).map_err(Errno::from) {
+        Err(errno) if !super::has_call(errno) => return Ok((listed_mount_of(fd)?, 0, 0)),
+        found => found?,
+    };
     let known = found.stx_mask & mount_id.bits() != 0;
     Ok((if known { found.stx_mnt_id } else { 0 }, found.stx_dev_major, found.stx_dev_minor))
+}
+
+/// [`mount_of`] without statx
+/// ([proc_pid_fdinfo(5)](https://man7.org/linux/man-pages/man5/proc_pid_fdinfo.5.html), `mnt_id`).
+fn listed_mount_of(fd: BorrowedFd<'_>) -> Result<u64> {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()))?;
+    let line = info.lines().find_map(|line| line.strip_prefix("mnt_id:"));
+    line.and_then(|id| id.trim().parse().ok()).ok_or(Errno::ENOSYS)
 }
 
 /// `/proc/self/fd/N` or `/proc/self/fd/N/name` as a C string, without allocation.
@@ -211,6 +225,13 @@ mod tests {
                 assert_eq!(open(dir.as_fd(), path, flags).err(), expected, "{path:?} {flags:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_mount_is_told_without_statx() {
+        let ids = ["/", "/proc", "/proc/self"].map(|path| listed_mount_of(open_root(Path::new(path)).unwrap().as_fd()));
+        assert_eq!((ids[0] == ids[1], ids[1] == ids[2]), (false, true), "{ids:?}");
+        assert_eq!(ids[0], Ok(mount_of(open_root(Path::new("/")).unwrap().as_fd()).unwrap().0));
     }
 
     #[test]

@@ -133,6 +133,26 @@ pub fn raise_open_files() {
     }
 }
 
+/// Large pieces of memory are the kernel's again as soon as they are given back, and do not lie among small ones that stay
+/// ([mallopt(3)](https://man7.org/linux/man-pages/man3/mallopt.3.html)): by itself glibc raises the size that counts as
+/// large to that of the largest piece that was ever freed. Other C libraries have no such call, nor the need.
+pub fn return_large_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it takes two numbers.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 256 << 10);
+    }
+}
+
+/// What was freed is the kernel's again ([malloc_trim(3)](https://man7.org/linux/man-pages/man3/malloc_trim.3.html)).
+pub fn return_free_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it takes a number, and any thread may call it at any time.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// SIGTERM, SIGINT and SIGHUP, which ask a daemon to unmount, and SIGUSR1, which asks it to tell.
 fn awaited() -> libc::sigset_t {
     // SAFETY: an all-zero sigset_t is a value of the type, and sigemptyset makes it a proper set; the signal numbers are
@@ -247,6 +267,49 @@ pub fn bind_thread(cpus: &[usize]) {
         log::debug!("a thread is not bound to processors {cpus:?}: {errno}");
     }
 }
+
+/// How much of the processors the calling thread has had
+/// ([clock_gettime(2)](https://man7.org/linux/man-pages/man2/clock_gettime.2.html)).
+pub fn thread_time() -> Duration {
+    // SAFETY: all zeros are a value of the type, and the pointer is to a live one of this frame.
+    let time = unsafe {
+        let mut time: libc::timespec = std::mem::zeroed();
+        libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time);
+        time
+    };
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+/// The calling thread's turns at the processor are short from now on, so that others do not wait for their end; its share
+/// stays what it is ([sched_setattr(2)](https://man7.org/linux/man-pages/man2/sched_setattr.2.html), `sched_runtime` of a
+/// normal thread: Linux 6.12, without an effect before).
+pub fn take_short_turns() {
+    #[repr(C)]
+    struct Attr {
+        size: u32,
+        policy: u32,
+        flags: u64,
+        nice: i32,
+        priority: u32,
+        runtime: u64,
+        deadline: u64,
+        period: u64,
+    }
+    const KEEP_POLICY: u64 = 8;
+    // SAFETY: it takes two numbers, 0 for the calling thread.
+    let nice = unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
+    let size = size_of::<Attr>() as u32;
+    let runtime = SHORT_TURN.as_nanos() as u64;
+    let attr = Attr { size, policy: 0, flags: KEEP_POLICY, nice, priority: 0, runtime, deadline: 0, period: 0 };
+    // SAFETY: the pointer is to a live structure of the size that it says.
+    let set = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attr, 0) };
+    if set != 0 {
+        log::debug!("a thread's turns stay as long as they are: {}", std::io::Error::last_os_error());
+    }
+}
+
+/// The shortest that Linux gives is 0.1 ms.
+const SHORT_TURN: Duration = Duration::from_micros(200);
 
 /// Whether a read would not sleep, or will never find anything again.
 pub fn is_readable(fd: BorrowedFd<'_>) -> bool {

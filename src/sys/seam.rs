@@ -2,11 +2,12 @@
 //!
 //! [`with_plan`] runs a piece of code under a [`Plan`] and counts its calls; running it again for each number below that
 //! count covers every error path. [`Plan::dead_from`] is a kill -9 without a process: from one call on nothing happens
-//! any more, not even the cleaning up. Idle, the seam costs one relaxed load.
+//! any more, not even the cleaning up. [`Plan::panic`] is a bug at a call. Idle, the seam costs one relaxed load.
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::base::sync::Mutex;
 use crate::base::{Errno, Result};
 
 macro_rules! calls {
@@ -28,7 +29,7 @@ calls! {
     Stat StatBeneath StatFs
     ReadDir
     Mkdir Mknod Symlink Link Rename Unlink Rmdir Create Tmpfile Readlink Chmod Chown Utimens
-    Pread Pwrite Reflink CopyRange SeekData SeekHole Truncate Fallocate Fsync Fdatasync Syncfs
+    Pread Pwrite Reflink CopyRange SeekData SeekHole Truncate Fallocate Fsync Fdatasync Syncfs SyncRange
     GetXattr SetXattr RemoveXattr ListXattr
     Handle OpenHandle FsUuid
     GetFlags SetFlags GetFsx SetFsx
@@ -43,6 +44,7 @@ calls! {
 pub struct Plan {
     fault: Option<Fault>,
     only: Option<Call>,
+    each: Option<fn()>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -50,6 +52,7 @@ enum Fault {
     Fail { at: u64, errno: Errno },
     Dead { from: u64 },
     Short { at: u64, part: Part, then: Option<Errno> },
+    Panic { at: u64 },
 }
 
 /// How much of what was asked a call that moves bytes moves.
@@ -81,24 +84,35 @@ impl Plan {
 
     /// The call with number `at` (from 0) fails with `errno`, without being made.
     pub fn fail(at: u64, errno: Errno) -> Self {
-        Self { fault: Some(Fault::Fail { at, errno }), only: None }
+        Self { fault: Some(Fault::Fail { at, errno }), ..Self::default() }
     }
 
     /// The call with number `from` (from 0) and all later ones answer `EIO` and do nothing.
     pub fn dead_from(from: u64) -> Self {
-        Self { fault: Some(Fault::Dead { from }), only: None }
+        Self { fault: Some(Fault::Dead { from }), ..Self::default() }
     }
 
     /// The call with number `at` (from 0), if it moves bytes, moves only a part of them; `then` is what the one after it
     /// fails with.
     pub fn short(at: u64, part: Part, then: Option<Errno>) -> Self {
-        Self { fault: Some(Fault::Short { at, part, then }), only: None }
+        Self { fault: Some(Fault::Short { at, part, then }), ..Self::default() }
+    }
+
+    /// There is a bug at the call with number `at` (from 0).
+    pub fn panic(at: u64) -> Self {
+        Self { fault: Some(Fault::Panic { at }), ..Self::default() }
     }
 
     /// Counts, and fails, calls of this kind only.
     #[must_use]
     pub fn only(self, call: Call) -> Self {
         Self { only: Some(call), ..self }
+    }
+
+    /// Before each call that is counted `act` runs, whose own calls are not: the disk may get on in between.
+    #[must_use]
+    pub fn each(self, act: fn()) -> Self {
+        Self { each: Some(act), ..self }
     }
 }
 
@@ -109,8 +123,10 @@ struct Running {
     trace: Option<Vec<Call>>,
 }
 
-/// Threads with a plan.
+/// Threads with a plan, and one more while there is one for all.
 static PLANS: AtomicUsize = AtomicUsize::new(0);
+/// The plan of the threads that have none.
+static COMMON: Mutex<Option<Running>> = Mutex::new(None);
 
 thread_local! {
     static RUNNING: RefCell<Option<Running>> = const { RefCell::new(None) };
@@ -151,11 +167,31 @@ fn run<R>(running: Running, f: impl FnOnce() -> R) -> (R, Option<Running>) {
     (result, ended)
 }
 
+/// Runs `f` with the calls of all threads that have no plan of their own under `plan`, as of a mount that this process
+/// serves; returns what it returned and how many calls they made.
+pub fn with_common_plan<R>(plan: Plan, f: impl FnOnce() -> R) -> (R, u64) {
+    struct Common;
+    impl Drop for Common {
+        fn drop(&mut self) {
+            PLANS.fetch_sub(1, Ordering::Relaxed);
+            *COMMON.lock() = None;
+        }
+    }
+    PLANS.fetch_add(1, Ordering::Relaxed);
+    *COMMON.lock() = Some(Running { plan, count: 0, trace: None });
+    let common = Common;
+    let result = f();
+    let count = COMMON.lock().as_ref().map_or(0, |running| running.count);
+    drop(common);
+    (result, count)
+}
+
 /// The first line of each system call.
 ///
 /// # Errors
 /// What the thread's plan says.
 #[inline]
+#[track_caller]
 pub(crate) fn enter(call: Call) -> Result<()> {
     if PLANS.load(Ordering::Relaxed) == 0 { Ok(()) } else { enter_planned(call) }
 }
@@ -165,33 +201,68 @@ pub(crate) fn enter(call: Call) -> Result<()> {
 /// # Errors
 /// What the thread's plan says.
 #[inline]
+#[track_caller]
 pub(crate) fn enter_moving(call: Call, len: usize) -> Result<usize> {
     if PLANS.load(Ordering::Relaxed) == 0 { Ok(len) } else { planned(call, len) }
 }
 
 #[cold]
+#[track_caller]
 fn enter_planned(call: Call) -> Result<()> {
     planned(call, 0).map(drop)
 }
 
 #[cold]
+#[track_caller]
 fn planned(call: Call, len: usize) -> Result<usize> {
-    RUNNING.with_borrow_mut(|running| {
-        let Some(running) = running else { return Ok(len) };
-        if running.plan.only.is_some_and(|only| only != call) {
-            return Ok(len);
+    let own = RUNNING.with_borrow_mut(|running| running.as_mut().map(|running| running.enter(call)));
+    // No lock is held any more when the plan is carried out.
+    let (each, answer) =
+        own.unwrap_or_else(|| COMMON.lock().as_mut().map_or((None, Todo::All), |running| running.enter(call)));
+    if let Some(act) = each {
+        with_plan(Plan::count(), act);
+    }
+    match answer {
+        Todo::All => Ok(len),
+        Todo::Part(part) => Ok(part.of(len)),
+        Todo::Nothing(errno) => Err(errno),
+        Todo::Panic(at) => bug(call, at),
+    }
+}
+
+/// What a call is to do.
+enum Todo {
+    All,
+    Part(Part),
+    Nothing(Errno),
+    Panic(u64),
+}
+
+impl Running {
+    /// What is to happen before this call, and to it.
+    fn enter(&mut self, call: Call) -> (Option<fn()>, Todo) {
+        if self.plan.only.is_some_and(|only| only != call) {
+            return (None, Todo::All);
         }
-        let number = running.count;
-        running.count += 1;
-        running.trace.iter_mut().for_each(|trace| trace.push(call));
-        match running.plan.fault {
-            Some(Fault::Fail { at, errno }) if at == number => Err(errno),
-            Some(Fault::Dead { from }) if from <= number => Err(Errno::EIO),
-            Some(Fault::Short { at, part, .. }) if at == number => Ok(part.of(len)),
-            Some(Fault::Short { at, then: Some(errno), .. }) if at + 1 == number => Err(errno),
-            _ => Ok(len),
-        }
-    })
+        let number = self.count;
+        self.count += 1;
+        self.trace.iter_mut().for_each(|trace| trace.push(call));
+        let todo = match self.plan.fault {
+            Some(Fault::Fail { at, errno }) if at == number => Todo::Nothing(errno),
+            Some(Fault::Dead { from }) if from <= number => Todo::Nothing(Errno::EIO),
+            Some(Fault::Short { at, part, .. }) if at == number => Todo::Part(part),
+            Some(Fault::Short { at, then: Some(errno), .. }) if at + 1 == number => Todo::Nothing(errno),
+            Some(Fault::Panic { at }) if at == number => Todo::Panic(at),
+            _ => Todo::All,
+        };
+        (self.plan.each, todo)
+    }
+}
+
+#[expect(clippy::panic, reason = "what a test asked for")]
+#[track_caller]
+fn bug(call: Call, at: u64) -> ! {
+    panic!("a plan: {call:?} {at}")
 }
 
 #[cfg(test)]
@@ -241,6 +312,19 @@ mod tests {
             three_calls()
         });
         assert_eq!(calls, 3);
+    }
+
+    #[test]
+    fn something_runs_before_each_call_and_is_not_counted() {
+        thread_local! {
+            static RUNS: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+        }
+        let act = || {
+            RUNS.set(RUNS.get() + 1);
+            let _ = three_calls();
+        };
+        let (result, calls) = with_plan(Plan::fail(1, Errno::EIO).only(Call::Mkdir).each(act), three_calls);
+        assert_eq!((result, calls, RUNS.get()), ([Ok(()), Ok(()), Err(Errno::EIO)], 2, 2));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use rustix::fs::{AtFlags, FileType, StatVfsMountFlags, StatxAttributes, StatxFla
 
 use super::path::{OFlags, open_confined};
 use super::seam::{self, Call};
-use crate::base::Result;
+use crate::base::{Errno, Result};
 
 /// A time stamp.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -172,7 +172,10 @@ impl Stat {
 #[inline]
 pub fn stat_at(dir: BorrowedFd<'_>, name: &CStr) -> Result<Stat> {
     seam::enter(Call::Stat)?;
-    Ok(Stat::from_raw(&rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?))
+    match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).map_err(Errno::from) {
+        found if super::is_closed_itself(name, &found) => Ok(Stat::from_raw(&rustix::fs::fstat(dir)?)),
+        found => Ok(Stat::from_raw(&found?)),
+    }
 }
 
 /// Device and number of an open object as the kernel has them, without asking a file system that has to be asked
@@ -224,13 +227,18 @@ pub struct Protection {
 /// `ENOENT`, `ENOTDIR` and those of statx(2).
 pub fn protection_at(dir: BorrowedFd<'_>, name: &CStr) -> Result<Protection> {
     seam::enter(Call::Stat)?;
-    match rustix::fs::statx(dir, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::TYPE) {
+    let ask = |name: &CStr, flags| rustix::fs::statx(dir, name, flags, StatxFlags::TYPE).map_err(Errno::from);
+    let mut answer = ask(name, AtFlags::SYMLINK_NOFOLLOW);
+    if super::is_closed_itself(name, &answer) {
+        answer = ask(c"", AtFlags::EMPTY_PATH);
+    }
+    match answer {
         Ok(found) => {
             let has = |flag| found.stx_attributes.contains(flag);
             Ok(Protection { append: has(StatxAttributes::APPEND), immutable: has(StatxAttributes::IMMUTABLE) })
         }
-        Err(rustix::io::Errno::NOSYS) => Ok(Protection::default()),
-        Err(errno) => Err(errno.into()),
+        Err(errno) if !super::has_call(errno) => Ok(Protection::default()),
+        Err(errno) => Err(errno),
     }
 }
 

@@ -147,7 +147,8 @@ pub fn chmod_at(dir: BorrowedFd<'_>, name: &CStr, mode: u32) -> Result<()> {
     static HAS_FCHMODAT2: OnceLock<bool> = OnceLock::new();
     seam::enter(Call::Chmod)?;
     let has = HAS_FCHMODAT2.get_or_init(|| fchmodat2(-1, c".", 0).err().is_none_or(super::has_call));
-    if *has { fchmodat2(dir.as_raw_fd(), name, mode & 0o7777) } else { chmod_by_fd(dir, name, mode) }
+    let done = if *has { fchmodat2(dir.as_raw_fd(), name, mode & 0o7777) } else { chmod_by_fd(dir, name, mode) };
+    if super::is_closed_itself(name, &done) { chmod_open(dir, mode) } else { done }
 }
 
 fn fchmodat2(dir: libc::c_int, name: &CStr, mode: u32) -> Result<()> {
@@ -173,6 +174,10 @@ fn chmod_by_fd(dir: BorrowedFd<'_>, name: &CStr, mode: u32) -> Result<()> {
 /// Those of fchmod(2).
 pub fn chmod_fd(fd: BorrowedFd<'_>, mode: u32) -> Result<()> {
     seam::enter(Call::Chmod)?;
+    chmod_open(fd, mode)
+}
+
+fn chmod_open(fd: BorrowedFd<'_>, mode: u32) -> Result<()> {
     match rustix::fs::fchmod(fd, permissions(mode)) {
         Err(Raw::BADF) => {
             Ok(rustix::fs::chmodat(CWD, ProcPath::of(fd).as_c_str(), permissions(mode), AtFlags::empty())?)
@@ -189,7 +194,12 @@ pub fn chmod_fd(fd: BorrowedFd<'_>, mode: u32) -> Result<()> {
 pub fn chown_at(dir: BorrowedFd<'_>, name: &CStr, uid: Option<u32>, gid: Option<u32>) -> Result<()> {
     seam::enter(Call::Chown)?;
     let (uid, gid) = owner(uid, gid)?;
-    Ok(rustix::fs::chownat(dir, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?)
+    match rustix::fs::chownat(dir, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW).map_err(Errno::from) {
+        done if super::is_closed_itself(name, &done) => {
+            Ok(rustix::fs::chownat(dir, c"", uid, gid, AtFlags::EMPTY_PATH)?)
+        }
+        done => done,
+    }
 }
 
 /// As [`chown_at`], of an open object, opened with `O_PATH` or otherwise.
@@ -209,7 +219,11 @@ pub fn chown_fd(fd: BorrowedFd<'_>, uid: Option<u32>, gid: Option<u32>) -> Resul
 /// `EINVAL` for nanoseconds of a second or more, and those of utimensat(2).
 pub fn utimens_at(dir: BorrowedFd<'_>, name: &CStr, times: [SetTime; 2]) -> Result<()> {
     seam::enter(Call::Utimens)?;
-    Ok(rustix::fs::utimensat(dir, name, &timestamps(times)?, AtFlags::SYMLINK_NOFOLLOW)?)
+    let times = timestamps(times)?;
+    match rustix::fs::utimensat(dir, name, &times, AtFlags::SYMLINK_NOFOLLOW).map_err(Errno::from) {
+        done if super::is_closed_itself(name, &done) => utimens_open(dir, &times),
+        done => done,
+    }
 }
 
 /// As [`utimens_at`], of an open object, opened with `O_PATH` or otherwise.
@@ -218,9 +232,12 @@ pub fn utimens_at(dir: BorrowedFd<'_>, name: &CStr, times: [SetTime; 2]) -> Resu
 /// As [`utimens_at`].
 pub fn utimens_fd(fd: BorrowedFd<'_>, times: [SetTime; 2]) -> Result<()> {
     seam::enter(Call::Utimens)?;
-    let times = timestamps(times)?;
-    match rustix::fs::futimens(fd, &times) {
-        Err(Raw::BADF) => Ok(rustix::fs::utimensat(CWD, ProcPath::of(fd).as_c_str(), &times, AtFlags::empty())?),
+    utimens_open(fd, &timestamps(times)?)
+}
+
+fn utimens_open(fd: BorrowedFd<'_>, times: &Timestamps) -> Result<()> {
+    match rustix::fs::futimens(fd, times) {
+        Err(Raw::BADF) => Ok(rustix::fs::utimensat(CWD, ProcPath::of(fd).as_c_str(), times, AtFlags::empty())?),
         result => Ok(result?),
     }
 }

@@ -33,11 +33,17 @@ pub fn get_at(dir: BorrowedFd<'_>, name: &CStr, key: &CStr) -> Result<Option<Vec
 /// `ENODATA` if there is none, `EOPNOTSUPP` if there cannot be one, and those of [`get_at`].
 pub fn get_at_raw(dir: BorrowedFd<'_>, name: &CStr, key: &CStr) -> Result<Vec<u8>> {
     seam::enter(Call::GetXattr)?;
-    if has_xattrat() {
-        return read(|room| raw::get_at(dir, name, key, room));
+    let found = match has_xattrat() {
+        true => read(|room| raw::get_at(dir, name, key, room)),
+        false => {
+            let path = ProcPath::of_child(dir, name)?;
+            read(|room| raw::get_path(path.as_c_str(), false, key, room))
+        }
+    };
+    if super::is_closed_itself(name, &found) {
+        return read(|room| raw::get_path(ProcPath::of(dir).as_c_str(), true, key, room));
     }
-    let path = ProcPath::of_child(dir, name)?;
-    read(|room| raw::get_path(path.as_c_str(), false, key, room))
+    found
 }
 
 /// As [`get_at`], of an open object, opened with `O_PATH` or otherwise.
@@ -67,10 +73,14 @@ pub fn get_fd_raw(fd: BorrowedFd<'_>, key: &CStr) -> Result<Vec<u8>> {
 /// `EPERM` for `user.*` of anything but files and directories, `ENOSPC`, `EOPNOTSUPP`, and those of lsetxattr(2).
 pub fn set_at(dir: BorrowedFd<'_>, name: &CStr, key: &CStr, value: &[u8], flags: u32) -> Result<()> {
     seam::enter(Call::SetXattr)?;
-    if has_xattrat() {
-        return raw::set_at(dir, name, key, value, flags);
+    let set = match has_xattrat() {
+        true => raw::set_at(dir, name, key, value, flags),
+        false => raw::set_path(ProcPath::of_child(dir, name)?.as_c_str(), false, key, value, flags),
+    };
+    if super::is_closed_itself(name, &set) {
+        return raw::set_path(ProcPath::of(dir).as_c_str(), true, key, value, flags);
     }
-    raw::set_path(ProcPath::of_child(dir, name)?.as_c_str(), false, key, value, flags)
+    set
 }
 
 /// As [`set_at`], of an open object, opened with `O_PATH` or otherwise.
@@ -92,10 +102,14 @@ pub fn set_fd(fd: BorrowedFd<'_>, key: &CStr, value: &[u8], flags: u32) -> Resul
 /// `ENODATA` if it is not there, and those of lremovexattr(2).
 pub fn remove_at(dir: BorrowedFd<'_>, name: &CStr, key: &CStr) -> Result<()> {
     seam::enter(Call::RemoveXattr)?;
-    if has_xattrat() {
-        return raw::remove_at(dir, name, key);
+    let removed = match has_xattrat() {
+        true => raw::remove_at(dir, name, key),
+        false => raw::remove_path(ProcPath::of_child(dir, name)?.as_c_str(), false, key),
+    };
+    if super::is_closed_itself(name, &removed) {
+        return raw::remove_path(ProcPath::of(dir).as_c_str(), true, key);
     }
-    raw::remove_path(ProcPath::of_child(dir, name)?.as_c_str(), false, key)
+    removed
 }
 
 /// As [`remove_at`], of an open object, opened with `O_PATH` or otherwise.
@@ -117,11 +131,17 @@ pub fn remove_fd(fd: BorrowedFd<'_>, key: &CStr) -> Result<()> {
 /// `E2BIG` for more than 64 KiB, and those of llistxattr(2).
 pub fn list_at(dir: BorrowedFd<'_>, name: &CStr) -> Result<Vec<Vec<u8>>> {
     seam::enter(Call::ListXattr)?;
-    if has_xattrat() {
-        return keys(read(|room| raw::list_at(dir, name, room)));
+    let list = match has_xattrat() {
+        true => read(|room| raw::list_at(dir, name, room)),
+        false => {
+            let path = ProcPath::of_child(dir, name)?;
+            read(|room| raw::list_path(path.as_c_str(), false, room))
+        }
+    };
+    if super::is_closed_itself(name, &list) {
+        return keys(read(|room| raw::list_path(ProcPath::of(dir).as_c_str(), true, room)));
     }
-    let path = ProcPath::of_child(dir, name)?;
-    keys(read(|room| raw::list_path(path.as_c_str(), false, room)))
+    keys(list)
 }
 
 /// As [`list_at`], of an open object, opened with `O_PATH` or otherwise.

@@ -4,14 +4,14 @@ use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
-use super::copy_up::CopyUp;
+use super::copy_up::{CopyUp, killed};
 use super::{Attr, Caller, InodeId, SetAttr, Union};
 use crate::base::{Errno, Name, Result};
-use crate::inode::{Body, DirState, Inode, LeafObject, LeafState};
+use crate::inode::{Body, DirState, Inode, LeafObject, LeafState, lock_up};
 use crate::merge::Data;
 use crate::sys::stat::{self, Kind, SetTime, Stat, StatFs};
 use crate::sys::{data, tree};
-use crate::upper::clear_privileges;
+use crate::upper::{clear_capability, clear_privileges};
 
 /// How often an object is looked for again while others rename it.
 const RENAME_RACES: usize = 8;
@@ -62,6 +62,9 @@ impl Union {
     pub(super) fn leaf_attr(&self, inode: &Inode, state: &LeafState, stat: &Stat) -> Attr {
         let own = links(stat.nlink).saturating_sub(u32::from(state.is_hidden()));
         let mut attr = Attr::new(inode, stat, state.nlink().unwrap_or(own));
+        if state.meta().is_some() && self.is_nosuid(state) {
+            attr.mode &= !(libc::S_ISUID | libc::S_ISGID);
+        }
         if state.is_device() {
             attr.rdev = 0;
         }
@@ -121,16 +124,17 @@ impl Union {
             return self.set_removed(&inode, set);
         }
         self.check_flags(&inode, set.change())?;
-        let ends_ids = set.size.is_some() && !caller.keeps_privileges();
+        let ends_ids = (set.size.is_some() && !caller.keeps_privileges()).then_some(*caller);
         // What is cut off cannot be given back: together with other changes only when those are made.
-        let (alone, size) = (!set.is_several(), set.size.is_some());
-        let how = CopyUp { data: size, len: set.size.filter(|_| alone), ends_ids: ends_ids && alone, pid: caller.pid };
-        let cut = self.copy_up_cut(&inode, &how)?;
+        let (alone, sized) = (!set.is_several(), set.size.is_some());
+        let data = sized || set.mode.is_some_and(|mode| self.needs_own_data(&inode, mode));
+        let (len, ends) = (set.size.filter(|_| alone), ends_ids.filter(|_| alone));
+        let cut = self.copy_up_cut(&inode, &CopyUp { data, len, ends_ids: ends, pid: caller.pid })?;
         // A copy of the data that runs meanwhile puts back what it found.
-        let _up = matches!(inode.body, Body::Leaf(_)).then(|| inode.up.lock());
-        let before = if alone { None } else { Some(self.attr(&inode)?) };
-        let set = &SetAttr { size: set.size.filter(|_| !cut), ..*set };
-        if let Err(errno) = self.set_each(&inode, ends_ids, size, set) {
+        let _up = matches!(inode.body, Body::Leaf(_)).then(|| lock_up(&inode, &killed(caller.pid))).transpose()?;
+        // A new owner may take set-group-id along, and that is a call of its own.
+        let before = if alone && !set.sets_owner() { None } else { Some(self.at_object(&inode, stat::stat_at)?) };
+        if let Err(errno) = self.set_each(caller, &inode, set, (set.size.filter(|_| !cut), ends_ids)) {
             if let Some(before) = before {
                 self.set_back(&inode, &before);
             }
@@ -139,13 +143,16 @@ impl Union {
         self.attr(&inode)
     }
 
-    /// Sets one after the other; `sized`: the length is set, here or by the copy-up.
-    fn set_each(&self, inode: &Arc<Inode>, ends_ids: bool, sized: bool, set: &SetAttr) -> Result<()> {
-        if set.uid.is_some() || set.gid.is_some() {
-            self.at_object(inode, |dir, name| tree::chown_at(dir, name, set.uid, set.gid)).map_err(|errno| {
-                // An id that the daemon's user namespace does not have.
-                if errno == Errno::EINVAL { Errno::EOVERFLOW } else { errno }
-            })?;
+    /// Sets one after the other; `size` is the length that the copy-up has not set, and whose rights end with it.
+    fn set_each(
+        &self,
+        caller: &Caller,
+        inode: &Arc<Inode>,
+        set: &SetAttr,
+        (size, ends_ids): (Option<u64>, Option<Caller>),
+    ) -> Result<()> {
+        if set.sets_owner() {
+            self.set_owner(caller, inode, set)?;
         }
         if let Some(mode) = set.mode {
             self.set_mode(inode, mode & 0o7777)?;
@@ -153,10 +160,10 @@ impl Union {
                 leaf.may_have_privileges();
             }
         }
-        if let Some(size) = set.size {
+        if let Some(size) = size {
             self.resize(ends_ids, set.mode.is_some(), inode, size)?;
         }
-        let times = if sized { set.times_beside_size() } else { Some([set.atime, set.mtime]) };
+        let times = if set.size.is_some() { set.times_beside_size() } else { Some([set.atime, set.mtime]) };
         if let Some(times) = times.filter(|times| *times != [SetTime::Omit; 2]) {
             self.at_object(inode, |dir, name| tree::utimens_at(dir, name, times))?;
         }
@@ -164,12 +171,37 @@ impl Union {
     }
 
     /// One of several attributes could not be set: those before it get their old values.
-    fn set_back(&self, inode: &Inode, before: &Attr) {
-        let owner = |dir: BorrowedFd<'_>, name: &CStr| tree::chown_at(dir, name, Some(before.uid), Some(before.gid));
-        let back = self.at_object(inode, owner).and_then(|()| self.set_mode(inode, before.mode));
-        if let Err(errno) = back {
+    fn set_back(&self, inode: &Inode, before: &Stat) {
+        let back = || {
+            let now = self.at_object(inode, stat::stat_at)?;
+            // Not for nothing: it ends capabilities, and set-user-id.
+            if (now.uid, now.gid) != (before.uid, before.gid) {
+                let owner = (Some(before.uid), Some(before.gid));
+                self.at_object(inode, |dir, name| tree::chown_at(dir, name, owner.0, owner.1))?;
+            }
+            let mode = self.at_object(inode, stat::stat_at)?.mode;
+            if mode == before.mode { Ok(()) } else { self.set_mode(inode, before.mode & 0o7777) }
+        };
+        if let Err(errno) = back() {
             log::warn!("{:?} keeps some of the attributes that were to be set at once: {errno}", inode.id);
         }
+    }
+
+    /// Whether a file may get this mode only with data of its own: set-user-id and set-group-id are given to what stands
+    /// there now, not to what a layer on a `nosuid` mount has later.
+    fn needs_own_data(&self, inode: &Inode, mode: u32) -> bool {
+        let ids = mode & (libc::S_ISUID | libc::S_ISGID) != 0;
+        ids && inode.kind == Kind::File && inode.leaf().is_ok_and(|leaf| self.is_nosuid(&leaf.state.lock()))
+    }
+
+    fn set_owner(&self, caller: &Caller, inode: &Arc<Inode>, set: &SetAttr) -> Result<()> {
+        // A daemon with CAP_FSETID keeps set-group-id where the caller, of another group than the old one, would not.
+        let foreign = self.has_foreign_sgid(caller, inode)?;
+        self.at_object(inode, |dir, name| tree::chown_at(dir, name, set.uid, set.gid)).map_err(|errno| {
+            // An id that the daemon's user namespace does not have.
+            if errno == Errno::EINVAL { Errno::EOVERFLOW } else { errno }
+        })?;
+        if foreign { self.drop_sgid(inode) } else { Ok(()) }
     }
 
     fn set_mode(&self, inode: &Inode, mode: u32) -> Result<()> {
@@ -194,11 +226,14 @@ impl Union {
         self.attr(inode)
     }
 
-    /// As a write of the kernel ends them first, so that no file is changed and keeps them.
-    fn resize(&self, ends_ids: bool, keeps_mode: bool, inode: &Arc<Inode>, size: u64) -> Result<()> {
+    /// As a write of the kernel ends them first, so that no file is changed and keeps them; a mode that is set at the same
+    /// time stays.
+    fn resize(&self, ends_ids: Option<Caller>, keeps_mode: bool, inode: &Arc<Inode>, size: u64) -> Result<()> {
         let fd = self.data_fd(inode, true)?;
-        if ends_ids {
-            clear_privileges(fd.as_fd(), keeps_mode)?;
+        match ends_ids {
+            Some(_) if keeps_mode => clear_capability(fd.as_fd())?,
+            Some(caller) => _ = clear_privileges(fd.as_fd(), &|group| caller.is_in(group))?,
+            None => {}
         }
         data::truncate(fd.as_fd(), size)
     }

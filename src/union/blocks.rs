@@ -13,10 +13,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::copy_up::CopyUp;
-use super::io::open_to_read;
+use super::io::{end_privileges, open_to_read};
 use super::{Caller, DirSink, InodeId, Kind, ListedEntry, Union, WriteHow};
 use crate::base::sync::{DashMap, Mutex};
-use crate::base::{Errno, Name, Result};
+use crate::base::{Errno, Name, Result, panics};
 use crate::format::Metacopy;
 use crate::inode::{Inode, LeafBody};
 use crate::merge::LowerFile;
@@ -150,13 +150,12 @@ impl Union {
             self.copy_up(inode, &CopyUp::data(caller))?;
             return Ok(None);
         }
-        if how.kill_privileges && !leaf.has_no_privileges() {
-            clear_privileges(blocks.file(), false)?;
-            leaf.set_no_privileges();
+        if how.kill_privileges {
+            end_privileges(caller, leaf, blocks.file())?;
         }
         let written = blocks.write(offset, bytes)?;
         if how.sync {
-            blocks.keep()?;
+            self.sync_file(inode, leaf, true, || blocks.keep())?;
         }
         Ok(Some(written))
     }
@@ -190,6 +189,9 @@ impl Union {
                     return Ok(None);
                 };
                 let (Some(shift), file) = (self.by_blocks.shift, self.open_whole(inode)?) else { return Ok(None) };
+                if below.place.dir.layer.nosuid {
+                    clear_privileges(file.as_fd(), &|_| false)?;
+                }
                 let below = open_below(&below)?;
                 let record = match upper.new_record(shift, stat_fd(file.as_fd())?.size) {
                     Err(Errno::EFBIG) => return Ok(None),
@@ -201,6 +203,7 @@ impl Union {
                     return Ok(None);
                 }
                 record.keep();
+                inode.set_loose(true);
                 // Who has the file below open by now must not keep that for good.
                 let mut data = leaf.data().lock();
                 self.by_blocks.live.insert(inode.id, blocks);
@@ -250,10 +253,11 @@ impl Union {
                 return Err(Errno::EINTR);
             }
         }
-        if cut.is_some() && how.ends_ids {
-            clear_privileges(blocks.file(), false)?;
+        if let Some(caller) = how.ends_ids.filter(|_| cut.is_some()) {
+            clear_privileges(blocks.file(), &|group| caller.is_in(group))?;
         }
         if blocks.seal(upper, cut)? {
+            inode.set_loose(true);
             let mark = {
                 let mut data = leaf.data().lock();
                 let mut state = leaf.state.lock();
@@ -319,7 +323,7 @@ impl Union {
                 let _up = inode.up.lock();
                 let step = left.min(1 << 20);
                 left -= step;
-                let how = CopyUp { data: true, len: None, ends_ids: false, pid: 0 };
+                let how = CopyUp { data: true, len: None, ends_ids: None, pid: 0 };
                 let done = match blocks.fill(step, u64::MAX) {
                     Ok(true) => continue,
                     Ok(false) if self.by_blocks.live.contains_key(&id) => {
@@ -351,12 +355,14 @@ impl Union {
             while stopped.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
                 let Some(union) = union.upgrade() else { break };
                 tick = tick.wrapping_add(1);
-                if tick.is_multiple_of(TICKS_TO_KEEP) {
-                    union.keep_blocks();
-                }
-                if rate > 0 {
-                    union.fill_some(rate);
-                }
+                panics::caught(|| {
+                    if tick.is_multiple_of(TICKS_TO_KEEP) {
+                        union.keep_blocks();
+                    }
+                    if rate > 0 {
+                        union.fill_some(rate);
+                    }
+                });
             }
         };
         let thread = std::thread::Builder::new().name("plyfs-blocks".into()).spawn(work)?;
@@ -401,7 +407,7 @@ impl Union {
             }
             let inode = self.inode(entry.id)?;
             if inode.leaf().is_ok_and(|leaf| leaf.state.lock().meta().is_some_and(|meta| meta.blocks.is_some())) {
-                match self.copy_up(&inode, &CopyUp { data: true, len: None, ends_ids: false, pid: 0 }) {
+                match self.copy_up(&inode, &CopyUp { data: true, len: None, ends_ids: None, pid: 0 }) {
                     Ok(()) => completed.done += 1,
                     Err(errno) => {
                         log::warn!("{name:?} is not completed: {errno}");

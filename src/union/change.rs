@@ -16,9 +16,16 @@ pub trait Notices: Send + Sync {
 
 /// Exclusive hold of a directory's names.
 pub(super) struct Changing<'a> {
+    /// Let go of before the kernel is told: fields are dropped in this order.
+    names: RwLockWriteGuard<'a, Names>,
+    notice: Notice<'a>,
+}
+
+/// Tells the kernel when it is dropped, if there is something to tell.
+struct Notice<'a> {
     union: &'a Union,
     id: InodeId,
-    names: Option<RwLockWriteGuard<'a, Names>>,
+    due: bool,
 }
 
 impl Union {
@@ -41,7 +48,7 @@ impl Union {
     /// # Errors
     /// `ENOTDIR`
     pub(super) fn changing<'a>(&'a self, dir: &'a Arc<Inode>) -> Result<Changing<'a>> {
-        Ok(Changing { union: self, id: dir.id, names: Some(dir.dir()?.names.write()) })
+        Ok(Changing { names: dir.dir()?.names.write(), notice: Notice { union: self, id: dir.id, due: false } })
     }
 
     /// Tells the kernel. No lock is held.
@@ -56,27 +63,25 @@ impl Deref for Changing<'_> {
     type Target = Names;
 
     fn deref(&self) -> &Names {
-        self.names.as_ref().unwrap_or_else(|| gone())
+        &self.names
     }
 }
 
 impl DerefMut for Changing<'_> {
     fn deref_mut(&mut self) -> &mut Names {
-        self.names.as_mut().unwrap_or_else(|| gone())
+        &mut self.names
     }
-}
-
-/// The names are let go of in `drop` only.
-fn gone() -> ! {
-    unreachable!("the names are held until the hold is dropped")
 }
 
 impl Drop for Changing<'_> {
     fn drop(&mut self) {
-        let Some(mut names) = self.names.take() else { return };
-        let tell = names.end();
-        drop(names);
-        if tell {
+        self.notice.due = self.names.end();
+    }
+}
+
+impl Drop for Notice<'_> {
+    fn drop(&mut self) {
+        if self.due {
             self.union.names_changed(self.id);
         }
     }

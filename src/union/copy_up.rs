@@ -10,13 +10,13 @@ use super::{Caller, Union, protect};
 use crate::base::config::Verity;
 use crate::base::{Errno, Name, Result};
 use crate::format::Protattr;
-use crate::inode::{Body, Inode, Key, LeafBody, LeafObject};
+use crate::inode::{Body, Inode, Key, LeafBody, LeafObject, lock_up};
 use crate::layer::{DirPlace, IndexDir, Place};
 use crate::merge::{DirPart, DirView, LowerFile, MetaFile};
 use crate::sys::path::{OFlags, open_beneath};
 use crate::sys::stat::{Kind, SetTime, Stat, stat_at, stat_fd};
 use crate::sys::{caller, data, tree};
-use crate::upper::{Metadata, Staged, Temp, Upper, WhiteoutStyle, Widened, copy_data};
+use crate::upper::{CopyData, Metadata, Staged, Temp, Upper, WhiteoutStyle, Widened, copy_data};
 
 /// What of an object is copied up, and for whom.
 #[derive(Debug, Clone, Copy)]
@@ -25,8 +25,8 @@ pub(super) struct CopyUp {
     pub data: bool,
     /// The file is truncated to this anyway.
     pub len: Option<u64>,
-    /// With that its set-user-id and set-group-id bits go.
-    pub ends_ids: bool,
+    /// With that its set-user-id and set-group-id bits go: who has no right to keep them.
+    pub ends_ids: Option<Caller>,
     /// Whose pending SIGKILL ends it; 0 for nobody's.
     pub pid: u32,
 }
@@ -34,12 +34,12 @@ pub(super) struct CopyUp {
 impl CopyUp {
     /// For a change of metadata.
     pub fn metadata(caller: &Caller) -> Self {
-        Self { data: false, len: None, ends_ids: false, pid: caller.pid }
+        Self { data: false, len: None, ends_ids: None, pid: caller.pid }
     }
 
     /// For a change of the data.
     pub fn data(caller: &Caller) -> Self {
-        Self { data: true, len: None, ends_ids: false, pid: caller.pid }
+        Self { data: true, len: None, ends_ids: None, pid: caller.pid }
     }
 }
 
@@ -47,21 +47,24 @@ impl CopyUp {
 const LONG: u64 = 1 << 20;
 
 impl Union {
+    /// Whether somebody copies it up right now, for whom every other change of it waits.
+    pub fn is_in_copy_up(&self, id: super::InodeId) -> bool {
+        self.inode(id).is_ok_and(|inode| inode.up.is_locked() && inode.leaf().is_ok_and(lacks_data))
+    }
+
     /// Whether a change of this inode (`data`: of its data) first copies so much that the caller should not wait in line
-    /// with others.
+    /// with others, or waits for another who does.
     pub fn is_long_copy_up(&self, id: super::InodeId, data: bool) -> bool {
         let (Ok(inode), Some(upper)) = (self.inode(id), &self.upper) else { return false };
         let Ok(leaf) = inode.leaf() else { return false };
-        if inode.kind != Kind::File || (upper.metacopy && upper.verity != Verity::Require && !data) {
+        if inode.kind != Kind::File || !lacks_data(leaf) {
             return false;
         }
-        {
-            let state = leaf.state.lock();
-            if state.upper().is_some() && state.meta().is_none() {
-                return false;
-            }
+        if inode.up.is_locked() {
+            return true;
         }
-        self.at_leaf(&inode, |object| object.place.stat()).is_ok_and(|stat| stat.size > LONG)
+        let whole = data || !upper.metacopy || upper.verity == Verity::Require;
+        whole && self.at_leaf(&inode, |object| object.place.stat()).is_ok_and(|stat| stat.size > LONG)
     }
 
     /// The same for a write, of which by blocks none is long.
@@ -70,7 +73,7 @@ impl Union {
             && self.inode(id).is_ok_and(|inode| {
                 inode.leaf().is_ok_and(|leaf| {
                     let arrives = leaf.state.lock().meta().is_some_and(|meta| meta.blocks.is_some());
-                    !arrives && !self.is_for_blocks(&inode, leaf)
+                    inode.up.is_locked() || !arrives && !self.is_for_blocks(&inode, leaf)
                 })
             })
     }
@@ -129,11 +132,14 @@ impl Union {
         let mut names = self.changing(&parent)?;
         let into = parent_dir.live_view()?.upper.ok_or(Errno::ESTALE)?;
         names.begin();
-        let stat = self.publish_copy(upper, &parent, &into.place, staged, &name, true)?;
-        let place = into.place.child(&name, stat.ino);
-        let xattr_whiteouts = upper.style == WhiteoutStyle::Xattr;
-        dir.state.write().view.upper = Some(DirPart { place, level: 0, xattr_whiteouts, impure: false });
-        names.raised(&self.cookies, &name, Kind::Dir);
+        self.publish_copy(upper, &parent, (&into.place, &name), staged, true, |stat| {
+            let place = into.place.child(&name, stat.ino);
+            let xattr_whiteouts = upper.style == WhiteoutStyle::Xattr;
+            inode.set_loose(true);
+            dir.state.write().view.upper = Some(DirPart { place, level: 0, xattr_whiteouts, impure: false });
+            names.raised(&self.cookies, &name, Kind::Dir);
+        })?;
+        drop(names);
         upper.sync_name(&into.place)
     }
 
@@ -151,7 +157,7 @@ impl Union {
             if let Some((parent, _)) = &at {
                 self.copy_up_dir(parent)?;
             }
-            let _up = inode.up.lock();
+            let _up = lock_up(inode, &how.killed())?;
             if leaf.state.lock().upper().is_some() {
                 break;
             }
@@ -174,10 +180,13 @@ impl Union {
                 continue;
             };
             names.begin();
-            let stat = self.publish_copy(upper, &parent, &into.place, copy.temp, &name, copy.has_origin)?;
-            names.raised(&self.cookies, &name, inode.kind);
-            let place = Place { dir: into.place.clone(), name };
-            self.now_upper(inode, leaf, place, &stat, copy.links, copy.meta);
+            self.publish_copy(upper, &parent, (&into.place, &name), copy.temp, copy.has_origin, |stat| {
+                names.raised(&self.cookies, &name, inode.kind);
+                let place = Place { dir: into.place.clone(), name: name.clone() };
+                self.now_upper(inode, leaf, place, stat, copy.links, copy.meta);
+            })?;
+            drop(names);
+            // When all is entered: it stands there whatever this says.
             upper.sync_name(&into.place)?;
             return Ok(cut);
         }
@@ -206,6 +215,7 @@ impl Union {
         links: u64,
         meta: Option<MetaFile>,
     ) {
+        inode.set_loose(true);
         let pinned = {
             let mut state = leaf.state.lock();
             state.set_upper(LeafObject { place, key: Key::of(stat) });
@@ -229,23 +239,25 @@ impl Union {
         leaf.close();
     }
 
-    /// Moves a staged copy to its name; the parent keeps its times. The caller holds the parent's `names`.
+    /// Moves a staged copy to its name; the parent keeps its times. `update` is the live state's part, with nothing between
+    /// the two that could fail. The caller holds the parent's `names`.
     pub(super) fn publish_copy(
         &self,
         upper: &Upper,
         parent: &Arc<Inode>,
-        into: &Arc<DirPlace>,
+        (into, name): (&Arc<DirPlace>, &Name),
         staged: Temp<'_>,
-        name: &Name,
         has_origin: bool,
-    ) -> Result<Stat> {
+        update: impl FnOnce(&Stat),
+    ) -> Result<()> {
         keeping_times(into, |fd| {
             if has_origin {
                 self.make_impure(upper, parent, into)?;
             }
             let stat = stat_at(upper.work(), staged.name())?;
             staged.publish_new(fd, name.as_c_str())?;
-            Ok(stat)
+            update(&stat);
+            Ok(())
         })
     }
 
@@ -307,6 +319,12 @@ fn keep_flags(upper: &Upper, inode: &Inode, staged: &Temp<'_>, flags: Protattr) 
     }
 }
 
+/// Whether its data is not in the upper layer, or not all of it.
+fn lacks_data(leaf: &LeafBody) -> bool {
+    let state = leaf.state.lock();
+    state.upper().is_none() || state.meta().is_some()
+}
+
 /// A copy in workdir.
 pub(super) struct Copy<'a> {
     pub temp: Temp<'a>,
@@ -334,7 +352,11 @@ impl Union {
         let name = place.name.as_c_str();
         let metadata = Metadata::of(from.as_fd(), name, stat, &place.dir.layer)?;
         let cut = how.len.is_some_and(|len| inode.kind == Kind::File && len <= stat.size);
-        let metadata = if cut { metadata.truncated(how.ends_ids) } else { metadata };
+        let metadata = match (cut, how.ends_ids) {
+            (true, Some(caller)) => metadata.truncated(Some(&|group| caller.is_in(group))),
+            (true, None) => metadata.truncated(None),
+            (false, _) => metadata,
+        };
         let indexed = self.is_indexed(&place.dir.layer, inode.kind, stat.nlink);
         let mut copy = Copy {
             temp: Temp::new(upper, inode.kind)?,
@@ -402,7 +424,8 @@ impl Union {
         } else if len > 0 {
             let from = file.place.open_file(file.stat.ino, OFlags::RDONLY)?;
             let whole = len == size && below.is_none();
-            let shared = copy_data(from.as_fd(), to.as_fd(), len, whole, &how.killed())?;
+            let (synced, interrupt) = (upper.syncs_data(), &how.killed());
+            let shared = copy_data(from.as_fd(), to.as_fd(), CopyData { len, whole, synced, interrupt })?;
             written = !(shared && upper.features.orders_clones);
         }
         mark(staged)?;
@@ -416,8 +439,13 @@ impl Union {
 impl CopyUp {
     /// Asked between the steps of a long copy.
     pub(super) fn killed(self) -> impl Fn() -> bool {
-        move || self.pid != 0 && caller::sigkill_pending(self.pid)
+        killed(self.pid)
     }
+}
+
+/// Whether the caller `pid` is about to end; never for one without a number here.
+pub(super) fn killed(pid: u32) -> impl Fn() -> bool {
+    move || pid != 0 && caller::sigkill_pending(pid)
 }
 
 /// A lower file to be copied.

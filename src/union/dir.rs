@@ -1,7 +1,7 @@
 //! Listing a directory.
 //!
 //! No open directory is kept: a cookie is a hash of the name, so that a listing that was let go of comes out in the
-//! same order when it is built again.
+//! same order when it is built again. Of a large directory it is built a window at a time.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -40,6 +40,8 @@ const DOT_DOT: u64 = 2;
 
 /// Names that listings and indexes may hold in memory before the oldest are let go.
 const MOST_NAMES: usize = 1 << 20;
+/// More of them are a large directory's.
+const LARGE: usize = 1 << 10;
 /// The same for the directories that have one.
 const MOST_DIRS: usize = 1 << 14;
 
@@ -57,6 +59,13 @@ impl Held {
     /// Enters a directory; returns those that are too many.
     fn enter(&mut self, dir: InodeId, names: usize) -> Vec<InodeId> {
         let mut old = Vec::new();
+        // The next window of a large directory takes the place of the one before.
+        if names > LARGE
+            && let Some(at) = self.dirs.iter().position(|(held, _)| *held == dir)
+            && let Some((_, names)) = self.dirs.remove(at)
+        {
+            self.names = self.names.saturating_sub(names);
+        }
         self.dirs.push_back((dir, names));
         self.names += names;
         while (self.names > MOST_NAMES || self.dirs.len() > MOST_DIRS) && self.dirs.len() > 1 {
@@ -111,22 +120,28 @@ impl Union {
                 return Ok(());
             }
         }
-        let names = self.again(|| self.listed(&inode, body))?;
-        let (Some(listing), Ok(view)) = (names.listing(), body.live_view()) else { return Ok(()) };
-        names.walked();
+        let mut at = cookie.max(DOT_DOT);
         let mut over = true;
-        let mut plain = Plain { union: self, dir: &inode, view: &view, last: None };
-        for (cookie, name, listed) in listing.after(cookie.max(DOT_DOT)) {
-            over = false;
-            let taken = match if plus { None } else { plain.entry(name, listed) } {
-                Some((id, kind)) => sink.add(&ListedEntry { name: name.as_bytes(), cookie, id, kind, attr: None }),
-                None => self.list_one(&inode, &view, (cookie, name, listed), plus, sink)?,
-            };
-            if !taken {
-                return Ok(());
+        loop {
+            let names = self.again(|| self.listed(&inode, body, at))?;
+            let (Some(listing), Ok(view)) = (names.listing(), body.live_view()) else { return Ok(()) };
+            names.walked();
+            let mut plain = Plain { union: self, dir: &inode, view: &view, last: None };
+            for (cookie, name, listed) in listing.after(at) {
+                over = false;
+                let taken = match if plus { None } else { plain.entry(&name, &listed) } {
+                    Some((id, kind)) => sink.add(&ListedEntry { name: name.as_bytes(), cookie, id, kind, attr: None }),
+                    None => self.list_one(&inode, &view, (cookie, &name, &listed), plus, sink)?,
+                };
+                if !taken {
+                    return Ok(());
+                }
             }
+            if listing.is_last() {
+                break;
+            }
+            at = listing.to();
         }
-        drop(names);
         if over && let Some(mut names) = body.names.try_write() {
             names.drop_listing();
         }
@@ -138,16 +153,22 @@ impl Union {
         Ok(ListedEntry { name, cookie, id: inode.id, kind: Kind::Dir, attr })
     }
 
-    /// The names of a directory, with a listing unless it was removed.
-    fn listed<'a>(&self, inode: &Arc<Inode>, body: &'a DirBody) -> Result<RwLockReadGuard<'a, Names>> {
+    /// The names of a directory, with a listing that goes on after `cookie` unless it was removed.
+    fn listed<'a>(&self, inode: &Arc<Inode>, body: &'a DirBody, cookie: u64) -> Result<RwLockReadGuard<'a, Names>> {
+        let goes_on = |names: &Names| names.listing().is_some_and(|listing| listing.goes_on(cookie));
         let names = body.names.read();
-        if names.listing().is_some() {
+        if goes_on(&names) {
             return Ok(names);
         }
         drop(names);
         let mut names = body.names.write();
         let Ok(view) = body.live_view() else { return Ok(RwLockWriteGuard::downgrade(names)) };
-        let listing = merge::list(&view, &self.cookies)?;
+        // Another walk may have come first.
+        if goes_on(&names) {
+            return Ok(RwLockWriteGuard::downgrade(names));
+        }
+        let window = names.next_window(cookie, self.names_at_once);
+        let listing = merge::list(&view, &self.cookies, window)?;
         let count = listing.len();
         names.set_listing(listing, self.layers_stay());
         let names = RwLockWriteGuard::downgrade(names);

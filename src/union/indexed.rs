@@ -50,19 +50,16 @@ impl Union {
         upper.set_nlink(upper.work(), copy.temp.name(), &Nlink { base: Base::Upper, difference: links - 1 })?;
         let stat = stat_at(upper.work(), copy.temp.name())?;
         // Whoever finds the entry before this returns finds this inode.
-        let key = Key::of(&stat);
-        self.table.add_key(inode, key);
-        if let Err(errno) = copy.temp.publish_new(index.dir().fd()?.as_fd(), entry.as_c_str()) {
-            self.table.drop_key(inode, key);
-            return Err(errno);
-        }
+        let held = self.table.hold_key(inode, Key::of(&stat));
+        copy.temp.publish_new(index.dir().fd()?.as_fd(), entry.as_c_str())?;
+        held.keep();
         {
             let mut state = leaf.state.lock();
             state.set_index(Some(entry.clone()));
             state.set_unaliased(copy.links);
         }
         self.now_upper(inode, leaf, index.place(&entry), &stat, copy.links, copy.meta);
-        Ok(())
+        upper.sync_name(index.dir())
     }
 
     /// Gives the known names of an indexed file that have none yet a link of its copy. They lead to it anyway, by the index;
@@ -100,7 +97,8 @@ impl Union {
                 self.alias(upper, inode, leaf, &into.place, name, lower_links)
             })?;
             names.raised(&self.cookies, name, inode.kind);
-            upper.sync_name(&into.place)?;
+            drop(names);
+            return upper.sync_name(&into.place);
         }
         Ok(())
     }

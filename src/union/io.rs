@@ -1,15 +1,14 @@
 //! A file's data. Every operation finds the file by its inode: an open need not be seen.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Weak};
 
 use super::copy_up::CopyUp;
 use super::protect::Change;
 use super::{Caller, InodeId, Union};
-use crate::base::config::Fsync;
 use crate::base::{Errno, Result};
 use crate::format::Protattr;
-use crate::inode::{Body, DataFd, Inode, LeafBody, LeafObject};
+use crate::inode::{DataFd, Inode, LeafBody, LeafObject};
 use crate::layer::{Evict, Place};
 use crate::sys::data;
 use crate::sys::path::OFlags;
@@ -75,10 +74,12 @@ impl Union {
         }
         self.copy_up(&inode, &CopyUp::data(caller))?;
         let fd = self.data_fd(&inode, true)?;
-        self.end_privileges(&inode, &fd, how.kill_privileges)?;
+        if how.kill_privileges {
+            end_privileges(caller, inode.leaf()?, fd.as_fd())?;
+        }
         let mut written = 0;
         while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
-            match data::pwrite(fd.as_fd(), rest, offset + written as u64) {
+            match data::pwrite(fd.as_fd(), rest, offset.saturating_add(written as u64)) {
                 Ok(0) if written > 0 => break,
                 Ok(0) => return Err(Errno::EIO),
                 Ok(n) => written += n,
@@ -87,8 +88,8 @@ impl Union {
                 Err(errno) => return Err(errno),
             }
         }
-        if how.sync && !self.is_volatile() {
-            data::fdatasync(fd.as_fd())?;
+        if how.sync {
+            self.sync_file(&inode, inode.leaf()?, true, || data::fdatasync(fd.as_fd()))?;
         }
         Ok(written)
     }
@@ -108,17 +109,6 @@ impl Union {
         if flags.immutable || (flags.append && !at_end()?) {
             return Err(Errno::EPERM);
         }
-        Ok(())
-    }
-
-    /// Clears suid and sgid for who may not keep them. Looked at once until the mode changes.
-    fn end_privileges(&self, inode: &Inode, fd: &OwnedFd, kill: bool) -> Result<()> {
-        let leaf = inode.leaf()?;
-        if !kill || leaf.has_no_privileges() {
-            return Ok(());
-        }
-        clear_privileges(fd.as_fd(), false)?;
-        leaf.set_no_privileges();
         Ok(())
     }
 
@@ -219,78 +209,6 @@ impl Union {
         keeps.then_some(fd)
     }
 
-    /// Whether a sync of this inode has to wait for a disk.
-    pub fn is_long_sync(&self, id: InodeId) -> bool {
-        if self.is_volatile() {
-            return false;
-        }
-        self.inode(id).is_ok_and(|inode| match &inode.body {
-            Body::Dir(_) => true,
-            Body::Leaf(leaf) => leaf.state.lock().upper().is_some(),
-        })
-    }
-
-    /// Data and attributes are on disk; with them what leads to the file.
-    ///
-    /// # Errors
-    /// `EIO`, `ENOSPC`, `EDQUOT`
-    pub fn fsync(&self, id: InodeId, data_only: bool) -> Result<()> {
-        self.again(|| self.fsync_once(id, data_only))
-    }
-
-    fn fsync_once(&self, id: InodeId, data_only: bool) -> Result<()> {
-        let inode = self.inode(id)?;
-        let Ok(upper) = self.upper() else { return Ok(()) };
-        if upper.fsync == Fsync::Volatile {
-            return Ok(());
-        }
-        match &inode.body {
-            Body::Dir(dir) => match dir.live_view().ok().and_then(|view| view.upper) {
-                Some(part) => data::fsync(part.place.open()?.as_fd()),
-                None => Ok(()),
-            },
-            Body::Leaf(leaf) => {
-                // A lower file is on disk.
-                if leaf.state.lock().upper().is_none() {
-                    return Ok(());
-                }
-                if let Some(blocks) = self.blocks(&inode, leaf)? {
-                    blocks.keep()?;
-                    if !data_only {
-                        data::fsync(blocks.file())?;
-                    }
-                    return if upper.fsync == Fsync::Strict { self.sync_parent(leaf) } else { Ok(()) };
-                }
-                let fd = match self.own_fd(&inode, leaf) {
-                    Err(Errno::EACCES | Errno::EPERM | Errno::ETXTBSY) => self.data_fd(&inode, false)?,
-                    fd => fd?,
-                };
-                if data_only {
-                    data::fdatasync(fd.as_fd())?
-                } else {
-                    data::fsync(fd.as_fd())?
-                }
-                if upper.fsync == Fsync::Strict { self.sync_parent(leaf) } else { Ok(()) }
-            }
-        }
-    }
-
-    /// The descriptor of what the upper file itself has: of one whose data is below that is not its content.
-    fn own_fd(&self, inode: &Arc<Inode>, leaf: &LeafBody) -> Result<Arc<OwnedFd>> {
-        if leaf.state.lock().meta().is_none() {
-            return self.data_fd(inode, true);
-        }
-        self.at_leaf(inode, |object| open_to_read(&object.place, object.key.ino)).map(|data| data.fd)
-    }
-
-    fn sync_parent(&self, leaf: &LeafBody) -> Result<()> {
-        let place = leaf.state.lock().upper().map(|object| object.place.dir.clone());
-        match place {
-            Some(dir) => data::fsync(dir.open()?.as_fd()),
-            None => Ok(()),
-        }
-    }
-
     /// Reserves, zeroes or frees space (`fallocate(2)`); `mode` as there.
     ///
     /// # Errors
@@ -303,7 +221,7 @@ impl Union {
         let inode = self.inode(id)?;
         let fd = self.writable(caller, &inode, None)?;
         data::fallocate(fd.as_fd(), mode, offset, len)?;
-        self.end_privileges(&inode, &fd, !caller.keeps_privileges())
+        if caller.keeps_privileges() { Ok(()) } else { end_privileges(caller, inode.leaf()?, fd.as_fd()) }
     }
 
     /// The next data or hole at or after `offset`.
@@ -353,9 +271,20 @@ impl Union {
             Errno::EXDEV | Errno::EBADF | Errno::ENOSYS => Errno::EOPNOTSUPP,
             errno => errno,
         })?;
-        self.end_privileges(&target, &out, !caller.keeps_privileges())?;
+        if !caller.keeps_privileges() {
+            end_privileges(caller, target.leaf()?, out.as_fd())?;
+        }
         Ok(u32::try_from(copied).unwrap_or(0))
     }
+}
+
+/// Clears what a write by who may not keep it ends. Looked at once until the mode changes.
+pub(super) fn end_privileges(caller: &Caller, leaf: &LeafBody, file: BorrowedFd<'_>) -> Result<()> {
+    // Set-group-id can stay for one caller and go with the next.
+    if !leaf.has_no_privileges() && clear_privileges(file, &|group| caller.is_in(group))? {
+        leaf.set_no_privileges();
+    }
+    Ok(())
 }
 
 /// Opens what an inode's object itself has as its data.

@@ -50,7 +50,7 @@ impl Union {
         let key = {
             let mut state = leaf.state.lock();
             if let Some(links) = state.nlink_mut() {
-                *links += 1;
+                *links = links.saturating_add(1);
             }
             state.upper().ok_or(Errno::ESTALE)?.key
         };

@@ -8,13 +8,13 @@ use super::copy_up::CopyUp;
 use crate::base::config::Verity;
 use crate::base::{Errno, Name, Result};
 use crate::format::{Digest, Metacopy, Redirect};
-use crate::inode::{Inode, LeafBody, LeafObject};
+use crate::inode::{Inode, LeafBody, LeafObject, LeafState, lock_up};
 use crate::layer::verity;
 use crate::merge::{Data, LowerFile, MetaFile};
 use crate::sys::path::OFlags;
 use crate::sys::stat::{SetTime, Stat, stat_fd};
 use crate::sys::{data, tree, xattr};
-use crate::upper::{CAPABILITY, Staged, Upper, copy_data, without_ids};
+use crate::upper::{CAPABILITY, CopyData, Staged, Upper, clear_privileges, copy_data, without_ids};
 
 /// A file that is emptied is copied up to this size all the same, in bytes: emptying one and taking its mark away are two
 /// calls, between which the kernel's OverlayFS would see a file of no size with content.
@@ -57,6 +57,16 @@ impl Union {
             }
         }
         Ok(Some(file))
+    }
+
+    /// Whether its data, or all of it, is in a layer on a `nosuid` mount: who can change that must not decide what runs with
+    /// set-user-id, whatever layer says so.
+    pub(super) fn is_nosuid(&self, state: &LeafState) -> bool {
+        let of_data = state.meta().is_some_and(|meta| match &meta.data {
+            Data::At(file) => file.place.dir.layer.nosuid,
+            Data::Beneath(_) => self.stack.data_only.iter().any(|root| root.layer.nosuid),
+        });
+        of_data || state.current().is_ok_and(|object| object.place.dir.layer.nosuid)
     }
 
     /// Whether the data of a metacopy file is what `verity=` asks for.
@@ -113,7 +123,7 @@ impl Union {
             return Ok(false);
         }
         let upper = self.upper()?;
-        let _up = inode.up.lock();
+        let _up = lock_up(inode, &how.killed())?;
         if let Some(blocks) = self.blocks(inode, leaf)? {
             return self.complete_blocks(inode, leaf, &blocks, how);
         }
@@ -126,14 +136,20 @@ impl Union {
         if leaf.state.lock().meta().is_none() {
             return Ok(false);
         }
+        let nosuid = source.as_ref().is_some_and(|file| file.place.dir.layer.nosuid);
         let open = |source: LowerFile| source.place.open_file(source.stat.ino, OFlags::RDONLY);
         let from = source.map(open).transpose()?;
         let cut = self.at_leaf(inode, |object| {
             let to = super::io::open_for_write(object)?.fd;
+            if nosuid {
+                // As it was seen: what came with the name is not for this data.
+                clear_privileges(to.as_fd(), &|_| false)?;
+            }
             fill(upper, to.as_fd(), from.as_ref().map(AsFd::as_fd), how)?;
             Ok(from.is_none())
         });
         let cut = cut?;
+        inode.set_loose(true);
         leaf.state.lock().set_meta(None);
         leaf.close();
         Ok(cut)
@@ -243,12 +259,18 @@ fn try_fill(
     let capability = xattr::get_fd(to, CAPABILITY)?;
     // Whole, even if it is cut next: between the two calls that take the mark away and cut it the file is what it was.
     match from {
-        Some(from) => drop(copy_data(from, to, before.size, false, &how.killed())?),
+        Some(from) => {
+            let (synced, interrupt) = (upper.syncs_data(), &how.killed());
+            copy_data(from, to, CopyData { len: before.size, whole: false, synced, interrupt })?;
+        }
         None => data::truncate(to, 0)?,
     }
     let cut = from.is_none();
     // What writing took away, unless the change itself takes it.
-    let mode = if cut && how.ends_ids { without_ids(before.mode) } else { before.mode };
+    let mode = match how.ends_ids.filter(|_| cut) {
+        Some(caller) => without_ids(before, &|group| caller.is_in(group)),
+        None => before.mode,
+    };
     if stat_fd(to)?.mode != mode {
         tree::chmod_fd(to, mode & 0o7777)?;
     }

@@ -23,6 +23,7 @@ mod resent;
 mod restore;
 mod roots;
 mod setup;
+mod sync;
 mod types;
 mod xattr;
 
@@ -42,7 +43,7 @@ use std::sync::{Arc, OnceLock};
 use crate::base::config::{Fsync, Timeouts};
 use crate::base::sync::RwLock;
 use crate::base::{Errno, Result};
-use crate::inode::{Inode, Table};
+use crate::inode::{Inode, Table, Topology};
 use crate::layer::{DirPlace, FdCache};
 use crate::merge::{CookieKey, Stack};
 use crate::upper::Upper;
@@ -61,11 +62,13 @@ pub struct Union {
     cookies: CookieKey,
     listings: dir::ListingCache,
     /// Lock order: `inode/locks.rs`.
-    topology: RwLock<()>,
+    topology: RwLock<Topology>,
     noacl: bool,
     static_nlink: bool,
     by_blocks: blocks::ByBlocks,
     timeouts: Timeouts,
+    /// About so many names of a directory are in memory while it is listed.
+    names_at_once: usize,
     notices: OnceLock<Box<dyn Notices>>,
     /// Written where the mount is to outlive this process.
     journal: Option<Arc<Journal>>,

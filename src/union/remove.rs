@@ -105,18 +105,22 @@ impl Union {
         self.count_with_upper(upper, leaf, -1)?;
         let whiteout = merge::lower_has(view, name)?;
         let keep = self.leave_name(leaf, parent, name, &found.stat);
-        if !whiteout && !keep {
-            tree::unlink_at(dir.as_fd(), name.as_c_str())?;
-        } else {
-            let old = if whiteout {
-                upper.replace_with_whiteout(dir.as_fd(), name, kind)?
-            } else {
-                upper.take_away(dir.as_fd(), name.as_c_str(), kind)?
-            };
-            if keep {
-                self.hide(leaf, old)?;
+        let old = match (whiteout, keep) {
+            (true, _) => Some(upper.replace_with_whiteout(dir.as_fd(), name, kind)?),
+            (false, true) => Some(upper.take_away(dir.as_fd(), name.as_c_str(), kind)?),
+            (false, false) => {
+                tree::unlink_at(dir.as_fd(), name.as_c_str())?;
+                None
             }
-        }
+        };
+        // What is not kept goes when all is entered.
+        let _gone = match old {
+            Some(old) if keep => {
+                self.hide(leaf, old)?;
+                None
+            }
+            old => old,
+        };
         self.one_link_less(inode, leaf, 0);
         Ok(())
     }
@@ -220,20 +224,22 @@ impl Union {
         let whiteout = merge::lower_has(view, name)?;
         let plain = !whiteout && seen.lowers.is_empty();
         let removed = if plain { tree::rmdir_at(dir.as_fd(), name.as_c_str()) } else { Err(Errno::ENOTEMPTY) };
-        match removed {
-            Ok(()) => {}
+        // Removed itself when all is entered.
+        let _gone = match removed {
+            Ok(()) => None,
             Err(Errno::ENOTEMPTY | Errno::EEXIST) => {
                 self.check_empty(&seen)?;
                 if !whiteout {
-                    drop(upper.take_away(dir.as_fd(), name.as_c_str(), Kind::Dir)?);
+                    Some(upper.take_away(dir.as_fd(), name.as_c_str(), Kind::Dir)?)
                 } else if seen.upper.is_some() {
-                    drop(upper.replace_with_whiteout(dir.as_fd(), name, Kind::Dir)?);
+                    Some(upper.replace_with_whiteout(dir.as_fd(), name, Kind::Dir)?)
                 } else {
                     upper.place_whiteout(dir.as_fd(), name)?;
+                    None
                 }
             }
             Err(errno) => return Err(errno),
-        }
+        };
         child_names.forget();
         child.state.write().removed = Some(Box::new(found.stat));
         Ok(())
@@ -241,15 +247,16 @@ impl Union {
 
     /// Whether nothing is seen in a directory. The caller holds its `names`.
     pub(super) fn check_empty(&self, view: &DirView) -> Result<()> {
-        let listing = match (merge::list(view, &self.cookies), &view.upper) {
+        let is_empty = || merge::is_empty(view, &self.cookies, self.names_at_once);
+        let empty = match (is_empty(), &view.upper) {
             // Its owner may remove a directory that he may not read.
             (Err(Errno::EACCES), Some(part)) => {
                 let fd = part.place.fd()?;
                 let _widened = Widened::new(fd.as_fd(), part.place.stat_self()?.mode)?;
-                merge::list(view, &self.cookies)?
+                is_empty()?
             }
-            (listing, _) => listing?,
+            (empty, _) => empty?,
         };
-        if listing.len() == 0 { Ok(()) } else { Err(Errno::ENOTEMPTY) }
+        if empty { Ok(()) } else { Err(Errno::ENOTEMPTY) }
     }
 }

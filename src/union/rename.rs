@@ -148,11 +148,11 @@ impl Union {
             };
             names.each(|names, first| self.moved_names(names, first, (name, left), (new_name, &from, &to)));
         }
-        let mut tell = [None, None];
-        names.each(|names, first| tell[usize::from(first)] = names.end().then_some(first));
+        let (mut tell, mut tell_new) = (false, false);
+        names.each(|names, first| *(if first { &mut tell } else { &mut tell_new }) = names.end());
         drop(names);
-        for first in tell.into_iter().flatten() {
-            self.names_changed(if first { parent.id } else { new_parent.id });
+        for dir in [tell_new.then_some(new_parent), tell.then_some(parent)].into_iter().flatten() {
+            self.names_changed(dir.id);
         }
         self.put(&from);
         self.put(&to);
@@ -262,8 +262,8 @@ impl Union {
         }
         let kept = self.keep_target(upper, to)?;
         let device = flags.contains(RenameFlags::WHITEOUT).then(|| stage_device(upper)).transpose()?;
-        self.move_over(upper, from, to)?;
-        self.moved(from, to, kept)?;
+        self.move_over(upper, from, to, || self.moved(from, to, kept))?;
+        self.replaced(to);
         let left = device.map_or(Ok(()), |device| device.publish(at(from)?.fd(), from.name.as_c_str()));
         Ok(left.map_or_else(Moved::LeavesNothing, |()| Moved::All))
     }
@@ -349,15 +349,17 @@ impl Union {
         }
     }
 
-    /// The one call that moves the object, covers the target and leaves a whiteout where one is needed.
-    fn move_over(&self, upper: &Upper, from: &Side<'_>, to: &Side<'_>) -> Result<()> {
+    /// The one call that moves the object, covers the target and leaves a whiteout where one is needed; then `update`.
+    fn move_over(
+        &self,
+        upper: &Upper,
+        from: &Side<'_>,
+        to: &Side<'_>,
+        update: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
         let (source, target) = (at(from)?, at(to)?);
-        if from.is_dir()
-            && to.is_dir()
-            && to.is_upper()
-            && let Some(ino) = clear_dir(upper, &target)?
-        {
-            self.is_cleared(to, ino)?;
+        if from.is_dir() && to.is_dir() && to.is_upper() {
+            clear_dir(upper, &target, |ino| self.is_cleared(to, ino))?;
         }
         if upper.style == WhiteoutStyle::File {
             if from.below {
@@ -365,12 +367,14 @@ impl Union {
                 upper.whiteout_beside(source.fd(), from.name)?;
             }
             relocate(source.each(), target.each(), RenameFlags::empty())?;
+            update()?;
             return upper.drop_wh_file(target.fd(), to.name);
         }
         let swap = to.upper_whiteout() && upper.features.exchange && (from.below || from.is_dir());
         if swap {
             // The whiteout that stands at the target goes where one is needed, or away.
             relocate(source.each(), target.each(), RenameFlags::EXCHANGE)?;
+            update()?;
             if !from.below
                 && let Err(errno) = tree::unlink_at(source.fd(), source.name)
             {
@@ -379,12 +383,14 @@ impl Union {
             return Ok(());
         }
         if from.below && upper.features.rename_whiteout {
-            return relocate(source.each(), target.each(), RenameFlags::WHITEOUT);
+            relocate(source.each(), target.each(), RenameFlags::WHITEOUT)?;
+            return update();
         }
         if to.upper_whiteout() && from.is_dir() {
             tree::unlink_at(target.fd(), target.name)?;
         }
         relocate(source.each(), target.each(), RenameFlags::empty())?;
+        update()?;
         // Two steps without RENAME_WHITEOUT: in between both names are seen.
         if from.below { upper.place_whiteout(source.fd(), from.name) } else { Ok(()) }
     }
@@ -401,7 +407,7 @@ impl Union {
         Ok(())
     }
 
-    /// The live state after a move.
+    /// The live state after a move; no system call is made.
     fn moved(&self, from: &Side<'_>, to: &Side<'_>, kept: Option<Temp<'_>>) -> Result<()> {
         if let Some(target) = &to.inode {
             match &target.body {
@@ -414,11 +420,6 @@ impl Union {
                     if let Some(kept) = kept {
                         self.hide(leaf, kept)?;
                     }
-                    let lower_links = match &to.found {
-                        Answer::Found(Found::Leaf(found)) if !found.named => found.stat.nlink,
-                        _ => 0,
-                    };
-                    self.one_link_less(target, leaf, lower_links);
                 }
             }
             self.table.remove_name(to.parent, to.name);
@@ -426,6 +427,14 @@ impl Union {
         self.arrived(from.inode()?, from, to)?;
         self.table.rename(from.inode()?, (from.parent, from.name), (to.parent, to.name));
         Ok(())
+    }
+
+    /// What a move replaced has one name less.
+    fn replaced(&self, to: &Side<'_>) {
+        let (Some(target), Answer::Found(Found::Leaf(found))) = (&to.inode, &to.found) else { return };
+        if let Ok(leaf) = target.leaf() {
+            self.one_link_less(target, leaf, if found.named { 0 } else { found.stat.nlink });
+        }
     }
 
     /// The live state after an exchange.
@@ -515,8 +524,8 @@ fn check_replace<'a>(
 }
 
 /// An upper directory that is seen as empty may hold whiteouts: an empty opaque one takes its place, so that a rename
-/// can replace it. Its number in the layer, where one does.
-fn clear_dir(upper: &Upper, target: &At<'_>) -> Result<Option<u64>> {
+/// can replace it. `update` is told its number in the layer, where one does.
+fn clear_dir(upper: &Upper, target: &At<'_>, update: impl FnOnce(u64) -> Result<()>) -> Result<()> {
     let open = crate::sys::path::OFlags::RDONLY | crate::sys::path::OFlags::DIRECTORY;
     let dir = crate::sys::path::open_beneath(target.fd(), target.name, open)?;
     let mut empty = true;
@@ -525,7 +534,7 @@ fn clear_dir(upper: &Upper, target: &At<'_>) -> Result<Option<u64>> {
         false
     })?;
     if empty {
-        return Ok(None);
+        return Ok(());
     }
     let stat = crate::sys::stat::stat_fd(dir.as_fd())?;
     let metadata = Metadata::of(target.fd(), target.name, stat, &upper.root.layer)?;
@@ -536,9 +545,11 @@ fn clear_dir(upper: &Upper, target: &At<'_>) -> Result<Option<u64>> {
     let ino = crate::sys::stat::stat_at(upper.work(), temp.name())?.ino;
     if upper.features.exchange {
         temp.exchange(target.fd(), target.name, Kind::Dir)?;
+        // What was there is removed when `temp` is dropped.
+        update(ino)
     } else {
-        drop(upper.take_away(target.fd(), target.name, Kind::Dir)?);
+        let _taken = upper.take_away(target.fd(), target.name, Kind::Dir)?;
         temp.publish_new(target.fd(), target.name)?;
+        update(ino)
     }
-    Ok(Some(ino))
 }

@@ -12,7 +12,7 @@ use crate::base::{Errno, Result};
 use crate::format::Origin;
 use crate::format::mark::{Mark, Namespace, WhiteoutStyle};
 use crate::layer::{DirPlace, FdCache, Handles, Layer};
-use crate::merge::{self, DirPart};
+use crate::merge::{self, DirPart, Traps};
 use crate::sys::path::{OFlags, open_beneath, open_root};
 use crate::sys::stat::{mount_flags_nosuid, stat_fd, statfs_fd};
 use crate::sys::{dirent, handle, mount, xattr};
@@ -115,7 +115,8 @@ pub(super) fn open_layer(option: &str, path: &Path) -> Setup<Root> {
 }
 
 pub(super) fn open_upper(dirs: &UpperDirs) -> Setup<UpperRoots> {
-    let upper = open_layer("upperdir", &dirs.dir)?;
+    // What was set through the view counts in it: `nosuid` says something of what others made.
+    let upper = Root { nosuid: false, ..open_layer("upperdir", &dirs.dir)? };
     let work = open_layer("workdir", &dirs.work)?;
     let what = || format!("workdir={}", dirs.work.display());
     let stat = |fd: &OwnedFd| stat_fd(fd.as_fd()).map_err(|errno| SetupError::new(what(), errno.to_string(), ""));
@@ -191,6 +192,17 @@ pub(super) fn check_overlap<'a>(lowers: impl Iterator<Item = &'a Root>, upper: &
         }
     }
     Ok(())
+}
+
+/// What is to be refused where the layers turn out to lie in each other all the same.
+pub(super) fn traps<'a>(lowers: impl Iterator<Item = &'a Root>, upper: Option<&UpperRoots>) -> Traps {
+    let Some(upper) = upper else { return Traps::default() };
+    let key = |fd: BorrowedFd<'_>| stat_fd(fd).ok().map(|stat| (stat.dev, stat.ino));
+    let written = [upper.upper.fd.as_fd(), upper.work.as_fd()];
+    Traps {
+        written: written.into_iter().filter_map(key).collect(),
+        lower: lowers.filter_map(|root| key(root.fd.as_fd())).collect(),
+    }
 }
 
 /// An overlay wrote this layer: `.wh.` names are ordinary files there.

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::blocks::ByBlocks;
-use super::roots::{Common, Root, UpperRoots, check_overlap, is_empty, is_overlay_style, open_layer, open_upper, uuid};
+use super::roots::{
+    Common, Root, UpperRoots, check_overlap, is_empty, is_overlay_style, open_layer, open_upper, traps, uuid,
+};
 use super::{Union, restore};
 use crate::base::config::{Config, Fsync, RedirectDir, UpperDirs, Uuid, Xino};
 use crate::base::{Errno, Result};
@@ -14,7 +16,7 @@ use crate::format::journal::Record;
 use crate::format::mark::{Mark, Namespace, WhiteoutStyle};
 use crate::inode::{Journal, Numbers, System, Table};
 use crate::layer::{DirPlace, FdCache, IndexDir};
-use crate::merge::{self, CookieKey, DirView, Stack};
+use crate::merge::{self, CookieKey, DirPart, DirView, Stack};
 use crate::sys::path::{OFlags, open_beneath};
 use crate::sys::random::random_bytes;
 use crate::sys::stat::stat_fd;
@@ -81,6 +83,10 @@ const FD_SHARE: u64 = 2;
 const MOST_FDS: u64 = 8192;
 const FEWEST_FDS: u64 = 32;
 
+/// Names of a directory in one window of its listing: about 10 MiB. With a million names that is four to six readings of
+/// the directory, each a third of a second.
+const NAMES_AT_ONCE: usize = 1 << 18;
+
 impl Union {
     /// Opens all layers and prepares the upper one.
     ///
@@ -109,6 +115,7 @@ impl Union {
             }
             None => None,
         };
+        let traps = traps(lowers.iter().chain(&data_only), upper.as_ref());
         let isolated = |roots: Vec<Root>| roots.into_iter().map(|root| root.isolate(true)).collect::<Vec<_>>();
         let (lowers, data_only) = (isolated(lowers), isolated(data_only));
         let numbers = number(&config, &lowers, upper.as_ref())?;
@@ -127,15 +134,7 @@ impl Union {
             }
             _ => None,
         };
-        let mut parts = Vec::new();
-        let count = lowers.len();
-        for (i, root) in lowers.into_iter().enumerate() {
-            let (part, opaque) = root.into_lower(&common, i + 1, i + 1 < count)?;
-            parts.push(part);
-            if opaque {
-                break;
-            }
-        }
+        let parts = lower_parts(lowers, &common)?;
         let data_only = data_only.into_iter().map(|root| root.into_data(&common)).collect::<Setup<Vec<_>>>()?;
         let mut stack = Stack {
             lowers: parts.into(),
@@ -144,6 +143,7 @@ impl Union {
             data_only,
             index: None,
             verity: config.verity,
+            traps,
         };
         let upper = match prepared {
             Some((upper, workdir)) => {
@@ -201,6 +201,7 @@ impl Union {
             static_nlink: config.static_nlink,
             by_blocks,
             timeouts: config.timeouts,
+            names_at_once: config.names_at_once.unwrap_or(NAMES_AT_ONCE).max(1),
             notices: Default::default(),
             notes,
         })
@@ -217,6 +218,19 @@ fn cookie_key(journal: Option<&Journal>) -> Result<CookieKey> {
         journal.write([Record::Cookies(key.to_bytes())]);
     }
     Ok(key)
+}
+
+/// The roots of the lower layers, down to one that hides those below.
+fn lower_parts(lowers: Vec<Root>, common: &Common) -> Setup<Vec<DirPart>> {
+    let (mut parts, count) = (Vec::new(), lowers.len());
+    for (i, root) in lowers.into_iter().enumerate() {
+        let (part, opaque) = root.into_lower(common, i + 1, i + 1 < count)?;
+        parts.push(part);
+        if opaque {
+            break;
+        }
+    }
+    Ok(parts)
 }
 
 /// How large files are copied up.

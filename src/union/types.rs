@@ -44,6 +44,11 @@ impl Caller {
         self.has_cap(CAP_FSETID)
     }
 
+    /// Whether it is in a group.
+    pub(super) fn is_in(self, group: u32) -> bool {
+        caller::in_group(self.pid, self.gid, group)
+    }
+
     /// `CAP_SYS_ADMIN`: it sees `trusted.*`.
     pub(super) fn sees_trusted(self) -> bool {
         const CAP_SYS_ADMIN: u32 = 21;
@@ -136,9 +141,13 @@ impl SetAttr {
     /// Whether it takes more than one system call: something else could then fail between them.
     pub(super) fn is_several(&self) -> bool {
         let times = if self.size.is_some() { self.times_beside_size() } else { Some([self.atime, self.mtime]) };
-        let owner = self.uid.is_some() || self.gid.is_some();
         let times = times.is_some_and(|times| times != [SetTime::Omit; 2]);
-        [owner, self.mode.is_some(), self.size.is_some(), times].iter().filter(|set| **set).count() > 1
+        [self.sets_owner(), self.mode.is_some(), self.size.is_some(), times].iter().filter(|set| **set).count() > 1
+    }
+
+    /// Whether it gives the object to somebody.
+    pub(super) fn sets_owner(&self) -> bool {
+        self.uid.is_some() || self.gid.is_some()
     }
 
     /// The times that a change of the length does not set by itself.

@@ -2,15 +2,15 @@
 
 use std::ffi::{CStr, CString};
 
-use super::copy_up::CopyUp;
+use super::copy_up::{CopyUp, killed};
 use super::protect::Change;
 use super::resent::or_gone_before;
 use super::{Caller, InodeId, Union};
 use crate::base::{Errno, Result};
 use crate::format::{Namespace, escape};
-use crate::inode::{Body, Inode};
+use crate::inode::{Body, Inode, lock_up};
 use crate::sys::stat::stat_at;
-use crate::sys::{caller, tree, xattr};
+use crate::sys::{tree, xattr};
 use crate::upper::CAPABILITY;
 use std::sync::Arc;
 
@@ -83,9 +83,11 @@ impl Union {
         let inode = self.inode(id)?;
         let key = self.stored(name)?;
         self.check_flags(&inode, Change::Other)?;
-        self.copy_up(&inode, &CopyUp::metadata(caller))?;
+        // A capability is given to what stands there now, not to what a layer on a `nosuid` mount has later.
+        let own = self.hides_capability(&inode, &key);
+        self.copy_up(&inode, &if own { CopyUp::data(caller) } else { CopyUp::metadata(caller) })?;
         // A copy of the data that runs meanwhile puts back what it found.
-        let _up = matches!(inode.body, Body::Leaf(_)).then(|| inode.up.lock());
+        let _up = matches!(inode.body, Body::Leaf(_)).then(|| lock_up(&inode, &killed(caller.pid))).transpose()?;
         // A flag says what was there before; sent again, the request may have been done.
         let flags = if caller.resent { 0 } else { flags };
         self.at_object(&inode, |dir, at| xattr::set_at(dir, at, &key, value, flags))?;
@@ -110,7 +112,7 @@ impl Union {
         self.at_object(&inode, |dir, at| xattr::get_at_raw(dir, at, &key))?;
         self.check_flags(&inode, Change::Other)?;
         self.copy_up(&inode, &CopyUp::metadata(caller))?;
-        let _up = matches!(inode.body, Body::Leaf(_)).then(|| inode.up.lock());
+        let _up = matches!(inode.body, Body::Leaf(_)).then(|| lock_up(&inode, &killed(caller.pid))).transpose()?;
         self.at_object(&inode, |dir, at| xattr::remove_at(dir, at, &key))?;
         self.xattr_changed(&inode, &key);
         Ok(())
@@ -130,10 +132,7 @@ impl Union {
 
     /// A layer on a `nosuid` mount gives no file capability.
     fn hides_capability(&self, inode: &Inode, key: &CStr) -> bool {
-        key == CAPABILITY
-            && inode
-                .leaf()
-                .is_ok_and(|leaf| leaf.state.lock().current().is_ok_and(|object| object.place.dir.layer.nosuid))
+        key == CAPABILITY && inode.leaf().is_ok_and(|leaf| self.is_nosuid(&leaf.state.lock()))
     }
 
     fn xattr_changed(&self, inode: &Inode, key: &CStr) {
@@ -147,14 +146,18 @@ impl Union {
     /// An ACL that sets the mode drops set-group-id where the caller is neither in the group nor privileged: the
     /// kernel leaves that to the daemon.
     fn drop_foreign_sgid(&self, caller: &Caller, inode: &Arc<Inode>) -> Result<()> {
-        self.at_object(inode, |dir, at| {
-            let stat = stat_at(dir, at)?;
-            let sgid = stat.mode & libc::S_ISGID != 0 && !stat.is_dir();
-            if !sgid || caller.keeps_sgid() || caller::in_group(caller.pid, caller.gid, stat.gid) {
-                return Ok(());
-            }
-            tree::chmod_at(dir, at, stat.mode & 0o7777 & !libc::S_ISGID)
-        })
+        if self.has_foreign_sgid(caller, inode)? { self.drop_sgid(inode) } else { Ok(()) }
+    }
+
+    /// Whether a file has set-group-id for a group that the caller is not in, and may not give.
+    pub(super) fn has_foreign_sgid(&self, caller: &Caller, inode: &Arc<Inode>) -> Result<bool> {
+        let stat = self.at_object(inode, stat_at)?;
+        let sgid = stat.mode & libc::S_ISGID != 0 && !stat.is_dir();
+        Ok(sgid && !caller.keeps_sgid() && !caller.is_in(stat.gid))
+    }
+
+    pub(super) fn drop_sgid(&self, inode: &Arc<Inode>) -> Result<()> {
+        self.at_object(inode, |dir, at| tree::chmod_at(dir, at, stat_at(dir, at)?.mode & 0o7777 & !libc::S_ISGID))
     }
 }
 

@@ -58,7 +58,7 @@ impl Map {
         let here = state(at);
         let mut to = at;
         while to < end && state(to) == here {
-            let next = if to >= self.limit { end } else { ((to >> shift) + 1) << shift };
+            let next = if to >= self.limit { end } else { ((to >> shift).saturating_add(1)) << shift };
             to = if here || next < self.limit { next } else { next.min(self.limit) };
         }
         (here, to.min(end))
@@ -118,10 +118,10 @@ impl Blocks {
         let end = offset.saturating_add(buffer.len() as u64);
         let mut done = 0;
         while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
-            let at = offset + done as u64;
+            let at = offset.saturating_add(done as u64);
             let (here, to) = self.map.read().run(self.shift, at, end);
-            let len = usize::try_from(to - at).unwrap_or(usize::MAX).min(rest.len());
-            let part = &mut rest[..len];
+            let len = usize::try_from(to.saturating_sub(at)).unwrap_or(usize::MAX).min(rest.len());
+            let Some(part) = rest.get_mut(..len).filter(|part| !part.is_empty()) else { break };
             let from = if here { &self.file } else { &*self.below };
             let read = data::pread_full(from.as_fd(), part, at)?;
             done += read;
@@ -130,7 +130,7 @@ impl Blocks {
                     break;
                 }
                 // Shorter below than it was: as zeros, as in a copy.
-                part[read..].fill(0);
+                part.iter_mut().skip(read).for_each(|byte| *byte = 0);
                 done += len - read;
             }
         }
@@ -179,7 +179,7 @@ impl Blocks {
     fn write_new(&self, limit: u64, at: u64, bytes: &[u8], end: u64) -> Result<()> {
         let mask = (1 << self.shift) - 1;
         self.copy(at & !mask, at)?;
-        self.copy(end, ((end + mask) & !mask).min(limit))?;
+        self.copy(end, (end.saturating_add(mask) & !mask).min(limit))?;
         data::pwrite_all(self.file(), bytes, at)
     }
 
@@ -221,7 +221,7 @@ impl Blocks {
     /// The room of blocks that do not count after all.
     fn give_back(&self, limit: u64, at: u64, end: u64) {
         let mask = (1 << self.shift) - 1;
-        let (from, to) = (at & !mask, ((end + mask) & !mask).min(limit));
+        let (from, to) = (at & !mask, (end.saturating_add(mask) & !mask).min(limit));
         if let Err(errno) = data::fallocate(self.file(), PUNCH, from, to.saturating_sub(from)) {
             log::debug!("blocks that do not count keep their room: {errno}");
         }

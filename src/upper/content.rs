@@ -1,15 +1,14 @@
 //! A file's data, copied: shared blocks where the file system can, holes kept exactly.
 
 use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
 
 use crate::base::{Errno, Result};
-use crate::sys::data;
+use crate::sys::{data, process};
 
 /// Asked between steps of a long copy: true ends it with `EINTR`.
 pub type Interrupt<'a> = &'a dyn Fn() -> bool;
 
-/// Bytes between two looks at the interrupt.
-const STEP: u64 = 16 << 20;
 /// Bytes a step of the loop copies where the kernel cannot.
 const BUFFER: usize = 256 << 10;
 
@@ -18,27 +17,35 @@ thread_local! {
     static ROOM: std::cell::RefCell<Vec<u8>> = const { std::cell::RefCell::new(Vec::new()) };
 }
 
-/// Copies the first `len` bytes of `from` to the empty file `to`, which then is `len` bytes long. True where the two share
-/// their blocks, and nothing was written.
+/// How data is copied.
+#[derive(Clone, Copy)]
+pub struct CopyData<'a> {
+    /// The first so many bytes.
+    pub len: u64,
+    /// That is all of the file, whose blocks may be shared.
+    pub whole: bool,
+    /// It is synced next: what is copied goes to the disk at once, so that the sync, which nothing can end, is short.
+    pub synced: bool,
+    /// Whether the caller is gone.
+    pub interrupt: Interrupt<'a>,
+}
+
+/// Copies data of `from` to the empty file `to`, which then is `len` bytes long. True where the two share their blocks, and
+/// nothing was written.
 ///
 /// # Errors
 /// `EINTR`; what reading and writing say (`ENOSPC`, `EDQUOT`, `EIO` …).
-pub fn copy_data(
-    from: BorrowedFd<'_>,
-    to: BorrowedFd<'_>,
-    len: u64,
-    whole: bool,
-    interrupt: Interrupt,
-) -> Result<bool> {
+pub fn copy_data(from: BorrowedFd<'_>, to: BorrowedFd<'_>, how: CopyData<'_>) -> Result<bool> {
+    let len = how.len;
     if len == 0 {
         return data::truncate(to, 0).map(|()| false);
     }
-    if whole && data::reflink(from, to).is_ok() {
+    if how.whole && data::reflink(from, to).is_ok() {
         return Ok(true);
     }
     let mut in_kernel = true;
+    let mut pace = Pace::new(to, how);
     let mut at = 0;
-    let mut since = 0;
     while at < len {
         let (start, end) = match segment(from, at, len)? {
             Some(segment) => segment,
@@ -46,25 +53,93 @@ pub fn copy_data(
         };
         let mut offset = start;
         while offset < end {
-            // A small file is copied sooner than the question is answered.
-            if since >= STEP {
-                since = 0;
-                if interrupt() {
-                    return Err(Errno::EINTR);
-                }
-            }
-            let step = (end - offset).min(STEP);
-            let copied = copy_step(from, to, offset, step, &mut in_kernel)?;
+            let copied = copy_step(from, to, offset, (end - offset).min(pace.step), &mut in_kernel)?;
             if copied == 0 {
                 // Shorter than it said: what is missing reads as zeros, as a truncated file does.
                 break;
             }
+            pace.copied(offset, copied)?;
             offset += copied;
-            since += copied;
         }
         at = end;
     }
     data::truncate(to, len).map(|()| false)
+}
+
+/// Bytes of the first step, and of the smallest.
+const FIRST_STEP: u64 = 256 << 10;
+const MOST_STEP: u64 = 64 << 20;
+/// A step takes this much of the processor at most, as far as it can be foretold: a kernel that does not preempt itself
+/// lets whoever wakes up meanwhile wait for its end, or for the next tick.
+const STEP_CPU: Duration = Duration::from_micros(200);
+/// A step takes this long at most: that of a disk, a network, or a shared block.
+const STEP_TIME: Duration = Duration::from_millis(50);
+/// How often the interrupt is asked. A small file is copied sooner than the question is answered.
+const ASK: Duration = Duration::from_millis(20);
+/// Bytes that go to the disk together; twice as many at most are on the way.
+const OUT: u64 = 8 << 20;
+
+/// Keeps a long copy from being in everybody's way: it goes in small steps, yields after each, and does not fill the page
+/// cache with what a sync must wait for.
+struct Pace<'a> {
+    to: BorrowedFd<'a>,
+    how: CopyData<'a>,
+    step: u64,
+    asked: Instant,
+    /// When the last step ended, and how much of the processor this thread had had by then.
+    last: (Instant, Duration),
+    /// Copied, and not on the way yet.
+    fresh: Option<(u64, u64)>,
+    /// On the way to the disk.
+    sent: Option<(u64, u64)>,
+}
+
+impl<'a> Pace<'a> {
+    fn new(to: BorrowedFd<'a>, how: CopyData<'a>) -> Self {
+        let now = Instant::now();
+        Self { to, how, step: FIRST_STEP, asked: now, last: (now, process::thread_time()), fresh: None, sent: None }
+    }
+
+    /// A step is done.
+    fn copied(&mut self, at: u64, len: u64) -> Result<()> {
+        if self.how.synced {
+            self.send(at, len)?;
+        }
+        std::thread::yield_now();
+        let now = (Instant::now(), process::thread_time());
+        let (took, cpu) = (now.0.duration_since(self.last.0), now.1.saturating_sub(self.last.1));
+        self.last = now;
+        if cpu > STEP_CPU || took > STEP_TIME {
+            self.step = (self.step / 2).max(FIRST_STEP);
+        } else if cpu < STEP_CPU / 4 && took < STEP_TIME / 4 && len == self.step {
+            self.step = (self.step * 2).min(MOST_STEP);
+        }
+        if now.0.duration_since(self.asked) >= ASK {
+            self.asked = now.0;
+            if (self.how.interrupt)() {
+                return Err(Errno::EINTR);
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends what was copied on its way, once it is enough, and waits for what was sent before.
+    fn send(&mut self, at: u64, len: u64) -> Result<()> {
+        let start = self.fresh.map_or(at, |(start, _)| start);
+        self.fresh = Some((start, at + len));
+        if at + len - start < OUT {
+            return Ok(());
+        }
+        let write_out = |(start, end): (u64, u64), wait| match data::write_out(self.to, start, end - start, wait) {
+            Err(Errno::EOPNOTSUPP) => Ok(()),
+            done => done,
+        };
+        if let Some(sent) = self.sent.take() {
+            write_out(sent, true)?;
+        }
+        self.sent = self.fresh.take();
+        self.sent.map_or(Ok(()), |sent| write_out(sent, false))
+    }
 }
 
 /// The next run of data at or after `at`; `None` where only a hole is left.

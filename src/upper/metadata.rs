@@ -98,12 +98,12 @@ impl Metadata {
     }
 
     /// As of a file that is then truncated: without capabilities, with the time of now, and, by who has no right to keep
-    /// them, without set-user-id and set-group-id.
+    /// them (and is in a group, or not), without set-user-id and set-group-id.
     #[must_use]
-    pub fn truncated(mut self, ends_ids: bool) -> Self {
+    pub fn truncated(mut self, ends_ids: Option<&dyn Fn(u32) -> bool>) -> Self {
         self.xattrs.retain(|(key, _)| key.as_c_str() != CAPABILITY);
-        if ends_ids {
-            self.stat.mode = without_ids(self.stat.mode);
+        if let Some(is_in) = ends_ids {
+            self.stat.mode = without_ids(&self.stat, is_in);
         }
         self.is_now = true;
         self
@@ -183,25 +183,34 @@ fn must_copy(key: &CStr) -> bool {
     key == CAPABILITY.to_bytes() || key.starts_with(b"system.posix_acl_") || key.starts_with(b"user.")
 }
 
-/// A mode without set-user-id, and without the set-group-id of a group-executable file.
-pub fn without_ids(mode: u32) -> u32 {
-    let sgid = if mode & libc::S_IXGRP != 0 { libc::S_ISGID } else { 0 };
-    mode & !(libc::S_ISUID | sgid)
+/// A mode without set-user-id, and without set-group-id where it gives a privilege (the group may execute the file) or who
+/// changes the file is not in its group.
+pub fn without_ids(stat: &Stat, is_in: &dyn Fn(u32) -> bool) -> u32 {
+    let mode = stat.mode & !libc::S_ISUID;
+    let sgid = mode & libc::S_ISGID != 0 && (mode & libc::S_IXGRP != 0 || !is_in(stat.gid));
+    if sgid { mode & !libc::S_ISGID } else { mode }
 }
 
-/// Clears what a write by someone else than a privileged process ends: set-user-id, set-group-id of a
-/// group-executable file, and (for everyone) file capabilities.
+/// Clears what a write by someone else than a privileged process ends: set-user-id, set-group-id as [`without_ids`], and
+/// (for everyone) file capabilities. True where neither of both bits is left.
 ///
 /// # Errors
 /// What the system calls say.
-pub fn clear_privileges(file: BorrowedFd<'_>, keep_ids: bool) -> Result<()> {
-    if !keep_ids {
-        let mode = stat::stat_fd(file)?.mode;
-        let cleared = without_ids(mode);
-        if cleared != mode {
-            tree::chmod_fd(file, cleared & 0o7777)?;
-        }
+pub fn clear_privileges(file: BorrowedFd<'_>, is_in: &dyn Fn(u32) -> bool) -> Result<bool> {
+    let stat = stat::stat_fd(file)?;
+    let cleared = without_ids(&stat, is_in);
+    if cleared != stat.mode {
+        tree::chmod_fd(file, cleared & 0o7777)?;
     }
+    clear_capability(file)?;
+    Ok(cleared & libc::S_ISGID == 0)
+}
+
+/// Clears file capabilities, which nobody keeps.
+///
+/// # Errors
+/// What the system calls say.
+pub fn clear_capability(file: BorrowedFd<'_>) -> Result<()> {
     // Asking first: without privilege removing what is not there is refused, too.
     if xattr::get_fd(file, CAPABILITY)?.is_some() { xattr::remove_fd(file, CAPABILITY) } else { Ok(()) }
 }

@@ -13,10 +13,10 @@ mod whiteout;
 mod workdir;
 
 pub use blocks::Blocks;
-pub use content::copy_data;
+pub use content::{CopyData, copy_data};
 pub use features::Features;
 pub use index::{Belongings, Index, IndexError};
-pub use metadata::{CAPABILITY, Metadata, Staged, clear_privileges, without_ids};
+pub use metadata::{CAPABILITY, Metadata, Staged, clear_capability, clear_privileges, without_ids};
 pub use stage::{Nursery, Temp, Widened, relocate};
 pub use workdir::{WorkError, Workdir, remove};
 
@@ -54,11 +54,18 @@ pub struct Upper {
     /// A whiteout in workdir of which others are links.
     whiteout: Mutex<Option<CString>>,
     /// What should have gone from workdir and could not: tried again when the next object is staged.
-    leftovers: Mutex<Vec<(CString, Kind)>>,
+    leftovers: Mutex<Leftovers>,
     /// Held to make and to remove records of blocks.
-    records: Mutex<()>,
+    records: Mutex<Records>,
     _lock: Vec<OwnedFd>,
 }
+
+/// Names in workdir.
+#[derive(Default)]
+struct Leftovers(Vec<(CString, Kind)>);
+
+/// What `Upper::records` guards, and by what the order of the locks knows it.
+struct Records;
 
 /// What an upper layer is to do, as far as it can.
 #[derive(Debug, Clone, Copy)]
@@ -87,7 +94,7 @@ impl Upper {
             verity,
             whiteout,
             leftovers: Mutex::default(),
-            records: Mutex::new(()),
+            records: Mutex::new(Records),
             _lock: lock,
         }
     }
@@ -112,6 +119,11 @@ impl Upper {
             Fsync::Auto if has_data => data::fsync(fd),
             Fsync::Auto | Fsync::Volatile => Ok(()),
         }
+    }
+
+    /// Whether the data of a staged file is synced before its name appears.
+    pub fn syncs_data(&self) -> bool {
+        self.fsync != Fsync::Volatile
     }
 
     /// With `strict` a name that has just appeared in `dir` is on disk, too.

@@ -98,16 +98,16 @@ impl Upper {
     /// Remembers what stays in workdir because its removal has failed.
     fn left(&self, name: &CStr, kind: Kind, errno: Errno) {
         log::warn!("workdir: {} stays for now: {errno}", name.to_string_lossy());
-        self.leftovers.lock().push((name.to_owned(), kind));
+        self.leftovers.lock().0.push((name.to_owned(), kind));
     }
 
     /// Removes what could not be removed before, until the first that cannot again.
     fn sweep(&self) {
         loop {
-            let Some((name, kind)) = self.leftovers.lock().pop() else { return };
+            let Some((name, kind)) = self.leftovers.lock().0.pop() else { return };
             match remove(self.work(), &name, kind) {
                 Ok(()) | Err(Errno::ENOENT) => {}
-                Err(_) => return self.leftovers.lock().push((name, kind)),
+                Err(_) => return self.leftovers.lock().0.push((name, kind)),
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Copy-up block by block, through the engine without a mount: what it costs, that every byte is right, and what is left
 //! when the process ends, a call fails or the machine starts anew.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "../common/mod.rs"]
 mod common;

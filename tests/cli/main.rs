@@ -1,6 +1,6 @@
 //! The command as its users call it: every option has an effect that can be seen from outside, every error is one line,
 //! and the background process is there when the command returns and gone when the mount is.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::string_slice)]
 
 #[path = "../common/mod.rs"]
 mod common;

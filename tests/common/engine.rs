@@ -84,7 +84,7 @@ impl Engine {
     fn text_of(&self, id: InodeId) -> Result<String> {
         let mut buffer = vec![0; usize::try_from(self.0.getattr(id)?.size).unwrap()];
         let len = self.0.read(id, 0, &mut buffer)?;
-        Ok(buffer[..len].escape_ascii().to_string())
+        Ok(shown(&buffer[..len]))
     }
 
     pub fn write(&self, path: &str, offset: u64, text: &str) -> Result<()> {
@@ -95,6 +95,25 @@ impl Engine {
             done += self.0.write(&me(), id, at, rest, WriteHow::default())?;
         }
         Ok(())
+    }
+
+    /// Adds at the end of a file.
+    pub fn append(&self, path: &str, text: &str) -> Result<()> {
+        self.write(path, self.attr(path)?.size, text)
+    }
+
+    /// As a program does that has opened it with `O_DSYNC`.
+    pub fn write_synced(&self, path: &str, offset: u64, text: &str) -> Result<()> {
+        let how = WriteHow { sync: true, ..WriteHow::default() };
+        self.0.write(&me(), self.id(path)?, offset, text.as_bytes(), how).map(drop)
+    }
+
+    pub fn fsync(&self, path: &str) -> Result<()> {
+        self.0.fsync(self.id(path)?, false)
+    }
+
+    pub fn fdatasync(&self, path: &str) -> Result<()> {
+        self.0.fsync(self.id(path)?, true)
     }
 
     pub fn set(&self, path: &str, set: SetAttr) -> Result<()> {
@@ -325,6 +344,27 @@ impl DirSink for Names {
     }
 }
 
+/// A file's bytes as they stand in a view: of many their hash.
+fn shown(bytes: &[u8]) -> String {
+    if bytes.len() <= 4096 {
+        return bytes.escape_ascii().to_string();
+    }
+    let mut hasher = std::collections::hash_map::DefaultHasher::new();
+    std::hash::Hash::hash(bytes, &mut hasher);
+    format!("hash {:016x}", std::hash::Hasher::finish(&hasher))
+}
+
+/// Counts the names of a listing, `.` and `..` too.
+#[derive(Default)]
+pub struct Counted(pub usize);
+
+impl DirSink for Counted {
+    fn add(&mut self, _: &ListedEntry<'_>) -> bool {
+        self.0 += 1;
+        true
+    }
+}
+
 fn join(dir: &str, name: &str) -> String {
     if dir.is_empty() { name.to_owned() } else { format!("{dir}/{name}") }
 }
@@ -386,7 +426,7 @@ impl View {
             } else if kind.is_char_device() {
                 (Kind::Char, String::new())
             } else {
-                let content = std::fs::read(&at).map(|content| content.escape_ascii().to_string());
+                let content = std::fs::read(&at).map(|content| shown(&content));
                 (Kind::File, content.unwrap_or_else(|error| error.to_string()))
             };
             let is_dir = kind == Kind::Dir;
@@ -461,6 +501,22 @@ impl View {
     /// Whether a name is seen.
     pub fn has(&self, path: &str) -> bool {
         self.0.contains_key(path)
+    }
+
+    /// The same, but for the content of one file.
+    pub fn with_content(&self, path: &str, content: &[u8]) -> Self {
+        let mut view = self.clone();
+        if let Some(seen) = view.0.get_mut(path) {
+            let mode = seen.what.split(' ').nth(1).unwrap_or_default();
+            seen.what = format!("File {mode} {} bytes {:?}", content.len(), shown(content));
+        }
+        view
+    }
+
+    /// Whether both show the same under this name.
+    pub fn agrees(&self, other: &View, path: &str) -> bool {
+        let what = |view: &View| view.0.get(path).map(|seen| seen.what.clone());
+        what(self) == what(other)
     }
 
     /// The names that differ, in words.

@@ -14,9 +14,10 @@ pub mod stack;
 pub mod systems;
 pub mod tree;
 pub mod view;
+pub mod worker;
 
 pub use mount::{Kernel, Mount};
-pub use raw::{SharedMap, with_umask};
+pub use raw::{SharedMap, deny_calls, with_umask};
 pub use rustix::io::Errno;
 pub use scratch::Scratch;
 pub use stack::Stack;

@@ -40,7 +40,7 @@ pub fn takes(option: &str) -> bool {
 
 /// Whether a mount stands at `at`, from the mount table: no file system is asked, none can hang.
 pub fn is_mounted(at: &Path) -> bool {
-    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let table = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
     table.lines().any(|l| l.split(' ').nth(4) == at.to_str())
 }
 
@@ -216,6 +216,18 @@ impl Mount {
     /// The daemon's process, if there is one.
     pub fn pid(&self) -> Option<Pid> {
         self.daemon.as_ref().map(Pid::from_child)
+    }
+
+    /// How the daemon ended by itself, waited for at most so long; afterwards there is none (nor is there for the kernel's
+    /// OverlayFS).
+    pub fn ended(&mut self, most: Duration) -> Option<ExitStatus> {
+        self.kernel = None;
+        let deadline = Instant::now() + most;
+        let child = self.daemon.as_mut()?;
+        while child.try_wait().unwrap().is_none() && Instant::now() < deadline {
+            sleep(Duration::from_millis(2));
+        }
+        self.reap()
     }
 
     /// Unmounts and returns how the daemon ended (`None` for the kernel's OverlayFS).

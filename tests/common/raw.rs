@@ -1,4 +1,4 @@
-//! The two calls that have no safe wrapper: a shared mapping, and an umask for one thread.
+//! The calls that have no safe wrapper: a shared mapping, an umask for one thread, a filter of system calls.
 #![allow(unsafe_code)]
 
 use std::os::fd::{AsFd, AsRawFd};
@@ -68,5 +68,32 @@ pub fn with_umask<R: Send>(mask: u32, f: impl FnOnce() -> R + Send) -> R {
     match thread::scope(|s| s.spawn(body).join()) {
         Ok(result) => result,
         Err(panic) => std::panic::resume_unwind(panic),
+    }
+}
+
+/// From now on these system calls of this thread, and of the programs that it starts, answer `errno`: a seccomp filter,
+/// which cannot be taken off again.
+pub fn deny_calls(calls: &[libc::c_long], errno: i32) {
+    // struct sock_filter: an instruction, where to go if it holds or not, and its operand.
+    let instruction = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+    let (load, is, answer) = (0x20, 0x15, 0x06);
+    let mut filter = vec![instruction(load, 0, 0, 0)];
+    for &call in calls {
+        filter.push(instruction(is, 0, 1, u32::try_from(call).unwrap()));
+        filter.push(instruction(answer, 0, 0, libc::SECCOMP_RET_ERRNO | errno.unsigned_abs()));
+    }
+    filter.push(instruction(answer, 0, 0, libc::SECCOMP_RET_ALLOW));
+    let program = libc::sock_fprog { len: u16::try_from(filter.len()).unwrap(), filter: filter.as_mut_ptr() };
+    // SAFETY: the kernel copies the filter, which `program` describes and which lives until the call is over.
+    let result = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program, 0, 0) };
+    assert_eq!(result, 0, "seccomp: {}", std::io::Error::last_os_error());
+}
+
+/// truncate(2), which rustix has by descriptor only.
+pub fn truncate_path(path: &std::ffi::CStr, len: i64) -> rustix::io::Result<()> {
+    // SAFETY: the path is NUL-terminated, and the call only reads it.
+    match unsafe { libc::truncate(path.as_ptr(), len) } {
+        0 => Ok(()),
+        _ => Err(rustix::io::Errno::from_io_error(&std::io::Error::last_os_error()).unwrap()),
     }
 }

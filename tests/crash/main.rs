@@ -5,7 +5,7 @@
 //! stands after it. `PLYFS_CRASH=WORD` runs the rows that have the word in their names; `PLYFS_FAULTS=all` tries every
 //! errno at every call (`tables`: of the rows that stand by themselves), where else a call fails with some only, and of the
 //! rows of the large tables every sixth call.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -14,6 +14,7 @@ mod engine;
 
 mod ends;
 mod errors;
+mod panics;
 mod rows;
 mod stage;
 

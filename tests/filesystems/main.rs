@@ -1,6 +1,6 @@
 //! Layers on the file systems that people have: one story on each, while mounted, after a remount, and beside the
 //! kernel's OverlayFS. `claims` says what each gives; `PLYFS_UPDATE_README=1` writes that into the README.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -2,7 +2,7 @@
 //! kernel's OverlayFS gives too, unless the row says what it answers and why that is another.
 //!
 //! `PLYFS_FORMATS=WORD` runs only the rows with that word in their names; the whole table is printed (`--nocapture`).
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::string_slice)]
 
 #[path = "../common/mod.rs"]
 mod common;

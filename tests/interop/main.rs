@@ -5,7 +5,7 @@
 //! With `PLYFS_TEST_BIN=kernel` the kernel takes turns with itself: a test of these tests, in which nothing may differ.
 //!
 //! `PLYFS_TEST_CASES` scales the number of histories (1 is a run of CI), `PLYFS_TEST_SEED` chooses others.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -8,7 +8,14 @@
 //! `PLYFS_KILL_ROUNDS` is the number of kills (10 in CI; two fifths of that without privilege), `PLYFS_TEST_SEED` draws
 //! others, and `PLYFS_KILL_WAY=WORD` runs only the mount options with that word. On a peer
 //! (`PLYFS_TEST_BIN=/usr/bin/fuse-overlayfs`) it goes on after a difference and counts them all.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::unreachable
+)]
 
 #[path = "../common/mod.rs"]
 mod common;

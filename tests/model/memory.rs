@@ -393,7 +393,7 @@ fn lower_node(plan: &Plan, path: &str) -> Node {
         Kind::Dir { mode, .. } => Node::new(FileType::Directory, *mode),
         Kind::Symlink => Node { target: "b/c", ..Node::new(FileType::Symlink, 0o777) },
         Kind::Fifo => Node::new(FileType::Fifo, 0o644),
-        Kind::Again(_) | Kind::Whiteout => unreachable!(),
+        Kind::Again(_) | Kind::Whiteout => panic!(),
     };
     node.changed = Changed::At(OLD.tv_sec, OLD.tv_nsec);
     node

@@ -4,7 +4,14 @@
 //!
 //! fuse-overlayfs writes pages of such a database to wrong places now and then (containers/fuse-overlayfs#475).
 //! `PLYFS_PROGRAM_KILLS` is how often each is killed: 3 in CI.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::unreachable
+)]
 
 #[path = "../common/mod.rs"]
 mod common;

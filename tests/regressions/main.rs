@@ -2,7 +2,7 @@
 //! runs with kills and hostile layers found in fuse-overlayfs 1.10 and 2.0 and in the kernel (the other modules).
 //!
 //! "Fails on" in a comment was seen on Linux 6.18: fo1 is fuse-overlayfs 1.10, fo2 is 2.0.0, kernel its OverlayFS.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::string_slice)]
 
 #[path = "../common/mod.rs"]
 mod common;

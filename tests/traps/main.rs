@@ -1,5 +1,5 @@
 //! The traps of FUSE and of this kind of file system that cost others days: a test for each, by what it is about.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -1,0 +1,57 @@
+//! An end that is asked for while files are open: what was written is there.
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use rustix::fs::OFlags;
+use rustix::process::{Signal, kill_process};
+
+use crate::common::mount::{is_mounted, wait_until};
+use crate::common::tree::{pwrite_all, read_all};
+use crate::common::*;
+use crate::ways;
+
+/// With `io=writeback` what was written is in the kernel's cache only when the signal comes.
+#[test]
+fn sigterm_with_open_and_unsynced_files_loses_nothing_and_ends_in_order() {
+    within(120, || {
+        for way in ways() {
+            let mut stack = crate::stack(1);
+            stack.options = vec![way.into()];
+            for i in 0..50 {
+                stack.lowers[0].file(&format!("f{i}"), vec![b'l'; 10_000]);
+            }
+            let mut mount = stack.mount();
+            let write = |i: usize| {
+                let fd = mount.open(format!("f{i}"), OFlags::RDWR).unwrap();
+                pwrite_all(&fd, &vec![b'w'; 8000], 1000).unwrap();
+                fd
+            };
+            let open: Vec<OwnedFd> = (0..50).map(write).collect();
+            let new = mount.open("new", OFlags::RDWR | OFlags::CREATE).unwrap();
+            pwrite_all(&new, &vec![b'n'; 300_000], 0).unwrap();
+            mount.unlink("f49").unwrap();
+            // Somebody is in it: the view leaves the tree at once and goes on for those who have it open.
+            kill_process(mount.pid().unwrap(), Signal::TERM).unwrap();
+            assert!(wait_until(|| !is_mounted(&stack.merged)), "{way}: still mounted");
+            for fd in &open {
+                pwrite_all(fd, b"late", 20_000).unwrap();
+                rustix::fs::seek(fd, rustix::fs::SeekFrom::Start(0)).unwrap();
+                assert_eq!(read_all(fd).unwrap().len(), 20_004, "{way}");
+            }
+            drop((open, new));
+            let status = mount.ended(Duration::from_secs(15));
+            assert!(status.is_some_and(|status| status.success()), "{way}: {status:?}: {}", mount.messages());
+            for i in 0..49 {
+                let content = stack.upper().read(format!("f{i}")).unwrap();
+                assert!(content[1000..9000].iter().all(|byte| *byte == b'w'), "{way}: f{i}");
+                assert_eq!(&content[20_000..], b"late", "{way}: f{i}");
+            }
+            assert_eq!(stack.upper().read("new").unwrap(), vec![b'n'; 300_000], "{way}");
+            assert!(stack.upper().is_whiteout("f49"));
+            // Nothing is left over that the next mount would have to clean.
+            let again = stack.mount();
+            assert_eq!(again.names("").unwrap().len(), 50, "{way}");
+        }
+    });
+}
