@@ -26,15 +26,18 @@ pub fn is_in_cache(fd: BorrowedFd<'_>, offset: u64, len: u64) -> bool {
 /// Those of pread(2), `EINTR` excepted.
 #[inline]
 pub fn pread(fd: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> Result<usize> {
-    seam::enter(Call::Pread)?;
-    read_once(fd, buffer, offset)
+    again_if_interrupted(|| {
+        let len = seam::enter_moving(Call::Pread, buffer.len())?;
+        Ok(rustix::io::pread(fd, buffer.get_mut(..len).unwrap_or_default(), offset)?)
+    })
 }
 
-fn read_once(fd: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> Result<usize> {
+/// What a signal has kept from moving anything is asked for again.
+fn again_if_interrupted(mut act: impl FnMut() -> Result<usize>) -> Result<usize> {
     loop {
-        match rustix::io::pread(fd, &mut *buffer, offset) {
-            Err(Raw::INTR) => {}
-            result => return Ok(result?),
+        match act() {
+            Err(Errno::EINTR) => {}
+            done => return done,
         }
     }
 }
@@ -44,10 +47,9 @@ fn read_once(fd: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> Result<usize
 /// # Errors
 /// Those of [`pread`]; what was read before is lost.
 pub fn pread_full(fd: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> Result<usize> {
-    seam::enter(Call::Pread)?;
     let mut done = 0;
     while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
-        match read_once(fd, rest, offset.saturating_add(done as u64))? {
+        match pread(fd, rest, offset.saturating_add(done as u64))? {
             0 => break,
             count => done += count,
         }
@@ -62,17 +64,10 @@ pub fn pread_full(fd: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> Result<
 /// `ENOSPC`, `EDQUOT`, `EFBIG` and those of pwrite(2), `EINTR` excepted.
 #[inline]
 pub fn pwrite(fd: BorrowedFd<'_>, bytes: &[u8], offset: u64) -> Result<usize> {
-    seam::enter(Call::Pwrite)?;
-    write_once(fd, bytes, offset)
-}
-
-fn write_once(fd: BorrowedFd<'_>, bytes: &[u8], offset: u64) -> Result<usize> {
-    loop {
-        match rustix::io::pwrite(fd, bytes, offset) {
-            Err(Raw::INTR) => {}
-            result => return Ok(result?),
-        }
-    }
+    again_if_interrupted(|| {
+        let len = seam::enter_moving(Call::Pwrite, bytes.len())?;
+        Ok(rustix::io::pwrite(fd, bytes.get(..len).unwrap_or_default(), offset)?)
+    })
 }
 
 /// Writes all of `bytes` at an offset.
@@ -80,10 +75,9 @@ fn write_once(fd: BorrowedFd<'_>, bytes: &[u8], offset: u64) -> Result<usize> {
 /// # Errors
 /// Those of [`pwrite`]; a part may have been written.
 pub fn pwrite_all(fd: BorrowedFd<'_>, bytes: &[u8], offset: u64) -> Result<()> {
-    seam::enter(Call::Pwrite)?;
     let mut done = 0;
     while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
-        match write_once(fd, rest, offset.saturating_add(done as u64))? {
+        match pwrite(fd, rest, offset.saturating_add(done as u64))? {
             0 => return Err(Errno::EIO),
             count => done += count,
         }
@@ -116,14 +110,11 @@ pub fn copy_range(
     dst_offset: u64,
     len: usize,
 ) -> Result<usize> {
-    seam::enter(Call::CopyRange)?;
-    let (mut from, mut to) = (src_offset, dst_offset);
-    loop {
-        match rustix::fs::copy_file_range(src, Some(&mut from), dst, Some(&mut to), len) {
-            Err(Raw::INTR) => {}
-            result => return Ok(result?),
-        }
-    }
+    again_if_interrupted(|| {
+        let len = seam::enter_moving(Call::CopyRange, len)?;
+        let (mut from, mut to) = (src_offset, dst_offset);
+        Ok(rustix::fs::copy_file_range(src, Some(&mut from), dst, Some(&mut to), len)?)
+    })
 }
 
 /// Where data begins at or after `offset`; `None` if there is none up to the end

@@ -202,7 +202,6 @@ pub(crate) fn enter(call: Call) -> Result<()> {
 /// What the thread's plan says.
 #[inline]
 #[track_caller]
-#[allow(dead_code)] // until the branch with short reads is merged
 pub(crate) fn enter_moving(call: Call, len: usize) -> Result<usize> {
     if PLANS.load(Ordering::Relaxed) == 0 { Ok(len) } else { planned(call, len) }
 }
@@ -288,6 +287,20 @@ mod tests {
             assert_eq!(with_plan(plan, three_calls), (expected, calls), "{plan:?}");
         }
         assert_eq!(three_calls(), [Ok(()); 3]);
+        assert_eq!(traced(three_calls), ([Ok(()); 3], vec![Call::Mkdir, Call::Link, Call::Mkdir]));
+    }
+
+    #[test]
+    fn a_plan_decides_how_much_a_call_moves() {
+        let move_ten = || [(); 3].map(|()| enter_moving(Call::Pwrite, 10));
+        for (part, then, expected) in [
+            (Part::Nothing, None, [Ok(10), Ok(0), Ok(10)]),
+            (Part::Byte, None, [Ok(10), Ok(1), Ok(10)]),
+            (Part::Half, Some(Errno::ENOSPC), [Ok(10), Ok(5), Err(Errno::ENOSPC)]),
+        ] {
+            assert_eq!(with_plan(Plan::short(1, part, then), move_ten), (expected, 3), "{part:?}");
+        }
+        assert_eq!(with_plan(Plan::short(0, Part::Byte, None), three_calls), ([Ok(()); 3], 3));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Attributes: getattr, setattr, statfs.
 
+use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use crate::inode::{Body, DirState, Inode, LeafObject, LeafState, lock_up};
 use crate::merge::Data;
 use crate::sys::stat::{self, Kind, SetTime, Stat, StatFs};
 use crate::sys::{data, tree};
-use crate::upper::clear_privileges;
+use crate::upper::{clear_capability, clear_privileges};
 
 /// How often an object is looked for again while others rename it.
 const RENAME_RACES: usize = 8;
@@ -21,6 +22,10 @@ impl Union {
     /// # Errors
     /// `ESTALE`; what `fstatat(2)` says.
     pub fn getattr(&self, id: InodeId) -> Result<Attr> {
+        self.again(|| self.getattr_once(id))
+    }
+
+    fn getattr_once(&self, id: InodeId) -> Result<Attr> {
         self.attr(self.inode(id)?.as_ref())
     }
 
@@ -90,7 +95,7 @@ impl Union {
     pub(super) fn at_object<T>(
         &self,
         inode: &Inode,
-        mut act: impl FnMut(BorrowedFd<'_>, &std::ffi::CStr) -> Result<T>,
+        mut act: impl FnMut(BorrowedFd<'_>, &CStr) -> Result<T>,
     ) -> Result<T> {
         match &inode.body {
             Body::Dir(dir) => {
@@ -108,6 +113,10 @@ impl Union {
     /// # Errors
     /// `EROFS`; `EPERM` and `EOVERFLOW` as for copy-up; what the system calls say.
     pub fn setattr(&self, caller: &Caller, id: InodeId, set: &SetAttr) -> Result<Attr> {
+        self.again(|| self.setattr_once(caller, id, set))
+    }
+
+    fn setattr_once(&self, caller: &Caller, id: InodeId, set: &SetAttr) -> Result<Attr> {
         self.upper()?;
         let inode = self.inode(id)?;
         if let Body::Dir(dir) = &inode.body
@@ -117,27 +126,66 @@ impl Union {
         }
         self.check_flags(&inode, set.change())?;
         let ends_ids = (set.size.is_some() && !caller.keeps_privileges()).then_some(*caller);
-        let data = set.size.is_some() || set.mode.is_some_and(|mode| self.needs_own_data(&inode, mode));
-        let how = CopyUp { data, len: set.size, ends_ids, pid: caller.pid };
-        let cut = self.copy_up_cut(&inode, &how)?;
+        // What is cut off cannot be given back: together with other changes only when those are made.
+        let (alone, sized) = (!set.is_several(), set.size.is_some());
+        let data = sized || set.mode.is_some_and(|mode| self.needs_own_data(&inode, mode));
+        let (len, ends) = (set.size.filter(|_| alone), ends_ids.filter(|_| alone));
+        let cut = self.copy_up_cut(&inode, &CopyUp { data, len, ends_ids: ends, pid: caller.pid })?;
         // A copy of the data that runs meanwhile puts back what it found.
         let _up = matches!(inode.body, Body::Leaf(_)).then(|| lock_up(&inode, &killed(caller.pid))).transpose()?;
-        if let Some(size) = set.size.filter(|_| !cut) {
-            self.resize(ends_ids, &inode, size)?;
+        // A new owner may take set-group-id along, and that is a call of its own.
+        let before = if alone && !set.sets_owner() { None } else { Some(self.at_object(&inode, stat::stat_at)?) };
+        if let Err(errno) = self.set_each(caller, &inode, set, (set.size.filter(|_| !cut), ends_ids)) {
+            if let Some(before) = before {
+                self.set_back(&inode, &before);
+            }
+            return Err(errno);
         }
-        if set.uid.is_some() || set.gid.is_some() {
-            self.set_owner(caller, &inode, set)?;
+        self.attr(&inode)
+    }
+
+    /// Sets one after the other; `size` is the length that the copy-up has not set, and whose rights end with it.
+    fn set_each(
+        &self,
+        caller: &Caller,
+        inode: &Arc<Inode>,
+        set: &SetAttr,
+        (size, ends_ids): (Option<u64>, Option<Caller>),
+    ) -> Result<()> {
+        if set.sets_owner() {
+            self.set_owner(caller, inode, set)?;
         }
         if let Some(mode) = set.mode {
-            self.set_mode(&inode, mode & 0o7777)?;
+            self.set_mode(inode, mode & 0o7777)?;
             if let Body::Leaf(leaf) = &inode.body {
                 leaf.may_have_privileges();
             }
         }
-        if set.atime != SetTime::Omit || set.mtime != SetTime::Omit {
-            self.at_object(&inode, |dir, name| tree::utimens_at(dir, name, [set.atime, set.mtime]))?;
+        if let Some(size) = size {
+            self.resize(ends_ids, set.mode.is_some(), inode, size)?;
         }
-        self.attr(&inode)
+        let times = if set.size.is_some() { set.times_beside_size() } else { Some([set.atime, set.mtime]) };
+        if let Some(times) = times.filter(|times| *times != [SetTime::Omit; 2]) {
+            self.at_object(inode, |dir, name| tree::utimens_at(dir, name, times))?;
+        }
+        Ok(())
+    }
+
+    /// One of several attributes could not be set: those before it get their old values.
+    fn set_back(&self, inode: &Inode, before: &Stat) {
+        let back = || {
+            let now = self.at_object(inode, stat::stat_at)?;
+            // Not for nothing: it ends capabilities, and set-user-id.
+            if (now.uid, now.gid) != (before.uid, before.gid) {
+                let owner = (Some(before.uid), Some(before.gid));
+                self.at_object(inode, |dir, name| tree::chown_at(dir, name, owner.0, owner.1))?;
+            }
+            let mode = self.at_object(inode, stat::stat_at)?.mode;
+            if mode == before.mode { Ok(()) } else { self.set_mode(inode, before.mode & 0o7777) }
+        };
+        if let Err(errno) = back() {
+            log::warn!("{:?} keeps some of the attributes that were to be set at once: {errno}", inode.id);
+        }
     }
 
     /// Whether a file may get this mode only with data of its own: set-user-id and set-group-id are given to what stands
@@ -179,13 +227,16 @@ impl Union {
         self.attr(inode)
     }
 
-    fn resize(&self, ends_ids: Option<Caller>, inode: &Arc<Inode>, size: u64) -> Result<()> {
+    /// As a write of the kernel ends them first, so that no file is changed and keeps them; a mode that is set at the same
+    /// time stays.
+    fn resize(&self, ends_ids: Option<Caller>, keeps_mode: bool, inode: &Arc<Inode>, size: u64) -> Result<()> {
         let fd = self.data_fd(inode, true)?;
-        data::truncate(fd.as_fd(), size)?;
-        if let Some(caller) = ends_ids {
-            clear_privileges(fd.as_fd(), &|group| caller.is_in(group))?;
+        match ends_ids {
+            Some(_) if keeps_mode => clear_capability(fd.as_fd())?,
+            Some(caller) => _ = clear_privileges(fd.as_fd(), &|group| caller.is_in(group))?,
+            None => {}
         }
-        Ok(())
+        data::truncate(fd.as_fd(), size)
     }
 
     /// The file system that changes go to, or the topmost one.
@@ -193,6 +244,10 @@ impl Union {
     /// # Errors
     /// What `fstatvfs(3)` says.
     pub fn statfs(&self) -> Result<StatFs> {
+        self.again(|| self.statfs_once())
+    }
+
+    fn statfs_once(&self) -> Result<StatFs> {
         stat::statfs_fd(self.top.fd()?.as_fd())
     }
 
@@ -201,6 +256,10 @@ impl Union {
     /// # Errors
     /// `EINVAL` for anything else; what `readlinkat(2)` says.
     pub fn readlink(&self, id: InodeId) -> Result<Vec<u8>> {
+        self.again(|| self.readlink_once(id))
+    }
+
+    fn readlink_once(&self, id: InodeId) -> Result<Vec<u8>> {
         let inode = self.inode(id)?;
         if inode.kind != Kind::Symlink {
             return Err(Errno::EINVAL);

@@ -275,7 +275,8 @@ impl Union {
     }
 }
 
-/// Adds a name to an upper directory as a part of copy-up: it may be read-only, and it keeps its times.
+/// Adds a name to an upper directory as a part of copy-up: it may be read-only, and it keeps its times. Who adds it syncs it
+/// when the live state knows of it.
 pub(super) fn keeping_times<T>(into: &DirPlace, add: impl FnOnce(BorrowedFd<'_>) -> Result<T>) -> Result<T> {
     let fd = into.fd()?;
     let before = stat_fd(fd.as_fd())?;

@@ -88,7 +88,7 @@ impl Union {
     /// `EEXIST`, `EROFS`, `ENOENT` in a removed directory, `EPERM` or `EOVERFLOW` where the process cannot make
     /// objects of this caller; what the system calls say.
     pub fn make(&self, caller: &Caller, parent: InodeId, name: &Name, what: Make<'_>) -> Result<Entry> {
-        let made = self.make_new(caller, parent, name, what);
+        let made = self.again(|| self.make_new(caller, parent, name, what));
         self.or_made_before(caller, parent, name, made)
     }
 
@@ -210,7 +210,17 @@ fn make_direct(
             log::debug!("{name:?} is not marked opaque: {errno}");
         }
     }
-    Ok(Made { stat: stat_at(dir, name.as_c_str())?, file })
+    match stat_at(dir, name.as_c_str()) {
+        Ok(stat) => Ok(Made { stat, file }),
+        Err(errno) => {
+            // Nobody has seen it: its name was held all the time.
+            let on_disk = if what.is_whiteout_like() { Kind::File } else { what.kind() };
+            if let Err(errno) = crate::upper::remove(dir, name.as_c_str(), on_disk) {
+                log::warn!("{name:?}, which could not be looked at, stays: {errno}");
+            }
+            Err(errno)
+        }
+    }
 }
 
 fn make_staged(

@@ -123,7 +123,7 @@ impl Union {
         let mut at = cookie.max(DOT_DOT);
         let mut over = true;
         loop {
-            let names = self.listed(&inode, body, at)?;
+            let names = self.again(|| self.listed(&inode, body, at))?;
             let (Some(listing), Ok(view)) = (names.listing(), body.live_view()) else { return Ok(()) };
             names.walked();
             let mut plain = Plain { union: self, dir: &inode, view: &view, last: None };

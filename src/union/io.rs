@@ -44,6 +44,10 @@ impl Union {
     /// # Errors
     /// `EISDIR`, `EACCES` where the process may not read the layer's file, `EIO` …
     pub fn read(&self, id: InodeId, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        self.again(|| self.read_once(id, offset, buffer))
+    }
+
+    fn read_once(&self, id: InodeId, offset: u64, buffer: &mut [u8]) -> Result<usize> {
         let inode = self.inode(id)?;
         if let Some(blocks) = self.blocks(&inode, inode.file()?)? {
             return blocks.read(offset, buffer);
@@ -57,6 +61,10 @@ impl Union {
     /// # Errors
     /// `EROFS`, `ENOSPC`, `EDQUOT`, `EFBIG`, `EIO` …; what copy-up says.
     pub fn write(&self, caller: &Caller, id: InodeId, offset: u64, bytes: &[u8], how: WriteHow) -> Result<usize> {
+        self.again(|| self.write_once(caller, id, offset, bytes, how))
+    }
+
+    fn write_once(&self, caller: &Caller, id: InodeId, offset: u64, bytes: &[u8], how: WriteHow) -> Result<usize> {
         let inode = self.inode(id)?;
         if !how.opened {
             self.check_writable(&inode, Some(offset))?;
@@ -72,7 +80,8 @@ impl Union {
         let mut written = 0;
         while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
             match data::pwrite(fd.as_fd(), rest, offset.saturating_add(written as u64)) {
-                Ok(0) => break,
+                Ok(0) if written > 0 => break,
+                Ok(0) => return Err(Errno::EIO),
                 Ok(n) => written += n,
                 // What is on disk counts; the next write meets the error again.
                 Err(_) if written > 0 => break,
@@ -154,6 +163,10 @@ impl Union {
     /// # Errors
     /// `EPERM`
     pub fn may_open_to_write(&self, id: InodeId, append: bool) -> Result<()> {
+        self.again(|| self.may_open_to_write_once(id, append))
+    }
+
+    fn may_open_to_write_once(&self, id: InodeId, append: bool) -> Result<()> {
         let inode = self.inode(id)?;
         self.check_flags(&inode, if append { Change::Addition } else { Change::Other })
     }
@@ -163,6 +176,10 @@ impl Union {
     /// # Errors
     /// As for [`Union::write`].
     pub fn open_to_write(&self, caller: &Caller, id: InodeId) -> Result<()> {
+        self.again(|| self.open_to_write_once(caller, id))
+    }
+
+    fn open_to_write_once(&self, caller: &Caller, id: InodeId) -> Result<()> {
         let inode = self.inode(id)?;
         inode.file()?;
         self.copy_up(&inode, &CopyUp::data(caller))
@@ -206,6 +223,10 @@ impl Union {
     /// # Errors
     /// As for write; `EOPNOTSUPP` where the upper layer's file system has no such mode.
     pub fn fallocate(&self, caller: &Caller, id: InodeId, mode: i32, offset: u64, len: u64) -> Result<()> {
+        self.again(|| self.fallocate_once(caller, id, mode, offset, len))
+    }
+
+    fn fallocate_once(&self, caller: &Caller, id: InodeId, mode: i32, offset: u64, len: u64) -> Result<()> {
         let inode = self.inode(id)?;
         let fd = self.writable(caller, &inode, None)?;
         data::fallocate(fd.as_fd(), mode, offset, len)?;
@@ -217,6 +238,10 @@ impl Union {
     /// # Errors
     /// `ENXIO` beyond the end.
     pub fn seek(&self, id: InodeId, offset: u64, what: Seek) -> Result<u64> {
+        self.again(|| self.seek_once(id, offset, what))
+    }
+
+    fn seek_once(&self, id: InodeId, offset: u64, what: Seek) -> Result<u64> {
         let inode = self.inode(id)?;
         if self.blocks(&inode, inode.file()?)?.is_some() {
             // Two files hold its data: holes are not told.
@@ -240,6 +265,10 @@ impl Union {
     /// # Errors
     /// `EOPNOTSUPP` where the kernel must copy through pages instead; as for write.
     pub fn copy_range(&self, caller: &Caller, from: (InodeId, u64), to: (InodeId, u64), len: u64) -> Result<u32> {
+        self.again(|| self.copy_range_once(caller, from, to, len))
+    }
+
+    fn copy_range_once(&self, caller: &Caller, from: (InodeId, u64), to: (InodeId, u64), len: u64) -> Result<u32> {
         let (source, target) = (self.inode(from.0)?, self.inode(to.0)?);
         if self.blocks(&source, source.file()?)?.is_some() {
             return Err(Errno::EOPNOTSUPP);

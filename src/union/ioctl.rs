@@ -17,6 +17,10 @@ impl Union {
     /// # Errors
     /// `ENOTTY` for what is no file or directory, or where the layer's file system has no such flags.
     pub fn get_flags(&self, id: InodeId) -> Result<u32> {
+        self.again(|| self.get_flags_once(id))
+    }
+
+    fn get_flags_once(&self, id: InodeId) -> Result<u32> {
         let inode = self.inode(id)?;
         let own = flags::get_flags(self.flags_fd(&inode)?.as_fd())?;
         Ok(own | FLAGS.of(inode.protection()))
@@ -27,6 +31,10 @@ impl Union {
     /// # Errors
     /// As [`Union::get_flags`]; `EPERM`, `EOPNOTSUPP`, `EROFS`; what copy-up says.
     pub fn set_flags(&self, caller: &Caller, id: InodeId, set: u32) -> Result<()> {
+        self.again(|| self.set_flags_once(caller, id, set))
+    }
+
+    fn set_flags_once(&self, caller: &Caller, id: InodeId, set: u32) -> Result<()> {
         let inode = self.changeable(caller, id)?;
         flags::set_flags(self.flags_fd(&inode)?.as_fd(), FLAGS.without(set))?;
         self.protect(&inode, FLAGS.in_(set))
@@ -37,6 +45,10 @@ impl Union {
     /// # Errors
     /// As [`Union::get_flags`].
     pub fn get_fsx(&self, id: InodeId) -> Result<[u8; 28]> {
+        self.again(|| self.get_fsx_once(id))
+    }
+
+    fn get_fsx_once(&self, id: InodeId) -> Result<[u8; 28]> {
         let inode = self.inode(id)?;
         let mut fsx = flags::get_fsx(self.flags_fd(&inode)?.as_fd())?;
         let own = xflags(&fsx);
@@ -49,6 +61,10 @@ impl Union {
     /// # Errors
     /// As [`Union::set_flags`].
     pub fn set_fsx(&self, caller: &Caller, id: InodeId, set: &[u8; 28]) -> Result<()> {
+        self.again(|| self.set_fsx_once(caller, id, set))
+    }
+
+    fn set_fsx_once(&self, caller: &Caller, id: InodeId, set: &[u8; 28]) -> Result<()> {
         let inode = self.changeable(caller, id)?;
         let (mut own, wished) = (*set, xflags(set));
         set_xflags(&mut own, XFLAGS.without(wished));

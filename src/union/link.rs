@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 
 use super::copy_up::CopyUp;
 use super::protect::Change;
-use super::{Caller, Entry, InodeId, Union};
+use super::{Attr, Caller, Entry, InodeId, Union};
 use crate::base::{Errno, Name, Result};
 use crate::inode::{Body, Inode, LeafBody};
 use crate::layer::DirPlace;
@@ -18,7 +18,7 @@ impl Union {
     /// # Errors
     /// `EEXIST`, `EPERM` for a directory, `EMLINK`, `EROFS`; what copy-up and the system calls say.
     pub fn link(&self, caller: &Caller, id: InodeId, parent: InodeId, name: &Name) -> Result<Entry> {
-        let made = self.link_new(caller, id, parent, name);
+        let made = self.again(|| self.link_new(caller, id, parent, name));
         self.or_made_before(caller, parent, name, made)
     }
 
@@ -42,6 +42,7 @@ impl Union {
             Answer::Absent(absent) => absent,
         };
         let into = &view.upper.as_ref().ok_or(Errno::ESTALE)?.place;
+        let before = self.attr(&inode)?;
         self.make_impure(upper, &parent, into)?;
         self.count_with_upper(upper, leaf, 1)?;
         names.begin();
@@ -59,7 +60,8 @@ impl Union {
         if !self.table.hold(&inode) {
             return Err(Errno::ESTALE);
         }
-        let attr = self.attr(&inode).inspect_err(|_| self.forget(inode.id, 1))?;
+        // The name is there now, whatever is answered.
+        let attr = self.attr(&inode).unwrap_or(Attr { nlink: before.nlink.saturating_add(1), ..before });
         Ok(Entry { id: inode.id, attr })
     }
 

@@ -9,7 +9,6 @@ use crate::inode::{Body, Inode, Key, Names};
 use crate::layer::{LookedUp, look_up};
 use crate::merge::{self, Absent, Answer, DirView, Found};
 use crate::sys::stat::Kind;
-use crate::upper::remove;
 
 impl Union {
     /// What `name` in a directory is; `None` where there is nothing. A found entry counts one lookup.
@@ -17,6 +16,10 @@ impl Union {
     /// # Errors
     /// `ENOTDIR`, `ESTALE`; what the layers say.
     pub fn lookup(&self, parent: InodeId, name: &Name) -> Result<Option<Entry>> {
+        self.again(|| self.lookup_once(parent, name))
+    }
+
+    fn lookup_once(&self, parent: InodeId, name: &Name) -> Result<Option<Entry>> {
         let parent = self.inode(parent)?;
         let body = parent.dir()?;
         let names = body.names.read();
@@ -147,8 +150,6 @@ impl Union {
         let hidden = leaf.state.lock().take_hidden();
         self.leave_blocks(inode, leaf, hidden.is_some());
         let (Some(object), Some(upper)) = (hidden, &self.upper) else { return };
-        if let Err(errno) = remove(upper.work(), object.place.name.as_c_str(), inode.kind) {
-            log::warn!("workdir: {:?} stays until the next mount: {errno}", object.place.name);
-        }
+        upper.bury(object.place.name.as_c_str(), inode.kind);
     }
 }

@@ -3,6 +3,7 @@
 //! The pattern of every change: load the view, *prepare* (copy up, stage; no names held), *lock* the names,
 //! *revalidate*, *publish* by one system call, *update* the live state, unlock.
 
+mod again;
 mod attr;
 mod blocks;
 mod change;

@@ -22,11 +22,15 @@ impl Union {
     /// # Errors
     /// `ENOENT`, `EISDIR`, `EROFS`; what the system calls say, and then the name is still there.
     pub fn unlink(&self, caller: &Caller, parent: InodeId, name: &Name) -> Result<()> {
-        let done = self.remove(caller, parent, name, |upper, view, parent, inode, found| match found {
+        let done = self.again(|| self.unlink_once(caller, parent, name));
+        or_gone_before(caller, Errno::ENOENT, done)
+    }
+
+    fn unlink_once(&self, caller: &Caller, parent: InodeId, name: &Name) -> Result<()> {
+        self.remove(caller, parent, name, |upper, view, parent, inode, found| match found {
             Found::Dir(_) => Err(Errno::EISDIR),
             Found::Leaf(leaf) => self.unlink_found(upper, view, parent, name, inode, leaf),
-        });
-        or_gone_before(caller, Errno::ENOENT, done)
+        })
     }
 
     /// Finds a name, lets `act` remove it from the layers, and takes it out of the live state.
@@ -194,11 +198,15 @@ impl Union {
     /// # Errors
     /// `ENOTEMPTY`, `ENOENT`, `ENOTDIR`, `EROFS`; what the system calls say, and then it is still there.
     pub fn rmdir(&self, caller: &Caller, parent: InodeId, name: &Name) -> Result<()> {
-        let done = self.remove(caller, parent, name, |upper, view, _, inode, found| match found {
+        let done = self.again(|| self.rmdir_once(caller, parent, name));
+        or_gone_before(caller, Errno::ENOENT, done)
+    }
+
+    fn rmdir_once(&self, caller: &Caller, parent: InodeId, name: &Name) -> Result<()> {
+        self.remove(caller, parent, name, |upper, view, _, inode, found| match found {
             Found::Dir(dir) => self.rmdir_found(upper, view, name, inode, dir),
             Found::Leaf(_) => Err(Errno::ENOTDIR),
-        });
-        or_gone_before(caller, Errno::ENOENT, done)
+        })
     }
 
     fn rmdir_found(

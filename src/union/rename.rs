@@ -20,6 +20,15 @@ use crate::sys::stat::Kind;
 use crate::sys::tree::{self, RenameFlags};
 use crate::upper::{Metadata, Staged, Temp, Upper, WhiteoutStyle, relocate};
 
+/// What a rename did.
+enum Moved {
+    /// There was nothing to do.
+    Nothing,
+    All,
+    /// The object has moved, but the device that was to be left could not be.
+    LeavesNothing(Errno),
+}
+
 /// One side of a rename.
 struct Side<'a> {
     parent: &'a Arc<Inode>,
@@ -88,13 +97,16 @@ impl Union {
             return Ok(());
         }
         let (parent, new_parent) = (self.inode(parent)?, self.inode(new_parent)?);
-        loop {
-            match self.try_rename(caller, (&parent, name), (&new_parent, new_name), flags) {
-                // The name led elsewhere when it was locked.
-                Err(Errno::EAGAIN) => {}
-                done => return or_gone_before(caller, Errno::ENOENT, done),
+        let done = self.again(|| {
+            loop {
+                match self.try_rename(caller, (&parent, name), (&new_parent, new_name), flags) {
+                    // The name led elsewhere when it was locked.
+                    Err(Errno::EAGAIN) => {}
+                    done => return done,
+                }
             }
-        }
+        });
+        or_gone_before(caller, Errno::ENOENT, done)
     }
 
     fn try_rename(
@@ -128,9 +140,10 @@ impl Union {
             self.note_move(caller.request, moved.id, (parent.id, name), (new_parent.id, new_name));
         }
         let done = self.rename_sides(upper, &from, &to, flags);
-        if done == Ok(true) {
-            let left = match &to.inode {
-                Some(other) if exchange => Some(other.kind),
+        if matches!(done, Ok(Moved::All | Moved::LeavesNothing(_))) {
+            let left = match (&to.inode, &done) {
+                (_, Ok(Moved::LeavesNothing(_))) => None,
+                (Some(other), _) if exchange => Some(other.kind),
                 _ => flags.contains(RenameFlags::WHITEOUT).then_some(Kind::Char),
             };
             names.each(|names, first| self.moved_names(names, first, (name, left), (new_name, &from, &to)));
@@ -143,7 +156,10 @@ impl Union {
         }
         self.put(&from);
         self.put(&to);
-        done.map(drop)
+        match done? {
+            Moved::LeavesNothing(errno) => Err(errno),
+            Moved::Nothing | Moved::All => Ok(()),
+        }
     }
 
     /// Enters a rename into the names of its first directory, then of its second one.
@@ -215,15 +231,15 @@ impl Union {
         }
     }
 
-    /// The rename itself; false where there was nothing to do. Both directories' `names` are held.
-    fn rename_sides(&self, upper: &Upper, from: &Side<'_>, to: &Side<'_>, flags: RenameFlags) -> Result<bool> {
+    /// The rename itself. Both directories' `names` are held.
+    fn rename_sides(&self, upper: &Upper, from: &Side<'_>, to: &Side<'_>, flags: RenameFlags) -> Result<Moved> {
         let exchange = flags.contains(RenameFlags::EXCHANGE);
         let source = from.inode()?;
         // A directory that is replaced stays empty meanwhile.
         let _empty = match &to.inode {
             None if exchange => return Err(Errno::ENOENT),
             Some(_) if flags.contains(RenameFlags::NOREPLACE) => return Err(Errno::EEXIST),
-            Some(target) if Arc::ptr_eq(source, target) => return Ok(false),
+            Some(target) if Arc::ptr_eq(source, target) => return Ok(Moved::Nothing),
             Some(target) if !exchange => check_replace(self, from, to, target)?,
             _ => None,
         };
@@ -242,15 +258,14 @@ impl Union {
             self.settle(upper, to, from)?;
             relocate(at(from)?.each(), at(to)?.each(), RenameFlags::EXCHANGE)?;
             self.swapped(from, to)?;
-            return Ok(true);
+            return Ok(Moved::All);
         }
         let kept = self.keep_target(upper, to)?;
+        let device = flags.contains(RenameFlags::WHITEOUT).then(|| stage_device(upper)).transpose()?;
         self.move_over(upper, from, to, || self.moved(from, to, kept))?;
         self.replaced(to);
-        if flags.contains(RenameFlags::WHITEOUT) {
-            self.leave_device(upper, from)?;
-        }
-        Ok(true)
+        let left = device.map_or(Ok(()), |device| device.publish(at(from)?.fd(), from.name.as_c_str()));
+        Ok(left.map_or_else(Moved::LeavesNothing, |()| Moved::All))
     }
 
     /// Makes sure that the object can be moved by one rename and shows right at the other side.
@@ -445,15 +460,15 @@ impl Union {
         }
         Ok(())
     }
+}
 
-    /// `RENAME_WHITEOUT` by a user (an overlay on top of this one): its whiteout is a device to see here.
-    fn leave_device(&self, upper: &Upper, from: &Side<'_>) -> Result<()> {
-        let temp = Temp::new(upper, Kind::File)?;
-        drop(tree::create_at(upper.work(), temp.name(), crate::sys::path::OFlags::RDWR, 0o600)?);
-        upper.set_device(upper.work(), temp.name())?;
-        tree::chmod_at(upper.work(), temp.name(), 0)?;
-        temp.publish(at(from)?.fd(), from.name.as_c_str())
-    }
+/// What `RENAME_WHITEOUT` by a user (an overlay on top of this one) leaves: its whiteout is a device to see here.
+fn stage_device(upper: &Upper) -> Result<Temp<'_>> {
+    let temp = Temp::new(upper, Kind::File)?;
+    drop(tree::create_at(upper.work(), temp.name(), crate::sys::path::OFlags::RDWR, 0o600)?);
+    upper.set_device(upper.work(), temp.name())?;
+    tree::chmod_at(upper.work(), temp.name(), 0)?;
+    Ok(temp)
 }
 
 /// A name in an open directory of the upper layer.

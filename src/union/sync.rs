@@ -29,6 +29,10 @@ impl Union {
     /// # Errors
     /// `EIO`, `ENOSPC`, `EDQUOT`
     pub fn fsync(&self, id: InodeId, data_only: bool) -> Result<()> {
+        self.again(|| self.fsync_once(id, data_only))
+    }
+
+    fn fsync_once(&self, id: InodeId, data_only: bool) -> Result<()> {
         let inode = self.inode(id)?;
         let Ok(upper) = self.upper() else { return Ok(()) };
         if upper.fsync == Fsync::Volatile {

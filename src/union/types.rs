@@ -136,3 +136,23 @@ pub struct SetAttr {
     /// Last change of the content.
     pub mtime: SetTime,
 }
+
+impl SetAttr {
+    /// Whether it takes more than one system call: something else could then fail between them.
+    pub(super) fn is_several(&self) -> bool {
+        let times = if self.size.is_some() { self.times_beside_size() } else { Some([self.atime, self.mtime]) };
+        let times = times.is_some_and(|times| times != [SetTime::Omit; 2]);
+        [self.sets_owner(), self.mode.is_some(), self.size.is_some(), times].iter().filter(|set| **set).count() > 1
+    }
+
+    /// Whether it gives the object to somebody.
+    pub(super) fn sets_owner(&self) -> bool {
+        self.uid.is_some() || self.gid.is_some()
+    }
+
+    /// The times that a change of the length does not set by itself.
+    pub(super) fn times_beside_size(&self) -> Option<[SetTime; 2]> {
+        let now = self.atime == SetTime::Omit && self.mtime == SetTime::Now;
+        (!now).then_some([self.atime, self.mtime])
+    }
+}

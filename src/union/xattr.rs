@@ -23,6 +23,10 @@ impl Union {
     /// # Errors
     /// `ENODATA`, `EOPNOTSUPP`
     pub fn getxattr(&self, id: InodeId, name: &[u8]) -> Result<Vec<u8>> {
+        self.again(|| self.getxattr_once(id, name))
+    }
+
+    fn getxattr_once(&self, id: InodeId, name: &[u8]) -> Result<Vec<u8>> {
         let inode = self.inode(id)?;
         let key = self.stored(name)?;
         if self.hides_capability(&inode, &key) {
@@ -40,6 +44,10 @@ impl Union {
     /// # Errors
     /// What `listxattr(2)` says.
     pub fn listxattr(&self, caller: &Caller, id: InodeId) -> Result<Vec<u8>> {
+        self.again(|| self.listxattr_once(caller, id))
+    }
+
+    fn listxattr_once(&self, caller: &Caller, id: InodeId) -> Result<Vec<u8>> {
         let inode = self.inode(id)?;
         let stored = match self.at_object(&inode, xattr::list_at) {
             Err(Errno::EXDEV) => Vec::new(),
@@ -67,6 +75,10 @@ impl Union {
     /// # Errors
     /// `EEXIST`, `ENODATA`, `EOPNOTSUPP`, `ENOSPC`, `EROFS`; what copy-up says.
     pub fn setxattr(&self, caller: &Caller, id: InodeId, name: &[u8], value: &[u8], flags: u32) -> Result<()> {
+        self.again(|| self.setxattr_once(caller, id, name, value, flags))
+    }
+
+    fn setxattr_once(&self, caller: &Caller, id: InodeId, name: &[u8], value: &[u8], flags: u32) -> Result<()> {
         self.upper()?;
         let inode = self.inode(id)?;
         let key = self.stored(name)?;
@@ -88,7 +100,8 @@ impl Union {
     /// # Errors
     /// `ENODATA`, `EOPNOTSUPP`, `EROFS`; what copy-up says.
     pub fn removexattr(&self, caller: &Caller, id: InodeId, name: &[u8]) -> Result<()> {
-        or_gone_before(caller, Errno::ENODATA, self.removexattr_there(caller, id, name))
+        let done = self.again(|| self.removexattr_there(caller, id, name));
+        or_gone_before(caller, Errno::ENODATA, done)
     }
 
     fn removexattr_there(&self, caller: &Caller, id: InodeId, name: &[u8]) -> Result<()> {

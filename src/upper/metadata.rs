@@ -202,11 +202,17 @@ pub fn clear_privileges(file: BorrowedFd<'_>, is_in: &dyn Fn(u32) -> bool) -> Re
     if cleared != stat.mode {
         tree::chmod_fd(file, cleared & 0o7777)?;
     }
-    // Asking first: without privilege removing what is not there is refused, too.
-    if xattr::get_fd(file, CAPABILITY)?.is_some() {
-        xattr::remove_fd(file, CAPABILITY)?;
-    }
+    clear_capability(file)?;
     Ok(cleared & libc::S_ISGID == 0)
+}
+
+/// Clears file capabilities, which nobody keeps.
+///
+/// # Errors
+/// What the system calls say.
+pub fn clear_capability(file: BorrowedFd<'_>) -> Result<()> {
+    // Asking first: without privilege removing what is not there is refused, too.
+    if xattr::get_fd(file, CAPABILITY)?.is_some() { xattr::remove_fd(file, CAPABILITY) } else { Ok(()) }
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ pub use blocks::Blocks;
 pub use content::{CopyData, copy_data};
 pub use features::Features;
 pub use index::{Belongings, Index, IndexError};
-pub use metadata::{CAPABILITY, Metadata, Staged, clear_privileges, without_ids};
+pub use metadata::{CAPABILITY, Metadata, Staged, clear_capability, clear_privileges, without_ids};
 pub use stage::{Nursery, Temp, Widened, relocate};
 pub use workdir::{WorkError, Workdir, remove};
 
@@ -31,6 +31,7 @@ use crate::format::mark::Namespace;
 pub use crate::format::mark::WhiteoutStyle;
 use crate::layer::DirPlace;
 use crate::sys::data;
+use crate::sys::stat::Kind;
 
 /// The writable layer.
 pub struct Upper {
@@ -52,10 +53,16 @@ pub struct Upper {
     pub verity: Verity,
     /// A whiteout in workdir of which others are links.
     whiteout: Mutex<Option<CString>>,
+    /// What should have gone from workdir and could not: tried again when the next object is staged.
+    leftovers: Mutex<Leftovers>,
     /// Held to make and to remove records of blocks.
     records: Mutex<Records>,
     _lock: Vec<OwnedFd>,
 }
+
+/// Names in workdir.
+#[derive(Default)]
+struct Leftovers(Vec<(CString, Kind)>);
 
 /// What `Upper::records` guards, and by what the order of the locks knows it.
 struct Records;
@@ -86,6 +93,7 @@ impl Upper {
             metacopy,
             verity,
             whiteout,
+            leftovers: Mutex::default(),
             records: Mutex::new(Records),
             _lock: lock,
         }

@@ -25,6 +25,7 @@ impl<'a> Temp<'a> {
     /// # Errors
     /// What `getrandom(2)` says.
     pub fn new(upper: &'a Upper, kind: Kind) -> Result<Self> {
+        upper.sweep();
         Ok(Self { upper, name: Some(temp_name("#")?), kind })
     }
 
@@ -88,7 +89,34 @@ impl Drop for Temp<'_> {
         let Some(name) = &self.name else { return };
         match remove(self.upper.work(), name, self.kind) {
             Ok(()) | Err(Errno::ENOENT) => {}
-            Err(errno) => log::warn!("workdir: {} stays until the next mount: {errno}", name.to_string_lossy()),
+            Err(errno) => self.upper.left(name, self.kind, errno),
+        }
+    }
+}
+
+impl Upper {
+    /// Remembers what stays in workdir because its removal has failed.
+    fn left(&self, name: &CStr, kind: Kind, errno: Errno) {
+        log::warn!("workdir: {} stays for now: {errno}", name.to_string_lossy());
+        self.leftovers.lock().0.push((name.to_owned(), kind));
+    }
+
+    /// Removes what could not be removed before, until the first that cannot again.
+    fn sweep(&self) {
+        loop {
+            let Some((name, kind)) = self.leftovers.lock().0.pop() else { return };
+            match remove(self.work(), &name, kind) {
+                Ok(()) | Err(Errno::ENOENT) => {}
+                Err(_) => return self.leftovers.lock().0.push((name, kind)),
+            }
+        }
+    }
+
+    /// Removes what was kept in workdir for as long as somebody had it.
+    pub fn bury(&self, name: &CStr, kind: Kind) {
+        match remove(self.work(), name, kind) {
+            Ok(()) | Err(Errno::ENOENT) => {}
+            Err(errno) => self.left(name, kind, errno),
         }
     }
 }

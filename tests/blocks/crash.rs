@@ -1,7 +1,7 @@
 //! The end of the process at every call of a history, and a failing call at every place in it.
 
 use plyfs::Errno;
-use plyfs::sys::seam::{Call, Plan, with_plan};
+use plyfs::sys::seam::{Call, Part, Plan, with_plan};
 use plyfs::union::WriteHow;
 
 use crate::engine::{Engine, Result, me};
@@ -211,6 +211,23 @@ fn an_error_of_any_call_is_told_and_leaves_a_file_that_works() {
                     break;
                 }
                 at += 1;
+            }
+        }
+    }
+}
+
+/// A call that moves a part of what it was asked for is no error: the rest is asked for again.
+#[test]
+fn a_short_read_or_write_of_any_call_changes_nothing() {
+    for (name, steps) in histories() {
+        for call in [Call::Pread, Call::Pwrite, Call::CopyRange] {
+            for part in [Part::Byte, Part::Half] {
+                let mut at = 0;
+                while at
+                    < fail_at(name, &steps, Plan::short(at, part, None).only(call), &format!("{call:?} {at} {part:?}"))
+                {
+                    at += 1;
+                }
             }
         }
     }

@@ -254,7 +254,7 @@ fn the_kernel_refuses_the_layer_until_it_is_complete() {
     }
     // And neither does plyfs follow it where the layer is a lower one.
     let below = Union::builder().lower(layers.upper()).lower(layers.lower()).build().unwrap();
-    assert_eq!(engine::Engine(below).id("f"), Err(Errno::EIO));
+    assert_eq!(engine::Engine::around(below).id("f"), Err(Errno::EIO));
     let mut expected = layers.content();
     expected[9000] = b'x';
     layers.open(None).0.complete_all().unwrap();

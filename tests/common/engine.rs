@@ -6,9 +6,12 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
+use std::sync::Mutex;
 
 use plyfs::base::config::{Config, UpperDirs};
-use plyfs::union::{Attr, Caller, DirSink, InodeId, Kind, ListedEntry, Make, RenameFlags, SetAttr, WriteHow};
+use plyfs::union::{
+    Attr, Caller, DirSink, Entry, InodeId, Kind, ListedEntry, Make, RenameFlags, SetAttr, SetTime, Time, WriteHow,
+};
 use plyfs::{Errno, Name, Union};
 
 pub type Result<T> = std::result::Result<T, Errno>;
@@ -22,8 +25,8 @@ pub fn name(text: &str) -> Name {
     Name::new(text.as_bytes()).unwrap()
 }
 
-/// A union whose objects are named by path.
-pub struct Engine(pub Union);
+/// A union whose objects are named by path; and the lookups that it counts for whoever uses it so.
+pub struct Engine(pub Union, Mutex<Vec<InodeId>>);
 
 impl Engine {
     /// Over `base/lower`, with `base/upper` and `base/work`; everything that the layers can hold is on.
@@ -37,13 +40,30 @@ impl Engine {
     }
 
     pub fn with(config: Config) -> Self {
-        Engine(Union::open(config).unwrap_or_else(|error| panic!("{error:?}")))
+        Engine::around(Union::open(config).unwrap_or_else(|error| panic!("{error:?}")))
+    }
+
+    pub fn around(union: Union) -> Self {
+        Engine(union, Mutex::default())
+    }
+
+    /// Remembers a lookup, as the kernel does.
+    fn held(&self, entry: Entry) -> InodeId {
+        self.1.lock().unwrap().push(entry.id);
+        entry.id
+    }
+
+    /// Gives back all lookups, as the kernel does when it drops its caches.
+    pub fn forget_all(&self) {
+        for id in std::mem::take(&mut *self.1.lock().unwrap()) {
+            self.0.forget(id, 1);
+        }
     }
 
     /// Looks up each name of the path, as the kernel does before it asks for anything else.
     pub fn id(&self, path: &str) -> Result<InodeId> {
         path.split('/').filter(|part| !part.is_empty()).try_fold(InodeId::ROOT, |dir, part| {
-            self.0.lookup(dir, &name(part))?.map(|entry| entry.id).ok_or(Errno::ENOENT)
+            self.0.lookup(dir, &name(part))?.map(|entry| self.held(entry)).ok_or(Errno::ENOENT)
         })
     }
 
@@ -68,7 +88,13 @@ impl Engine {
     }
 
     pub fn write(&self, path: &str, offset: u64, text: &str) -> Result<()> {
-        self.0.write(&me(), self.id(path)?, offset, text.as_bytes(), WriteHow::default()).map(drop)
+        let (id, mut done) = (self.id(path)?, 0);
+        // Fewer bytes than given are no error.
+        while done < text.len() {
+            let (at, rest) = (offset + done as u64, &text.as_bytes()[done..]);
+            done += self.0.write(&me(), id, at, rest, WriteHow::default())?;
+        }
+        Ok(())
     }
 
     /// Adds at the end of a file.
@@ -90,7 +116,7 @@ impl Engine {
         self.0.fsync(self.id(path)?, true)
     }
 
-    fn set(&self, path: &str, set: SetAttr) -> Result<()> {
+    pub fn set(&self, path: &str, set: SetAttr) -> Result<()> {
         self.0.setattr(&me(), self.id(path)?, &set).map(drop)
     }
 
@@ -104,7 +130,7 @@ impl Engine {
 
     fn make(&self, path: &str, what: Make<'_>) -> Result<()> {
         let (dir, name) = self.place(path)?;
-        self.0.make(&me(), dir, &name, what).map(drop)
+        self.0.make(&me(), dir, &name, what).map(|entry| _ = self.held(entry))
     }
 
     pub fn create(&self, path: &str) -> Result<()> {
@@ -115,6 +141,10 @@ impl Engine {
         self.make(path, Make::Dir { mode: 0o755 })
     }
 
+    pub fn mknod(&self, path: &str, mode: u32, rdev: u64) -> Result<()> {
+        self.make(path, Make::Node { mode, rdev })
+    }
+
     pub fn symlink(&self, path: &str) -> Result<()> {
         self.make(path, Make::Symlink { target: c"somewhere" })
     }
@@ -122,7 +152,7 @@ impl Engine {
     pub fn link(&self, from: &str, to: &str) -> Result<()> {
         let id = self.id(from)?;
         let (dir, name) = self.place(to)?;
-        self.0.link(&me(), id, dir, &name).map(drop)
+        self.0.link(&me(), id, dir, &name).map(|entry| _ = self.held(entry))
     }
 
     pub fn unlink(&self, path: &str) -> Result<()> {
@@ -135,7 +165,7 @@ impl Engine {
         self.0.rmdir(&me(), dir, &name)
     }
 
-    fn rename_with(&self, from: &str, to: &str, flags: RenameFlags) -> Result<()> {
+    pub fn rename_with(&self, from: &str, to: &str, flags: RenameFlags) -> Result<()> {
         self.id(from)?;
         let ((dir, name), (new_dir, new_name)) = (self.place(from)?, self.place(to)?);
         self.0.rename(&me(), dir, &name, new_dir, &new_name, flags)
@@ -147,6 +177,73 @@ impl Engine {
 
     pub fn exchange(&self, one: &str, two: &str) -> Result<()> {
         self.rename_with(one, two, RenameFlags::EXCHANGE)
+    }
+
+    pub fn chown(&self, path: &str, uid: u32, gid: u32) -> Result<()> {
+        self.set(path, SetAttr { uid: Some(uid), gid: Some(gid), ..SetAttr::default() })
+    }
+
+    pub fn utimes(&self, path: &str, sec: i64) -> Result<()> {
+        let at = SetTime::At(Time { sec, nsec: 0 });
+        self.set(path, SetAttr { atime: at, mtime: at, ..SetAttr::default() })
+    }
+
+    pub fn setxattr(&self, path: &str, key: &str, value: &str) -> Result<()> {
+        self.0.setxattr(&me(), self.id(path)?, key.as_bytes(), value.as_bytes(), 0)
+    }
+
+    pub fn removexattr(&self, path: &str, key: &str) -> Result<()> {
+        self.0.removexattr(&me(), self.id(path)?, key.as_bytes())
+    }
+
+    pub fn fallocate(&self, path: &str, mode: i32, offset: u64, len: u64) -> Result<()> {
+        self.0.fallocate(&me(), self.id(path)?, mode, offset, len)
+    }
+
+    /// Copies `len` bytes, as cp(1) does it: until they are all there, by reading where the engine says so.
+    pub fn copy(&self, from: (&str, u64), to: (&str, u64), len: u64) -> Result<()> {
+        let (source, target) = (self.id(from.0)?, self.id(to.0)?);
+        let mut done = 0;
+        while done < len {
+            let (from, to) = ((source, from.1 + done), (target, to.1 + done));
+            match self.0.copy_range(&me(), from, to, len - done) {
+                Ok(copied) if copied > 0 => done += u64::from(copied),
+                Err(errno) if errno != Errno::EOPNOTSUPP => return Err(errno),
+                _ => {
+                    let mut buffer = vec![0; usize::try_from(len - done).unwrap()];
+                    let read = self.0.read(source, from.1, &mut buffer)?;
+                    let written = self.0.write(&me(), target, to.1, &buffer[..read], WriteHow::default())?;
+                    if written < buffer.len() {
+                        return Err(Errno::EIO);
+                    }
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What `getattr` shows, but for numbers and times.
+    pub fn stat(&self, path: &str) -> Result<String> {
+        let Attr { kind, mode, nlink, uid, gid, rdev, size, mtime, .. } = self.attr(path)?;
+        Ok(format!("{kind:?} {mode:o} *{nlink} {uid}:{gid} {rdev} {size} {}", old(mtime.sec)))
+    }
+
+    /// The names of a directory; with `plus` each with its type and size, as the kernel keeps them.
+    pub fn list(&self, path: &str, plus: bool) -> Result<String> {
+        let id = self.id(path)?;
+        let mut sink = Entries(Vec::new());
+        self.0.readdir(id, 0, plus, &mut sink)?;
+        let entries = sink.0.into_iter();
+        let mut lines: Vec<_> = entries
+            .map(|(name, kind, attr)| {
+                let counted = attr.filter(|_| name != "." && name != "..");
+                let size = counted.map(|attr| (self.held(Entry { id: attr.id, attr }), attr.size).1);
+                format!("{name} {kind:?} {size:?}")
+            })
+            .collect();
+        lines.sort();
+        Ok(lines.join("\n"))
     }
 
     /// Everything that is seen.
@@ -164,9 +261,10 @@ impl Engine {
         for text in names.0 {
             let path = join(dir, &text);
             let Some(entry) = self.0.lookup(id, &name(&text))? else {
-                view.0.insert(path, Seen { what: "listed, but not there".into(), links: 0, same: String::new() });
+                view.0.insert(path, Seen::absent("listed, but not there".into()));
                 continue;
             };
+            self.held(entry);
             let attr = self.0.getattr(entry.id)?;
             let content = match attr.kind {
                 Kind::File => self.text_of(entry.id)?,
@@ -174,7 +272,20 @@ impl Engine {
                 _ => String::new(),
             };
             let is_dir = attr.kind == Kind::Dir;
-            view.add(&path, attr.kind, (attr.mode, attr.size), &content, attr.nlink.into());
+            let mut more = format!("{}:{} {}", attr.uid, attr.gid, attr.rdev);
+            for key in
+                self.0.listxattr(&me(), entry.id)?.split(|byte| *byte == 0).filter(|key| key.starts_with(b"user."))
+            {
+                let value = self.0.getxattr(entry.id, key)?;
+                let _ = write!(more, " {}={}", key.escape_ascii(), value.escape_ascii());
+            }
+            view.add(
+                &path,
+                attr.kind,
+                (attr.mode, attr.size),
+                (&content, &more, old(attr.mtime.sec)),
+                attr.nlink.into(),
+            );
             view.same(&path, is_dir, firsts.entry(entry.id).or_insert_with(|| path.clone()));
             if is_dir {
                 self.walk(&path, entry.id, view, firsts)?;
@@ -184,6 +295,19 @@ impl Engine {
     }
 }
 
+/// The `user.*` attributes of an object.
+fn xattrs(at: &Path) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let mut room = vec![0; 65536];
+    let len = rustix::fs::llistxattr(at, &mut room).unwrap_or(0);
+    let keys: Vec<Vec<u8>> = room[..len].split(|byte| *byte == 0).map(<[u8]>::to_vec).collect();
+    let mut found = Vec::new();
+    for key in keys.into_iter().filter(|key| key.starts_with(b"user.")) {
+        let len = rustix::fs::lgetxattr(at, key.as_slice(), &mut room).unwrap();
+        found.push((key, room[..len].to_vec()));
+    }
+    found
+}
+
 /// The defaults over `lower`, with `base/upper` and `base/work`.
 pub fn config(lower: &Path, base: &Path) -> Config {
     Config {
@@ -191,6 +315,21 @@ pub fn config(lower: &Path, base: &Path) -> Config {
         upper: Some(UpperDirs { dir: base.join("upper"), work: base.join("work") }),
         ..Config::default()
     }
+}
+
+/// Entries as the kernel takes them: what was counted for an answer that is an error it never sees.
+struct Entries(Vec<(String, Kind, Option<Attr>)>);
+
+impl DirSink for Entries {
+    fn add(&mut self, entry: &ListedEntry<'_>) -> bool {
+        self.0.push((String::from_utf8(entry.name.to_vec()).unwrap(), entry.kind, entry.attr));
+        true
+    }
+}
+
+/// A time that somebody has set; other ones differ from run to run.
+fn old(sec: i64) -> String {
+    if sec < 1_000_000_000 { sec.to_string() } else { "now".into() }
 }
 
 struct Names(Vec<String>);
@@ -233,15 +372,23 @@ fn join(dir: &str, name: &str) -> String {
 /// What is seen of one name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
-    /// Type, mode, size, content or target.
+    /// Type, mode, size, content or target, owner, device, extended attributes.
     what: String,
+    /// Of its last change.
+    time: String,
     /// Of anything but a directory.
     links: u64,
     /// The first name of the same inode.
     same: String,
 }
 
-/// A whole tree, by path. Times are not in it.
+impl Seen {
+    fn absent(why: String) -> Self {
+        Seen { what: why, time: String::new(), links: 0, same: String::new() }
+    }
+}
+
+/// A whole tree, by path. Of times only those that somebody has set.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct View(BTreeMap<String, Seen>);
 
@@ -263,7 +410,7 @@ impl View {
             let stat = match std::fs::symlink_metadata(&at) {
                 Ok(stat) => stat,
                 Err(error) => {
-                    self.0.insert(path, Seen { what: error.to_string(), links: 0, same: String::new() });
+                    self.0.insert(path, Seen::absent(error.to_string()));
                     continue;
                 }
             };
@@ -274,12 +421,26 @@ impl View {
                 (Kind::Symlink, std::fs::read_link(&at).unwrap().to_str().unwrap().to_owned())
             } else if kind.is_fifo() {
                 (Kind::Fifo, String::new())
+            } else if kind.is_socket() {
+                (Kind::Socket, String::new())
+            } else if kind.is_char_device() {
+                (Kind::Char, String::new())
             } else {
                 let content = std::fs::read(&at).map(|content| shown(&content));
                 (Kind::File, content.unwrap_or_else(|error| error.to_string()))
             };
             let is_dir = kind == Kind::Dir;
-            self.add(&path, kind, (stat.mode() & 0o7777, stat.size()), &content, stat.nlink());
+            let mut more = format!("{}:{} {}", stat.uid(), stat.gid(), stat.rdev());
+            for (key, value) in xattrs(&at) {
+                let _ = write!(more, " {}={}", key.escape_ascii(), value.escape_ascii());
+            }
+            self.add(
+                &path,
+                kind,
+                (stat.mode() & 0o7777, stat.size()),
+                (&content, &more, old(stat.mtime())),
+                stat.nlink(),
+            );
             self.same(&path, is_dir, firsts.entry((stat.dev(), stat.ino())).or_insert_with(|| path.clone()));
             if is_dir {
                 self.walk(root, &path, firsts);
@@ -287,16 +448,33 @@ impl View {
         }
     }
 
-    fn add(&mut self, path: &str, kind: Kind, (mode, size): (u32, u64), content: &str, links: u64) {
+    fn add(
+        &mut self,
+        path: &str,
+        kind: Kind,
+        (mode, size): (u32, u64),
+        (content, more, time): (&str, &str, String),
+        links: u64,
+    ) {
         let (size, links) = if kind == Kind::Dir { (0, 0) } else { (size, links) };
-        let what = format!("{kind:?} {mode:o} {size} bytes {content:?}");
-        self.0.insert(path.to_owned(), Seen { what, links, same: String::new() });
+        let what = format!("{kind:?} {mode:o} {size} bytes {content:?} {more}");
+        self.0.insert(path.to_owned(), Seen { what, time, links, same: String::new() });
     }
 
     fn same(&mut self, path: &str, is_dir: bool, first: &str) {
         if let Some(seen) = self.0.get_mut(path).filter(|_| !is_dir) {
             seen.same = first.to_owned();
         }
+    }
+
+    /// Whether this is the other view, but for times of last change that are too new.
+    pub fn is_newer(&self, other: &View) -> bool {
+        let newer = |(path, seen): (&String, &Seen)| {
+            let seen_as =
+                |o: &Seen| Seen { time: if seen.time == "now" { "now".into() } else { o.time.clone() }, ..o.clone() };
+            other.0.get(path).is_some_and(|o| seen_as(o) == *seen)
+        };
+        self.0.len() == other.0.len() && self.0.iter().all(newer)
     }
 
     /// Whether this is the other view, but for counts of links that are off by one.
@@ -345,7 +523,7 @@ impl View {
     pub fn difference(&self, other: &View) -> String {
         let mut text = String::new();
         let words = |seen: Option<&Seen>| match seen {
-            Some(Seen { what, links, same }) => format!("{what} *{links} ={same}"),
+            Some(Seen { what, time, links, same }) => format!("{what} {time} *{links} ={same}"),
             None => "nothing".into(),
         };
         for path in self.0.keys().chain(other.0.keys().filter(|path| !self.0.contains_key(*path))) {

@@ -1,12 +1,13 @@
 //! Layers for one run after the other, and who looks at them afterwards.
 
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use plyfs::sys::seam::{Call, Plan, with_plan};
+use plyfs::base::config::{Config, Fsync};
+use plyfs::sys::seam::{Call, traced};
 
 use crate::common::{Kernel, Scratch, view};
-use crate::engine::{Engine, View};
+use crate::engine::{Engine, View, config};
 use crate::rows::Row;
 
 /// Who looks at what was left.
@@ -16,31 +17,45 @@ pub enum Reader {
     Kernel,
 }
 
-/// The lower layer that all runs share, and a place for their upper layers.
+/// The lower layers that all runs share, and a place for their upper layers.
 pub struct Stage {
     scratch: Scratch,
-    lower: PathBuf,
-    lower_before: view::View,
+    lowers: [PathBuf; 2],
+    lowers_before: [view::View; 2],
+    fsync: Fsync,
 }
 
 /// What an operation starts from and what it leads to.
 pub struct Views {
     pub before: View,
     pub after: View,
+    pub middle: Option<View>,
+    /// What the operation answers.
+    pub answer: String,
 }
 
 impl Stage {
-    pub fn new() -> Self {
+    pub fn new(fsync: Fsync) -> Self {
         // Of all that it does here, plyfs only waits for the disk.
         let scratch = Scratch::in_memory();
-        let lower = scratch.dir("lower");
-        crate::rows::lower(&lower);
-        let lower_before = view::layer(&lower);
-        Stage { scratch, lower, lower_before }
+        let lowers = [scratch.dir("lower"), scratch.dir("below")];
+        crate::rows::lowers(lowers.each_ref().map(PathBuf::as_path));
+        let lowers_before = lowers.each_ref().map(|lower| view::layer(lower));
+        Stage { scratch, lowers, lowers_before, fsync }
     }
 
-    pub fn assert_lower_unchanged(&self) {
-        view::layer(&self.lower).assert_same(&self.lower_before, "the lower layer was changed");
+    pub fn assert_lowers_unchanged(&self) {
+        for (lower, before) in self.lowers.iter().zip(&self.lowers_before) {
+            view::layer(lower).assert_same(before, "a lower layer was changed");
+        }
+    }
+
+    /// No descriptor of what is in the layers is left. Other threads have other layers.
+    pub fn has_nothing_open(&self) -> Result<(), String> {
+        let open =
+            std::fs::read_dir("/proc/self/fd").unwrap().filter_map(|fd| std::fs::read_link(fd.unwrap().path()).ok());
+        let left: Vec<_> = open.filter(|target| target.starts_with(self.scratch.path())).collect();
+        if left.is_empty() { Ok(()) } else { Err(format!("still open: {left:?}")) }
     }
 
     /// A new upper layer and workdir.
@@ -49,50 +64,47 @@ impl Stage {
         for dir in ["upper", "work", "merged"] {
             std::fs::create_dir(base.join(dir)).unwrap();
         }
-        Layers { lower: &self.lower, base }
+        Layers { lowers: &self.lowers, base, fsync: self.fsync }
     }
 
-    /// How many calls the operation and the end of the engine make.
-    pub fn calls(&self, row: &Row) -> u64 {
-        self.count(row, Plan::count())
-    }
-
-    /// How many of them are of this kind.
-    pub fn calls_of(&self, row: &Row, call: Call) -> u64 {
-        self.count(row, Plan::count().only(call))
-    }
-
-    fn count(&self, row: &Row, plan: Plan) -> u64 {
+    /// The calls that the operation makes, and then the end of the engine.
+    pub fn calls(&self, row: &Row) -> (Vec<Call>, usize) {
         let layers = self.layers();
         let engine = layers.before(row);
-        let run = || {
-            (row.act)(&engine).unwrap_or_else(|errno| panic!("{}: {errno}", row.name));
-            drop(engine);
-        };
-        with_plan(plan, run).1
+        let (_, of_act) = traced(|| row.act(&engine).unwrap_or_else(|errno| panic!("{}: {errno}", row.name)));
+        let (_, of_end) = traced(|| drop(engine));
+        let end = of_end.len();
+        (of_act, end)
     }
 
     /// What the reader shows without the operation, and with it.
     pub fn views(&self, row: &Row, reader: Reader) -> Views {
-        let view = |with: bool| {
+        let mut answer = String::new();
+        let mut view = |with: bool| {
             let layers = self.layers();
             let engine = layers.before(row);
             if with {
-                (row.act)(&engine).unwrap_or_else(|errno| panic!("{}: {errno}", row.name));
+                answer = row.act(&engine).unwrap_or_else(|errno| panic!("{}: {errno}", row.name));
             }
             drop(engine);
             layers.read(reader).unwrap()
         };
-        let views = Views { before: view(false), after: view(true) };
-        assert_ne!(views.before, views.after, "{} changes nothing", row.name);
-        views
+        let (before, after) = (view(false), view(true));
+        let layers = self.layers();
+        let engine = layers.before(row);
+        let middle = row.middle(&engine).unwrap_or_else(|errno| panic!("{}: {errno}", row.name));
+        drop(engine);
+        let middle = middle.then(|| layers.read(reader).unwrap());
+        assert_eq!(before != after, row.changes(), "{}: {}", row.name, after.difference(&before));
+        Views { before, after, middle, answer }
     }
 }
 
 /// The layers of one run; they go with it.
 pub struct Layers<'a> {
-    lower: &'a Path,
+    lowers: &'a [PathBuf; 2],
     base: PathBuf,
+    fsync: Fsync,
 }
 
 impl Drop for Layers<'_> {
@@ -103,13 +115,14 @@ impl Drop for Layers<'_> {
 
 impl Layers<'_> {
     pub fn open(&self) -> Engine {
-        Engine::over(self.lower, &self.base)
+        let config = config(&self.lowers[0], &self.base);
+        Engine::with(Config { lowers: self.lowers.to_vec(), index: Some(true), fsync: self.fsync, ..config })
     }
 
     /// An engine in the state from which the operation starts. No name is known to it that `before` has not used.
     pub fn before(&self, row: &Row) -> Engine {
         let engine = self.open();
-        (row.before)(&engine).unwrap_or_else(|errno| panic!("before {}: {errno}", row.name));
+        row.before(&engine).unwrap_or_else(|errno| panic!("before {}: {errno}", row.name));
         engine
     }
 
@@ -118,8 +131,9 @@ impl Layers<'_> {
         match reader {
             Reader::Plyfs => self.open().view().map_err(|errno| format!("not to be read: {errno}")),
             Reader::Kernel => {
-                let (lower, base) = (self.lower.display(), self.base.display());
-                let layers = format!("lowerdir={lower},upperdir={base}/upper,workdir={base}/work");
+                let (lowers, base) = (self.lowers.each_ref().map(|lower| lower.display()), self.base.display());
+                let [lower, below] = lowers;
+                let layers = format!("lowerdir={lower}:{below},upperdir={base}/upper,workdir={base}/work");
                 let at = self.base.join("merged");
                 let options = format!("{layers},redirect_dir=on,metacopy=on,index=on,xino=on");
                 let _kernel = Kernel::with(&options, &at).map_err(|error| format!("not mounted: {error}"))?;
@@ -146,6 +160,19 @@ impl Layers<'_> {
         let left = names(&self.base.join("work/work"));
         if left.is_empty() { Ok(()) } else { Err(format!("left in workdir: {left:?}")) }
     }
+
+    /// Nothing is in workdir now but the one whiteout of which others are links.
+    pub fn is_clean(&self) -> Result<(), String> {
+        let work = self.base.join("work/work");
+        let (mut left, mut shared) = (names(&work), 0);
+        left.retain(|name| {
+            let stat = std::fs::symlink_metadata(work.join(name)).unwrap();
+            let whiteout = stat.file_type().is_char_device() && stat.rdev() == 0;
+            shared += usize::from(whiteout);
+            !whiteout
+        });
+        if left.is_empty() && shared <= 1 { Ok(()) } else { Err(format!("in workdir: {left:?}, {shared} whiteouts")) }
+    }
 }
 
 /// Every entry of the index has a name: a link in the upper layer, or a lower name that the upper layer does not cover.
@@ -170,8 +197,9 @@ fn names(dir: &Path) -> Vec<String> {
 
 /// Whether a view is one of the two.
 pub fn check(seen: &View, views: &Views) -> Result<(), String> {
-    let Views { before, after } = views;
-    if seen == before || seen == after {
+    let Views { before, after, .. } = views;
+    // What is filled in place or gets a new entry has a new time before it gets its old one again.
+    if seen.is_newer(before) || seen == after || views.middle.as_ref() == Some(seen) {
         return Ok(());
     }
     Err(format!("neither\n    before:{}\n    nor after:{}", seen.difference(before), seen.difference(after)))

@@ -237,7 +237,7 @@ impl Stand {
     }
 
     pub fn open(&self, row: &Row) -> Result<Engine, String> {
-        Union::open(self.config(row)).map(Engine).map_err(|error| format!("plyfs does not open it: {error}"))
+        Union::open(self.config(row)).map(Engine::around).map_err(|error| format!("plyfs does not open it: {error}"))
     }
 
     pub fn by_plyfs(&self, row: &Row) -> Result<View, String> {

@@ -1,46 +1,111 @@
 //! The operations.
 
+mod crossed;
+
 use std::fs;
 use std::path::Path;
 
+use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags};
+
 use crate::engine::{Engine, Result};
+
+/// A part of a row.
+type Step<T> = Box<dyn Fn(&Engine) -> Result<T> + Send + Sync>;
+
+/// What is done.
+enum Act {
+    /// Something that changes the view.
+    Change(Step<()>),
+    /// Something that changes nothing that is seen, and its answer.
+    Read(Step<String>),
+}
 
 /// An operation and the state that it starts from.
 pub struct Row {
-    pub name: &'static str,
-    pub before: fn(&Engine) -> Result<()>,
-    pub act: fn(&Engine) -> Result<()>,
+    pub name: String,
+    before: Step<()>,
+    act: Act,
+    /// What an end in the middle of it may leave, where it takes two steps.
+    middle: Option<Step<()>>,
     /// It is about the names of one lower file. Their number is kept by two marks around a call: an end in between leaves
     /// the right one, but where a mark cannot be written it may be off.
     pub links: bool,
     /// Its answer holds attributes, which are read when all is done: an error of that is no change undone.
     pub answers_attributes: bool,
+    /// The same operation stands in a table by itself, too: this one is for the walk that takes its time.
+    pub crossed: bool,
+}
+
+impl Row {
+    /// Brings about the state that the operation starts from.
+    pub fn before(&self, engine: &Engine) -> Result<()> {
+        (self.before)(engine)
+    }
+
+    /// Does it.
+    pub fn act(&self, engine: &Engine) -> Result<String> {
+        match &self.act {
+            Act::Change(act) => act(engine).map(|()| String::new()),
+            Act::Read(act) => act(engine),
+        }
+    }
+
+    /// Brings about what an end in the middle may leave; false where there is no such thing.
+    pub fn middle(&self, engine: &Engine) -> Result<bool> {
+        self.middle.as_ref().map_or(Ok(false), |middle| middle(engine).map(|()| true))
+    }
+
+    /// Whether it sets several attributes one after the other, as no program asks for: an end may leave any of them.
+    pub fn is_stepwise(&self) -> bool {
+        self.name.starts_with("setattr of all")
+    }
+
+    pub fn changes(&self) -> bool {
+        matches!(self.act, Act::Change(_))
+    }
 }
 
 /// The names of the one lower file that has several.
 pub const LINKED: [&str; 3] = ["one", "two", "p/three"];
 
-/// Fills the lower layer.
-pub fn lower(root: &Path) {
-    for dir in ["d/sub", "e", "into", "p"] {
+/// Fills the lower layers, the upper one of which is the first.
+pub fn lowers([root, below]: [&Path; 2]) {
+    for dir in ["d/sub", "e", "into", "p", "m", "empty"] {
         fs::create_dir_all(root.join(dir)).unwrap();
     }
-    for file in ["d/in", "d/sub/deep", "e/other", "into/keep", "one"] {
-        fs::write(root.join(file), format!("this is {file}")).unwrap();
+    fs::create_dir(below.join("m")).unwrap();
+    let files = ["d/in", "d/sub/deep", "e/other", "into/keep", "one"].map(|file| root.join(file));
+    for (file, name) in files.iter().zip(["d/in", "d/sub/deep", "e/other", "into/keep", "one"]) {
+        fs::write(file, format!("this is {name}")).unwrap();
     }
-    fs::write(root.join("f"), "0123456789").unwrap();
+    let more = [root.join("f"), root.join("m/top"), below.join("m/bottom"), below.join("m/top")];
+    more.iter().for_each(|file| fs::write(file, "0123456789").unwrap());
     for name in &LINKED[1..] {
         fs::hard_link(root.join(LINKED[0]), root.join(name)).unwrap();
     }
+    std::os::unix::fs::symlink("f", root.join("symlink")).unwrap();
+    for (name, kind) in [("fifo", FileType::Fifo), ("socket", FileType::Socket)] {
+        rustix::fs::mknodat(CWD, root.join(name), kind, Mode::from_raw_mode(0o600), 0).unwrap();
+    }
+    for file in files.iter().chain(&more) {
+        rustix::fs::setxattr(file, "user.a", b"is here", XattrFlags::empty()).unwrap();
+    }
+    let specials = ["symlink", "fifo", "socket"].map(|name| root.join(name));
+    for file in files.iter().chain(&more).chain(&specials) {
+        let at = Timespec { tv_sec: 1_000_000, tv_nsec: 0 };
+        let times = Timestamps { last_access: at, last_modification: at };
+        rustix::fs::utimensat(CWD, file, &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
+    }
 }
 
-fn row(name: &'static str, before: fn(&Engine) -> Result<()>, act: fn(&Engine) -> Result<()>) -> Row {
+fn row(name: &str, before: fn(&Engine) -> Result<()>, act: fn(&Engine) -> Result<()>) -> Row {
     let answers = ["chmod", "truncate", "link", "create of", "mkdir in"];
     let answers_attributes = answers.iter().any(|word| name.starts_with(word));
-    Row { name, before, act, links: false, answers_attributes }
+    let (before, act) = (Box::new(before), Act::Change(Box::new(act)));
+    Row { name: name.into(), before, act, middle: None, links: false, answers_attributes, crossed: false }
 }
 
-fn counted(name: &'static str, before: fn(&Engine) -> Result<()>, act: fn(&Engine) -> Result<()>) -> Row {
+fn counted(name: &str, before: fn(&Engine) -> Result<()>, act: fn(&Engine) -> Result<()>) -> Row {
     Row { links: true, ..row(name, before, act) }
 }
 
@@ -70,7 +135,8 @@ fn whiteout_at_d(e: &Engine) -> Result<()> {
 }
 
 pub fn rows() -> Vec<Row> {
-    [directories(), metacopies(), hard_links()].into_iter().flatten().collect()
+    let tables = [directories(), metacopies(), hard_links(), crossed::files(), crossed::dirs(), crossed::others()];
+    tables.into_iter().flatten().collect()
 }
 
 fn directories() -> Vec<Row> {

@@ -1,0 +1,58 @@
+//! The process ends at a call: nothing happens any more from there on, not even the cleaning up.
+
+use plyfs::base::config::Fsync;
+use plyfs::sys::seam::{Plan, with_plan};
+
+use crate::common::{self, Who, skip, who};
+use crate::rows::Row;
+use crate::stage::{Reader, Stage, check, index_is_tidy};
+use crate::{Tried, for_all_rows, is_walked};
+
+/// Ends the process at each call of a row; then the reader looks.
+fn end_everywhere(stage: &Stage, row: &Row, tried: &Tried, reader: Reader) -> Vec<String> {
+    if row.is_stepwise() {
+        return Vec::new();
+    }
+    let views = stage.views(row, reader);
+    let mut wrong = Vec::new();
+    let (calls, of_end) = stage.calls(row);
+    let each = if reader == Reader::Kernel { 12 } else { 6 };
+    for at in (0..=calls.len() + of_end).filter(|at| is_walked(row, *at, each)) {
+        tried.pair(1);
+        let layers = stage.layers();
+        let engine = layers.before(row);
+        // The end takes the engine along: nothing is cleaned up.
+        with_plan(Plan::dead_from(at as u64), || {
+            let _ = row.act(&engine);
+            drop(engine);
+        });
+        let found = layers.read(reader).and_then(|seen| {
+            check(&seen, &views)?;
+            if reader == Reader::Kernel {
+                return Ok(());
+            }
+            layers.is_tidy()?;
+            index_is_tidy(&layers, &seen)?;
+            if row.links && !row.crossed { layers.empties_its_index() } else { Ok(()) }
+        });
+        wrong.extend(found.err().map(|why| format!("ended at call {at}: {why}")));
+    }
+    wrong
+}
+
+#[test]
+fn an_end_at_any_call_leaves_before_or_after_to_plyfs() {
+    for_all_rows("ended, seen by plyfs", Fsync::Auto, |stage, row, tried| {
+        end_everywhere(stage, row, tried, Reader::Plyfs)
+    });
+}
+
+#[test]
+fn an_end_at_any_call_leaves_before_or_after_to_the_kernel() {
+    if who() != Who::Root || !common::Kernel::usable() {
+        skip!("no kernel OverlayFS to look at the layers");
+    }
+    for_all_rows("ended, seen by the kernel", Fsync::Auto, |stage, row, tried| {
+        if row.changes() { end_everywhere(stage, row, tried, Reader::Kernel) } else { Vec::new() }
+    });
+}
