@@ -23,6 +23,11 @@ const THREADS: u64 = 6;
 const DIRS: [&str; 3] = ["a", "b", "c"];
 const NAMES: [&str; 5] = ["one", "two", "three", "d", "e"];
 
+thread_local! {
+    /// What a thread does, for the message.
+    static DOING: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
 struct Random(u64);
 
 impl Random {
@@ -57,7 +62,9 @@ fn step(engine: &Engine, random: &mut Random) -> Result<(), Errno> {
     let (dir, other) = (into(random)?, into(random)?);
     let (at, to) = (name(NAMES[random.below(NAMES.len())]), name(NAMES[random.below(NAMES.len())]));
     let find = || union.lookup(dir.1, &at)?.map(|entry| held(engine, entry)).ok_or(Errno::ENOENT);
-    match random.below(12) {
+    let action = random.below(12);
+    DOING.set(action);
+    match action {
         0 => drop(held(engine, union.make(&me, dir.1, &at, Make::File { mode: 0o644 })?)),
         1 => drop(held(engine, union.make(&me, dir.1, &at, Make::Dir { mode: 0o755 })?)),
         2 => union.unlink(&me, dir.1, &at)?,
@@ -107,7 +114,7 @@ fn threads_that_meet_on_a_few_names_leave_what_a_new_union_shows() {
                                 | Errno::EPERM
                                 | Errno::ESTALE,
                             ) => 0,
-                            Err(errno) => panic!("{errno:?}"),
+                            Err(errno) => panic!("{errno:?} of action {}", DOING.get()),
                         };
                         done.fetch_add(1, Ordering::Relaxed);
                     }

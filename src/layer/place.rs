@@ -88,8 +88,9 @@ impl DirPlace {
         let mut fd = self.reopen();
         for _ in 0..RENAME_RACES {
             match fd {
-                // A directory on the way was renamed meanwhile.
-                Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ESTALE) => fd = self.reopen(),
+                // A directory on the way was renamed meanwhile; EXDEV: out of the one where the search began. If that is
+                // not so, a mount is in the way.
+                Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ESTALE | Errno::EXDEV) => fd = self.reopen(),
                 Err(Errno::EMFILE | Errno::ENFILE) => {
                     self.layer.fds.evict_all();
                     fd = self.reopen();

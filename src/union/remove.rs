@@ -113,14 +113,11 @@ impl Union {
                 None
             }
         };
-        // What is not kept goes when all is entered.
-        let _gone = match old {
-            Some(old) if keep => {
-                self.hide(leaf, old)?;
-                None
-            }
-            old => old,
-        };
+        match old {
+            Some(old) if keep => self.hide(leaf, old)?,
+            // A link in workdir would keep the entry of the index.
+            old => drop(old),
+        }
         self.one_link_less(inode, leaf, 0);
         Ok(())
     }
