@@ -218,7 +218,7 @@ pub const PROMISES: [Promise; 34] = [
         LIVES,
         "no layer and no attribute ends it",
         &[
-            ("tests/fuzz.rs", "any_redirect_leads_downwards_or_is_malformed"),
+            ("tests/fuzz.rs", "every_target_is_run_and_is_a_binary_of_cargo_fuzz"),
             ("tests/formats/main.rs", "hostile_and_broken_layers_get_the_documented_answer"),
             (HERE, "a_directory_swapped_for_a_symlink_leads_nowhere"),
             (HERE, "attributes_of_64_kib_are_copied_whole"),
