@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::copy_up::{CopyUp, killed};
 use super::{Attr, Caller, InodeId, SetAttr, Union};
+use crate::base::sync::yield_now;
 use crate::base::{Errno, Name, Result};
 use crate::inode::{Body, DirState, Inode, LeafObject, LeafState, lock_up};
 use crate::merge::Data;
@@ -78,14 +79,18 @@ impl Union {
         for _ in 0..RENAME_RACES {
             let object = leaf.state.lock().current()?.clone();
             done = act(&object);
-            // ENXIO: a whiteout has just taken its place.
-            if !matches!(done, Err(Errno::ENOENT | Errno::ESTALE | Errno::ENXIO)) {
+            // ENXIO: a whiteout has just taken its place. EXDEV: it went out of its directory while it was opened.
+            if !matches!(done, Err(Errno::ENOENT | Errno::ESTALE | Errno::ENXIO | Errno::EXDEV)) {
                 return done;
             }
-            if Arc::ptr_eq(&object.place.dir, &leaf.state.lock().current()?.place.dir)
-                && object.place.name == leaf.state.lock().current()?.place.name
-            {
-                return done;
+            let same = {
+                let state = leaf.state.lock();
+                let place = &state.current()?.place;
+                Arc::ptr_eq(&object.place.dir, &place.dir) && object.place.name == place.name
+            };
+            if same {
+                // Whoever renamed it may be about to say so.
+                yield_now();
             }
         }
         done
