@@ -27,7 +27,7 @@ section() {
 section "formatting" cargo fmt --check
 section "clippy" cargo clippy --release --all-targets -- -D warnings
 section "tests" cargo test --release --no-fail-fast
-for way in io=passthrough io=writeback copyup=open; do
+for way in io=passthrough io=writeback copyup=open supervise; do
     [ "$way" = io=passthrough ] && [ "$(id -u)" != 0 ] && continue
     section "tests with $way" env PLYFS_TEST_OPTIONS="$way" \
         cargo test --release --no-fail-fast --test regressions --test traps --test stress -- --skip again_

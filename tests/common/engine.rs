@@ -508,7 +508,8 @@ impl View {
         let mut view = self.clone();
         if let Some(seen) = view.0.get_mut(path) {
             let mode = seen.what.split(' ').nth(1).unwrap_or_default();
-            seen.what = format!("File {mode} {} bytes {:?}", content.len(), shown(content));
+            let more = seen.what.rsplit('"').next().unwrap_or_default();
+            seen.what = format!("File {mode} {} bytes {:?}{more}", content.len(), shown(content));
         }
         view
     }
