@@ -140,12 +140,9 @@ impl Union {
         let _up = matches!(inode.body, Body::Leaf(_)).then(|| lock_up(&inode, &killed(caller.pid))).transpose()?;
         // A new owner may take set-group-id along, and that is a call of its own.
         let before = if alone && !set.sets_owner() { None } else { Some(self.at_object(&inode, stat::stat_at)?) };
-        if let Err(errno) = self.set_each(caller, &inode, set, (set.size.filter(|_| !cut), ends_ids)) {
-            if let Some(before) = before {
-                self.set_back(&inode, &before);
-            }
-            return Err(errno);
-        }
+        let mut back = SetBack { union: self, inode: &inode, before };
+        self.set_each(caller, &inode, set, (set.size.filter(|_| !cut), ends_ids))?;
+        back.before = None;
         self.attr(&inode)
     }
 
@@ -174,23 +171,6 @@ impl Union {
             self.at_object(inode, |dir, name| tree::utimens_at(dir, name, times))?;
         }
         Ok(())
-    }
-
-    /// One of several attributes could not be set: those before it get their old values.
-    fn set_back(&self, inode: &Inode, before: &Stat) {
-        let back = || {
-            let now = self.at_object(inode, stat::stat_at)?;
-            // Not for nothing: it ends capabilities, and set-user-id.
-            if (now.uid, now.gid) != (before.uid, before.gid) {
-                let owner = (Some(before.uid), Some(before.gid));
-                self.at_object(inode, |dir, name| tree::chown_at(dir, name, owner.0, owner.1))?;
-            }
-            let mode = self.at_object(inode, stat::stat_at)?.mode;
-            if mode == before.mode { Ok(()) } else { self.set_mode(inode, before.mode & 0o7777) }
-        };
-        if let Err(errno) = back() {
-            log::warn!("{:?} keeps some of the attributes that were to be set at once: {errno}", inode.id);
-        }
     }
 
     /// Whether a file may get this mode only with data of its own: set-user-id and set-group-id are given to what stands
@@ -292,4 +272,35 @@ fn blocks(data: &Data, size: u64) -> u64 {
 
 fn links(nlink: u64) -> u32 {
     u32::try_from(nlink).unwrap_or(u32::MAX)
+}
+
+/// Owner and mode as they were: when one of several attributes could not be set, those before it get their old values.
+struct SetBack<'a> {
+    union: &'a Union,
+    inode: &'a Inode,
+    /// `None` once all are set, and where one is all.
+    before: Option<Stat>,
+}
+
+impl SetBack<'_> {
+    fn set(&self, before: &Stat) -> Result<()> {
+        let (union, inode) = (self.union, self.inode);
+        let now = union.at_object(inode, stat::stat_at)?;
+        // Not for nothing: it ends capabilities, and set-user-id.
+        if (now.uid, now.gid) != (before.uid, before.gid) {
+            let (uid, gid) = (Some(before.uid), Some(before.gid));
+            union.at_object(inode, |dir, name| tree::chown_at(dir, name, uid, gid))?;
+        }
+        let mode = union.at_object(inode, stat::stat_at)?.mode;
+        if mode == before.mode { Ok(()) } else { union.set_mode(inode, before.mode & 0o7777) }
+    }
+}
+
+impl Drop for SetBack<'_> {
+    fn drop(&mut self) {
+        let Some(before) = &self.before else { return };
+        if let Err(errno) = self.set(before) {
+            log::warn!("{:?} keeps some of the attributes that were to be set at once: {errno}", self.inode.id);
+        }
+    }
 }
