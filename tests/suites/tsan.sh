@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The engine's threads (tests/threads.rs) under ThreadSanitizer: a nightly toolchain with rust-src builds the standard library
-# with it, too. PLYFS_STRESS_SECONDS (60). Nothing is suppressed: a report fails the run.
+# with it, too. PLYFS_STRESS_SECONDS (60). A report fails the run. One is suppressed: triomphe's Arc (a counted name) orders the
+# last drop by a fence, which ThreadSanitizer does not know; the standard library's Arc loads instead where it is watched.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export PATH="$HOME/.cargo/bin:$PATH"
@@ -9,6 +10,9 @@ if [ ! -d "$(rustc +nightly --print sysroot 2>/dev/null)/lib/rustlib/src" ]; the
     exit 0
 fi
 target=$(rustc +nightly -vV | sed -n 's/^host: //p')
-export RUSTFLAGS="-Zsanitizer=thread" TSAN_OPTIONS="halt_on_error=0 exitcode=66 history_size=4"
+suppressed=$(mktemp)
+trap 'rm -f "$suppressed"' EXIT
+echo 'race:triomphe::arc::Arc*drop_slow' >"$suppressed"
+export RUSTFLAGS="-Zsanitizer=thread" TSAN_OPTIONS="exitcode=66 history_size=4 suppressions=$suppressed"
 PLYFS_STRESS_SECONDS="${PLYFS_STRESS_SECONDS:-60}" \
     cargo +nightly test -Zbuild-std --target "$target" --target-dir target/tsan --test threads "$@" -- --nocapture
