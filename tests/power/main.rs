@@ -2,8 +2,8 @@
 //! each crash state that the record allows plyfs and the kernel's OverlayFS must show a state of the history, with all
 //! that was synced.
 //!
-//! By default some states of each history in one way; `PLYFS_POWER=all` looks at all of them, `PLYFS_POWER_STATES=N` at N
-//! of each history, `PLYFS_POWER_ROW=WORD` at the histories that have the word in their names.
+//! By default some states of each history in one way; `PLYFS_POWER=flushes` looks at what is on the medium at each flush, in
+//! all ways, `PLYFS_POWER=all` at every state that the record allows, `PLYFS_POWER_STATES=N` at N of each history, `PLYFS_POWER_ROW=WORD` at the histories that have the word in their names.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::string_slice, clippy::unreachable)]
 
 #[path = "../common/mod.rs"]
@@ -28,7 +28,10 @@ use stand::{Stand, Views, Way};
 
 /// How much is looked at.
 struct Extent {
+    /// In all four ways.
     all: bool,
+    /// What is on the medium at each flush only.
+    flushes: bool,
     states: usize,
     seed: u64,
     word: String,
@@ -36,9 +39,12 @@ struct Extent {
 
 impl Extent {
     fn new() -> Self {
-        let all = std::env::var("PLYFS_POWER").is_ok_and(|value| value == "all");
+        let asked = std::env::var("PLYFS_POWER").unwrap_or_default();
+        let flushes = asked == "flushes";
+        let all = flushes || asked == "all";
         Extent {
             all,
+            flushes,
             states: env_number("PLYFS_POWER_STATES", if all { u64::MAX } else { 6 }) as usize,
             seed: env_number("PLYFS_TEST_SEED", 1),
             word: std::env::var("PLYFS_POWER_ROW").unwrap_or_default(),
@@ -81,7 +87,8 @@ fn one_way(
 ) -> Result<(), String> {
     let mut random = Random::new(extent.seed ^ way as u64 ^ row.name.len() as u64);
     let (base, log) = stand.record(row, way, random.below(u64::MAX))?;
-    let found = states(&base, &log, 3, &mut random);
+    let mut found = states(&base, &log, if extent.flushes { 0 } else { 3 }, &mut random);
+    found.retain(|state| !extent.flushes || state.what.ends_with("nothing since the flush"));
     tally.allowed += found.len();
     for (number, state) in extent.choose(found, &mut random).into_iter().enumerate() {
         tally.looked_at += 1;
