@@ -160,8 +160,8 @@ pub fn states(base: &Image, log: &[Event], subsets: usize, random: &mut Random) 
             Event::Begin(step) => begun = step + 1,
             Event::Done(step) => done = step + 1,
         }
-        add(&all, (begun, done), "all that was written");
         add(&durable, (begun, done), "nothing since the flush");
+        add(&all, (begun, done), "all that was written");
     }
     found
 }
