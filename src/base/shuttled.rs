@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::Mutex as Plain;
+use std::time::Duration;
 
 use shuttle::sync as model;
 
@@ -181,6 +182,16 @@ impl<T: ?Sized> Mutex<T> {
     /// Does not wait.
     pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
         self.0.try_lock().ok().map(|guard| MutexGuard(Some(guard), Hold::taken(type_name::<Self>())))
+    }
+
+    /// Waits for it for as long as it takes: no time passes in a model, and the order of the locks is that of a wait.
+    pub fn try_lock_for(&self, _: Duration) -> Option<MutexGuard<'_, T>> {
+        Some(self.lock())
+    }
+
+    /// Whether somebody has it right now.
+    pub fn is_locked(&self) -> bool {
+        self.0.try_lock().is_err()
     }
 
     /// Nobody else has it.

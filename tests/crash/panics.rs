@@ -28,7 +28,7 @@ fn panic_at(stage: &Stage, row: &Row, views: &Views, at: usize) -> Result<(), St
     let is_one = |seen: &View, when: &str| {
         // A count of links is kept by marks around a call.
         let close = row.links && (seen.is_close(&views.before) || seen.is_close(&views.after));
-        if close || row.is_stepwise() { Ok(()) } else { check(seen, views).map_err(|why| format!("{when}: {why}")) }
+        if close { Ok(()) } else { check(seen, views).map_err(|why| format!("{when}: {why}")) }
     };
     let layers = stage.layers();
     let engine = layers.before(row);
