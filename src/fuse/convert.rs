@@ -19,7 +19,7 @@ pub(super) fn caller(req: &Request, umask: u32) -> Caller {
 }
 
 /// Set in the number of a request that another daemon has read before (`FUSE_UNIQUE_RESEND`, linux/fuse.h).
-const RESENT: u64 = 1 << 63;
+pub(super) const RESENT: u64 = 1 << 63;
 
 /// The one way an error goes to the kernel. `ENOSYS` would mean "there is no such operation" for the whole mount and
 /// for good, so a layer's is never handed on.

@@ -16,6 +16,7 @@ use std::time::Duration;
 use fuser::{Config, Session, SessionACL};
 
 use super::Adapter;
+use super::convert::RESENT;
 use crate::base::{Errno, Result};
 use crate::sys::{handover, process};
 use crate::union::Journal;
@@ -39,8 +40,6 @@ const MESSAGE: usize = (1 << 20) + 8192;
 const OUT_HEADER: u32 = 16;
 /// `struct fuse_in_header`: length and opcode stand before `unique`.
 const UNIQUE: std::ops::Range<usize> = 8..16;
-/// Of `unique`: `FUSE_UNIQUE_RESEND`.
-const RESENT: u64 = 1 << 63;
 /// `FUSE_NOTIFY_RESEND`
 const NOTIFY_RESEND: i32 = 7;
 

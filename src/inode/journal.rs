@@ -14,6 +14,7 @@ use crate::base::{Name, Result};
 use crate::format::journal::{Detached, Record};
 use crate::sys::data::{pread_full, pwrite_all, truncate};
 use crate::sys::memory::memory_file;
+use crate::sys::stat::Kind;
 
 /// What the kernel holds of one inode, and where that is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -28,6 +29,14 @@ pub struct Node {
     pub detached: Option<Detached>,
     /// The objects of layers (`st_dev`, `st_ino`) that lead to it, whatever the layers say.
     pub keys: SmallVec<[(u64, u64); 1]>,
+}
+
+impl Node {
+    /// A type as [`Node::kind`] has it.
+    pub fn kind_of(kind: Kind) -> u8 {
+        // Four bits.
+        u8::try_from(kind.to_mode() >> 12).unwrap_or_default()
+    }
 }
 
 /// A rename that was about to be published.

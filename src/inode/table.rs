@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 
 use super::body::LeafState;
 use super::shards::{Keyed, Named, Shards};
-use super::{Body, DirBody, Inode, InodeId, Journal, LeafBody, Numbers};
+use super::{Body, DirBody, Inode, InodeId, Journal, LeafBody, Node, Numbers};
 use crate::base::sync::yield_now;
 use crate::base::{Few, Name};
 use crate::format::journal::Record;
@@ -160,7 +160,7 @@ impl Table {
         let _wait = unsure.map(|(leaf, _)| (inode.up.try_lock(), leaf.data().try_lock()));
         // Before anybody can find it, and hold it.
         self.note(|| {
-            let (id, kind) = (inode.id.0, journaled_kind(&inode));
+            let (id, kind) = (inode.id.0, Node::kind_of(inode.kind));
             [Record::Node { id, kind }, named(id, parent, name), Record::Held { id, lookups: 1 }]
         });
         let key = link_key(found);
@@ -347,11 +347,6 @@ fn named(id: u64, parent: &Inode, name: &Name) -> Record {
 
 fn unnamed(id: u64, parent: &Inode, name: &Name) -> Record {
     Record::Unnamed { id, parent: parent.id.0, name: name.clone() }
-}
-
-fn journaled_kind(inode: &Inode) -> u8 {
-    // Four bits.
-    u8::try_from(inode.kind.to_mode() >> 12).unwrap_or_default()
 }
 
 /// A key that an inode has while this lives.

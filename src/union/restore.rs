@@ -270,7 +270,7 @@ fn is_kind(found: &Found, kind: u8) -> bool {
         Found::Dir(dir) => &dir.stat,
         Found::Leaf(leaf) => &leaf.stat,
     };
-    stat.kind().to_mode() >> 12 == u32::from(kind)
+    Node::kind_of(stat.kind()) == kind
 }
 
 /// The nodes in an order in which parents come first.
