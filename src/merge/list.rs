@@ -112,6 +112,8 @@ pub struct Listing {
     bytes: Vec<u8>,
     /// Names that came since.
     added: BTreeMap<(u64, Name), Listed>,
+    /// The cookies of what may be directories in several parts, with the slots of the parts below the topmost.
+    below: Vec<(u64, u16)>,
     live: usize,
     /// How many names the layers have, in the window or not.
     total: usize,
@@ -127,8 +129,8 @@ impl Default for Listing {
 
 impl Listing {
     fn empty(after: u64) -> Self {
-        let (read, bytes, added) = (Vec::new(), Vec::new(), BTreeMap::new());
-        Self { after, to: LAST, read, bytes, added, live: 0, total: 0, inexact: false }
+        let (read, bytes, added, below) = (Vec::new(), Vec::new(), BTreeMap::new(), Vec::new());
+        Self { after, to: LAST, read, bytes, added, below, live: 0, total: 0, inexact: false }
     }
 
     /// What comes after `cookie` within the window.
@@ -137,6 +139,16 @@ impl Listing {
         let read = self.read.get(from..).unwrap_or_default().iter();
         let added = self.added.iter().skip_while(move |((at, _), _)| *at <= cookie);
         Merged { read: read.peekable(), added: added.peekable(), bytes: &self.bytes }
+    }
+
+    /// The slots after the topmost in which a directory of this cookie has a part or a whiteout, ascending. `None`: any.
+    pub fn below(&self, cookie: u64) -> Option<impl Iterator<Item = usize> + Clone> {
+        if self.inexact {
+            return None;
+        }
+        let from = self.below.partition_point(|(of, _)| *of < cookie);
+        let slots = self.below.get(from..).unwrap_or_default().iter().take_while(move |(of, _)| *of == cookie);
+        Some(slots.map(|(_, slot)| usize::from(*slot)))
     }
 
     /// Enters a name that now stands in the upper layer.
@@ -398,10 +410,18 @@ impl<'a> Reading<'a> {
 
     /// In order, each name as the topmost part has it, without what that says is deleted.
     fn finish(mut self) -> Listing {
-        let Listing { read, bytes, .. } = &mut self.listing;
+        let Listing { read, bytes, below, .. } = &mut self.listing;
         let slot = |read: &Read| read.slot & !GONE;
         read.sort_unstable_by(|a, b| a.compare(b.cookie, b.name(bytes), bytes).then(slot(a).cmp(&slot(b))));
-        read.dedup_by(|later, first| later.compare(first.cookie, first.name(bytes), bytes) == Ordering::Equal);
+        read.dedup_by(|later, first| {
+            let same = later.compare(first.cookie, first.name(bytes), bytes) == Ordering::Equal;
+            if same && matches!(first.kind, None | Some(Kind::Dir)) {
+                below.push((later.cookie, slot(later)));
+            }
+            same
+        });
+        below.sort_unstable();
+        below.shrink_to_fit();
         read.retain(|read| !read.is_gone());
         read.shrink_to_fit();
         bytes.shrink_to_fit();

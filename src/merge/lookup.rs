@@ -25,8 +25,32 @@ pub fn lookup(stack: &Stack, dir: &DirView, name: &Name) -> Result<Answer> {
 /// # Errors
 /// As [`lookup`].
 pub fn lookup_from(stack: &Stack, dir: &DirView, name: &Name, from: usize) -> Result<Answer> {
+    lookup_in(stack, dir, name, from, None::<std::iter::Empty<usize>>)
+}
+
+/// The same, where of the slots after `from` only those in `below`, which ascend, have something of this name.
+///
+/// # Errors
+/// As [`lookup`].
+pub fn lookup_in(
+    stack: &Stack,
+    dir: &DirView,
+    name: &Name,
+    from: usize,
+    below: Option<impl Iterator<Item = usize>>,
+) -> Result<Answer> {
     let mut search = Search { stack, want: Want::Name(name.clone()), found: None, data_wanted: false, stop: false };
-    for (_, part) in dir.parts(from) {
+    let mut below = below.map(Iterator::peekable);
+    for (slot, part) in dir.parts(from) {
+        if let Some(below) = &mut below
+            && slot > from
+            && search.wants(name)
+        {
+            while below.next_if(|at| *at < slot).is_some() {}
+            if below.peek() != Some(&slot) {
+                continue;
+            }
+        }
         if let Some(hidden) = search.look(part)? {
             return Ok(Answer::Absent(hidden));
         }
@@ -134,6 +158,11 @@ struct Merged {
 }
 
 impl Search<'_> {
+    /// Whether it still looks for `name`: no redirect leads elsewhere.
+    fn wants(&self, name: &Name) -> bool {
+        matches!(&self.want, Want::Name(wanted) if wanted == name)
+    }
+
     /// Looks into one layer. `Some` where its whiteout in the upper layer decides at once.
     fn look(&mut self, part: &DirPart) -> Result<Option<Absent>> {
         let reached;

@@ -8,6 +8,6 @@ mod stack;
 
 pub use found::{Absent, Answer, Data, DirPart, DirView, Found, FoundDir, FoundLeaf, LowerFile, MetaFile};
 pub use list::{CookieKey, Listed, Listing, Window, is_empty, list, list_some};
-pub use lookup::{lookup, lookup_from, lookup_nameless, lower_has, root_part};
+pub use lookup::{lookup, lookup_from, lookup_in, lookup_nameless, lower_has, root_part};
 pub use names::NameIndex;
 pub use stack::{Stack, Traps};

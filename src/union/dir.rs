@@ -131,7 +131,7 @@ impl Union {
                 over = false;
                 let taken = match if plus { None } else { plain.entry(&name, &listed) } {
                     Some((id, kind)) => sink.add(&ListedEntry { name: name.as_bytes(), cookie, id, kind, attr: None }),
-                    None => self.list_one(&inode, &view, (cookie, &name, &listed), plus, sink)?,
+                    None => self.list_one(&inode, &view, listing, (cookie, &name, &listed), plus, sink)?,
                 };
                 if !taken {
                     return Ok(());
@@ -181,11 +181,13 @@ impl Union {
         &self,
         dir: &Arc<Inode>,
         view: &DirView,
+        listing: &merge::Listing,
         (cookie, name, listed): (u64, &Name, &Listed),
         plus: bool,
         sink: &mut dyn DirSink,
     ) -> Result<bool> {
-        let found = match merge::lookup_from(&self.stack, view, name, usize::from(listed.slot)) {
+        let below = listing.below(cookie).filter(|_| self.layers_stay());
+        let found = match merge::lookup_in(&self.stack, view, name, usize::from(listed.slot), below) {
             Ok(Answer::Found(found)) => found,
             Ok(Answer::Absent(_)) => return Ok(true),
             // A name that cannot be looked at is a name all the same.
