@@ -245,6 +245,9 @@ impl log::Log for Log {
     }
 }
 
+/// So many descriptors are expected at most; the table takes 8 bytes for each.
+const MOST_DESCRIPTORS: usize = 1 << 14;
+
 /// Serves the view to its end, in this process. `successive`: it is one of several that do.
 pub(super) fn serve(
     resolved: &Resolved,
@@ -254,6 +257,7 @@ pub(super) fn serve(
     process::block_endings();
     process::clear_umask();
     process::raise_open_files();
+    process::reserve_descriptors(MOST_DESCRIPTORS);
     process::return_large_memory();
     if successive.as_ref().is_none_or(|one| one.connection.is_none()) {
         // Before any layer is touched.

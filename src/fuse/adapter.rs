@@ -16,6 +16,7 @@ use super::opens::{DataPath, OpenFiles};
 use super::prefetch::Prefetch;
 use super::relist::Relist;
 use super::requests::{Op, Requests};
+use super::splice::Splice;
 use super::turns::Turns;
 use crate::base::config::Timeouts;
 use crate::base::sync::Mutex;
@@ -35,6 +36,7 @@ pub struct Adapter {
     pub(super) data: DataPath,
     pub(super) open_files: Arc<OpenFiles>,
     pub(super) prefetch: Arc<OnceLock<Prefetch>>,
+    pub(super) splice: Arc<OnceLock<Splice>>,
     pub(super) relist: Relist,
     pub(super) forgotten: Forgotten,
 }
@@ -108,7 +110,8 @@ impl Adapter {
     /// An adapter for this union.
     pub fn new(union: Arc<Union>, data: DataPath) -> Self {
         let (timeouts, turns) = (union.timeouts(), Arc::new(Turns::new()));
-        let (requests, open_files, prefetch) = (Arc::default(), Arc::default(), Arc::default());
+        let (requests, open_files) = Default::default();
+        let (prefetch, splice) = Default::default();
         Self {
             union,
             timeouts,
@@ -117,6 +120,7 @@ impl Adapter {
             data,
             open_files,
             prefetch,
+            splice,
             relist: Relist::default(),
             forgotten: Forgotten::default(),
         }
@@ -149,12 +153,11 @@ impl Adapter {
         if !long {
             return job(&self.union);
         }
-        let (union, turns) = (self.union.clone(), self.turns.clone());
+        let union = self.union.clone();
         let job = Arc::new(Mutex::new(Some(job)));
         let theirs = job.clone();
         let long = move || {
             panics::caught(|| {
-                turns.let_go();
                 process::take_short_turns();
                 let job = theirs.lock().take();
                 job.into_iter().for_each(|job| job(&union));

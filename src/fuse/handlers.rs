@@ -17,7 +17,7 @@ use super::adapter::{Adapter, GENERATION, to_name};
 use super::convert::{caller, decode_dev, errno, id, negative, set_time};
 use super::reply::{Plain, Plus, attributes, empty, written, xattr};
 use super::requests::Op;
-use super::{init, ioctl};
+use super::{init, ioctl, splice};
 use crate::base::{Errno, panics};
 use crate::union::{self, InodeId, Make, Seek, SetAttr, WriteHow, symlink_target};
 
@@ -208,7 +208,7 @@ impl Filesystem for Adapter {
 
     fn read(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
@@ -222,7 +222,15 @@ impl Filesystem for Adapter {
                 self.relist.read(&self.union, id(ino));
             }
             if let Some(prefetch) = self.prefetch.get() {
-                prefetch.read(&self.union, id(ino), offset, size);
+                prefetch.read(&self.union, (id(ino), offset, size), || self.turns.call_one());
+            }
+            if size >= splice::WORTH {
+                self.turns.much();
+            }
+            if let Some(splice) = self.splice.get()
+                && splice.answer(&self.union, req.unique().0, (id(ino), offset, size))
+            {
+                return std::mem::forget(reply);
             }
             BUFFER.with_borrow_mut(|buffer| {
                 let size = size as usize;

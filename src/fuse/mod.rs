@@ -5,6 +5,7 @@ mod convert;
 mod handlers;
 mod init;
 mod ioctl;
+mod keeper;
 mod opens;
 mod order;
 mod prefetch;
@@ -15,6 +16,7 @@ mod reply;
 mod requests;
 pub mod session;
 pub mod settings;
+mod splice;
 mod turns;
 
 pub use adapter::Adapter;

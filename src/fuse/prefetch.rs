@@ -121,8 +121,9 @@ impl Prefetch {
         }
     }
 
-    /// A READ arrived and is not answered yet.
-    pub fn read(&self, union: &Union, id: InodeId, offset: u64, size: u32) {
+    /// A READ arrived and is not answered yet; `help` is called before the view is asked itself: somebody
+    /// else has to answer.
+    pub fn read(&self, union: &Union, (id, offset, size): (InodeId, u64, u32), help: impl FnOnce()) {
         let place = self.order.take(id);
         if place.is_none() && size > SMALL_READ {
             return;
@@ -134,6 +135,9 @@ impl Prefetch {
         match place {
             Some(place) => {
                 let ahead = state.follow(place);
+                if ahead > 0 {
+                    help();
+                }
                 let files = self.files(union, place, ahead);
                 if !files.is_empty() {
                     (state.last, state.asked) = (files, 0);
@@ -141,6 +145,7 @@ impl Prefetch {
             }
             None => {
                 if let Some(window) = state.window(id, offset, u64::from(size)) {
+                    help();
                     self.around(union, id, window);
                 }
             }

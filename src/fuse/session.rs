@@ -14,6 +14,7 @@ use super::prefetch::Prefetch;
 use super::reattach::Successive;
 use super::requests::Requests;
 use super::settings::MountSettings;
+use super::splice::Splice;
 use crate::base::{Errno, panics};
 use crate::sys::{mount, process};
 use crate::union::{SetupError, Union};
@@ -79,6 +80,7 @@ pub fn serve(
     };
     let (union, requests, turns, prefetch) =
         (fs.union.clone(), fs.requests.clone(), fs.turns.clone(), fs.prefetch.clone());
+    let _ = Splice::new(&connection).map(|splice| fs.splice.set(splice));
     let device = connection.try_clone().inspect_err(|error| log::info!("threads do not take turns: {error}")).ok();
     let mounted =
         Mounted { path: settings.mountpoint.clone(), way, device: mount::device_at(&settings.mountpoint).ok() };
@@ -90,7 +92,7 @@ pub fn serve(
     config.acl = SessionACL::All; // who may enter is the kernel's affair
     config.n_threads = Some(settings.threads.max(1));
     let alone = successive.is_none();
-    config.clone_fd = settings.threads > 1 && alone;
+    config.clone_fd = false;
     let first = successive.as_ref().is_none_or(|one| one.connection.is_none());
     let end_early = |error: std::io::Error| {
         // The next one may have better luck.

@@ -16,6 +16,7 @@ pub mod path;
 pub mod process;
 pub mod random;
 pub mod seam;
+pub mod splice;
 pub mod stat;
 pub mod tree;
 pub mod verity;

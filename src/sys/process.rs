@@ -133,6 +133,17 @@ pub fn raise_open_files() {
     }
 }
 
+/// Makes the table of descriptors large enough for `count` of them, as far as the limit lets it. Where threads share the
+/// table the kernel waits for all processors each time that it grows, 10 to 40 ms: to be called while there is one thread.
+pub fn reserve_descriptors(count: usize) {
+    let Ok((end, _other)) = pipe() else { return };
+    let mut last = i32::try_from(count).unwrap_or(i32::MAX);
+    // EINVAL: beyond the limit.
+    while last > 255 && rustix::io::fcntl_dupfd_cloexec(&end, last).is_err() {
+        last /= 2;
+    }
+}
+
 /// Large pieces of memory are the kernel's again as soon as they are given back, and do not lie among small ones that stay
 /// ([mallopt(3)](https://man7.org/linux/man-pages/man3/mallopt.3.html)): by itself glibc raises the size that counts as
 /// large to that of the largest piece that was ever freed. Other C libraries have no such call, nor the need.
@@ -259,12 +270,30 @@ pub fn allowed_cpus() -> Vec<usize> {
     (0..rustix::thread::CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).collect()
 }
 
-/// Keeps the calling thread on these processors; where none of them exists any more it stays where it is.
-pub fn bind_thread(cpus: &[usize]) {
-    let mut set = rustix::thread::CpuSet::new();
-    cpus.iter().filter(|&&cpu| cpu < rustix::thread::CpuSet::MAX_CPU).for_each(|&cpu| set.set(cpu));
-    if let Err(errno) = rustix::thread::sched_setaffinity(None, &set) {
-        log::debug!("a thread is not bound to processors {cpus:?}: {errno}");
+/// The processor on which the calling thread is.
+pub fn current_cpu() -> usize {
+    rustix::thread::sched_getcpu()
+}
+
+/// Moves the calling thread to another one of the processors that it may use. It may use all of them afterwards.
+pub fn leave_cpu() {
+    let Ok(all) = rustix::thread::sched_getaffinity(None) else { return };
+    let mut others = all;
+    others.unset(current_cpu());
+    if others.count() == 0 {
+        return;
+    }
+    let moved = rustix::thread::sched_setaffinity(None, &others);
+    if let Err(errno) = moved.and_then(|()| rustix::thread::sched_setaffinity(None, &all)) {
+        log::debug!("a thread stays on its processor: {errno}");
+    }
+}
+
+/// Adds to the calling thread's nice value ([nice(2)](https://man7.org/linux/man-pages/man2/nice.2.html), which on Linux is
+/// about one thread).
+pub fn be_nice(by: i32) {
+    if let Err(errno) = rustix::process::nice(by) {
+        log::debug!("a thread's nice value stays as it is: {errno}");
     }
 }
 
@@ -349,6 +378,18 @@ mod tests {
     fn a_program_is_found_in_the_path_or_not_at_all() {
         assert!(find_program("sh").is_some_and(|path| path.is_absolute()));
         assert_eq!(find_program("no-such-program-anywhere"), None);
+    }
+
+    #[test]
+    fn room_for_descriptors_is_made_and_leaves_none_open() {
+        let size = || {
+            let status = std::fs::read_to_string("/proc/self/status").unwrap();
+            status.lines().find_map(|line| line.strip_prefix("FDSize:")?.trim().parse::<usize>().ok()).unwrap()
+        };
+        raise_open_files();
+        reserve_descriptors(1000);
+        assert!(size() >= 1000, "{}", size());
+        assert!(std::fs::read_link("/proc/self/fd/1000").is_err());
     }
 
     #[test]

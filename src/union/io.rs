@@ -56,6 +56,20 @@ impl Union {
         data::pread_full(fd.as_fd(), buffer, offset)
     }
 
+    /// The file in which the data stands, open for reading; `None` where it is put together from several.
+    ///
+    /// # Errors
+    /// Those of [`read`](Self::read).
+    pub fn file_to_read(&self, id: InodeId) -> Result<Option<Arc<OwnedFd>>> {
+        self.again(|| {
+            let inode = self.inode(id)?;
+            if self.blocks(&inode, inode.file()?)?.is_some() {
+                return Ok(None);
+            }
+            self.data_fd(&inode, false).map(Some)
+        })
+    }
+
     /// Writes at `offset`, after copy-up. Returns how much was written.
     ///
     /// # Errors
