@@ -112,7 +112,7 @@ pub struct Listing {
     bytes: Vec<u8>,
     /// Names that came since.
     added: BTreeMap<(u64, Name), Listed>,
-    /// The cookies of what may be directories in several parts, with the slots of the parts below the topmost.
+    /// The cookies of directories of several parts, with the slots of the parts below the topmost.
     below: Vec<(u64, u16)>,
     live: usize,
     /// How many names the layers have, in the window or not.
@@ -141,9 +141,10 @@ impl Listing {
         Merged { read: read.peekable(), added: added.peekable(), bytes: &self.bytes }
     }
 
-    /// The slots after the topmost in which a directory of this cookie has a part or a whiteout, ascending. `None`: any.
-    pub fn below(&self, cookie: u64) -> Option<impl Iterator<Item = usize> + Clone> {
-        if self.inexact {
+    /// Of a directory of a lower layer: the slots after the topmost in which it has a part or a whiteout, ascending.
+    /// `None`: in any of them. (What is no directory may have its data elsewhere; the upper layer's names change.)
+    pub fn below(&self, cookie: u64, listed: &Listed) -> Option<impl Iterator<Item = usize> + Clone> {
+        if self.inexact || listed.slot == 0 || listed.kind != Some(Kind::Dir) {
             return None;
         }
         let from = self.below.partition_point(|(of, _)| *of < cookie);
@@ -415,7 +416,7 @@ impl<'a> Reading<'a> {
         read.sort_unstable_by(|a, b| a.compare(b.cookie, b.name(bytes), bytes).then(slot(a).cmp(&slot(b))));
         read.dedup_by(|later, first| {
             let same = later.compare(first.cookie, first.name(bytes), bytes) == Ordering::Equal;
-            if same && matches!(first.kind, None | Some(Kind::Dir)) {
+            if same && first.kind == Some(Kind::Dir) {
                 below.push((later.cookie, slot(later)));
             }
             same
@@ -532,6 +533,36 @@ mod tests {
             assert_eq!(listing.after(cookie - 1).next().is_some_and(|(_, name, _)| name == new), in_window);
         }
         assert!(listing.after(2).map(|(cookie, _, _)| cookie).is_sorted());
+    }
+
+    #[test]
+    fn the_parts_of_a_lower_directory_are_told_and_no_others() {
+        let key = CookieKey::random().unwrap();
+        let (dir, file) = (Some(Kind::Dir), Some(Kind::File));
+        let parts: [&[(&str, Option<Kind>, bool)]; 5] = [
+            &[("in-upper", dir, false)],
+            &[("several", dir, false), ("file", file, false), ("one", dir, false)],
+            &[("in-upper", dir, false)],
+            &[("several", dir, true), ("file", file, false)],
+            &[("several", file, false), ("in-upper", dir, false), ("file", file, false)],
+        ];
+        let mut reading = Reading::new(&key, Window::WHOLE);
+        for (slot, names) in (0..).zip(parts) {
+            reading.slot = slot;
+            for (name, kind, whiteout) in names {
+                let listed = ListedName { name: name.as_bytes(), whiteout: *whiteout, kind: *kind, ino: 7 };
+                assert!(reading.wants(name.as_bytes()) && reading.take(&listed));
+            }
+        }
+        let listing = reading.finish();
+        let told: BTreeMap<_, _> = listing
+            .after(0)
+            .map(|(cookie, name, listed)| {
+                (name.as_bytes().to_vec(), listing.below(cookie, &listed).map(Iterator::collect::<Vec<_>>))
+            })
+            .collect();
+        let expected = [("file", None), ("in-upper", None), ("one", Some(vec![])), ("several", Some(vec![3, 4]))];
+        assert_eq!(told, expected.into_iter().map(|(name, below)| (name.as_bytes().to_vec(), below)).collect());
     }
 
     #[test]

@@ -186,7 +186,7 @@ impl Union {
         plus: bool,
         sink: &mut dyn DirSink,
     ) -> Result<bool> {
-        let below = listing.below(cookie).filter(|_| self.layers_stay());
+        let below = listing.below(cookie, listed).filter(|_| self.layers_stay());
         let found = match merge::lookup_in(&self.stack, view, name, usize::from(listed.slot), below) {
             Ok(Answer::Found(found)) => found,
             Ok(Answer::Absent(_)) => return Ok(true),
