@@ -35,6 +35,10 @@ const LINGER: u64 = 500;
 const LONG: u64 = 2_000;
 /// After so many microseconds of one request in which others wait, somebody else is to serve them.
 const STUCK: u64 = 300;
+/// It happens to a single caller, too, where the machine stands still for a moment. So often within so many microseconds
+/// it means that there are several.
+const OFTEN: u32 = 4;
+const SOON: u64 = 20_000;
 /// For so many microseconds the keeper sleeps then; twice as long each time in a row, up to the second number.
 const REST: u64 = 2_000;
 const LONG_REST: u64 = 128_000;
@@ -199,6 +203,7 @@ impl Keeper {
                     process::leave_cpu();
                     watch.moved(self.now());
                 }
+                See::Stuck => turns.call_one(),
                 See::Crowd => return true,
                 See::End => return false,
             }
@@ -238,6 +243,8 @@ enum See {
     /// A caller is on the keeper's processor.
     Caller,
     /// Requests wait behind one.
+    Stuck,
+    /// They do so often.
     Crowd,
     /// No requests come any more.
     End,
@@ -254,11 +261,13 @@ struct Watch {
     /// How many there were when the sample was begun, and how often the keeper was held up since.
     sample: u64,
     held_up: u64,
+    /// Since when requests were seen to wait behind one, and how often.
+    stuck: (u64, u32),
 }
 
 impl Watch {
     fn new(now: u64, served: u64) -> Self {
-        Self { last: now, arrival: now, served, sample: served, held_up: 0 }
+        Self { last: now, arrival: now, served, sample: served, held_up: 0, stuck: (0, 0) }
     }
 
     fn look(&mut self, (now, busy): (u64, bool), served: u64, others_wait: impl FnOnce() -> bool) -> See {
@@ -276,7 +285,11 @@ impl Watch {
         }
         let since = now.saturating_sub(self.arrival);
         if since > STUCK && others_wait() {
-            return See::Crowd;
+            // Looked for again after as long.
+            self.arrival = now;
+            let (first, times) = self.stuck;
+            self.stuck = if now.saturating_sub(first) > SOON { (now, 1) } else { (first, times + 1) };
+            return if self.stuck.1 >= OFTEN { See::Crowd } else { See::Stuck };
         }
         if since > if busy { LONG } else { LINGER } { See::End } else { See::Nothing }
     }
@@ -320,7 +333,7 @@ mod tests {
         let table = [
             (steps(1, 0), (false, false), Some((See::End, LINGER + 1)), "nobody asks"),
             (steps(1, 0), (true, false), Some((See::End, LONG + 1)), "an answer takes long"),
-            (steps(1, 0), (true, true), Some((See::Crowd, STUCK + 1)), "others wait for it"),
+            (steps(1, 0), (true, true), Some((See::Stuck, STUCK + 1)), "others wait for it"),
             (steps(1, 1), (true, true), None, "nothing holds it up"),
             (steps(HELD_UP, 2), (false, false), Some((See::Caller, SAMPLE / 2 * HELD_UP)), "held up at each request"),
             (steps(HELD_UP, 6), (false, false), None, "held up at a third of the requests"),
@@ -328,6 +341,12 @@ mod tests {
         for (steps, state, seen, what) in table {
             assert_eq!(looks(steps, state), seen, "{what}");
         }
+        let mut watch = Watch::new(0, 0);
+        let mut waits =
+            (1..).filter_map(|now| Some(watch.look((now, true), 0, || true)).filter(|see| *see != See::Nothing));
+        let often = OFTEN as usize;
+        assert!(waits.by_ref().take(often - 1).all(|see| see == See::Stuck));
+        assert_eq!(waits.next(), Some(See::Crowd));
     }
 
     #[test]
