@@ -197,12 +197,12 @@ fn make_direct(
         let temp = grow(upper, caller, dir, what, mask)?;
         upper.set_opaque(upper.work(), temp.name())?;
         temp.publish_new(dir, name.as_c_str())?;
-        upper.drop_wh_file(dir, name)?;
+        upper.drop_wh_file(dir, name);
         return Ok(Made { stat: stat_at(dir, name.as_c_str())?, file: None });
     }
     let file = as_caller(caller, || what.at(dir, name.as_c_str(), mask))?;
     if absent == Absent::UpperWhiteout {
-        upper.drop_wh_file(dir, name)?;
+        upper.drop_wh_file(dir, name);
     }
     if is_dir && merged {
         // Nothing is below it now; this keeps it so when the layers below are others one day.

@@ -71,7 +71,10 @@ impl Union {
         let link = |dir, new: &std::ffi::CStr| self.at_object(inode, |from, old| tree::link_at(from, old, dir, new));
         if absent == Absent::Nowhere || upper.style == WhiteoutStyle::File {
             link(fd.as_fd(), name.as_c_str())?;
-            return if absent == Absent::Nowhere { Ok(()) } else { upper.drop_wh_file(fd.as_fd(), name) };
+            if absent != Absent::Nowhere {
+                upper.drop_wh_file(fd.as_fd(), name);
+            }
+            return Ok(());
         }
         let temp = Temp::new(upper, inode.kind)?;
         link(upper.work(), temp.name())?;

@@ -368,7 +368,8 @@ impl Union {
             }
             relocate(source.each(), target.each(), RenameFlags::empty())?;
             update()?;
-            return upper.drop_wh_file(target.fd(), to.name);
+            upper.drop_wh_file(target.fd(), to.name);
+            return Ok(());
         }
         let swap = to.upper_whiteout() && upper.features.exchange && (from.below || from.is_dir());
         if swap {
@@ -389,10 +390,18 @@ impl Union {
         if to.upper_whiteout() && from.is_dir() {
             tree::unlink_at(target.fd(), target.name)?;
         }
+        // Two steps without RENAME_WHITEOUT: in between both names are seen. All that needs room is done before.
+        let whiteout = if from.below { Some(upper.whiteout_for(source.fd())?) } else { None };
         relocate(source.each(), target.each(), RenameFlags::empty())?;
+        let hidden = whiteout.map_or(Ok(()), |staged| staged.publish_new(source.fd(), source.name));
+        if hidden.is_err()
+            && matches!(to.found, Answer::Absent(Absent::Nowhere))
+            && relocate(target.each(), source.each(), RenameFlags::empty()).is_ok()
+        {
+            return hidden;
+        }
         update()?;
-        // Two steps without RENAME_WHITEOUT: in between both names are seen.
-        if from.below { upper.place_whiteout(source.fd(), from.name) } else { Ok(()) }
+        hidden
     }
 
     /// The upper part of an empty target was replaced by an opaque one, and the target is still there until the move.

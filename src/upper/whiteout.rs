@@ -20,8 +20,16 @@ impl Upper {
         if self.style == WhiteoutStyle::File {
             return self.whiteout_beside(dir, name);
         }
+        self.whiteout_for(dir)?.publish_new(dir, name.as_c_str())
+    }
+
+    /// A whiteout in workdir that one rename puts into `dir`.
+    ///
+    /// # Errors
+    /// As [`place_whiteout`](Self::place_whiteout).
+    pub fn whiteout_for(&self, dir: BorrowedFd<'_>) -> Result<Temp<'_>> {
         self.set_xattr_whiteouts(dir)?;
-        self.stage_whiteout()?.publish_new(dir, name.as_c_str())
+        self.stage_whiteout()
     }
 
     /// Replaces `name` in `dir`, an object of the upper layer, by a whiteout. Returns what was there, in workdir.
@@ -34,8 +42,7 @@ impl Upper {
             self.whiteout_beside(dir, name)?;
             return self.take_away(dir, name.as_c_str(), kind);
         }
-        self.set_xattr_whiteouts(dir)?;
-        let mut staged = self.stage_whiteout()?;
+        let mut staged = self.whiteout_for(dir)?;
         if self.features.exchange {
             staged.exchange(dir, name.as_c_str(), kind)?;
             return Ok(staged);
@@ -65,16 +72,13 @@ impl Upper {
         Ok(temp)
     }
 
-    /// A name that was created where a `.wh.` file hides it is seen already; the file goes.
-    ///
-    /// # Errors
-    /// What `unlinkat(2)` says.
-    pub fn drop_wh_file(&self, dir: BorrowedFd<'_>, name: &Name) -> Result<()> {
+    /// A name that was created where a `.wh.` file hides it is seen already; the file goes. One that stays does no harm.
+    pub fn drop_wh_file(&self, dir: BorrowedFd<'_>, name: &Name) {
         // A name that has no room for the prefix has no such file.
-        let Ok(hidden) = wh::whiteout_name(name.as_bytes()) else { return Ok(()) };
+        let Ok(hidden) = wh::whiteout_name(name.as_bytes()) else { return };
         match tree::unlink_at(dir, hidden.as_c_str()) {
-            Err(Errno::ENOENT) => Ok(()),
-            done => done,
+            Ok(()) | Err(Errno::ENOENT) => {}
+            Err(errno) => log::info!("{hidden:?}, which hides nothing now, stays: {errno}"),
         }
     }
 
