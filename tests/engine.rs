@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use plyfs::base::config::{Config, Fsync, UpperDirs};
-use plyfs::sys::seam::{Call, Plan, with_plan};
+use plyfs::sys::seam::{Call, Lacking, Lacks, Plan, with_plan};
 use plyfs::union::{Caller, InodeId, ListedEntry, Make, RenameFlags, SetAttr, WriteHow};
 use plyfs::{Errno, Name, Union};
 
@@ -174,5 +174,27 @@ fn a_copy_up_whose_sync_fails_can_be_gone_on_with() {
         }
         assert_eq!(done, Err(Errno::EIO), "sync {call}");
         assert_eq!(chmod(), Ok(0o600), "the next time after sync {call}");
+    }
+}
+
+/// A name hidden by a `.wh.` file is made anew; where the new object cannot be looked at the name stays deleted.
+#[test]
+fn what_cannot_be_looked_at_brings_no_deleted_name_back_and_a_0_0_device_needs_a_mark() {
+    let base = layers();
+    let _lacking = Lacking::new(Lacks { rename_flags: true, devices: true, marks: true });
+    let (union, me, root) = (open(base.path()), Caller::this_process(), InodeId::ROOT);
+    let device = Make::Node { mode: libc::S_IFCHR | 0o600, rdev: 0 };
+    assert_eq!(union.make(&me, root, &name("device"), device).map(drop), Err(Errno::EPERM));
+    union.unlink(&me, root, &name("a")).unwrap();
+    assert!(base.path().join("upper/.wh.a").exists());
+    let create = || union.make(&me, root, &name("a"), Make::File { mode: 0o644 }).map(drop);
+    let (_, calls) = with_plan(Plan::count(), create);
+    union.unlink(&me, root, &name("a")).unwrap();
+    for at in 0..calls {
+        if with_plan(Plan::fail(at, Errno::EIO), create).0.is_err() {
+            assert_eq!(names(&union, root), ["b", "dir"], "call {at}");
+        } else {
+            union.unlink(&me, root, &name("a")).unwrap();
+        }
     }
 }

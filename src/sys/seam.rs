@@ -116,6 +116,48 @@ impl Plan {
     }
 }
 
+/// What file systems are taken not to have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Lacks {
+    /// The flags of `renameat2(2)`.
+    pub rename_flags: bool,
+    /// 0/0 character devices.
+    pub devices: bool,
+    /// Marks: extended attributes of overlays.
+    pub marks: bool,
+}
+
+thread_local! {
+    static LACKS: std::cell::Cell<Lacks> = const {
+        std::cell::Cell::new(Lacks { rename_flags: false, devices: false, marks: false })
+    };
+}
+
+/// For as long as the value lives file systems lack this for the thread that made it, and must be dropped there.
+pub struct Lacking(());
+
+impl Lacking {
+    /// In place of what they lacked before.
+    pub fn new(lacks: Lacks) -> Self {
+        PLANS.fetch_add(1, Ordering::Relaxed);
+        LACKS.set(lacks);
+        Self(())
+    }
+}
+
+impl Drop for Lacking {
+    fn drop(&mut self) {
+        LACKS.set(Lacks::default());
+        PLANS.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What file systems lack for the calling thread.
+#[inline]
+pub(crate) fn lacks() -> Lacks {
+    if PLANS.load(Ordering::Relaxed) == 0 { Lacks::default() } else { LACKS.get() }
+}
+
 struct Running {
     plan: Plan,
     count: u64,

@@ -34,6 +34,9 @@ pub fn mkdir_at(dir: BorrowedFd<'_>, name: &CStr, mode: u32) -> Result<()> {
 pub fn mknod_at(dir: BorrowedFd<'_>, name: &CStr, mode: u32, rdev: u64) -> Result<()> {
     seam::enter(Call::Mknod)?;
     let kind = FileType::from_raw_mode(Kind::from_mode(mode).to_mode());
+    if seam::lacks().devices && kind == FileType::CharacterDevice && rdev == 0 {
+        return Err(Errno::EPERM);
+    }
     Ok(rustix::fs::mknodat(dir, name, kind, permissions(mode), rdev)?)
 }
 
@@ -84,6 +87,9 @@ pub fn rename_at(
     flags: RenameFlags,
 ) -> Result<()> {
     seam::enter(Call::Rename)?;
+    if seam::lacks().rename_flags && !flags.is_empty() {
+        return Err(Errno::EINVAL);
+    }
     Ok(rustix::fs::renameat_with(old_dir, old, new_dir, new, flags)?)
 }
 

@@ -66,13 +66,20 @@ pub fn get_fd_raw(fd: BorrowedFd<'_>, key: &CStr) -> Result<Vec<u8>> {
     }
 }
 
+/// [`seam::enter`] of a call that sets an attribute.
+fn enter_set(key: &CStr) -> Result<()> {
+    seam::enter(Call::SetXattr)?;
+    let is_mark = || key.to_bytes().windows(9).any(|part| part == b".overlay.");
+    if seam::lacks().marks && is_mark() { Err(Errno::EOPNOTSUPP) } else { Ok(()) }
+}
+
 /// Sets `key` on `name` in `dir`, of a symlink itself; `flags` may be `XATTR_CREATE` or `XATTR_REPLACE`
 /// ([setxattr(2)](https://man7.org/linux/man-pages/man2/setxattr.2.html)).
 ///
 /// # Errors
 /// `EPERM` for `user.*` of anything but files and directories, `ENOSPC`, `EOPNOTSUPP`, and those of lsetxattr(2).
 pub fn set_at(dir: BorrowedFd<'_>, name: &CStr, key: &CStr, value: &[u8], flags: u32) -> Result<()> {
-    seam::enter(Call::SetXattr)?;
+    enter_set(key)?;
     let set = match has_xattrat() {
         true => raw::set_at(dir, name, key, value, flags),
         false => raw::set_path(ProcPath::of_child(dir, name)?.as_c_str(), false, key, value, flags),
@@ -88,7 +95,7 @@ pub fn set_at(dir: BorrowedFd<'_>, name: &CStr, key: &CStr, value: &[u8], flags:
 /// # Errors
 /// As [`set_at`].
 pub fn set_fd(fd: BorrowedFd<'_>, key: &CStr, value: &[u8], flags: u32) -> Result<()> {
-    seam::enter(Call::SetXattr)?;
+    enter_set(key)?;
     match raw::set_fd(fd, key, value, flags) {
         Err(Errno::EBADF) => raw::set_path(ProcPath::of(fd).as_c_str(), true, key, value, flags),
         result => result,

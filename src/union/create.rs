@@ -108,6 +108,10 @@ impl Union {
         let into = view.upper.as_ref().ok_or(Errno::ESTALE)?;
         let dir = into.place.fd()?;
         let mask = if self.has_default_acl(&mut names, dir.as_fd())? { 0 } else { caller.umask };
+        if what.is_whiteout_like() && upper.style == WhiteoutStyle::File {
+            // No device, and no mark that makes a file one.
+            return Err(Errno::EPERM);
+        }
         let staged = absent == Absent::UpperWhiteout || what.is_whiteout_like();
         names.begin();
         let made = if staged && upper.style != WhiteoutStyle::File {
@@ -196,14 +200,12 @@ fn make_direct(
         // `.wh.` style: opaque before it is seen.
         let temp = grow(upper, caller, dir, what, mask)?;
         upper.set_opaque(upper.work(), temp.name())?;
+        let stat = stat_at(upper.work(), temp.name())?;
         temp.publish_new(dir, name.as_c_str())?;
         upper.drop_wh_file(dir, name);
-        return Ok(Made { stat: stat_at(dir, name.as_c_str())?, file: None });
+        return Ok(Made { stat, file: None });
     }
     let file = as_caller(caller, || what.at(dir, name.as_c_str(), mask))?;
-    if absent == Absent::UpperWhiteout {
-        upper.drop_wh_file(dir, name);
-    }
     if is_dir && merged {
         // Nothing is below it now; this keeps it so when the layers below are others one day.
         if let Err(errno) = upper.set_opaque(dir, name.as_c_str()) {
@@ -211,7 +213,13 @@ fn make_direct(
         }
     }
     match stat_at(dir, name.as_c_str()) {
-        Ok(stat) => Ok(Made { stat, file }),
+        Ok(stat) => {
+            // `X` beside `.wh.X` is seen; where X had to go again the layers below would be without it.
+            if absent == Absent::UpperWhiteout {
+                upper.drop_wh_file(dir, name);
+            }
+            Ok(Made { stat, file })
+        }
         Err(errno) => {
             // Nobody has seen it: its name was held all the time.
             let on_disk = if what.is_whiteout_like() { Kind::File } else { what.kind() };
@@ -232,7 +240,7 @@ fn make_staged(
     mask: u32,
     absent: Absent,
 ) -> Result<Made> {
-    let mut temp = grow(upper, caller, dir, what, mask)?;
+    let temp = grow(upper, caller, dir, what, mask)?;
     let is_dir = what.kind() == Kind::Dir;
     if is_dir {
         upper.marked(upper.work(), temp.name(), || upper.set_opaque(upper.work(), temp.name()))?;
@@ -244,12 +252,7 @@ fn make_staged(
     match absent {
         Absent::Nowhere => temp.publish_new(dir, name.as_c_str())?,
         Absent::UpperWhiteout if !is_dir => temp.publish(dir, name.as_c_str())?,
-        Absent::UpperWhiteout if upper.features.exchange => temp.exchange(dir, name.as_c_str(), Kind::Char)?,
-        Absent::UpperWhiteout => {
-            // Two steps without RENAME_EXCHANGE: in between the name is the lower layers' again.
-            tree::unlink_at(dir, name.as_c_str())?;
-            temp.publish_new(dir, name.as_c_str())?;
-        }
+        Absent::UpperWhiteout => drop(temp.replace(dir, name.as_c_str(), Kind::Char)?),
     }
     Ok(Made { stat, file: None })
 }

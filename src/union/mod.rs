@@ -8,6 +8,7 @@ mod attr;
 mod blocks;
 mod change;
 mod copy_up;
+mod covered;
 mod create;
 mod dir;
 mod indexed;

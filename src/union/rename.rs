@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use super::copy_up::CopyUp;
+use super::covered::{Covered, clear_dir};
 use super::indexed::unless_foreign;
 use super::protect::Change;
 use super::resent::or_gone_before;
@@ -18,7 +19,7 @@ use crate::layer::{DirPlace, Place};
 use crate::merge::{self, Absent, Answer, DirView, Found};
 use crate::sys::stat::Kind;
 use crate::sys::tree::{self, RenameFlags};
-use crate::upper::{Metadata, Staged, Temp, Upper, WhiteoutStyle, relocate};
+use crate::upper::{Temp, Upper, WhiteoutStyle, relocate};
 
 /// What a rename did.
 enum Moved {
@@ -30,7 +31,7 @@ enum Moved {
 }
 
 /// One side of a rename.
-struct Side<'a> {
+pub(super) struct Side<'a> {
     parent: &'a Arc<Inode>,
     name: &'a Name,
     /// The directory's parts, under its `names`.
@@ -48,16 +49,16 @@ impl Side<'_> {
         Ok(&self.view.upper.as_ref().ok_or(Errno::ESTALE)?.place)
     }
 
-    fn is_dir(&self) -> bool {
+    pub fn is_dir(&self) -> bool {
         matches!(self.found, Answer::Found(Found::Dir(_)))
     }
 
-    fn upper_whiteout(&self) -> bool {
+    pub fn upper_whiteout(&self) -> bool {
         matches!(self.found, Answer::Absent(Absent::UpperWhiteout))
     }
 
     /// The object stands in the upper layer under this name.
-    fn is_upper(&self) -> bool {
+    pub fn is_upper(&self) -> bool {
         match &self.found {
             Answer::Found(Found::Dir(dir)) => dir.view.upper.is_some(),
             Answer::Found(Found::Leaf(leaf)) => leaf.named,
@@ -387,17 +388,39 @@ impl Union {
             relocate(source.each(), target.each(), RenameFlags::WHITEOUT)?;
             return update();
         }
-        if to.upper_whiteout() && from.is_dir() {
-            tree::unlink_at(target.fd(), target.name)?;
-        }
-        // Two steps without RENAME_WHITEOUT: in between both names are seen. All that needs room is done before.
+        self.move_and_hide(upper, (from, &source), (to, &target), update)
+    }
+
+    /// The same in several steps where the upper layer lacks flags: an end in between may leave both names. What needs room
+    /// is done before, and what is done is undone where the old name cannot be hidden.
+    fn move_and_hide(
+        &self,
+        upper: &Upper,
+        (from, source): (&Side<'_>, &At<'_>),
+        (to, target): (&Side<'_>, &At<'_>),
+        update: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
         let whiteout = if from.below { Some(upper.whiteout_for(source.fd())?) } else { None };
-        relocate(source.each(), target.each(), RenameFlags::empty())?;
+        let covered = Covered::new(upper, whiteout.is_some(), from, (to, target))?;
+        if let Err(errno) = relocate(source.each(), target.each(), RenameFlags::empty()) {
+            if let Covered::Away(taken) = covered {
+                taken.put_back(target.fd(), target.name);
+            }
+            return Err(errno);
+        }
         let hidden = whiteout.map_or(Ok(()), |staged| staged.publish_new(source.fd(), source.name));
         if hidden.is_err()
-            && matches!(to.found, Answer::Absent(Absent::Nowhere))
+            && !matches!(covered, Covered::Gone)
             && relocate(target.each(), source.each(), RenameFlags::empty()).is_ok()
         {
+            match covered {
+                Covered::Away(kept) | Covered::Linked(kept) => kept.put_back(target.fd(), target.name),
+                Covered::Like(spare, ino) => {
+                    spare.put_back(target.fd(), target.name);
+                    self.is_cleared(to, ino)?;
+                }
+                Covered::Nothing | Covered::Gone => {}
+            }
             return hidden;
         }
         update()?;
@@ -481,13 +504,13 @@ fn stage_device(upper: &Upper) -> Result<Temp<'_>> {
 }
 
 /// A name in an open directory of the upper layer.
-struct At<'a> {
+pub(super) struct At<'a> {
     fd: Arc<std::os::fd::OwnedFd>,
-    name: &'a CStr,
+    pub name: &'a CStr,
 }
 
 impl At<'_> {
-    fn fd(&self) -> BorrowedFd<'_> {
+    pub fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
 
@@ -529,36 +552,5 @@ fn check_replace<'a>(
             union.check_empty(&dir.view())?;
             Ok(Some(names))
         }
-    }
-}
-
-/// An upper directory that is seen as empty may hold whiteouts: an empty opaque one takes its place, so that a rename
-/// can replace it. `update` is told its number in the layer, where one does.
-fn clear_dir(upper: &Upper, target: &At<'_>, update: impl FnOnce(u64) -> Result<()>) -> Result<()> {
-    let open = crate::sys::path::OFlags::RDONLY | crate::sys::path::OFlags::DIRECTORY;
-    let dir = crate::sys::path::open_beneath(target.fd(), target.name, open)?;
-    let mut empty = true;
-    crate::sys::dirent::read_dir(dir.as_fd(), &mut |_| {
-        empty = false;
-        false
-    })?;
-    if empty {
-        return Ok(());
-    }
-    let stat = crate::sys::stat::stat_fd(dir.as_fd())?;
-    let metadata = Metadata::of(target.fd(), target.name, stat, &upper.root.layer)?;
-    let mut temp = Temp::new(upper, Kind::Dir)?;
-    tree::mkdir_at(upper.work(), temp.name(), 0o700)?;
-    upper.set_opaque(upper.work(), temp.name())?;
-    metadata.apply(Staged::Named(upper.work(), temp.name()), false)?;
-    let ino = crate::sys::stat::stat_at(upper.work(), temp.name())?.ino;
-    if upper.features.exchange {
-        temp.exchange(target.fd(), target.name, Kind::Dir)?;
-        // What was there is removed when `temp` is dropped.
-        update(ino)
-    } else {
-        let _taken = upper.take_away(target.fd(), target.name, Kind::Dir)?;
-        temp.publish_new(target.fd(), target.name)?;
-        update(ino)
     }
 }

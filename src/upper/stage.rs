@@ -78,6 +78,41 @@ impl<'a> Temp<'a> {
         Ok(())
     }
 
+    /// Takes the place of `name` in `dir`, which is of `kind`; returns what was there.
+    ///
+    /// Where names cannot be exchanged that takes two steps, in between which there is no such name; where the second one
+    /// fails the first is taken back.
+    ///
+    /// # Errors
+    /// What `renameat2(2)` says; then `name` is what it was.
+    pub fn replace(mut self, dir: BorrowedFd<'_>, name: &CStr, kind: Kind) -> Result<Self> {
+        if self.upper.features.exchange {
+            self.exchange(dir, name, kind)?;
+            return Ok(self);
+        }
+        let taken = self.upper.take_away(dir, name, kind)?;
+        match self.publish_new(dir, name) {
+            Ok(()) => Ok(taken),
+            Err(errno) => {
+                taken.put_back(dir, name);
+                Err(errno)
+            }
+        }
+    }
+
+    /// Undoes that it was taken away.
+    pub fn put_back(mut self, dir: BorrowedFd<'_>, name: &CStr) {
+        let back = relocate((self.upper.work(), self.name()), (dir, name), RenameFlags::empty());
+        let Some(here) = self.name.take() else { return };
+        if let Err(errno) = back {
+            log::error!(
+                "{} is in workdir as {}, and cannot go back: {errno}",
+                name.to_string_lossy(),
+                here.to_string_lossy()
+            );
+        }
+    }
+
     /// Keeps what stands there; its name.
     pub fn keep(mut self) -> CString {
         self.name.take().unwrap_or_default()

@@ -42,15 +42,9 @@ impl Upper {
             self.whiteout_beside(dir, name)?;
             return self.take_away(dir, name.as_c_str(), kind);
         }
-        let mut staged = self.whiteout_for(dir)?;
-        if self.features.exchange {
-            staged.exchange(dir, name.as_c_str(), kind)?;
-            return Ok(staged);
-        }
-        if kind == Kind::Dir {
-            let taken = self.take_away(dir, name.as_c_str(), kind)?;
-            staged.publish_new(dir, name.as_c_str())?;
-            return Ok(taken);
+        let staged = self.whiteout_for(dir)?;
+        if self.features.exchange || kind == Kind::Dir {
+            return staged.replace(dir, name.as_c_str(), kind);
         }
         // A second link keeps the object reachable while the rename covers its name.
         let kept = Temp::new(self, kind)?;

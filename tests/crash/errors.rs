@@ -2,12 +2,12 @@
 
 use plyfs::Errno;
 use plyfs::base::config::Fsync;
-use plyfs::sys::seam::{Call, Part, Plan, with_plan};
+use plyfs::sys::seam::{Call, Lacks, Part, Plan, with_plan};
 
 use crate::engine::View;
 use crate::rows::Row;
 use crate::stage::{Layers, Reader, Stage, Views, index_is_tidy};
-use crate::{Tried, for_all_rows, is_walked, takes_its_time};
+use crate::{Tried, for_all_rows, for_all_rows_without, is_walked, takes_its_time};
 
 /// What any call may fail with: tried at every one.
 const ALWAYS: [Errno; 2] = [Errno::ENOSPC, Errno::EIO];
@@ -243,4 +243,21 @@ fn an_error_of_any_call_leaves_what_the_answer_says_where_all_is_synced() {
     for_all_rows("failing, with fsync=strict", Fsync::Strict, |stage, row, tried| {
         if row.crossed { Vec::new() } else { fail_where(stage, row, tried, |call| call == Call::Fsync) }
     });
+}
+
+/// Where an upper layer lacks something more steps are taken; an error of any leaves the same.
+#[test]
+fn an_error_of_any_call_leaves_what_the_answer_says_on_a_poor_file_system() {
+    let all = Lacks { rename_flags: true, devices: true, marks: true };
+    for (what, lacks) in [
+        ("flags of rename", Lacks { rename_flags: true, ..Lacks::default() }),
+        ("flags of rename and devices", Lacks { marks: false, ..all }),
+        ("flags of rename, devices and marks", all),
+    ] {
+        for_all_rows_without(&format!("failing, without {what}"), lacks, Fsync::Auto, |stage, row, tried| {
+            // Without marks the names of a lower hard link part, which is no fault.
+            let parts = lacks.marks && ["link", "indexed"].iter().any(|word| row.name.contains(word));
+            if !parts && stage.allows(row) { fail_everywhere(stage, row, tried) } else { Vec::new() }
+        });
+    }
 }

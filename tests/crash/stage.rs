@@ -23,6 +23,8 @@ pub struct Stage {
     lowers: [PathBuf; 2],
     lowers_before: [view::View; 2],
     fsync: Fsync,
+    /// Marks can be written, as the index needs it.
+    index: bool,
 }
 
 /// What an operation starts from and what it leads to.
@@ -35,13 +37,13 @@ pub struct Views {
 }
 
 impl Stage {
-    pub fn new(fsync: Fsync) -> Self {
+    pub fn new(fsync: Fsync, index: bool) -> Self {
         // Of all that it does here, plyfs only waits for the disk.
         let scratch = Scratch::in_memory();
         let lowers = [scratch.dir("lower"), scratch.dir("below")];
         crate::rows::lowers(lowers.each_ref().map(PathBuf::as_path));
         let lowers_before = lowers.each_ref().map(|lower| view::layer(lower));
-        Stage { scratch, lowers, lowers_before, fsync }
+        Stage { scratch, lowers, lowers_before, fsync, index }
     }
 
     pub fn assert_lowers_unchanged(&self) {
@@ -64,7 +66,18 @@ impl Stage {
         for dir in ["upper", "work", "merged"] {
             std::fs::create_dir(base.join(dir)).unwrap();
         }
-        Layers { lowers: &self.lowers, base, fsync: self.fsync }
+        Layers { lowers: &self.lowers, base, fsync: self.fsync, index: self.index }
+    }
+
+    /// Whether the operation can be done here: not all can where a file system lacks something.
+    pub fn allows(&self, row: &Row) -> bool {
+        let layers = self.layers();
+        let engine = layers.open();
+        row.before(&engine).is_ok() && row.middle(&engine).is_ok() && {
+            let layers = self.layers();
+            let engine = layers.open();
+            row.before(&engine).and_then(|()| row.act(&engine)).is_ok()
+        }
     }
 
     /// The calls that the operation makes, and then the end of the engine.
@@ -105,6 +118,7 @@ pub struct Layers<'a> {
     lowers: &'a [PathBuf; 2],
     base: PathBuf,
     fsync: Fsync,
+    index: bool,
 }
 
 impl Drop for Layers<'_> {
@@ -116,7 +130,8 @@ impl Drop for Layers<'_> {
 impl Layers<'_> {
     pub fn open(&self) -> Engine {
         let config = config(&self.lowers[0], &self.base);
-        Engine::with(Config { lowers: self.lowers.to_vec(), index: Some(true), fsync: self.fsync, ..config })
+        let index = self.index.then_some(true);
+        Engine::with(Config { lowers: self.lowers.to_vec(), index, fsync: self.fsync, ..config })
     }
 
     /// An engine in the state from which the operation starts. No name is known to it that `before` has not used.
@@ -167,7 +182,8 @@ impl Layers<'_> {
         let (mut left, mut shared) = (names(&work), 0);
         left.retain(|name| {
             let stat = std::fs::symlink_metadata(work.join(name)).unwrap();
-            let whiteout = stat.file_type().is_char_device() && stat.rdev() == 0;
+            let marked = rustix::fs::lgetxattr(work.join(name), "trusted.overlay.whiteout", &mut [0u8; 8][..]).is_ok();
+            let whiteout = marked || (stat.file_type().is_char_device() && stat.rdev() == 0);
             shared += usize::from(whiteout);
             !whiteout
         });
