@@ -21,10 +21,10 @@ use std::ffi::CStr;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use crate::base::Result;
 use crate::base::sync::RwLock;
+use crate::base::{Errno, Result};
 use crate::format::mark::{Namespace, WhiteoutStyle};
-use crate::sys::stat::stat_at;
+use crate::sys::stat::{Kind, stat_at};
 use crate::sys::tree;
 
 /// What is the same for everything in one layer.
@@ -87,7 +87,7 @@ impl Layer {
     /// an unprivileged daemon may own without them.
     ///
     /// # Errors
-    /// `EPERM` where it is another's; what `act` says.
+    /// `EPERM` where it is another's, `EACCES` for a symlink; what `act` says.
     pub fn widened<T>(
         &self,
         dir: BorrowedFd<'_>,
@@ -96,7 +96,12 @@ impl Layer {
         act: impl FnOnce() -> Result<T>,
     ) -> Result<T> {
         let _modes = self.modes.write();
-        let mode = stat_at(dir, name)?.mode & 0o7777;
+        let stat = stat_at(dir, name)?;
+        if stat.kind() == Kind::Symlink {
+            // No mode is in the way there.
+            return Err(Errno::EACCES);
+        }
+        let mode = stat.mode & 0o7777;
         tree::chmod_at(dir, name, mode | bits)?;
         let narrow = Narrow(dir, name, mode);
         let done = act();
