@@ -68,11 +68,18 @@ pub fn status_of(mount: &Mount, key: &str) -> u64 {
 
 /// How long the daemon has had a processor: what does not depend on who else wants one.
 pub fn processor_time(mount: &Mount) -> std::time::Duration {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", mount.pid().unwrap().as_raw_pid())).unwrap();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-    let ticks: u64 = [11, 12].iter().map(|at| fields[*at].parse::<u64>().unwrap()).sum();
+    let tasks = format!("/proc/{}/task", mount.pid().unwrap().as_raw_pid());
+    let stats = std::fs::read_dir(tasks).unwrap().filter_map(|task| {
+        let stat = std::fs::read_to_string(task.unwrap().path().join("stat")).ok()?;
+        // What the keeper takes is what nobody else wants.
+        (!stat.contains("(keeper)")).then_some(stat)
+    });
+    let ticks = |stat: String| -> u64 {
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        [11, 12].iter().map(|at| fields[*at].parse::<u64>().unwrap()).sum()
+    };
     // In hundredths of a second on every Linux.
-    std::time::Duration::from_millis(ticks * 10)
+    std::time::Duration::from_millis(stats.map(ticks).sum::<u64>() * 10)
 }
 
 /// How many descriptors the daemon has open.
