@@ -36,7 +36,7 @@ pub struct Adapter {
     pub(super) data: DataPath,
     pub(super) open_files: Arc<OpenFiles>,
     pub(super) prefetch: Arc<OnceLock<Prefetch>>,
-    pub(super) splice: Arc<OnceLock<Splice>>,
+    pub(super) splice: Option<Splice>,
     pub(super) relist: Relist,
     pub(super) forgotten: Forgotten,
 }
@@ -110,8 +110,7 @@ impl Adapter {
     /// An adapter for this union.
     pub fn new(union: Arc<Union>, data: DataPath) -> Self {
         let (timeouts, turns) = (union.timeouts(), Arc::new(Turns::new()));
-        let (requests, open_files) = Default::default();
-        let (prefetch, splice) = Default::default();
+        let (requests, open_files, prefetch) = (Arc::default(), Arc::default(), Arc::default());
         Self {
             union,
             timeouts,
@@ -120,7 +119,7 @@ impl Adapter {
             data,
             open_files,
             prefetch,
-            splice,
+            splice: None,
             relist: Relist::default(),
             forgotten: Forgotten::default(),
         }

@@ -226,11 +226,10 @@ impl Filesystem for Adapter {
             }
             if size >= splice::WORTH {
                 self.turns.much();
-            }
-            if let Some(splice) = self.splice.get()
-                && splice.answer(&self.union, req.unique().0, (id(ino), offset, size))
-            {
-                return std::mem::forget(reply);
+                let (splice, part) = (self.splice.as_ref(), (id(ino), offset, size));
+                if splice.is_some_and(|splice| splice.answer(&self.union, req.unique().0, part)) {
+                    return std::mem::forget(reply);
+                }
             }
             BUFFER.with_borrow_mut(|buffer| {
                 let size = size as usize;

@@ -140,10 +140,18 @@ impl Keeper {
         if process::current_cpu() != self.place.load(Ordering::Relaxed) {
             return;
         }
-        let now = self.now();
-        if now.saturating_sub(self.left.swap(now, Ordering::Relaxed)) >= STAY {
+        if self.may_leave(self.now()) {
             process::leave_cpu();
         }
+    }
+
+    /// Whether a thread that serves may leave; it is taken to do so.
+    fn may_leave(&self, now: u64) -> bool {
+        let may = now.saturating_sub(self.left.load(Ordering::Relaxed)) >= STAY;
+        if may {
+            self.left.store(now, Ordering::Relaxed);
+        }
+        may
     }
 
     /// Much data is read, which the caller does not wait for: the kernel asks ahead of it. Two processors are of use then.
@@ -318,6 +326,13 @@ mod tests {
             let told: Vec<bool> = arrivals.iter().map(|&now| keeper.is_due(now)).collect();
             assert_eq!(told, wanted, "{arrivals:?}, rest until {rest}");
         }
+    }
+
+    #[test]
+    fn a_thread_leaves_once_in_a_while_however_often_it_finds_the_keeper() {
+        let keeper = Keeper::new();
+        let left: Vec<u64> = (1000..1000 + 3 * STAY).step_by(10).filter(|&now| keeper.may_leave(now)).collect();
+        assert_eq!(left, [1000, 1000 + STAY, 1000 + 2 * STAY]);
     }
 
     #[test]

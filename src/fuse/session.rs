@@ -68,7 +68,7 @@ pub fn preflight(settings: &MountSettings) -> Result<(), SetupError> {
 /// # Errors
 /// Why it could not be mounted (then nothing is), or why serving ended before its time (then it is unmounted).
 pub fn serve(
-    fs: Adapter,
+    mut fs: Adapter,
     settings: &MountSettings,
     successive: Option<Successive>,
     on_ready: impl FnOnce(),
@@ -80,7 +80,7 @@ pub fn serve(
     };
     let (union, requests, turns, prefetch) =
         (fs.union.clone(), fs.requests.clone(), fs.turns.clone(), fs.prefetch.clone());
-    let _ = Splice::new(&connection).map(|splice| fs.splice.set(splice));
+    fs.splice = Splice::new(&connection).ok();
     let device = connection.try_clone().inspect_err(|error| log::info!("threads do not take turns: {error}")).ok();
     let mounted =
         Mounted { path: settings.mountpoint.clone(), way, device: mount::device_at(&settings.mountpoint).ok() };

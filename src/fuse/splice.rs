@@ -33,11 +33,8 @@ impl Splice {
         connection.try_clone().map(Self)
     }
 
-    /// Answers the READ `unique`; false if that is left to others.
+    /// Answers the READ `unique`, of [`WORTH`] bytes or more; false if that is left to others.
     pub fn answer(&self, union: &Union, unique: u64, (id, offset, size): (InodeId, u64, u32)) -> bool {
-        if size < WORTH {
-            return false;
-        }
         let Ok(Some(file)) = union.file_to_read(id) else { return false };
         let Ok(stat) = stat_fd(file.as_fd()) else { return false };
         let len = stat.size.saturating_sub(offset).min(u64::from(size));

@@ -68,14 +68,21 @@ impl Turns {
 
     /// A request arrived at this thread.
     pub fn begin(self: &Arc<Self>) -> Turn<'_> {
-        let new = self.device.get().is_none() || Seat::take(self);
+        if self.device.get().is_some() {
+            self.arrived();
+        }
+        Turn(self)
+    }
+
+    fn arrived(self: &Arc<Self>) {
+        // A thread that serves for the first time was not counted.
+        let new = Seat::take(self);
         if !new && self.waiting.fetch_sub(1, Ordering::SeqCst) == 1 && !self.keeper.is_awake() {
             self.call_one();
         }
-        if self.device.get().is_some() && self.cpus == FEW && self.keeper.is_wanted() {
+        if self.cpus == FEW && self.keeper.is_wanted() {
             self.keep();
         }
-        Turn(self)
     }
 
     /// The keeper is to be awake.

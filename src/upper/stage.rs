@@ -72,7 +72,7 @@ impl<'a> Temp<'a> {
     ///
     /// # Errors
     /// What `renameat2(2)` says.
-    pub fn exchange(&mut self, dir: BorrowedFd<'_>, name: &CStr, kind: Kind) -> Result<()> {
+    fn exchange(&mut self, dir: BorrowedFd<'_>, name: &CStr, kind: Kind) -> Result<()> {
         relocate((self.upper.work(), self.name()), (dir, name), RenameFlags::EXCHANGE)?;
         self.kind = kind;
         Ok(())
@@ -80,8 +80,8 @@ impl<'a> Temp<'a> {
 
     /// Takes the place of `name` in `dir`, which is of `kind`; returns what was there.
     ///
-    /// Where names cannot be exchanged that takes two steps, in between which there is no such name; where the second one
-    /// fails the first is taken back.
+    /// Where names cannot be exchanged that takes two steps, in between which the name is what the layers below make it;
+    /// where the second one fails the first is taken back.
     ///
     /// # Errors
     /// What `renameat2(2)` says; then `name` is what it was.
