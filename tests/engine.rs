@@ -140,7 +140,7 @@ fn a_tree_of_many_levels_needs_no_deep_stack() {
         log::set_max_level(log::LevelFilter::Trace);
         let _ = log::set_logger(&Formats);
         let set = SetAttr { mode: Some(0o600), ..SetAttr::default() };
-        let failing = Plan::fail(0, Errno::EIO).only(Call::Chmod);
+        let failing = Plan::fail(0, Errno::EIO).only(Call::Utimens);
         assert_eq!(with_plan(failing, || union.setattr(&me, file, &set)).0, Err(Errno::EIO));
         assert!(LONGEST.load(Ordering::Relaxed) > 2 * LEVELS);
         drop(union);

@@ -47,7 +47,7 @@ const ROWS: &[Row] = &[
     ("create", Call::Create, |at| fs::File::create_new(at.join("new")).map(drop)),
     ("mkdir", Call::Mkdir, |at| fs::create_dir(at.join("new dir"))),
     ("symlink", Call::Symlink, |at| symlink("to", at.join("new link"))),
-    ("copy-up of attributes", Call::Chown, |at| {
+    ("copy-up of attributes", Call::Utimens, |at| {
         fs::set_permissions(at.join("chmod"), PermissionsExt::from_mode(0o600))
     }),
     ("copy-up of much data, on a thread of its own", Call::Reflink, |at| {
@@ -65,7 +65,7 @@ const ROWS: &[Row] = &[
     ("rename", Call::Rename, |at| fs::rename(at.join("moved"), at.join("into/moved"))),
     ("link", Call::Link, |at| fs::hard_link(at.join("linked"), at.join("new name"))),
     ("unlink", Call::Mknod, |at| fs::remove_file(at.join("gone"))),
-    ("rmdir", Call::Rename, |at| fs::remove_dir(at.join("dir"))),
+    ("rmdir", Call::Link, |at| fs::remove_dir(at.join("dir"))),
     ("statfs", Call::StatFs, |at| Ok(rustix::fs::statfs(at).map(drop)?)),
     ("getxattr", Call::GetXattr, |at| match rustix::fs::getxattr(at.join("marked"), "user.a", &mut [0u8; 9]) {
         Err(Errno::NODATA) => Ok(()),

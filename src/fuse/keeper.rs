@@ -35,6 +35,9 @@ const LINGER: u64 = 500;
 const LONG: u64 = 2_000;
 /// After so many microseconds of one request in which others wait, somebody else is to serve them.
 const STUCK: u64 = 300;
+/// They must be seen to wait for so long: who has just answered may have lost its processor to the caller, whose next
+/// request waits then.
+const SURE: u64 = 50;
 /// It happens to a single caller, too, where the machine stands still for a moment. So often within so many microseconds
 /// it means that there are several.
 const OFTEN: u32 = 4;
@@ -269,20 +272,22 @@ struct Watch {
     /// How many there were when the sample was begun, and how often the keeper was held up since.
     sample: u64,
     held_up: u64,
+    /// Since when others wait for the request that takes long.
+    waits: Option<u64>,
     /// Since when requests were seen to wait behind one, and how often.
     stuck: (u64, u32),
 }
 
 impl Watch {
     fn new(now: u64, served: u64) -> Self {
-        Self { last: now, arrival: now, served, sample: served, held_up: 0, stuck: (0, 0) }
+        Self { last: now, arrival: now, served, sample: served, held_up: 0, waits: None, stuck: (0, 0) }
     }
 
     fn look(&mut self, (now, busy): (u64, bool), served: u64, others_wait: impl FnOnce() -> bool) -> See {
         self.held_up += u64::from(now.saturating_sub(self.last) >= HELD_UP);
         self.last = now;
         if served != self.served {
-            (self.served, self.arrival) = (served, now);
+            (self.served, self.arrival, self.waits) = (served, now, None);
         }
         if served.saturating_sub(self.sample) >= SAMPLE {
             let often = self.held_up >= SAMPLE / 4;
@@ -292,14 +297,19 @@ impl Watch {
             }
         }
         let since = now.saturating_sub(self.arrival);
-        if since > STUCK && others_wait() {
+        if since > STUCK && self.wait_long(now, others_wait()) {
             // Looked for again after as long.
-            self.arrival = now;
+            (self.arrival, self.waits) = (now, None);
             let (first, times) = self.stuck;
             self.stuck = if now.saturating_sub(first) > SOON { (now, 1) } else { (first, times + 1) };
             return if self.stuck.1 >= OFTEN { See::Crowd } else { See::Stuck };
         }
         if since > if busy { LONG } else { LINGER } { See::End } else { See::Nothing }
+    }
+
+    fn wait_long(&mut self, now: u64, others_wait: bool) -> bool {
+        self.waits = if others_wait { self.waits.or(Some(now)) } else { None };
+        self.waits.is_some_and(|since| now.saturating_sub(since) >= SURE)
     }
 
     /// The keeper has left its processor, which took a while.
@@ -348,7 +358,7 @@ mod tests {
         let table = [
             (steps(1, 0), (false, false), Some((See::End, LINGER + 1)), "nobody asks"),
             (steps(1, 0), (true, false), Some((See::End, LONG + 1)), "an answer takes long"),
-            (steps(1, 0), (true, true), Some((See::Stuck, STUCK + 1)), "others wait for it"),
+            (steps(1, 0), (true, true), Some((See::Stuck, STUCK + 1 + SURE)), "others wait for it"),
             (steps(1, 1), (true, true), None, "nothing holds it up"),
             (steps(HELD_UP, 2), (false, false), Some((See::Caller, SAMPLE / 2 * HELD_UP)), "held up at each request"),
             (steps(HELD_UP, 6), (false, false), None, "held up at a third of the requests"),

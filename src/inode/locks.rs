@@ -71,6 +71,12 @@ impl Drop for PairGuard<'_> {
 
 impl PairGuard<'_> {
     /// The names of the first and of the second directory (the same where they are one).
+    pub fn both(&self) -> (&Names, &Names) {
+        let second = self.second.as_deref().unwrap_or(&self.first);
+        if self.swapped { (second, &self.first) } else { (&self.first, second) }
+    }
+
+    /// The same, to change them.
     pub fn each(&mut self, mut change: impl FnMut(&mut Names, bool)) {
         let swapped = self.swapped;
         change(&mut self.first, !swapped);

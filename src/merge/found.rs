@@ -117,7 +117,22 @@ pub struct FoundLeaf {
     pub protection: Protattr,
 }
 
+impl FoundDir {
+    /// Whether a lower layer is known to show it under the name by which it was found.
+    pub fn is_below(&self) -> bool {
+        self.view.redirect.is_none() && !self.view.lowers.is_empty()
+    }
+}
+
 impl FoundLeaf {
+    /// Whether a lower layer is known to show something under the name by which it was found.
+    pub fn is_below(&self) -> bool {
+        // The search for the data went on under the same name.
+        let here = |redirect: &Redirect| *redirect == Redirect::Relative(self.place.name.clone());
+        let has_data = |meta: &MetaFile| matches!(meta.data, Data::At(_)) && meta.redirect.as_ref().is_none_or(here);
+        !self.upper || (self.named && self.meta.as_ref().is_some_and(has_data))
+    }
+
     /// A new object of the upper layer.
     pub fn new_upper(place: Place, stat: Stat, device: bool) -> Self {
         let (origin, meta, index, nlink, lower) = (None, None, None, None, None);

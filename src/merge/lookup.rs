@@ -450,7 +450,8 @@ fn make_leaf(place: Place, mut stat: Stat, marks: LeafMarks, upper: bool) -> (Fo
     (leaf, redirect)
 }
 
-/// Whether a lower layer shows `name` in this directory: then its removal needs a whiteout.
+/// Whether a lower layer shows `name` in this directory: then its removal needs a whiteout. What was found there often
+/// [tells](super::FoundLeaf::is_below).
 ///
 /// # Errors
 /// What the layers' system calls say.

@@ -135,7 +135,7 @@ impl Union {
         let (alone, sized) = (!set.is_several(), set.size.is_some());
         let data = sized || set.mode.is_some_and(|mode| self.needs_own_data(&inode, mode));
         let (len, ends) = (set.size.filter(|_| alone), ends_ids.filter(|_| alone));
-        let cut = self.copy_up_cut(&inode, &CopyUp { data, len, ends_ids: ends, pid: caller.pid })?;
+        let cut = self.copy_up_cut(&inode, &CopyUp { data, len, ends_ids: ends, ..CopyUp::metadata(caller) })?;
         // A copy of the data that runs meanwhile puts back what it found.
         let _up = matches!(inode.body, Body::Leaf(_)).then(|| lock_up(&inode, &killed(caller.pid))).transpose()?;
         // A new owner may take set-group-id along, and that is a call of its own.

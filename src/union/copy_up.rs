@@ -9,12 +9,12 @@ use std::sync::Arc;
 use super::{Caller, Union, protect};
 use crate::base::config::Verity;
 use crate::base::{Errno, Name, Result};
-use crate::format::Protattr;
+use crate::format::{Protattr, Redirect};
 use crate::inode::{Body, Inode, Key, LeafBody, LeafObject, lock_up};
 use crate::layer::{DirPlace, IndexDir, Place};
 use crate::merge::{DirPart, DirView, LowerFile, MetaFile};
 use crate::sys::path::{OFlags, open_beneath};
-use crate::sys::stat::{Kind, SetTime, Stat, stat_at, stat_fd};
+use crate::sys::stat::{Kind, SetTime, Stat, stat_fd};
 use crate::sys::{caller, data, tree};
 use crate::upper::{CopyData, Metadata, Staged, Temp, Upper, WhiteoutStyle, Widened, copy_data};
 
@@ -25,6 +25,8 @@ pub(super) struct CopyUp {
     pub data: bool,
     /// The file is truncated to this anyway.
     pub len: Option<u64>,
+    /// It is renamed next, in its directory.
+    pub renamed: bool,
     /// With that its set-user-id and set-group-id bits go: who has no right to keep them.
     pub ends_ids: Option<Caller>,
     /// Whose pending SIGKILL ends it; 0 for nobody's.
@@ -34,12 +36,12 @@ pub(super) struct CopyUp {
 impl CopyUp {
     /// For a change of metadata.
     pub fn metadata(caller: &Caller) -> Self {
-        Self { data: false, len: None, ends_ids: None, pid: caller.pid }
+        Self { data: false, len: None, renamed: false, ends_ids: None, pid: caller.pid }
     }
 
     /// For a change of the data.
     pub fn data(caller: &Caller) -> Self {
-        Self { data: true, len: None, ends_ids: None, pid: caller.pid }
+        Self { data: true, ..Self::metadata(caller) }
     }
 }
 
@@ -127,13 +129,13 @@ impl Union {
             return Ok(());
         }
         let (parent, name) = at.ok_or(Errno::ENOENT)?;
-        let staged = stage_dir(upper, inode, &view)?;
+        let (staged, made) = stage_dir(upper, inode, &view)?;
         let parent_dir = parent.dir()?;
         let mut names = self.changing(&parent)?;
         let into = parent_dir.live_view()?.upper.ok_or(Errno::ESTALE)?;
         names.begin();
-        self.publish_copy(upper, &parent, (&into.place, &name), staged, true, |stat| {
-            let place = into.place.child(&name, stat.ino);
+        self.publish_copy(upper, &parent, (&into.place, &name), staged, true, || {
+            let place = into.place.child(&name, made.ino);
             let xattr_whiteouts = upper.style == WhiteoutStyle::Xattr;
             inode.set_loose(true);
             dir.state.write().view.upper = Some(DirPart { place, level: 0, xattr_whiteouts, impure: false });
@@ -168,7 +170,7 @@ impl Union {
                 break;
             }
             let Some((parent, name)) = at else {
-                return self.keep_copy_hidden(upper, inode, leaf, copy).map(|()| cut);
+                return self.keep_copy_hidden(inode, leaf, copy).map(|()| cut);
             };
             let parent_dir = parent.dir()?;
             let mut names = self.changing(&parent)?;
@@ -180,10 +182,10 @@ impl Union {
                 continue;
             };
             names.begin();
-            self.publish_copy(upper, &parent, (&into.place, &name), copy.temp, copy.has_origin, |stat| {
+            self.publish_copy(upper, &parent, (&into.place, &name), copy.temp, copy.has_origin, || {
                 names.raised(&self.cookies, &name, inode.kind);
                 let place = Place { dir: into.place.clone(), name: name.clone() };
-                self.now_upper(inode, leaf, place, stat, copy.links, copy.meta);
+                self.now_upper(inode, leaf, place, &copy.made, copy.links, copy.meta);
             })?;
             drop(names);
             // When all is entered: it stands there whatever this says.
@@ -195,12 +197,11 @@ impl Union {
     }
 
     /// A file without a name left that somebody still holds: its copy lives in workdir.
-    fn keep_copy_hidden(&self, upper: &Upper, inode: &Arc<Inode>, leaf: &LeafBody, copy: Copy<'_>) -> Result<()> {
-        let stat = stat_at(upper.work(), copy.temp.name())?;
+    fn keep_copy_hidden(&self, inode: &Arc<Inode>, leaf: &LeafBody, copy: Copy<'_>) -> Result<()> {
         let dir = self.work.clone().ok_or(Errno::EROFS)?;
         let name = Name::new(copy.temp.keep().to_bytes())?;
         leaf.state.lock().set_hidden();
-        self.now_upper(inode, leaf, Place { dir, name }, &stat, 1, copy.meta);
+        self.now_upper(inode, leaf, Place { dir, name }, &copy.made, 1, copy.meta);
         self.note_detached(inode);
         Ok(())
     }
@@ -248,15 +249,14 @@ impl Union {
         (into, name): (&Arc<DirPlace>, &Name),
         staged: Temp<'_>,
         has_origin: bool,
-        update: impl FnOnce(&Stat),
+        update: impl FnOnce(),
     ) -> Result<()> {
         keeping_times(into, |fd| {
             if has_origin {
                 self.make_impure(upper, parent, into)?;
             }
-            let stat = stat_at(upper.work(), staged.name())?;
             staged.publish_new(fd, name.as_c_str())?;
-            update(&stat);
+            update();
             Ok(())
         })
     }
@@ -290,8 +290,8 @@ pub(super) fn keeping_times<T>(into: &DirPlace, add: impl FnOnce(BorrowedFd<'_>)
     Ok(added)
 }
 
-/// A copy of a directory without its entries.
-fn stage_dir<'a>(upper: &'a Upper, inode: &Inode, view: &DirView) -> Result<Temp<'a>> {
+/// A copy of a directory without its entries, and the attributes that it was made with.
+fn stage_dir<'a>(upper: &'a Upper, inode: &Inode, view: &DirView) -> Result<(Temp<'a>, Stat)> {
     let from = &view.lowers.first().ok_or(Errno::ESTALE)?.place;
     let fd = from.fd()?;
     let metadata = Metadata::of(fd.as_fd(), c".", from.stat_self()?, &from.layer)?;
@@ -300,11 +300,11 @@ fn stage_dir<'a>(upper: &'a Upper, inode: &Inode, view: &DirView) -> Result<Temp
     let staged = open_beneath(upper.work(), temp.name(), OFlags::RDONLY | OFlags::DIRECTORY)?;
     let target = Staged::Open(staged.as_fd());
     upper.set_origin(target, &from.layer, fd.as_fd(), c".")?;
-    metadata.apply(target, false)?;
+    let made = metadata.apply(target, false)?;
     let flags = protect::of_lower(fd.as_fd(), c".", Kind::Dir)?;
     keep_flags(upper, inode, &temp, flags)?;
     upper.sync_staged(staged.as_fd(), false)?;
-    Ok(temp)
+    Ok((temp, made))
 }
 
 /// The copy remembers what `chattr` forbids on the lower object; where it cannot, the flags end with the mount.
@@ -328,6 +328,8 @@ fn lacks_data(leaf: &LeafBody) -> bool {
 /// A copy in workdir.
 pub(super) struct Copy<'a> {
     pub temp: Temp<'a>,
+    /// The attributes that it was made with: its number is the copy's.
+    pub made: Stat,
     /// It tells the number of the lower object.
     pub has_origin: bool,
     /// Of the lower object.
@@ -358,14 +360,7 @@ impl Union {
             (false, _) => metadata,
         };
         let indexed = self.is_indexed(&place.dir.layer, inode.kind, stat.nlink);
-        let mut copy = Copy {
-            temp: Temp::new(upper, inode.kind)?,
-            has_origin: false,
-            links: stat.nlink,
-            meta: None,
-            cut,
-            entry: None,
-        };
+        let temp = Temp::new(upper, inode.kind)?;
         let mut origin = None;
         // A lower hard link that is not indexed gets no origin: after a remount its names are files of their own.
         let mut mark = |staged: Staged<'_>| -> Result<()> {
@@ -374,32 +369,33 @@ impl Union {
             }
             Ok(())
         };
-        match inode.kind {
+        let (meta, made) = match inode.kind {
             Kind::File => {
-                let source = Source { lower: LowerFile { place: place.clone(), stat }, leaf, metadata: &metadata };
-                copy.meta = self.stage_file(upper, &copy.temp, &source, how, &mut mark)?;
+                // What has several names is found by its path.
+                let redirect = (how.renamed && stat.nlink == 1).then(|| Redirect::Relative(place.name.clone()));
+                let lower = LowerFile { place: place.clone(), stat };
+                let source = Source { lower, leaf, metadata: &metadata, redirect };
+                self.stage_file(upper, &temp, &source, how, &mut mark)?
             }
             Kind::Dir => return Err(Errno::EISDIR),
             kind => {
                 if kind == Kind::Symlink {
                     let target = tree::readlink_at(from.as_fd(), name)?;
                     let target = std::ffi::CString::new(target).map_err(|_| Errno::EIO)?;
-                    tree::symlink_at(&target, upper.work(), copy.temp.name())?;
+                    tree::symlink_at(&target, upper.work(), temp.name())?;
                 } else {
-                    tree::mknod_at(upper.work(), copy.temp.name(), kind.to_mode() | 0o600, stat.rdev)?;
+                    tree::mknod_at(upper.work(), temp.name(), kind.to_mode() | 0o600, stat.rdev)?;
                 }
-                let staged = Staged::Named(upper.work(), copy.temp.name());
+                let staged = Staged::Named(upper.work(), temp.name());
                 mark(staged)?;
-                metadata.apply(staged, kind == Kind::Symlink)?;
+                (None, metadata.apply(staged, kind == Kind::Symlink)?)
             }
-        }
+        };
         let flags = protect::of_lower(from.as_fd(), name, inode.kind)?;
-        keep_flags(upper, inode, &copy.temp, flags)?;
-        copy.has_origin = origin.is_some();
-        if let Some(origin) = origin.filter(|_| indexed) {
-            copy.entry = IndexDir::name(&origin).ok();
-        }
-        Ok(copy)
+        keep_flags(upper, inode, &temp, flags)?;
+        let has_origin = origin.is_some();
+        let entry = origin.filter(|_| indexed).and_then(|origin| IndexDir::name(&origin).ok());
+        Ok(Copy { temp, made, has_origin, links: stat.nlink, meta, cut, entry })
     }
 
     fn stage_file(
@@ -409,15 +405,20 @@ impl Union {
         source: &Source<'_>,
         how: &CopyUp,
         mark: &mut dyn FnMut(Staged<'_>) -> Result<()>,
-    ) -> Result<Option<MetaFile>> {
+    ) -> Result<(Option<MetaFile>, Stat)> {
         let size = source.metadata.stat.size;
         let len = how.len.map_or(size, |len| len.min(size));
-        let to = tree::create_at(upper.work(), temp.name(), OFlags::RDWR, 0o600)?;
+        let to = tree::create_at(upper.work(), temp.name(), OFlags::RDWR, source.metadata.mode_at_first())?;
         let staged = Staged::Open(to.as_fd());
+        // Before the mark that all copies share: ext4 has room for one beside the inode, and what is in a block of its own
+        // need not be there again for each file where it is the same.
+        mark(staged)?;
         // What is emptied needs no data.
         let below = if how.len == Some(0) { None } else { self.meta_source(source.leaf)? };
         let file = below.as_ref().unwrap_or(&source.lower);
-        let meta = if how.data || size == 0 { None } else { self.stage_meta(upper, staged, source.leaf, file)? };
+        let redirect = source.redirect.clone();
+        let meta =
+            if how.data || size == 0 { None } else { self.stage_meta(upper, staged, source.leaf, (file, redirect))? };
         let mut written = false;
         if meta.is_some() {
             data::truncate(to.as_fd(), size)?;
@@ -428,11 +429,10 @@ impl Union {
             let shared = copy_data(from.as_fd(), to.as_fd(), CopyData { len, whole, synced, interrupt })?;
             written = !(shared && upper.features.orders_clones);
         }
-        mark(staged)?;
         let set = source.metadata.apply(staged, false);
-        set.inspect_err(|errno| log::info!("{:?} is not copied up: {errno}", source.lower.place))?;
+        let made = set.inspect_err(|errno| log::info!("{:?} is not copied up: {errno}", source.lower.place))?;
         upper.sync_staged(to.as_fd(), written)?;
-        Ok(meta)
+        Ok((meta, made))
     }
 }
 
@@ -453,4 +453,6 @@ struct Source<'a> {
     lower: LowerFile,
     leaf: &'a LeafBody,
     metadata: &'a Metadata,
+    /// By which it will be found.
+    redirect: Option<Redirect>,
 }

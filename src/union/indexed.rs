@@ -48,9 +48,8 @@ impl Union {
         let links = i32::try_from(union).map_err(|_| Errno::EMLINK)?;
         // Its entry in the index is the only real link at first.
         upper.set_nlink(upper.work(), copy.temp.name(), &Nlink { base: Base::Upper, difference: links - 1 })?;
-        let stat = stat_at(upper.work(), copy.temp.name())?;
         // Whoever finds the entry before this returns finds this inode.
-        let held = self.table.hold_key(inode, Key::of(&stat));
+        let held = self.table.hold_key(inode, Key::of(&copy.made));
         copy.temp.publish_new(index.dir().fd()?.as_fd(), entry.as_c_str())?;
         held.keep();
         {
@@ -58,7 +57,7 @@ impl Union {
             state.set_index(Some(entry.clone()));
             state.set_unaliased(copy.links);
         }
-        self.now_upper(inode, leaf, index.place(&entry), &stat, copy.links, copy.meta);
+        self.now_upper(inode, leaf, index.place(&entry), &copy.made, copy.links, copy.meta);
         upper.sync_name(index.dir())
     }
 

@@ -86,13 +86,14 @@ impl Union {
         Ok(right)
     }
 
-    /// Marks a staged file as one whose data stays in `file`; `None` where it must be copied.
+    /// Marks a staged file as one whose data stays in `file`, and is found by that redirect if there is one; `None` where
+    /// it must be copied.
     pub(super) fn stage_meta(
         &self,
         upper: &Upper,
         staged: Staged<'_>,
         leaf: &LeafBody,
-        file: &LowerFile,
+        (file, redirect): (&LowerFile, Option<Redirect>),
     ) -> Result<Option<MetaFile>> {
         if !upper.metacopy {
             return Ok(None);
@@ -109,9 +110,15 @@ impl Union {
         if digest.is_none() && upper.verity == Verity::Require {
             return Ok(None);
         }
-        let mark = Metacopy { digest: digest.clone() };
-        let meta = MetaFile { data: Data::At(file.clone()), digest, redirect: None, blocks: None };
-        Ok(upper.set_metacopy(staged, &mark)?.then_some(meta))
+        // Where there is no room for it now it is tried again when the file is renamed.
+        let redirect = match redirect {
+            Some(redirect) if upper.stage_redirect(staged, &redirect)? => Some(redirect),
+            _ => None,
+        };
+        if !upper.set_metacopy(staged, &Metacopy { digest: digest.clone() })? {
+            return redirect.map_or(Ok(None), |_| upper.unstage_redirect(staged).map(|()| None));
+        }
+        Ok(Some(MetaFile { data: Data::At(file.clone()), digest, redirect, blocks: None }))
     }
 
     /// Gives an upper file its data, if that is still below. The mark goes last, when the data is on disk: until then
@@ -174,7 +181,7 @@ impl Union {
         };
         let Some(redirect) = self.next_redirect(redirect.as_ref(), parent, name, absolute)? else { return Ok(true) };
         let LeafObject { place, .. } = object;
-        if !(upper.redirect && upper.set_redirect(place.dir.fd()?.as_fd(), place.name.as_c_str(), &redirect)?) {
+        if !upper.set_redirect(place.dir.fd()?.as_fd(), place.name.as_c_str(), &redirect)? {
             leaf.state.lock().set_stuck();
             return Ok(false);
         }

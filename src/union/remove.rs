@@ -103,7 +103,7 @@ impl Union {
         }
         let kind = if found.device { Kind::File } else { inode.kind };
         self.count_with_upper(upper, leaf, -1)?;
-        let whiteout = merge::lower_has(view, name)?;
+        let whiteout = found.is_below() || merge::lower_has(view, name)?;
         let keep = self.leave_name(leaf, parent, name, &found.stat);
         let old = match (whiteout, keep) {
             (true, _) => Some(upper.replace_with_whiteout(dir.as_fd(), name, kind)?),
@@ -218,7 +218,7 @@ impl Union {
         let child = inode.dir()?;
         let mut child_names = child.names.write();
         let seen = child.view();
-        let whiteout = merge::lower_has(view, name)?;
+        let whiteout = found.is_below() || merge::lower_has(view, name)?;
         let plain = !whiteout && seen.lowers.is_empty();
         let removed = if plain { tree::rmdir_at(dir.as_fd(), name.as_c_str()) } else { Err(Errno::ENOTEMPTY) };
         // Removed itself when all is entered.

@@ -40,13 +40,21 @@ pub(super) struct Side<'a> {
     found: Answer,
     /// Its inode, held.
     inode: Option<Arc<Inode>>,
-    /// A lower layer shows something under the name.
-    below: bool,
 }
 
 impl Side<'_> {
     fn place(&self) -> Result<&Arc<DirPlace>> {
         Ok(&self.view.upper.as_ref().ok_or(Errno::ESTALE)?.place)
+    }
+
+    /// Whether a lower layer shows something under the name.
+    fn is_below(&self) -> Result<bool> {
+        let told = match &self.found {
+            Answer::Found(Found::Dir(dir)) => dir.is_below(),
+            Answer::Found(Found::Leaf(leaf)) => leaf.is_below(),
+            Answer::Absent(_) => false,
+        };
+        Ok(told || merge::lower_has(&self.view, self.name)?)
     }
 
     pub fn is_dir(&self) -> bool {
@@ -123,18 +131,17 @@ impl Union {
         self.check_flags(new_parent, if exchange { Change::Other } else { Change::Addition })?;
         self.copy_up_dir(parent)?;
         self.copy_up_dir(new_parent)?;
-        let moves_dir = self.prepare(caller, parent, name)?;
-        let moves_dir = (exchange && self.prepare(caller, new_parent, new_name)?) || moves_dir;
+        let stays = Arc::ptr_eq(parent, new_parent);
+        let moves_dir = self.prepare(caller, parent, name, stays)?;
+        let moves_dir = (exchange && self.prepare(caller, new_parent, new_name, stays)?) || moves_dir;
         self.prepare_target(caller, new_parent, new_name)?;
         // Directories that change their parent change who is whose ancestor.
-        let (_shared, _exclusive) = if moves_dir && !Arc::ptr_eq(parent, new_parent) {
-            (None, Some(self.topology.write()))
-        } else {
-            (Some(self.topology.read()), None)
-        };
+        let (_shared, _exclusive) =
+            if moves_dir && !stays { (None, Some(self.topology.write())) } else { (Some(self.topology.read()), None) };
         let mut names = lock_names(parent, new_parent)?;
-        let from = self.side(parent, name)?;
-        let to = self.side(new_parent, new_name).inspect_err(|_| self.put(&from))?;
+        let (known, new_known) = names.both();
+        let from = self.side(known, parent, name)?;
+        let to = self.side(new_known, new_parent, new_name).inspect_err(|_| self.put(&from))?;
         names.each(|names, _| names.begin());
         if let Some(moved) = &from.inode {
             to.inode.iter().for_each(|target| self.note_detached(target));
@@ -181,10 +188,9 @@ impl Union {
         names.replaced();
     }
 
-    /// Copies up what will be moved; true for a directory. No `names` are held.
-    fn prepare(&self, caller: &Caller, parent: &Arc<Inode>, name: &Name) -> Result<bool> {
-        let entry = self.lookup(parent.id, name)?.ok_or(Errno::ENOENT)?;
-        let inode = self.inode(entry.id)?;
+    /// Copies up what will be moved, in its directory or out of it; true for a directory. No `names` are held.
+    fn prepare(&self, caller: &Caller, parent: &Arc<Inode>, name: &Name, stays: bool) -> Result<bool> {
+        let inode = self.held(parent, name)?;
         let allowed = self.check_flags(&inode, Change::Other);
         let done = match &inode.body {
             _ if allowed.is_err() => allowed.map(|()| false),
@@ -192,11 +198,20 @@ impl Union {
             Body::Dir(_) => self.copy_up_dir(&inode).map(|()| true),
             Body::Leaf(leaf) => {
                 let data = leaf.state.lock().is_stuck();
-                self.copy_up(&inode, &CopyUp { data, ..CopyUp::metadata(caller) }).map(|()| false)
+                self.copy_up(&inode, &CopyUp { data, renamed: stays, ..CopyUp::metadata(caller) }).map(|()| false)
             }
         };
-        self.forget(entry.id, 1);
+        self.forget(inode.id, 1);
         done
+    }
+
+    /// The inode under a name, held: the one that is live, or what is found. Another one may be there once it is locked.
+    fn held(&self, parent: &Arc<Inode>, name: &Name) -> Result<Arc<Inode>> {
+        let known = self.table.by_name(parent.id, name).filter(|_| self.layers_stay());
+        match known.filter(|inode| self.table.hold(inode)) {
+            Some(inode) => Ok(inode),
+            None => self.inode(self.lookup(parent.id, name)?.ok_or(Errno::ENOENT)?.id),
+        }
     }
 
     /// A target that the index must know before it loses this name is copied up. No `names` are held.
@@ -215,15 +230,14 @@ impl Union {
     }
 
     /// What is under a name, looked up again under the lock; its inode is held until [`Union::put`].
-    fn side<'a>(&self, parent: &'a Arc<Inode>, name: &'a Name) -> Result<Side<'a>> {
+    fn side<'a>(&self, names: &Names, parent: &'a Arc<Inode>, name: &'a Name) -> Result<Side<'a>> {
         let view = parent.dir()?.live_view()?;
-        let found = merge::lookup(&self.stack, &view, name)?;
-        let below = merge::lower_has(&view, name)?;
+        let found = self.find(names, &view, name)?;
         let inode = match &found {
             Answer::Found(found) => Some(self.table.intern(parent, name, found)),
             Answer::Absent(_) => None,
         };
-        Ok(Side { parent, name, view, found, inode, below })
+        Ok(Side { parent, name, view, found, inode })
     }
 
     fn put(&self, side: &Side<'_>) {
@@ -318,7 +332,7 @@ impl Union {
             return Ok(());
         };
         let fd = from.place()?.fd()?;
-        if !(upper.redirect && upper.set_redirect(fd.as_fd(), from.name.as_c_str(), &redirect)?) {
+        if !upper.set_redirect(fd.as_fd(), from.name.as_c_str(), &redirect)? {
             return Err(Errno::EXDEV);
         }
         state.write().view.redirect = Some(redirect);
@@ -359,11 +373,12 @@ impl Union {
         update: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
         let (source, target) = (at(from)?, at(to)?);
+        let below = from.is_below()?;
         if from.is_dir() && to.is_dir() && to.is_upper() {
             clear_dir(upper, &target, |ino| self.is_cleared(to, ino))?;
         }
         if upper.style == WhiteoutStyle::File {
-            if from.below {
+            if below {
                 // `X` beside `.wh.X` is seen until X has moved.
                 upper.whiteout_beside(source.fd(), from.name)?;
             }
@@ -372,23 +387,21 @@ impl Union {
             upper.drop_wh_file(target.fd(), to.name);
             return Ok(());
         }
-        let swap = to.upper_whiteout() && upper.features.exchange && (from.below || from.is_dir());
+        let swap = to.upper_whiteout() && upper.features.exchange && (below || from.is_dir());
         if swap {
             // The whiteout that stands at the target goes where one is needed, or away.
             relocate(source.each(), target.each(), RenameFlags::EXCHANGE)?;
             update()?;
-            if !from.below
-                && let Err(errno) = tree::unlink_at(source.fd(), source.name)
-            {
+            if !below && let Err(errno) = tree::unlink_at(source.fd(), source.name) {
                 log::warn!("{:?}: a whiteout that hides nothing stays: {errno}", from.name);
             }
             return Ok(());
         }
-        if from.below && upper.features.rename_whiteout {
+        if below && upper.features.rename_whiteout {
             relocate(source.each(), target.each(), RenameFlags::WHITEOUT)?;
             return update();
         }
-        self.move_and_hide(upper, (from, &source), (to, &target), update)
+        self.move_and_hide(upper, (from, &source, below), (to, &target), update)
     }
 
     /// The same in several steps where the upper layer lacks flags: an end in between may leave both names. What needs room
@@ -396,11 +409,11 @@ impl Union {
     fn move_and_hide(
         &self,
         upper: &Upper,
-        (from, source): (&Side<'_>, &At<'_>),
+        (from, source, below): (&Side<'_>, &At<'_>, bool),
         (to, target): (&Side<'_>, &At<'_>),
         update: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
-        let whiteout = if from.below { Some(upper.whiteout_for(source.fd())?) } else { None };
+        let whiteout = if below { Some(upper.whiteout_for(source.fd())?) } else { None };
         let covered = Covered::new(upper, whiteout.is_some(), from, (to, target))?;
         if let Err(errno) = relocate(source.each(), target.each(), RenameFlags::empty()) {
             if let Covered::Away(taken) = covered {

@@ -122,14 +122,33 @@ impl Upper {
     /// # Errors
     /// `EIO`
     pub fn set_redirect(&self, dir: BorrowedFd<'_>, name: &CStr, to: &Redirect) -> Result<bool> {
-        let Some(namespace) = self.namespace() else { return Ok(false) };
+        let at = Staged::Named(dir, name);
+        let Some((key, value)) = self.redirect_mark(to) else { return Ok(false) };
+        Ok(fits(self.marked(dir, name, || at.set_xattr(key, &value)))?.is_some())
+    }
+
+    /// The same on an object that is staged.
+    ///
+    /// # Errors
+    /// `EIO`
+    pub fn stage_redirect(&self, staged: Staged<'_>, to: &Redirect) -> Result<bool> {
+        let Some((key, value)) = self.redirect_mark(to) else { return Ok(false) };
+        Ok(fits(staged.set_xattr(key, &value))?.is_some())
+    }
+
+    /// Takes that away again.
+    ///
+    /// # Errors
+    /// What `removexattr(2)` says.
+    pub fn unstage_redirect(&self, staged: Staged<'_>) -> Result<()> {
+        self.namespace().map_or(Ok(()), |namespace| staged.remove_xattr(namespace.key(Mark::Redirect)))
+    }
+
+    /// `None` where redirects are not written, or this one would not be read again.
+    fn redirect_mark(&self, to: &Redirect) -> Option<(&'static CStr, Vec<u8>)> {
         let value = to.encode();
-        // What would not be read again.
-        if Redirect::parse(&value).as_ref() != Ok(to) {
-            return Ok(false);
-        }
-        let set = || xattr::set_at(dir, name, namespace.key(Mark::Redirect), &value, 0);
-        Ok(fits(self.marked(dir, name, set))?.is_some())
+        let readable = self.redirect && Redirect::parse(&value).as_ref() == Ok(to);
+        self.namespace().filter(|_| readable).map(|namespace| (namespace.key(Mark::Redirect), value))
     }
 
     /// Remembers on the object `name` in `dir` what `chattr` forbids.

@@ -12,6 +12,9 @@ use crate::sys::{tree, xattr};
 /// What a program may do though its user is not root (`capabilities(7)`).
 pub const CAPABILITY: &CStr = c"security.capability";
 const DEFAULT_ACL: &CStr = c"system.posix_acl_default";
+/// How an id looks that a user namespace does not have
+/// ([user_namespaces(7)](https://man7.org/linux/man-pages/man7/user_namespaces.7.html)).
+const OVERFLOW_ID: u32 = 65534;
 
 /// Attributes and extended attributes of an object.
 #[derive(Debug, Clone)]
@@ -33,6 +36,13 @@ pub enum Staged<'a> {
 }
 
 impl Staged<'_> {
+    fn stat(self) -> Result<Stat> {
+        match self {
+            Self::Open(fd) => stat::stat_fd(fd),
+            Self::Named(dir, name) => stat::stat_at(dir, name),
+        }
+    }
+
     /// Sets an extended attribute.
     ///
     /// # Errors
@@ -41,6 +51,17 @@ impl Staged<'_> {
         match self {
             Self::Open(fd) => xattr::set_fd(fd, key, value, 0),
             Self::Named(dir, name) => xattr::set_at(dir, name, key, value, 0),
+        }
+    }
+
+    /// Takes an extended attribute away.
+    ///
+    /// # Errors
+    /// What `removexattr(2)` says.
+    pub fn remove_xattr(self, key: &CStr) -> Result<()> {
+        match self {
+            Self::Open(fd) => xattr::remove_fd(fd, key),
+            Self::Named(dir, name) => xattr::remove_at(dir, name, key),
         }
     }
 
@@ -143,14 +164,29 @@ impl Metadata {
         Ok(true)
     }
 
+    /// The mode to make a staged file with: its final one, as far as setting the rest allows.
+    pub fn mode_at_first(&self) -> u32 {
+        self.stat.mode & 0o777 | 0o600
+    }
+
+    /// Whether an object has this owner already: then nobody is asked to set it. An id that stands for all that a user
+    /// namespace does not have is not that of one owner.
+    fn is_owned(&self, made: &Stat) -> bool {
+        (made.uid, made.gid) == (self.stat.uid, self.stat.gid) && made.uid != OVERFLOW_ID && made.gid != OVERFLOW_ID
+    }
+
     /// Sets everything on a staged object whose data is complete: the owner first (it clears set-user-id bits and
-    /// capabilities), the mode after what needs write permission, the times last.
+    /// capabilities), the mode after what needs write permission, the times last. What it has already is not set again:
+    /// to a journal that is a change, too. Returns its attributes of before.
     ///
     /// # Errors
     /// `EPERM` for what the process may not set, `EOVERFLOW` for an id that its user namespace does not have: nothing
     /// is ever copied with another owner, nor with another group that gains by it.
-    pub fn apply(&self, to: Staged<'_>, symlink: bool) -> Result<()> {
-        let mode = match to.chown(self.stat.uid, self.stat.gid) {
+    pub fn apply(&self, to: Staged<'_>, symlink: bool) -> Result<Stat> {
+        let made = to.stat()?;
+        let owned = self.is_owned(&made);
+        let chowned = if owned { Ok(()) } else { to.chown(self.stat.uid, self.stat.gid) };
+        let mode = match chowned {
             Ok(()) => self.stat.mode & 0o7777,
             Err(Errno::EPERM) if self.may_leave_group(to)? => without_group(self.stat.mode),
             Err(Errno::EINVAL) => return Err(Errno::EOVERFLOW),
@@ -165,11 +201,13 @@ impl Metadata {
                 set => set?,
             }
         }
-        if !symlink {
+        let changed = !owned || !self.xattrs.is_empty();
+        if !symlink && (changed || made.mode & 0o7777 != mode) {
             to.chmod(mode)?;
         }
         let mtime = if self.is_now { SetTime::Now } else { SetTime::At(self.stat.mtime) };
-        to.utimens([SetTime::At(self.stat.atime), mtime])
+        to.utimens([SetTime::At(self.stat.atime), mtime])?;
+        Ok(made)
     }
 }
 

@@ -20,7 +20,11 @@ impl Upper {
         if self.style == WhiteoutStyle::File {
             return self.whiteout_beside(dir, name);
         }
-        self.whiteout_for(dir)?.publish_new(dir, name.as_c_str())
+        self.set_xattr_whiteouts(dir)?;
+        if self.link_whiteout(dir, name.as_c_str())? {
+            return Ok(());
+        }
+        self.stage_whiteout()?.publish_new(dir, name.as_c_str())
     }
 
     /// A whiteout in workdir that one rename puts into `dir`.
@@ -91,14 +95,8 @@ impl Upper {
     /// A whiteout in workdir: a link of the one that all share, as the kernel does it.
     pub fn stage_whiteout(&self) -> Result<Temp<'_>> {
         let temp = Temp::new(self, Kind::Char)?;
-        let shared = self.whiteout.lock().clone();
-        if let Some(shared) = shared {
-            match tree::link_at(self.work(), &shared, self.work(), temp.name()) {
-                Ok(()) => return Ok(temp),
-                // Too many links, or a file system without any: a new one.
-                Err(Errno::EMLINK | Errno::EPERM | Errno::EOPNOTSUPP | Errno::ENOENT) => {}
-                Err(errno) => return Err(errno),
-            }
+        if self.link_whiteout(self.work(), temp.name())? {
+            return Ok(temp);
         }
         self.make_whiteout(temp.name())?;
         let next = Temp::new(self, Kind::Char)?;
@@ -107,6 +105,17 @@ impl Upper {
             drop(old.map(|old| Temp::adopt(self, old, Kind::Char)));
         }
         Ok(temp)
+    }
+
+    /// Links the shared whiteout to `name` in `dir`; false where there is none, or it cannot have one more link.
+    fn link_whiteout(&self, dir: BorrowedFd<'_>, name: &CStr) -> Result<bool> {
+        let Some(shared) = self.whiteout.lock().clone() else { return Ok(false) };
+        match tree::link_at(self.work(), &shared, dir, name) {
+            Ok(()) => Ok(true),
+            // Too many links, or a file system without any: a new one.
+            Err(Errno::EMLINK | Errno::EPERM | Errno::EOPNOTSUPP | Errno::ENOENT) => Ok(false),
+            Err(errno) => Err(errno),
+        }
     }
 
     fn make_whiteout(&self, name: &CStr) -> Result<()> {
