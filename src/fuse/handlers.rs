@@ -222,7 +222,7 @@ impl Filesystem for Adapter {
                 self.relist.read(&self.union, id(ino));
             }
             if let Some(prefetch) = self.prefetch.get() {
-                prefetch.read(&self.union, (id(ino), offset, size), || self.turns.call_one());
+                prefetch.read(&self.union, (id(ino), offset, size), &self.turns);
             }
             if size >= splice::WORTH {
                 self.turns.much();

@@ -19,7 +19,6 @@
 //! Tried, and no gain: a keeper without the two rules (83 absent names); one that does not yield (creates take three times as
 //! long, as a woken thread waits for the end of the keeper's turn); one that sleeps after 50 us without a request.
 
-use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
@@ -157,7 +156,7 @@ impl Keeper {
         may
     }
 
-    /// Much data is read, which the caller does not wait for: the kernel asks ahead of it. Two processors are of use then.
+    /// Much is read that the caller does not wait for: the kernel or plyfs is ahead of it. Two processors are of use then.
     pub fn stand_down(&self) {
         self.rest.fetch_max(self.now() + REST, Ordering::Relaxed);
     }
@@ -203,7 +202,7 @@ impl Keeper {
             std::thread::yield_now();
             self.place.store(process::current_cpu(), Ordering::Relaxed);
             let busy = turns.nobody_waits();
-            let others_wait = || busy && turns.device().is_some_and(|device| process::is_readable(device.as_fd()));
+            let others_wait = || busy && turns.have_requests();
             let now = self.now();
             if now < self.rest.load(Ordering::Relaxed) {
                 return false;

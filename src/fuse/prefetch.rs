@@ -23,6 +23,7 @@ use rustix::fs::Advice;
 
 use super::order::{Order, SMALL_FILE};
 use super::push::Push;
+use super::turns::Turns;
 use crate::base::sync::Mutex;
 use crate::sys::path::{OFlags, open_beneath, open_root};
 use crate::sys::stat::{Kind, cached_ino};
@@ -91,10 +92,15 @@ struct Random {
 
 impl Prefetch {
     /// For a view that is mounted there; `device` is its `st_dev`.
-    pub fn new(union: &Arc<Union>, mountpoint: PathBuf, device: u64, notifier: Notifier) -> Self {
+    pub fn new(
+        union: &Arc<Union>,
+        (mountpoint, device): (PathBuf, u64),
+        notifier: Notifier,
+        turns: &Arc<Turns>,
+    ) -> Self {
         let order = Arc::<Order>::default();
         let start = || {
-            let push = Push::start(union.clone(), order.clone(), notifier);
+            let push = Push::start((union.clone(), order.clone()), notifier, turns.clone());
             push.inspect_err(|error| log::info!("small files are not pushed: {error}")).ok()
         };
         let push = if union.is_writable() { None } else { start() };
@@ -121,22 +127,22 @@ impl Prefetch {
         }
     }
 
-    /// A READ arrived and is not answered yet; `help` is called before the view is asked itself: somebody
-    /// else has to answer.
-    pub fn read(&self, union: &Union, (id, offset, size): (InodeId, u64, u32), help: impl FnOnce()) {
+    /// A READ arrived and is not answered yet; where the view is asked itself somebody else has to answer.
+    pub fn read(&self, union: &Union, (id, offset, size): (InodeId, u64, u32), turns: &Turns) {
         let place = self.order.take(id);
         if place.is_none() && size > SMALL_READ {
             return;
         }
         if let (Some(push), Some(place)) = (&self.push, place) {
-            return push.read(place);
+            return push.read(place, turns);
         }
         let Some(mut state) = self.state.try_lock() else { return };
         match place {
             Some(place) => {
                 let ahead = state.follow(place);
                 if ahead > 0 {
-                    help();
+                    turns.much();
+                    turns.call_one();
                 }
                 let files = self.files(union, place, ahead);
                 if !files.is_empty() {
@@ -145,7 +151,7 @@ impl Prefetch {
             }
             None => {
                 if let Some(window) = state.window(id, offset, u64::from(size)) {
-                    help();
+                    turns.call_one();
                     self.around(union, id, window);
                 }
             }

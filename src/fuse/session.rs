@@ -15,6 +15,7 @@ use super::reattach::Successive;
 use super::requests::Requests;
 use super::settings::MountSettings;
 use super::splice::Splice;
+use super::turns::Turns;
 use crate::base::{Errno, panics};
 use crate::sys::{mount, process};
 use crate::union::{SetupError, Union};
@@ -124,7 +125,7 @@ pub fn serve(
     if let Some(device) = device.filter(|_| settings.threads > 1) {
         turns.set_device(device);
     }
-    read_ahead(&mounted, settings, alone, (&union, &prefetch), &session);
+    read_ahead(&mounted, settings, alone, (&union, &prefetch, &turns), &session);
     let watcher = mounted.clone();
     let counted = requests.clone();
     thread::Builder::new()
@@ -146,7 +147,7 @@ fn read_ahead(
     mounted: &Mounted,
     settings: &MountSettings,
     alone: bool,
-    (union, prefetch): (&Arc<Union>, &OnceLock<Prefetch>),
+    (union, prefetch, turns): (&Arc<Union>, &OnceLock<Prefetch>, &Arc<Turns>),
     session: &Session<Adapter>,
 ) {
     let Some(device) = mounted.device else { return };
@@ -155,7 +156,7 @@ fn read_ahead(
     // And a daemon that asks itself something when it dies would wait for the next one, and that one for its end.
     let able = alone && settings.threads > 1 && !settings.data.opens_seen && union.layers_stay();
     if settings.prefetch && able {
-        let _ = prefetch.set(Prefetch::new(union, settings.mountpoint.clone(), device, session.notifier()));
+        let _ = prefetch.set(Prefetch::new(union, (settings.mountpoint.clone(), device), session.notifier(), turns));
     }
     if let (Way::Direct, Err(errno)) = (&mounted.way, mount::raise_read_ahead(device, READ_AHEAD)) {
         log::debug!("read-ahead stays as it is: {errno}");

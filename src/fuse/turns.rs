@@ -4,7 +4,7 @@
 //! as there are processors, and one while the [`Keeper`] is awake; the others stand aside until nobody waits. With more
 //! processors all threads wait: nothing was measured there.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -61,9 +61,9 @@ impl Turns {
         }
     }
 
-    /// A descriptor on which requests can be seen to wait, where the threads take turns.
-    pub(super) fn device(&self) -> Option<&OwnedFd> {
-        self.device.get()
+    /// Whether requests wait to be read, where that can be told.
+    pub(super) fn have_requests(&self) -> bool {
+        self.device.get().is_some_and(|device| process::is_readable(device.as_fd()))
     }
 
     /// A request arrived at this thread.
@@ -97,7 +97,7 @@ impl Turns {
         }
     }
 
-    /// The request is a READ of much data.
+    /// Two processors are of use: much data is read, or read ahead by one thread and answered by another.
     pub fn much(&self) {
         self.keeper.stand_down();
     }
