@@ -183,6 +183,47 @@ fn random_reads_see_each_write_while_the_file_is_read_ahead() {
     );
 }
 
+/// Programs that read the same small files in the order of their listing, at once, meet what is put into the kernel's cache
+/// ahead of them: with two threads in the daemon, too, nobody waits for ever, and each file is what it is.
+#[test]
+fn small_files_read_in_order_by_several_at_once_are_what_they_are() {
+    const DIRS: usize = 20;
+    const FILES: usize = 60;
+    let text = |dir: usize, file: usize| format!("{dir} {file} ").repeat(1 + (dir * FILES + file) * 37 % 1500);
+    let stack = move |writable| {
+        let stack = if writable { Stack::new(2) } else { Stack::read_only(2) };
+        for (dir, file) in (0..DIRS).flat_map(|dir| (0..FILES).map(move |file| (dir, file))) {
+            stack.lowers[file % 2].file(&format!("d{dir}/{file}"), text(dir, file));
+        }
+        stack
+    };
+    bounded(move || {
+        for (writable, threads) in [(false, "threads=2"), (false, "threads=4"), (true, "threads=2")] {
+            let stack = stack(writable).option(threads);
+            let mount = stack.mount();
+            let mut order = Vec::new();
+            for dir in 0..DIRS {
+                for entry in std::fs::read_dir(mount.at(format!("d{dir}"))).unwrap() {
+                    let entry = entry.unwrap();
+                    assert!(entry.metadata().unwrap().is_file());
+                    order.push((dir, entry.file_name().to_str().unwrap().parse().unwrap()));
+                }
+            }
+            assert_eq!(order.len(), DIRS * FILES);
+            std::thread::scope(|readers| {
+                for reader in 0..3 {
+                    let (order, mount) = (&order, &mount);
+                    readers.spawn(move || {
+                        for &(dir, file) in order.iter().skip(reader * 7) {
+                            assert_eq!(mount.text(format!("d{dir}/{file}")), text(dir, file), "{threads}");
+                        }
+                    });
+                }
+            });
+        }
+    });
+}
+
 /// A file that gets set-user-id bits, or a flag of chattr, while it is open can be opened again.
 #[test]
 fn what_a_file_becomes_while_it_is_open_is_no_reason_not_to_open_it() {
