@@ -7,7 +7,7 @@ use super::{Attr, Entry, InodeId, Union};
 use crate::base::{Errno, Name, Result};
 use crate::inode::{Body, Inode, Key, Names};
 use crate::layer::{LookedUp, look_up};
-use crate::merge::{self, Absent, Answer, DirView, Found};
+use crate::merge::{self, Absent, Answer, DirView, Found, FoundLeaf};
 use crate::sys::stat::Kind;
 
 impl Union {
@@ -74,6 +74,45 @@ impl Union {
             }
         };
         merge::lookup_from(&self.stack, view, name, slot)
+    }
+
+    /// The inode under a name whose object stands in the upper layer under it and no other, with what a search would find,
+    /// by one look; `None` where it takes a search. It is held. The caller holds the parent's `names`.
+    pub(super) fn known_leaf(
+        &self,
+        parent: &Arc<Inode>,
+        view: &DirView,
+        name: &Name,
+    ) -> Result<Option<(Arc<Inode>, FoundLeaf)>> {
+        let (Some(part), Some(inode)) = (&view.upper, self.table.by_name(parent.id, name)) else { return Ok(None) };
+        let Body::Leaf(leaf) = &inode.body else { return Ok(None) };
+        let (object, meta) = {
+            let state = leaf.state.lock();
+            let alone = state.index().is_none() && state.nlink().is_none() && !state.is_device();
+            match state.upper() {
+                Some(object) if alone && self.layers_stay() => (object.clone(), state.meta().cloned()),
+                _ => return Ok(None),
+            }
+        };
+        if !Arc::ptr_eq(&object.place.dir, &part.place) || object.place.name != *name {
+            return Ok(None);
+        }
+        let stat = part.place.stat(name)?.filter(|stat| Key::of(stat) == object.key && stat.nlink == 1);
+        let Some(stat) = stat.filter(|_| self.table.hold(&inode)) else { return Ok(None) };
+        let found = FoundLeaf {
+            place: object.place,
+            stat,
+            upper: true,
+            named: true,
+            origin: None,
+            device: false,
+            meta,
+            index: None,
+            nlink: None,
+            lower: None,
+            protection: inode.protection(),
+        };
+        Ok(Some((inode, found)))
     }
 
     /// A name of an object that is not a directory, and the directory it is in.

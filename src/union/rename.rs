@@ -232,6 +232,9 @@ impl Union {
     /// What is under a name, looked up again under the lock; its inode is held until [`Union::put`].
     fn side<'a>(&self, names: &Names, parent: &'a Arc<Inode>, name: &'a Name) -> Result<Side<'a>> {
         let view = parent.dir()?.live_view()?;
+        if let Some((inode, found)) = self.known_leaf(parent, &view, name)? {
+            return Ok(Side { parent, name, view, found: Answer::Found(Found::Leaf(found)), inode: Some(inode) });
+        }
         let found = self.find(names, &view, name)?;
         let inode = match &found {
             Answer::Found(found) => Some(self.table.intern(parent, name, found)),
