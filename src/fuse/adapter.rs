@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use fuser::{FileHandle, FopenFlags, Generation, INodeNo, Notifier, ReplyCreate, ReplyEntry};
+use fuser::{FileHandle, FopenFlags, Generation, INodeNo, Notifier, ReplyCreate, ReplyEntry, Request};
 
 use super::convert::{attr, errno, id};
 use super::opens::{DataPath, OpenFiles};
@@ -127,10 +127,10 @@ impl Adapter {
 
     /// A request arrived; `handle` has its reply. A bug costs one request, not the mount: the reply that a panic drops
     /// answers `EIO`.
-    pub(super) fn serve(&self, op: Op, handle: impl FnOnce()) {
+    pub(super) fn serve(&self, req: &Request, op: Op, handle: impl FnOnce()) {
         panics::caught(|| {
             self.requests.count(op);
-            let _turn = self.turns.begin();
+            let _turn = self.turns.begin(req.pid());
             panics::caught(handle);
         });
     }

@@ -32,8 +32,8 @@ impl Filesystem for Adapter {
         if agreed { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EIO)) }
     }
 
-    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.serve(Op::Lookup, || match to_name(name).and_then(|name| self.union.lookup(id(parent), &name)) {
+    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.serve(req, Op::Lookup, || match to_name(name).and_then(|name| self.union.lookup(id(parent), &name)) {
             Ok(Some(entry)) => self.ttls().entry(reply, Ok(entry)),
             Ok(None) if self.timeouts.negative.is_zero() => reply.error(errno(Errno::ENOENT)),
             Ok(None) => reply.entry_with_ttls(&Duration::ZERO, &self.timeouts.negative, &negative(), GENERATION),
@@ -47,8 +47,8 @@ impl Filesystem for Adapter {
         panics::caught(|| self.forget_one(ino, lookups));
     }
 
-    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        self.serve(Op::GetAttr, || {
+    fn getattr(&self, req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        self.serve(req, Op::GetAttr, || {
             if let Some(prefetch) = self.prefetch.get() {
                 prefetch.asked(id(ino));
             }
@@ -75,7 +75,7 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        self.serve(Op::SetAttr, || {
+        self.serve(req, Op::SetAttr, || {
             let set = SetAttr { mode, uid, gid, size, atime: set_time(atime), mtime: set_time(mtime) };
             let (who, ino, ttl) = (caller(req, 0), id(ino), self.attr_ttl(ino, mode));
             let long = match size {
@@ -86,29 +86,29 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
-        self.serve(Op::ReadLink, || match self.union.readlink(id(ino)) {
+    fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
+        self.serve(req, Op::ReadLink, || match self.union.readlink(id(ino)) {
             Ok(target) => reply.data(&target),
             Err(error) => reply.error(errno(error)),
         });
     }
 
     fn mknod(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, rdev: u32, reply: ReplyEntry) {
-        self.serve(Op::MkNod, || {
+        self.serve(req, Op::MkNod, || {
             let what = Make::Node { mode, rdev: decode_dev(rdev) };
             self.ttls().entry(reply, self.make(&caller(req, umask), parent, name, what));
         });
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
-        self.serve(Op::MkDir, || {
+        self.serve(req, Op::MkDir, || {
             let what = Make::Dir { mode: mode & 0o7777 };
             self.ttls().entry(reply, self.make(&caller(req, umask), parent, name, what));
         });
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.serve(Op::Unlink, || {
+        self.serve(req, Op::Unlink, || {
             let name = match to_name(name) {
                 Ok(name) => name,
                 Err(error) => return reply.error(errno(error)),
@@ -121,13 +121,13 @@ impl Filesystem for Adapter {
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.serve(Op::RmDir, || {
+        self.serve(req, Op::RmDir, || {
             empty(reply, to_name(name).and_then(|name| self.union.rmdir(&caller(req, 0), id(parent), &name)));
         });
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
-        self.serve(Op::Symlink, || {
+        self.serve(req, Op::Symlink, || {
             let made = symlink_target(target.as_os_str().as_bytes())
                 .and_then(|target| self.make(&caller(req, 0), parent, name, Make::Symlink { target: &target }));
             self.ttls().entry(reply, made);
@@ -144,7 +144,7 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        self.serve(Op::Rename, || {
+        self.serve(req, Op::Rename, || {
             let (Ok(name), Ok(new_name)) = (to_name(name), to_name(new_name)) else {
                 return reply.error(errno(Errno::EINVAL));
             };
@@ -158,7 +158,7 @@ impl Filesystem for Adapter {
     }
 
     fn link(&self, req: &Request, ino: INodeNo, new_parent: INodeNo, new_name: &OsStr, reply: ReplyEntry) {
-        self.serve(Op::Link, || {
+        self.serve(req, Op::Link, || {
             let (who, ino, parent) = (caller(req, 0), id(ino), id(new_parent));
             let Ok(name) = to_name(new_name) else { return reply.error(errno(Errno::EINVAL)) };
             let ttls = self.ttls();
@@ -170,7 +170,7 @@ impl Filesystem for Adapter {
 
     /// Answered away unless opens are to be seen: the kernel opens files without asking from then on.
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        self.serve(Op::Open, || {
+        self.serve(req, Op::Open, || {
             if !self.data.opens_seen {
                 return reply.error(FuseErrno::ENOSYS);
             }
@@ -217,7 +217,7 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.serve(Op::Read, || {
+        self.serve(req, Op::Read, || {
             if offset == 0 {
                 self.relist.read(&self.union, id(ino));
             }
@@ -257,7 +257,7 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        self.serve(Op::Write, || {
+        self.serve(req, Op::Write, || {
             let how = WriteHow {
                 kill_privileges: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
                 sync: flags.0 & libc::O_DSYNC != 0,
@@ -275,15 +275,15 @@ impl Filesystem for Adapter {
     }
 
     /// Nothing is left to do at close(2): the kernel need not ask again.
-    fn flush(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
-        self.serve(Op::Flush, || {
+    fn flush(&self, req: &Request, _ino: INodeNo, _fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
+        self.serve(req, Op::Flush, || {
             reply.error(FuseErrno::ENOSYS);
         });
     }
 
     fn release(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
@@ -291,7 +291,7 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.serve(Op::Release, || {
+        self.serve(req, Op::Release, || {
             reply.ok();
             if self.data.opens_seen {
                 self.open_files.release(ino, fh);
@@ -299,29 +299,29 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn fsync(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
-        self.serve(Op::FSync, || {
+    fn fsync(&self, req: &Request, ino: INodeNo, _fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        self.serve(req, Op::FSync, || {
             let ino = id(ino);
             self.run(self.union.is_long_sync(ino), move |union| empty(reply, union.fsync(ino, datasync)));
         });
     }
 
     /// Answered away, as [`Adapter::open`]: the kernel keeps listings, and is told when to drop one.
-    fn opendir(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        self.serve(Op::OpenDir, || {
+    fn opendir(&self, req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        self.serve(req, Op::OpenDir, || {
             reply.error(FuseErrno::ENOSYS);
         });
     }
 
-    fn readdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        self.serve(Op::ReadDir, || match self.union.readdir(id(ino), offset, false, &mut Plain(&mut reply)) {
+    fn readdir(&self, req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        self.serve(req, Op::ReadDir, || match self.union.readdir(id(ino), offset, false, &mut Plain(&mut reply)) {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(errno(error)),
         });
     }
 
-    fn readdirplus(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
-        self.serve(Op::ReadDirPlus, || {
+    fn readdirplus(&self, req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+        self.serve(req, Op::ReadDirPlus, || {
             let ttl = self.timeouts.entry.min(self.timeouts.attr);
             match self.union.readdir(id(ino), offset, true, &mut Plus(&mut reply, ttl, self)) {
                 Ok(()) => reply.ok(),
@@ -330,21 +330,21 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn releasedir(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
-        self.serve(Op::ReleaseDir, || {
+    fn releasedir(&self, req: &Request, _ino: INodeNo, _fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+        self.serve(req, Op::ReleaseDir, || {
             reply.ok();
         });
     }
 
-    fn fsyncdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
-        self.serve(Op::FSyncDir, || {
+    fn fsyncdir(&self, req: &Request, ino: INodeNo, _fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        self.serve(req, Op::FSyncDir, || {
             let ino = id(ino);
             self.run(self.union.is_long_sync(ino), move |union| empty(reply, union.fsync(ino, datasync)));
         });
     }
 
-    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        self.serve(Op::StatFs, || match self.union.statfs() {
+    fn statfs(&self, req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        self.serve(req, Op::StatFs, || match self.union.statfs() {
             Ok(fs) => reply.statfs(fs.blocks, fs.bfree, fs.bavail, fs.files, fs.ffree, fs.bsize, fs.namelen, fs.frsize),
             Err(error) => reply.error(errno(error)),
         });
@@ -360,7 +360,7 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        self.serve(Op::SetXattr, || {
+        self.serve(req, Op::SetXattr, || {
             let (who, ino, name, value) = (caller(req, 0), id(ino), name.to_owned(), value.to_vec());
             self.run(self.union.is_long_copy_up(ino, false), move |union| {
                 empty(reply, union.setxattr(&who, ino, name.as_bytes(), &value, flags.unsigned_abs()));
@@ -368,20 +368,20 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        self.serve(Op::GetXattr, || {
+    fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        self.serve(req, Op::GetXattr, || {
             xattr(reply, size, self.union.getxattr(id(ino), name.as_bytes()));
         });
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        self.serve(Op::ListXattr, || {
+        self.serve(req, Op::ListXattr, || {
             xattr(reply, size, self.union.listxattr(&caller(req, 0), id(ino)));
         });
     }
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.serve(Op::RemoveXattr, || {
+        self.serve(req, Op::RemoveXattr, || {
             let (who, ino, name) = (caller(req, 0), id(ino), name.to_owned());
             self.run(self.union.is_long_copy_up(ino, false), move |union| {
                 empty(reply, union.removexattr(&who, ino, name.as_bytes()));
@@ -390,8 +390,8 @@ impl Filesystem for Adapter {
     }
 
     /// The kernel checks permissions itself (`default_permissions`); this answers mounts without that.
-    fn access(&self, _req: &Request, ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
-        self.serve(Op::Access, || {
+    fn access(&self, req: &Request, ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
+        self.serve(req, Op::Access, || {
             empty(reply, self.union.getattr(id(ino)).map(drop));
         });
     }
@@ -406,7 +406,7 @@ impl Filesystem for Adapter {
         _flags: i32,
         reply: ReplyCreate,
     ) {
-        self.serve(Op::Create, || {
+        self.serve(req, Op::Create, || {
             let what = Make::File { mode: mode & 0o7777 };
             match self.make(&caller(req, umask), parent, name, what) {
                 Ok(entry) => self.created(reply, &entry),
@@ -415,8 +415,8 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn bmap(&self, _req: &Request, _ino: INodeNo, _blocksize: u32, _idx: u64, reply: ReplyBmap) {
-        self.serve(Op::Bmap, || {
+    fn bmap(&self, req: &Request, _ino: INodeNo, _blocksize: u32, _idx: u64, reply: ReplyBmap) {
+        self.serve(req, Op::Bmap, || {
             reply.error(FuseErrno::from_i32(libc::ENOTTY));
         });
     }
@@ -432,7 +432,7 @@ impl Filesystem for Adapter {
         _out_size: u32,
         reply: ReplyIoctl,
     ) {
-        self.serve(Op::Ioctl, || {
+        self.serve(req, Op::Ioctl, || {
             let (who, ino, data) = (caller(req, 0), id(ino), in_data.to_vec());
             self.run(self.union.is_long_copy_up(ino, false), move |union| {
                 match ioctl::answer(union, &who, ino, cmd, &data) {
@@ -453,7 +453,7 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        self.serve(Op::FAllocate, || {
+        self.serve(req, Op::FAllocate, || {
             let (who, ino) = (caller(req, 0), id(ino));
             self.run(self.union.is_long_copy_up(ino, true), move |union| {
                 empty(reply, union.fallocate(&who, ino, mode, offset, length));
@@ -461,8 +461,8 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn lseek(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
-        self.serve(Op::LSeek, || {
+    fn lseek(&self, req: &Request, ino: INodeNo, _fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        self.serve(req, Op::LSeek, || {
             let what = match whence {
                 libc::SEEK_DATA => Ok(Seek::Data),
                 libc::SEEK_HOLE => Ok(Seek::Hole),
@@ -489,7 +489,7 @@ impl Filesystem for Adapter {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        self.serve(Op::CopyRange, || {
+        self.serve(req, Op::CopyRange, || {
             let who = caller(req, 0);
             let (from, to): ((InodeId, u64), (InodeId, u64)) = ((id(ino_in), offset_in), (id(ino_out), offset_out));
             self.run(len > 1 << 20, move |union| written(reply, union.copy_range(&who, from, to, len)));

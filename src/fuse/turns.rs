@@ -66,21 +66,21 @@ impl Turns {
         self.device.get().is_some_and(|device| process::is_readable(device.as_fd()))
     }
 
-    /// A request arrived at this thread.
-    pub fn begin(self: &Arc<Self>) -> Turn<'_> {
+    /// A request of the thread `caller` arrived at this one.
+    pub fn begin(self: &Arc<Self>, caller: u32) -> Turn<'_> {
         if self.device.get().is_some() {
-            self.arrived();
+            self.arrived(caller);
         }
         Turn(self)
     }
 
-    fn arrived(self: &Arc<Self>) {
+    fn arrived(self: &Arc<Self>, caller: u32) {
         // A thread that serves for the first time was not counted.
         let new = Seat::take(self);
         if !new && self.waiting.fetch_sub(1, Ordering::SeqCst) == 1 && !self.keeper.is_awake() {
             self.call_one();
         }
-        if self.cpus == FEW && self.keeper.is_wanted() {
+        if self.cpus == FEW && self.keeper.is_wanted(caller) {
             self.keep();
         }
     }
@@ -199,7 +199,7 @@ mod tests {
     /// A thread that serves one request, and waits or stands aside then.
     fn serving(turns: &Arc<Turns>) -> std::thread::JoinHandle<()> {
         let turns = turns.clone();
-        std::thread::spawn(move || drop(turns.begin()))
+        std::thread::spawn(move || drop(turns.begin(1)))
     }
 
     fn until(what: impl Fn() -> bool) {
@@ -212,16 +212,16 @@ mod tests {
     fn threads_too_many_stand_aside_until_nobody_waits_or_the_session_ends() {
         let turns = turns();
         // This thread serves, and waits from then on; so does a second one.
-        drop(turns.begin());
+        drop(turns.begin(1));
         turns.waiting.fetch_add(1, Ordering::SeqCst);
         let other = serving(&turns);
         let standing = || turns.aside.lock().standing;
         until(|| standing() == 1);
         // Now one waits still: the other stays.
-        let first = turns.begin();
+        let first = turns.begin(1);
         assert_eq!((standing(), turns.nobody_waits()), (1, false));
         // Now nobody does: the other is called, comes to wait, and ends.
-        let second = turns.begin();
+        let second = turns.begin(1);
         other.join().unwrap();
         assert_eq!(standing(), 0);
         drop((first, second));
