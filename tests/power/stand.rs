@@ -141,7 +141,13 @@ pub struct Up<'a>(&'a Stand);
 
 impl Drop for Up<'_> {
     fn drop(&mut self) {
-        let gone = unmount(&self.0.at, UnmountFlags::empty()).map_err(text).and_then(|()| self.0.wait_until_unused());
+        // A process that another thread starts has its descriptors until it runs its own program.
+        let mut last = Ok(());
+        wait_until(|| {
+            last = unmount(&self.0.at, UnmountFlags::empty());
+            last != Err(Errno::BUSY)
+        });
+        let gone = last.map_err(text).and_then(|()| self.0.wait_until_unused());
         if let Err(why) = gone {
             let _ = unmount(&self.0.at, UnmountFlags::DETACH);
             assert!(std::thread::panicking(), "the file system on the disk: {why}");
