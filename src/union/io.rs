@@ -35,6 +35,10 @@ pub enum Seek {
     Hole,
 }
 
+/// What one call writes at most. A file system keeps what comes at once in one piece of its cache, and ext4 looks at all of
+/// that at each small write into it later: 50,000 of 4 KiB into what came by 1 MiB take 3.4 s, by 128 KiB 1.5 s.
+const WRITE_STEP: usize = 128 << 10;
+
 /// A reply carries the count in 32 bits, and a whole 4 GiB would read as 0.
 const MOST_COPIED: u64 = 0xffff_f000;
 
@@ -93,7 +97,8 @@ impl Union {
         }
         let mut written = 0;
         while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
-            match data::pwrite(fd.as_fd(), rest, offset.saturating_add(written as u64)) {
+            let step = rest.get(..WRITE_STEP).unwrap_or(rest);
+            match data::pwrite(fd.as_fd(), step, offset.saturating_add(written as u64)) {
                 Ok(0) if written > 0 => break,
                 Ok(0) => return Err(Errno::EIO),
                 Ok(n) => written += n,
