@@ -134,7 +134,7 @@ impl Prefetch {
             return;
         }
         if let (Some(push), Some(place)) = (&self.push, place) {
-            return push.read(place, turns);
+            return push.read(place);
         }
         let Some(mut state) = self.state.try_lock() else { return };
         match place {

@@ -46,7 +46,6 @@ struct Shared {
 }
 
 /// The one who pushes; the thread ends with it.
-#[derive(Debug)]
 pub(super) struct Push {
     shared: Arc<Shared>,
     store: Arc<Store>,
@@ -61,12 +60,6 @@ struct Store {
     order: Arc<Order>,
     notifier: Notifier,
     turns: Arc<Turns>,
-}
-
-impl std::fmt::Debug for Store {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Store").finish_non_exhaustive()
-    }
 }
 
 impl Push {
@@ -92,16 +85,16 @@ impl Push {
     }
 
     /// A program reads the file at this place, and is not answered yet.
-    pub fn read(&self, place: u64, turns: &Turns) {
+    pub fn read(&self, place: u64) {
         let ahead = self.shared.way.lock().read(place);
         if ahead == 0 {
             return;
         }
-        turns.much();
+        self.store.turns.much();
         self.shared.more.notify_one();
         let Some(mut room) = self.room.try_lock() else { return };
         // A store may wait for a READ of another program: somebody else has to answer that.
-        turns.call_one();
+        self.store.turns.call_one();
         for _ in 0..ahead.min(MOST_WAITED_FOR) {
             let Some(place) = self.shared.way.lock().step() else { return };
             self.store.push(place, &mut room);

@@ -323,7 +323,7 @@ impl Union {
                 let _up = inode.up.lock();
                 let step = left.min(1 << 20);
                 left -= step;
-                let how = CopyUp { data: true, len: None, renamed: false, ends_ids: None, pid: 0 };
+                let how = CopyUp::unasked();
                 let done = match blocks.fill(step, u64::MAX) {
                     Ok(true) => continue,
                     Ok(false) if self.by_blocks.live.contains_key(&id) => {
@@ -407,7 +407,7 @@ impl Union {
             }
             let inode = self.inode(entry.id)?;
             if inode.leaf().is_ok_and(|leaf| leaf.state.lock().meta().is_some_and(|meta| meta.blocks.is_some())) {
-                match self.copy_up(&inode, &CopyUp { data: true, len: None, renamed: false, ends_ids: None, pid: 0 }) {
+                match self.copy_up(&inode, &CopyUp::unasked()) {
                     Ok(()) => completed.done += 1,
                     Err(errno) => {
                         log::warn!("{name:?} is not completed: {errno}");

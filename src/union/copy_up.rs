@@ -43,6 +43,11 @@ impl CopyUp {
     pub fn data(caller: &Caller) -> Self {
         Self { data: true, ..Self::metadata(caller) }
     }
+
+    /// Of all, for no program.
+    pub fn unasked() -> Self {
+        Self { data: true, len: None, renamed: false, ends_ids: None, pid: 0 }
+    }
 }
 
 /// More than this many bytes are worth a thread of their own.

@@ -99,19 +99,8 @@ impl Union {
         }
         let stat = part.place.stat(name)?.filter(|stat| Key::of(stat) == object.key && stat.nlink == 1);
         let Some(stat) = stat.filter(|_| self.table.hold(&inode)) else { return Ok(None) };
-        let found = FoundLeaf {
-            place: object.place,
-            stat,
-            upper: true,
-            named: true,
-            origin: None,
-            device: false,
-            meta,
-            index: None,
-            nlink: None,
-            lower: None,
-            protection: inode.protection(),
-        };
+        let new = FoundLeaf::new_upper(object.place, stat, false);
+        let found = FoundLeaf { meta, protection: inode.protection(), ..new };
         Ok(Some((inode, found)))
     }
 

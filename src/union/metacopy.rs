@@ -116,7 +116,10 @@ impl Union {
             _ => None,
         };
         if !upper.set_metacopy(staged, &Metacopy { digest: digest.clone() })? {
-            return redirect.map_or(Ok(None), |_| upper.unstage_redirect(staged).map(|()| None));
+            if redirect.is_some() {
+                upper.unstage_redirect(staged)?;
+            }
+            return Ok(None);
         }
         Ok(Some(MetaFile { data: Data::At(file.clone()), digest, redirect, blocks: None }))
     }
