@@ -4,6 +4,7 @@
 mod common;
 
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use common::*;
 use rustix::fs::OFlags;
@@ -220,6 +221,119 @@ fn small_files_read_in_order_by_several_at_once_are_what_they_are() {
                     });
                 }
             });
+        }
+    });
+}
+
+/// What is pushed into the kernel's cache ahead of a reader is never older than what others write there meanwhile.
+#[test]
+fn small_files_that_change_while_they_are_read_in_order_have_what_was_written_last() {
+    const FILES: usize = 1500;
+    const CHANGERS: usize = 3;
+    let old = |file: usize| vec![b'o'; 6000 + file * 37 % 20_000];
+    // What a changer did to a file.
+    let new = move |file: usize| {
+        let mut bytes = old(file);
+        match file % 4 {
+            0 => bytes[file * 13 % 6000] = b'm',
+            1 => bytes[file * 13 % 5990..][..5].copy_from_slice(b"write"),
+            2 => bytes.resize(1 + file % 5000, 0),
+            _ => {}
+        }
+        bytes
+    };
+    bounded(move || {
+        let stack = Stack::new(1).option("threads=3");
+        (0..FILES).for_each(|file| {
+            stack.lowers[0].file(&format!("d/{file}"), old(file));
+        });
+        let mut mount = stack.mount();
+        let names = std::fs::read_dir(mount.at("d")).unwrap().map(|entry| {
+            let entry = entry.unwrap();
+            entry.metadata().unwrap();
+            entry.file_name().to_str().unwrap().parse::<usize>().unwrap()
+        });
+        let order: Vec<usize> = names.collect();
+        let at = AtomicUsize::new(0);
+        std::thread::scope(|threads| {
+            let (order, at, mount) = (&order, &at, &mount);
+            for changer in 0..CHANGERS {
+                threads.spawn(move || {
+                    for (place, &file) in order.iter().enumerate().filter(|(place, _)| place % CHANGERS == changer) {
+                        // Where the pushes are: a little ahead of the reader.
+                        while place > at.load(Relaxed) + file % 40 {
+                            std::hint::spin_loop();
+                        }
+                        change(mount, file);
+                    }
+                });
+            }
+            for (place, file) in order.iter().enumerate() {
+                at.store(place, Relaxed);
+                mount.read(format!("d/{file}")).unwrap();
+            }
+            at.store(FILES, Relaxed);
+        });
+        for again in [false, true] {
+            for file in 0..FILES {
+                let found = mount.read(format!("d/{file}")).unwrap();
+                assert!(found == new(file), "{file} is wrong, {again}");
+            }
+            mount.remount();
+        }
+    });
+}
+
+fn change(mount: &Mount, file: usize) {
+    let fd = open(mount, &format!("d/{file}"), OFlags::RDWR);
+    match file % 4 {
+        0 => raw::SharedMap::new(&fd, 6000, true).put(file * 13 % 6000, b"m"),
+        1 => tree::pwrite_all(&fd, b"write", (file * 13 % 5990) as u64).unwrap(),
+        2 => rustix::fs::ftruncate(&fd, 1 + file as u64 % 5000).unwrap(),
+        _ => {}
+    }
+}
+
+/// The same of the windows around random reads of a large file.
+#[test]
+fn a_large_file_that_is_changed_by_a_mapping_while_it_is_read_at_random_has_what_was_stored() {
+    const PAGES: usize = 16 << 10;
+    bounded(|| {
+        let stack = lower(&[]).option("threads=3");
+        stack.lowers[0].file("f", vec![b'o'; PAGES * 4096]);
+        let mut mount = stack.mount();
+        let fd = open(&mount, "f", OFlags::RDWR);
+        let place = |i: usize| i * 7919 % PAGES * 4096;
+        let at = AtomicUsize::new(0);
+        std::thread::scope(|threads| {
+            for mapper in 0..2 {
+                let (fd, at) = (&fd, &at);
+                threads.spawn(move || {
+                    let mut map = raw::SharedMap::new(fd, PAGES * 4096, true);
+                    for i in (mapper..PAGES / 4).step_by(2) {
+                        while i > at.load(Relaxed) + 3 {
+                            std::hint::spin_loop();
+                        }
+                        // In the window of the read, or in its page.
+                        map.put(place(i) ^ (i % 3 * 4096) | (1 + mapper), b"m");
+                    }
+                });
+            }
+            for i in 0..PAGES / 4 {
+                at.store(i, Relaxed);
+                rustix::io::pread(&fd, &mut [0; 4096], place(i) as u64).unwrap();
+            }
+            at.store(PAGES, Relaxed);
+        });
+        drop(fd);
+        for again in [false, true] {
+            let mut found = mount.read("f").unwrap();
+            for i in 0..PAGES / 4 {
+                let stored = place(i) ^ (i % 3 * 4096) | (1 + i % 2);
+                assert_eq!(std::mem::replace(&mut found[stored], b'o'), b'm', "at {stored}, {again}");
+            }
+            assert!(found.iter().all(|byte| *byte == b'o'), "{again}");
+            mount.remount();
         }
     });
 }

@@ -149,26 +149,25 @@ impl Adapter {
 
     /// Runs what may take long (a large copy-up, a sync) on a thread of its own, so that no other request waits for it.
     pub(super) fn run(&self, long: bool, job: impl FnOnce(&Union) + Send + 'static) {
-        if !long {
-            return job(&self.union);
-        }
+        run(&self.union, long, job);
+    }
+
+    /// The same once no data is on its way to the kernel that nobody asked for, to a file that is [changing](Self::changing).
+    pub(super) fn run_after_stores(&self, ino: InodeId, long: bool, job: impl FnOnce(&Union) + Send + 'static) {
         let union = self.union.clone();
-        let job = Arc::new(Mutex::new(Some(job)));
-        let theirs = job.clone();
-        let long = move || {
-            panics::caught(|| {
-                process::take_short_turns();
-                let job = theirs.lock().take();
-                job.into_iter().for_each(|job| job(&union));
-            });
-        };
-        let spawned = std::thread::Builder::new().name("plyfs-long".into()).spawn(long);
-        if let Err(error) = spawned {
-            // Out of memory or processes: then others wait.
-            log::info!("no thread for a long request: {error}");
-            let job = job.lock().take();
-            job.into_iter().for_each(|job| job(&self.union));
+        let job = move || run(&union, long, job);
+        match self.prefetch.get() {
+            Some(prefetch) => prefetch.after_stores(ino, Box::new(job)),
+            None => job(),
         }
+    }
+
+    /// A request arrived that begins a change of a file's data, or lets a program begin one.
+    ///
+    /// # Errors
+    /// `ENOMEM`: it must fail.
+    pub(super) fn changing(&self, ino: InodeId) -> Result<()> {
+        self.prefetch.get().map_or(Ok(()), |prefetch| prefetch.changing(ino))
     }
 
     pub(super) fn forget_one(&self, ino: INodeNo, lookups: u64) {
@@ -198,6 +197,29 @@ impl Adapter {
 
     pub(super) fn make(&self, who: &Caller, parent: INodeNo, name: &OsStr, what: Make<'_>) -> Result<Entry> {
         self.union.make(who, id(parent), &to_name(name)?, what)
+    }
+}
+
+fn run(union: &Arc<Union>, long: bool, job: impl FnOnce(&Union) + Send + 'static) {
+    if !long {
+        return job(union);
+    }
+    let (ours, union) = (union, union.clone());
+    let job = Arc::new(Mutex::new(Some(job)));
+    let theirs = job.clone();
+    let long = move || {
+        panics::caught(|| {
+            process::take_short_turns();
+            let job = theirs.lock().take();
+            job.into_iter().for_each(|job| job(&union));
+        });
+    };
+    let spawned = std::thread::Builder::new().name("plyfs-long".into()).spawn(long);
+    if let Err(error) = spawned {
+        // Out of memory or processes: then others wait.
+        log::info!("no thread for a long request: {error}");
+        let job = job.lock().take();
+        job.into_iter().for_each(|job| job(ours));
     }
 }
 

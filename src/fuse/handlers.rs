@@ -19,7 +19,7 @@ use super::reply::{Plain, Plus, attributes, empty, written, xattr};
 use super::requests::Op;
 use super::{init, ioctl, splice};
 use crate::base::{Errno, panics};
-use crate::union::{self, InodeId, Make, Seek, SetAttr, WriteHow, symlink_target};
+use crate::union::{self, InodeId, Make, Seek, SetAttr, Union, WriteHow, symlink_target};
 
 thread_local! {
     /// Read replies are filled here: no allocation for each.
@@ -49,9 +49,6 @@ impl Filesystem for Adapter {
 
     fn getattr(&self, req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         self.serve(req, Op::GetAttr, || {
-            if let Some(prefetch) = self.prefetch.get() {
-                prefetch.asked(id(ino));
-            }
             let ttl = self.attr_ttl(ino, None);
             attributes(reply, ttl, self.union.getattr(id(ino)));
         });
@@ -76,13 +73,17 @@ impl Filesystem for Adapter {
         reply: ReplyAttr,
     ) {
         self.serve(req, Op::SetAttr, || {
+            if let Err(error) = size.map_or(Ok(()), |_| self.changing(id(ino))) {
+                return reply.error(errno(error));
+            }
             let set = SetAttr { mode, uid, gid, size, atime: set_time(atime), mtime: set_time(mtime) };
             let (who, ino, ttl) = (caller(req, 0), id(ino), self.attr_ttl(ino, mode));
             let long = match size {
                 Some(0) => self.union.is_in_copy_up(ino),
                 size => self.union.is_long_copy_up(ino, size.is_some()),
             };
-            self.run(long, move |union| attributes(reply, ttl, union.setattr(&who, ino, &set)));
+            let job = move |union: &Union| attributes(reply, ttl, union.setattr(&who, ino, &set));
+            if size.is_some() { self.run_after_stores(ino, long, job) } else { self.run(long, job) }
         });
     }
 
@@ -95,7 +96,10 @@ impl Filesystem for Adapter {
 
     fn mknod(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, rdev: u32, reply: ReplyEntry) {
         self.serve(req, Op::MkNod, || {
-            let what = Make::Node { mode, rdev: decode_dev(rdev) };
+            let what = match mode & libc::S_IFMT {
+                libc::S_IFREG => Make::File { mode: mode & 0o7777 },
+                _ => Make::Node { mode, rdev: decode_dev(rdev) },
+            };
             self.ttls().entry(reply, self.make(&caller(req, umask), parent, name, what));
         });
     }
@@ -221,8 +225,9 @@ impl Filesystem for Adapter {
             if offset == 0 {
                 self.relist.read(&self.union, id(ino));
             }
-            if let Some(prefetch) = self.prefetch.get() {
-                prefetch.read(&self.union, (id(ino), offset, size), &self.turns);
+            let prefetched = self.prefetch.get().map_or(Ok(()), |prefetch| prefetch.read(id(ino), offset, size));
+            if let Err(error) = prefetched {
+                return reply.error(errno(error));
             }
             if size >= splice::WORTH {
                 self.turns.much();
@@ -264,6 +269,9 @@ impl Filesystem for Adapter {
                 opened: self.data.writeback,
             };
             let (who, ino) = (caller(req, 0), id(ino));
+            if let Err(error) = self.prefetch.get().map_or(Ok(()), |prefetch| prefetch.writing(ino)) {
+                return reply.error(errno(error));
+            }
             let count = |bytes| u32::try_from(bytes).unwrap_or(u32::MAX);
             if self.union.is_long_write(ino) {
                 let data = data.to_vec();
@@ -370,6 +378,12 @@ impl Filesystem for Adapter {
 
     fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         self.serve(req, Op::GetXattr, || {
+            // The kernel asks so before it writes.
+            if name == "security.capability"
+                && let Err(error) = self.changing(id(ino))
+            {
+                return reply.error(errno(error));
+            }
             xattr(reply, size, self.union.getxattr(id(ino), name.as_bytes()));
         });
     }
@@ -407,6 +421,9 @@ impl Filesystem for Adapter {
         reply: ReplyCreate,
     ) {
         self.serve(req, Op::Create, || {
+            if !self.data.opens_seen {
+                return reply.error(FuseErrno::ENOSYS);
+            }
             let what = Make::File { mode: mode & 0o7777 };
             match self.make(&caller(req, umask), parent, name, what) {
                 Ok(entry) => self.created(reply, &entry),
@@ -455,6 +472,9 @@ impl Filesystem for Adapter {
     ) {
         self.serve(req, Op::FAllocate, || {
             let (who, ino) = (caller(req, 0), id(ino));
+            if let Err(error) = self.changing(ino) {
+                return reply.error(errno(error));
+            }
             self.run(self.union.is_long_copy_up(ino, true), move |union| {
                 empty(reply, union.fallocate(&who, ino, mode, offset, length));
             });
@@ -492,6 +512,9 @@ impl Filesystem for Adapter {
         self.serve(req, Op::CopyRange, || {
             let who = caller(req, 0);
             let (from, to): ((InodeId, u64), (InodeId, u64)) = ((id(ino_in), offset_in), (id(ino_out), offset_out));
+            if let Err(error) = self.changing(to.0) {
+                return reply.error(errno(error));
+            }
             self.run(len > 1 << 20, move |union| written(reply, union.copy_range(&who, from, to, len)));
         });
     }

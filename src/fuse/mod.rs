@@ -10,6 +10,7 @@ mod opens;
 mod order;
 mod prefetch;
 mod push;
+mod random;
 pub mod reattach;
 mod relist;
 mod reply;
@@ -17,6 +18,7 @@ mod requests;
 pub mod session;
 pub mod settings;
 mod splice;
+mod store;
 mod turns;
 
 pub use adapter::Adapter;

@@ -1,20 +1,19 @@
-//! Small files put into the kernel's cache before a program asks for them (`FUSE_NOTIFY_STORE`), in a view without an upper
-//! layer: nothing in it changes, so that what is stored is right whenever it arrives.
+//! Files put into the kernel's cache before a program asks for them, as far as `store.rs` finds it right.
 //!
-//! By the evidence of `prefetch.rs`: once two files were read in the order of the listings, the READ that comes next is
-//! answered when the files after it are pushed, and a thread does the same with those after them, twice as far each time
-//! the program asks for one all the same. The two share the work: with the thread alone the program, which takes half as
-//! long for a file as a push, catches up with it at once, and reads every second file by itself.
+//! By evidence: once two small files were read in the order of the listings, the READ that comes next is answered when the
+//! files after it are pushed, and a thread does the same with those after them, twice as far each time the program asks
+//! for one all the same. The two share the work: with the thread alone the program, which takes half as long for a file as
+//! a push, catches up with it at once, and reads every second file by itself. The thread also pushes the windows around
+//! random reads of large files, each once.
 
 use std::sync::Arc;
 
-use fuser::{INodeNo, Notifier};
-
 use super::order::{Order, SMALL_FILE};
+use super::random::Window;
+use super::store::{Hand, Stores, WHOLE};
 use super::turns::Turns;
 use crate::base::panics;
 use crate::base::sync::{Condvar, Mutex};
-use crate::union::Union;
 
 /// Files that the thread goes ahead at most.
 const MOST: u64 = 1024;
@@ -22,8 +21,6 @@ const MOST: u64 = 1024;
 const MOST_WAITED_FOR: u64 = 32;
 /// Places that a program may leave out and be going on in the order all the same.
 const NEAR: u64 = 64;
-/// Room to see that a file is larger than it was listed.
-const ROOM: usize = SMALL_FILE as usize + 1;
 
 /// How far the files are pushed, and how far they are to be.
 #[derive(Debug, Default)]
@@ -36,91 +33,126 @@ struct Way {
     ahead: u64,
     /// Where the program was.
     read: u64,
+}
+
+/// What the thread is to do.
+#[derive(Default)]
+struct Work {
+    way: Way,
+    window: Option<Window>,
     over: bool,
 }
 
-#[derive(Debug, Default)]
+enum Task {
+    File(u64),
+    Window(Window),
+}
+
+#[derive(Default)]
 struct Shared {
-    way: Mutex<Way>,
+    work: Mutex<Work>,
     more: Condvar,
 }
 
 /// The one who pushes; the thread ends with it.
 pub(super) struct Push {
     shared: Arc<Shared>,
-    store: Arc<Store>,
-    /// Room for the one READ that pushes before it is answered. With two of them each could wait for a page that the other
+    pusher: Arc<Pusher>,
+    /// For the one READ that pushes before it is answered. With two of them each could wait for a page that the other
     /// one's answer is for.
-    room: Mutex<Vec<u8>>,
+    hand: Mutex<Hand>,
 }
 
 /// What it takes to push a file.
-struct Store {
-    union: Arc<Union>,
+struct Pusher {
     order: Arc<Order>,
-    notifier: Notifier,
+    stores: Arc<Stores>,
     turns: Arc<Turns>,
 }
 
 impl Push {
-    /// Starts the thread.
+    /// How many hands it takes.
+    pub const HANDS: usize = 2;
+
+    /// Starts the thread. `hands`: one for it, one for the READs.
     ///
     /// # Errors
     /// `EAGAIN` where there can be no more threads.
     pub fn start(
-        (union, order): (Arc<Union>, Arc<Order>),
-        notifier: Notifier,
+        order: Arc<Order>,
+        (stores, mut theirs, ours): (Arc<Stores>, Hand, Hand),
         turns: Arc<Turns>,
     ) -> std::io::Result<Self> {
-        let store = Arc::new(Store { union, order, notifier, turns });
-        let push = Self { shared: Arc::default(), store, room: Mutex::new(vec![0; ROOM]) };
-        let (shared, store) = (push.shared.clone(), push.store.clone());
+        let pusher = Arc::new(Pusher { order, stores, turns });
+        let push = Self { shared: Arc::default(), pusher, hand: Mutex::new(ours) };
+        let (shared, pusher) = (push.shared.clone(), push.pusher.clone());
         std::thread::Builder::new().name("plyfs-push".into()).spawn(move || {
-            let mut room = vec![0; ROOM];
-            while let Some(place) = shared.wait() {
-                panics::caught(|| store.push_unless_read(place, &mut room));
+            while let Some(task) = shared.wait() {
+                panics::caught(|| match task {
+                    Task::File(place) => pusher.file_unless_read(place, &mut theirs),
+                    Task::Window(window) => pusher.window(&window, &mut theirs),
+                });
             }
         })?;
         Ok(push)
     }
 
-    /// A program reads the file at this place, and is not answered yet.
+    /// A program reads the small file at this place, and is not answered yet.
     pub fn read(&self, place: u64) {
-        let ahead = self.shared.way.lock().read(place);
+        let ahead = self.shared.work.lock().way.read(place);
         if ahead == 0 {
             return;
         }
-        self.store.turns.much();
+        self.pusher.turns.much();
         self.shared.more.notify_one();
-        let Some(mut room) = self.room.try_lock() else { return };
+        let Some(mut hand) = self.hand.try_lock() else { return };
         // A store may wait for a READ of another program: somebody else has to answer that.
-        self.store.turns.call_one();
+        self.pusher.turns.call_one();
         for _ in 0..ahead.min(MOST_WAITED_FOR) {
-            let Some(place) = self.shared.way.lock().step() else { return };
-            self.store.push(place, &mut room);
+            let Some(place) = self.shared.work.lock().way.step() else { return };
+            self.pusher.file(place, &mut hand);
         }
+    }
+
+    /// A program reads at random in this window, and is not answered yet.
+    pub fn window(&self, window: Window) {
+        self.pusher.turns.much();
+        let more = {
+            let mut work = self.shared.work.lock();
+            if work.window.is_some() { Some(window) } else { work.window.replace(window) }
+        };
+        let Some(window) = more else {
+            self.shared.more.notify_one();
+            return;
+        };
+        let Some(mut hand) = self.hand.try_lock() else { return };
+        self.pusher.turns.call_one();
+        self.pusher.window(&window, &mut hand);
     }
 }
 
 impl Drop for Push {
     fn drop(&mut self) {
-        self.shared.way.lock().over = true;
+        self.shared.work.lock().over = true;
         self.shared.more.notify_one();
     }
 }
 
 impl Shared {
-    /// The next place, once there is one; `None` at the end.
-    fn wait(&self) -> Option<u64> {
-        let mut way = self.way.lock();
+    /// What is next, once there is something; `None` at the end.
+    fn wait(&self) -> Option<Task> {
+        let mut work = self.work.lock();
         loop {
-            if way.over {
+            if work.over {
                 return None;
             }
-            if let Some(place) = way.step() {
-                return Some(place);
+            if let Some(window) = work.window.take() {
+                return Some(Task::Window(window));
             }
-            self.more.wait(&mut way);
+            if let Some(place) = work.way.step() {
+                return Some(Task::File(place));
+            }
+            self.more.wait(&mut work);
         }
     }
 }
@@ -149,26 +181,38 @@ impl Way {
     }
 }
 
-impl Store {
-    /// Pushes the file at a place for a program that waits meanwhile.
-    fn push(&self, place: u64, room: &mut [u8]) {
-        self.push_if(place, room, || true);
+impl Pusher {
+    /// Pushes the small file at a place for a program that waits meanwhile.
+    fn file(&self, place: u64, hand: &mut Hand) {
+        self.file_if(place, hand, || true);
     }
 
     /// Pushes it unless the program has caught up and asks for it: then it has the page, for which the store would wait.
-    fn push_unless_read(&self, place: u64, room: &mut [u8]) {
-        self.push_if(place, room, || !self.turns.have_requests());
+    fn file_unless_read(&self, place: u64, hand: &mut Hand) {
+        self.file_if(place, hand, || !self.turns.have_requests());
     }
 
-    fn push_if(&self, place: u64, room: &mut [u8], free: impl FnOnce() -> bool) {
+    fn file_if(&self, place: u64, hand: &mut Hand, free: impl FnOnce() -> bool) {
         let Some(id) = self.order.after(place.saturating_sub(1), 1).next() else { return };
-        let Ok(read) = self.union.read(id, 0, room) else { return };
-        if free()
-            && self.order.take(id).is_some()
-            && let Some(bytes) = room.get(..read).filter(|bytes| !bytes.is_empty() && bytes.len() < ROOM)
-            && let Err(error) = self.notifier.store(INodeNo(id.0), 0, bytes)
-        {
-            log::debug!("{} is not pushed: {error}", id.0);
+        let union = &self.stores.union;
+        let Ok(read) = union.read(id, 0, hand.room()) else { return };
+        if free() && self.order.take(id).is_some() && read > 0 && read as u64 <= SMALL_FILE {
+            // What was read above is right where nothing had a mark until now.
+            let claim = || union.mark_cached(id).then_some(0..read).into_iter().collect();
+            hand.store(&self.stores, (id, WHOLE), claim);
+        }
+    }
+
+    /// Pushes a window, as far as the layer has it in the cache.
+    fn window(&self, window: &Window, hand: &mut Hand) {
+        let (union, (start, len)) = (&self.stores.union, window.part());
+        if !union.is_in_cache(window.id, start, len as u64) {
+            return;
+        }
+        let Some(room) = hand.room().get_mut(..len) else { return };
+        if union.read(window.id, start, room) == Ok(len) {
+            let windows = window.number..window.number + 1;
+            hand.store(&self.stores, (window.id, windows), || window.claim());
         }
     }
 }

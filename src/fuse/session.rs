@@ -122,10 +122,10 @@ pub fn serve(
         return Err(SetupError { what, reason: error.to_string(), hint: "leave it out; Linux 6.9 has it".to_owned() });
     }
     adapter::connect(&union, session.notifier());
+    read_ahead(&mounted, (settings, device.as_ref().filter(|_| alone)), (&union, &prefetch, &turns));
     if let Some(device) = device.filter(|_| settings.threads > 1) {
         turns.set_device(device);
     }
-    read_ahead(&mounted, settings, alone, (&union, &prefetch, &turns), &session);
     let watcher = mounted.clone();
     let counted = requests.clone();
     thread::Builder::new()
@@ -142,24 +142,25 @@ pub fn serve(
     }
 }
 
-/// Sees to what is read before it is asked for.
+/// Sees to what is read before it is asked for. `connection`: that of a mount of which this daemon is the first.
 fn read_ahead(
     mounted: &Mounted,
-    settings: &MountSettings,
-    alone: bool,
+    (settings, connection): (&MountSettings, Option<&OwnedFd>),
     (union, prefetch, turns): (&Arc<Union>, &OnceLock<Prefetch>, &Arc<Turns>),
-    session: &Session<Adapter>,
 ) {
-    let Some(device) = mounted.device else { return };
-    // Where opens are seen an open may wait for a page that the READ holds for which it is made.
-    // So may a lookup that finds other attributes, which it does only where layers may change.
-    // And a daemon that asks itself something when it dies would wait for the next one, and that one for its end.
-    let able = alone && settings.threads > 1 && !settings.data.opens_seen && union.layers_stay();
-    if settings.prefetch && able {
-        let _ = prefetch.set(Prefetch::new(union, (settings.mountpoint.clone(), device), session.notifier(), turns));
-    }
-    if let (Way::Direct, Err(errno)) = (&mounted.way, mount::raise_read_ahead(device, READ_AHEAD)) {
+    if let (Way::Direct, Some(device)) = (&mounted.way, mounted.device)
+        && let Err(errno) = mount::raise_read_ahead(device, READ_AHEAD)
+    {
         log::debug!("read-ahead stays as it is: {errno}");
+    }
+    // Where opens are seen an open may wait for a page that is held by the READ for which it is made.
+    // So may a lookup that finds other attributes, which it does only where layers may change.
+    // And of what the kernel had from a daemon before this one nothing is known.
+    let able = settings.threads > 1 && !settings.data.opens_seen && union.layers_stay();
+    let Some(connection) = connection.filter(|_| settings.prefetch && able) else { return };
+    match connection.try_clone().and_then(|device| Prefetch::new(union, device, turns)) {
+        Ok(started) => drop(prefetch.set(started)),
+        Err(error) => log::info!("nothing is read before it is asked for: {error}"),
     }
 }
 

@@ -2,14 +2,14 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use smallvec::SmallVec;
 
-use super::{DataFd, InodeId, Key, Names};
-use crate::base::sync::{AtomicU32, Mutex, OnceBox, RwLock};
+use super::{Common, DataFd, InodeId, Key, Names};
+use crate::base::sync::{Mutex, OnceBox, RwLock};
 use crate::base::{Errno, Few, Name, Result};
-use crate::format::{Base, Protattr};
+use crate::format::Base;
 use crate::layer::{Evict, Place};
 use crate::merge::{DirView, FoundLeaf, MetaFile};
 use crate::sys::stat::{Kind, Stat};
@@ -21,24 +21,6 @@ pub struct Inode {
     /// What is particular to its kind, and [`Common`].
     pub body: Body,
 }
-
-/// What every inode has: also `inode.kind` and `inode.up`. It is within the body, where its `kind` tells the two sorts of
-/// body apart, so that no word is spent on that.
-pub struct Common {
-    /// Lookups that were not forgotten, and children that are held.
-    refs: AtomicU32,
-    /// Its type; it never changes.
-    pub kind: Kind,
-    /// What `chattr` forbids on its upper object: bits [`APPEND`] and [`IMMUTABLE`].
-    protection: AtomicU8,
-    /// That its upper object is seen, or has its data itself, may not be on disk yet.
-    loose: AtomicBool,
-    /// Held through its copy-up (lock order: `locks.rs`).
-    pub up: Mutex<CopyUpTurn>,
-}
-
-/// What [`Common::up`] guards, and by what the order of the locks knows it.
-pub struct CopyUpTurn;
 
 /// What directories and other objects have of their own.
 pub enum Body {
@@ -356,59 +338,6 @@ impl LeafState {
     }
 }
 
-const APPEND: u8 = 1;
-const IMMUTABLE: u8 = 2;
-
-/// `refs` of an inode that is being taken out of the table.
-const DEAD: u32 = u32::MAX;
-/// `refs` that can no longer be counted: the inode stays as long as this is mounted.
-const COUNTLESS: u32 = DEAD - 1;
-
-impl Common {
-    /// Of a new inode with one reference.
-    fn new(kind: Kind) -> Self {
-        let (refs, protection, loose) = (AtomicU32::new(1), AtomicU8::new(0), AtomicBool::new(false));
-        Self { refs, kind, protection, loose, up: Mutex::new(CopyUpTurn) }
-    }
-
-    /// Whether its copy-up may not be on disk yet.
-    pub fn is_loose(&self) -> bool {
-        self.loose.load(Ordering::Acquire)
-    }
-
-    /// It is so from now on, or no longer. The caller holds its `up`.
-    pub fn set_loose(&self, loose: bool) {
-        self.loose.store(loose, Ordering::Release);
-    }
-
-    /// One reference more; false where the inode is on its way out.
-    pub fn acquire(&self) -> bool {
-        let more = |refs| match refs {
-            DEAD => None,
-            refs => Some((refs + 1).min(COUNTLESS)),
-        };
-        self.refs.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok()
-    }
-
-    /// `n` references more of an inode that is held.
-    pub fn acquire_many(&self, n: u64) {
-        let n = u32::try_from(n).unwrap_or(COUNTLESS);
-        let more = |refs: u32| (refs != DEAD).then(|| refs.saturating_add(n).min(COUNTLESS));
-        let _ = self.refs.fetch_update(Ordering::AcqRel, Ordering::Acquire, more);
-    }
-
-    /// `n` references less; true where these were the last (exactly one caller is told so).
-    pub fn release(&self, n: u64) -> bool {
-        let n = u32::try_from(n).unwrap_or(COUNTLESS);
-        let less = |refs| match refs {
-            DEAD | COUNTLESS => None,
-            refs if refs <= n => Some(DEAD),
-            refs => Some(refs - n),
-        };
-        matches!(self.refs.fetch_update(Ordering::AcqRel, Ordering::Acquire, less), Ok(refs) if refs <= n)
-    }
-}
-
 impl Deref for Inode {
     type Target = Common;
 
@@ -421,18 +350,6 @@ impl Deref for Inode {
 }
 
 impl Inode {
-    /// What `chattr` forbids on its upper object.
-    pub fn protection(&self) -> Protattr {
-        let bits = self.protection.load(Ordering::Relaxed);
-        Protattr { append: bits & APPEND != 0, immutable: bits & IMMUTABLE != 0 }
-    }
-
-    /// That is so from now on.
-    pub fn set_protection(&self, flags: Protattr) {
-        let bits = if flags.append { APPEND } else { 0 } | if flags.immutable { IMMUTABLE } else { 0 };
-        self.protection.store(bits, Ordering::Relaxed);
-    }
-
     /// The directory's part.
     ///
     /// # Errors
@@ -576,15 +493,5 @@ mod tests {
     fn an_inode_is_small() {
         assert!(size_of::<LeafState>() <= 56, "{}", size_of::<LeafState>());
         assert!(size_of::<Inode>() <= 88, "{}", size_of::<Inode>());
-    }
-
-    #[test]
-    fn references_that_cannot_be_counted_are_kept() {
-        let common = Common::new(Kind::File);
-        assert!(common.acquire() && !common.release(1) && common.release(u64::MAX) && !common.acquire());
-        let common = Common::new(Kind::File);
-        common.refs.store(COUNTLESS - 1, Ordering::Relaxed);
-        assert!(common.acquire() && common.acquire());
-        assert!(!common.release(u64::MAX) && common.acquire());
     }
 }

@@ -28,7 +28,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::body::CopyUpTurn;
+use super::common::CopyUpTurn;
 use super::{DirBody, Inode, Names};
 use crate::base::sync::{MutexGuard, RwLockWriteGuard};
 use crate::base::{Errno, Result};

@@ -2,6 +2,7 @@
 
 mod adopt;
 mod body;
+mod common;
 mod data;
 mod ino;
 mod journal;
@@ -11,6 +12,7 @@ mod shards;
 mod table;
 
 pub use body::{Body, DirBody, DirState, Inode, LeafBody, LeafObject, LeafState};
+pub use common::Common;
 pub use data::DataFd;
 pub use ino::{InodeId, Numbers, System};
 pub use journal::{Journal, Move, Node};

@@ -9,6 +9,7 @@ pub mod dirent;
 pub mod flags;
 pub mod handle;
 pub mod handover;
+pub mod lent;
 pub mod lock;
 pub mod memory;
 pub mod mount;

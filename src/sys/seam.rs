@@ -37,6 +37,7 @@ calls! {
     AsCaller Caps ProcStatus
     Lock Random
     Process Mount
+    Protect
 }
 
 /// What happens to the calls of a thread.

@@ -178,17 +178,6 @@ pub fn stat_at(dir: BorrowedFd<'_>, name: &CStr) -> Result<Stat> {
     }
 }
 
-/// Device and number of an open object as the kernel has them, without asking a file system that has to be asked
-/// ([statx(2)](https://man7.org/linux/man-pages/man2/statx.2.html), `AT_STATX_DONT_SYNC`).
-///
-/// # Errors
-/// Those of statx(2).
-pub fn cached_ino(fd: BorrowedFd<'_>) -> Result<(u64, u64)> {
-    let flags = rustix::fs::AtFlags::EMPTY_PATH | rustix::fs::AtFlags::STATX_DONT_SYNC;
-    let found = rustix::fs::statx(fd, c"", flags, rustix::fs::StatxFlags::INO)?;
-    Ok((rustix::fs::makedev(found.stx_dev_major, found.stx_dev_minor), found.stx_ino))
-}
-
 /// The attributes of an open object, opened with `O_PATH` or otherwise
 /// ([fstat(2)](https://man7.org/linux/man-pages/man2/stat.2.html)).
 ///

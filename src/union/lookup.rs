@@ -1,6 +1,5 @@
 //! Names to inodes, and back: lookup and forget.
 
-use std::ffi::CString;
 use std::sync::Arc;
 
 use super::{Attr, Entry, InodeId, Union};
@@ -104,31 +103,11 @@ impl Union {
         Ok(Some((inode, found)))
     }
 
-    /// A name of an object that is not a directory, and the directory it is in.
-    pub fn name_of(&self, id: InodeId) -> Option<(InodeId, Name)> {
-        let inode = self.table.get(id)?;
-        let state = inode.leaf().ok()?.state.lock();
-        state.names.first().map(|(parent, name)| (parent.id, name.clone()))
-    }
-
     /// The directory in which an object that is none has a name.
     pub fn parent_of(&self, id: InodeId) -> Option<InodeId> {
         let inode = self.table.get(id)?;
         let state = inode.leaf().ok()?.state.lock();
         state.names.first().map(|(parent, _)| parent.id)
-    }
-
-    /// The path of a directory from the root of the view; `.` for the root itself.
-    pub fn path_of(&self, id: InodeId) -> Option<CString> {
-        let mut names = Vec::new();
-        let mut at = self.table.get(id)?;
-        while at.id != InodeId::ROOT {
-            let (parent, name) = at.dir().ok()?.state.read().at.clone()?;
-            names.push(name);
-            at = parent;
-        }
-        let path: Vec<&[u8]> = names.iter().rev().map(Name::as_bytes).collect();
-        CString::new(if path.is_empty() { b".".to_vec() } else { path.join(&b'/') }).ok()
     }
 
     /// The inode that is live under this name, without looking.

@@ -6,6 +6,7 @@
 mod again;
 mod attr;
 mod blocks;
+mod cached;
 mod change;
 mod copy_up;
 mod covered;
