@@ -183,7 +183,7 @@ fn a_new_file_takes_four_requests_and_its_directory_one() {
     counted.asked();
     let n = 50;
     (1..=n).for_each(create);
-    counted.expect("create", &[("LOOKUP", n), ("CREATE", n), ("GETXATTR", n), ("WRITE", n), ("GETATTR", n)]);
+    counted.expect("create", &[("LOOKUP", n), ("MKNOD", n), ("GETXATTR", n), ("WRITE", n), ("GETATTR", n)]);
     (0..n).for_each(|i| fs::remove_file(dir.join(format!("new{i}"))).unwrap());
     counted.expect("unlink", &[("UNLINK", n), ("GETATTR", n)]);
     let mut file = File::options().append(true).open(dir.join(format!("new{n}"))).unwrap();

@@ -16,6 +16,7 @@ use super::supervise;
 use crate::base::config::Config;
 use crate::base::{Errno, panics};
 use crate::fuse::Adapter;
+use crate::fuse::guard::Guard;
 use crate::fuse::reattach::Successive;
 use crate::fuse::session;
 use crate::fuse::settings::MountSettings;
@@ -273,13 +274,15 @@ fn open_and_serve(
     successive: Option<Successive>,
     report: &mut dyn Report,
 ) -> Result<(), Failure> {
+    // While there is one thread.
+    let guard = if mount.reads_ahead() && successive.is_none() { Guard::start() } else { Err(Errno::ENODEV) };
     let union = Arc::new(Union::open_with(config, successive.as_ref().map(|one| one.journal.clone()))?);
     for note in union.notes() {
         report.note(note);
     }
     let failed = |error: std::io::Error| Failure::refused("a thread", error.to_string(), "");
     let _tender = union.tend().map_err(failed)?;
-    session::serve(Adapter::new(union, mount.data), mount, successive, || report.up())?;
+    session::serve(Adapter::new(union, mount.data), (mount, guard.ok()), successive, || report.up())?;
     Ok(())
 }
 

@@ -158,7 +158,7 @@ pub const TABLE: &[Spec] = &[
     row("subtype", Value("NAME"), Fuse, Honoured(Key::Subtype), "the type in the mount table is fuse.NAME (default: plyfs)"),
     row("io", Choice(&["auto", "stateless", "passthrough", "writeback"]), Fuse, Honoured(Key::Io), "how data is read and written: see below (default: auto, which is stateless unless copyup=open)"),
     row("copyup", Choice(&["lazy", "open"]), Fuse, Honoured(Key::CopyUp), "a file is copied up by its first write, or when it is opened for writing (default: lazy; open with io=writeback)"),
-    row("prefetch", ON_OFF, Fuse, Honoured(Key::Prefetch), "small files are read ahead in the order of a listing, and large ones around random reads (default: on, with stateless opens only)"),
+    row("prefetch", ON_OFF, Fuse, Honoured(Key::Prefetch), "small files are read ahead in the order of a listing, large ones around random reads (with stateless opens, Linux 6.9), and directories ahead of a walk (default: on)"),
     row("supervise", Flag, Fuse, Honoured(Key::Supervise), "a second, small process starts the daemon again if it dies: programs wait a moment and go on; with stateless opens only"),
     row("threads", Value("N"), Fuse, Honoured(Key::Threads), "requests served at once, 1 to 256 (default: the processors, at least 4)"),
     row("auto_unmount", Flag, Fuse, Later(&[]), "unmount when the daemon dies"),

@@ -18,6 +18,7 @@ use super::relist::Relist;
 use super::requests::{Op, Requests};
 use super::splice::Splice;
 use super::turns::Turns;
+use super::walk::Walk;
 use crate::base::config::Timeouts;
 use crate::base::sync::Mutex;
 use crate::base::{Name, Result, panics};
@@ -35,10 +36,17 @@ pub struct Adapter {
     pub(super) turns: Arc<Turns>,
     pub(super) data: DataPath,
     pub(super) open_files: Arc<OpenFiles>,
-    pub(super) prefetch: Arc<OnceLock<Prefetch>>,
+    pub(super) ahead: Arc<ReadAhead>,
     pub(super) splice: Option<Splice>,
     pub(super) relist: Relist,
     pub(super) forgotten: Forgotten,
+}
+
+/// Who sees to what is read before it is asked for, from the beginning of the session on.
+#[derive(Default)]
+pub(super) struct ReadAhead {
+    pub prefetch: OnceLock<Prefetch>,
+    pub walk: OnceLock<Walk>,
 }
 
 /// What the kernel has forgotten, counted so that the memory of very much goes back to the system: the allocator keeps it.
@@ -110,7 +118,7 @@ impl Adapter {
     /// An adapter for this union.
     pub fn new(union: Arc<Union>, data: DataPath) -> Self {
         let (timeouts, turns) = (union.timeouts(), Arc::new(Turns::new()));
-        let (requests, open_files, prefetch) = (Arc::default(), Arc::default(), Arc::default());
+        let (requests, open_files, ahead) = (Arc::default(), Arc::default(), Arc::default());
         Self {
             union,
             timeouts,
@@ -118,7 +126,7 @@ impl Adapter {
             turns,
             data,
             open_files,
-            prefetch,
+            ahead,
             splice: None,
             relist: Relist::default(),
             forgotten: Forgotten::default(),
@@ -156,7 +164,7 @@ impl Adapter {
     pub(super) fn run_after_stores(&self, ino: InodeId, long: bool, job: impl FnOnce(&Union) + Send + 'static) {
         let union = self.union.clone();
         let job = move || run(&union, long, job);
-        match self.prefetch.get() {
+        match self.ahead.prefetch.get() {
             Some(prefetch) => prefetch.after_stores(ino, Box::new(job)),
             None => job(),
         }
@@ -167,11 +175,11 @@ impl Adapter {
     /// # Errors
     /// `ENOMEM`: it must fail.
     pub(super) fn changing(&self, ino: InodeId) -> Result<()> {
-        self.prefetch.get().map_or(Ok(()), |prefetch| prefetch.changing(ino))
+        self.ahead.prefetch.get().map_or(Ok(()), |prefetch| prefetch.changing(ino))
     }
 
     pub(super) fn forget_one(&self, ino: INodeNo, lookups: u64) {
-        if let Some(prefetch) = self.prefetch.get() {
+        if let Some(prefetch) = self.ahead.prefetch.get() {
             prefetch.forget(InodeId(ino.0));
         }
         self.union.forget(InodeId(ino.0), lookups);

@@ -225,7 +225,7 @@ impl Filesystem for Adapter {
             if offset == 0 {
                 self.relist.read(&self.union, id(ino));
             }
-            let prefetched = self.prefetch.get().map_or(Ok(()), |prefetch| prefetch.read(id(ino), offset, size));
+            let prefetched = self.ahead.prefetch.get().map_or(Ok(()), |prefetch| prefetch.read(id(ino), offset, size));
             if let Err(error) = prefetched {
                 return reply.error(errno(error));
             }
@@ -269,7 +269,7 @@ impl Filesystem for Adapter {
                 opened: self.data.writeback,
             };
             let (who, ino) = (caller(req, 0), id(ino));
-            if let Err(error) = self.prefetch.get().map_or(Ok(()), |prefetch| prefetch.writing(ino)) {
+            if let Err(error) = self.ahead.prefetch.get().map_or(Ok(()), |prefetch| prefetch.writing(ino)) {
                 return reply.error(errno(error));
             }
             let count = |bytes| u32::try_from(bytes).unwrap_or(u32::MAX);
@@ -330,10 +330,22 @@ impl Filesystem for Adapter {
 
     fn readdirplus(&self, req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
         self.serve(req, Op::ReadDirPlus, || {
-            let ttl = self.timeouts.entry.min(self.timeouts.attr);
-            match self.union.readdir(id(ino), offset, true, &mut Plus(&mut reply, ttl, self)) {
+            let (ino, ttl) = (id(ino), self.timeouts.entry.min(self.timeouts.attr));
+            let walk = self.ahead.walk.get();
+            if let (Some(walk), 0) = (walk, offset) {
+                walk.lists(ino);
+            }
+            let mut sink = Plus { reply: &mut reply, ttl, adapter: self, dirs: Vec::new() };
+            let done = self.union.readdir(ino, offset, true, &mut sink);
+            let dirs = sink.dirs;
+            // Before the next request can come; the thread is woken when this one is answered.
+            let wake = walk.is_some_and(|walk| walk.listed(&dirs));
+            match done {
                 Ok(()) => reply.ok(),
                 Err(error) => reply.error(errno(error)),
+            }
+            if let Some(walk) = walk.filter(|_| wake) {
+                walk.wake();
             }
         });
     }

@@ -2,6 +2,7 @@
 
 mod adapter;
 mod convert;
+pub mod guard;
 mod handlers;
 mod init;
 mod ioctl;
@@ -20,6 +21,7 @@ pub mod settings;
 mod splice;
 mod store;
 mod turns;
+mod walk;
 
 pub use adapter::Adapter;
 pub use opens::DataPath;

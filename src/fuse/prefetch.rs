@@ -68,9 +68,11 @@ impl Prefetch {
                 self.random.read(id, offset, u64::from(size))
             }
         };
-        self.stores.call_back(id, &windows(offset, u64::from(size)))?;
+        // Who stores waits for the answer then.
+        let awaited = self.stores.call_back(id, &windows(offset, u64::from(size)))?;
         match (place, window) {
-            (Some(place), _) => self.push.read(place),
+            (Some(place), _) => self.push.read(place, awaited),
+            (None, Some(_)) if awaited => {}
             (None, Some(window)) => self.push.window(window),
             (None, None) => {}
         }

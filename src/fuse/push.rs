@@ -97,15 +97,15 @@ impl Push {
         Ok(push)
     }
 
-    /// A program reads the small file at this place, and is not answered yet.
-    pub fn read(&self, place: u64) {
+    /// A program reads the small file at this place, and is not answered yet; it is at once, if that is `urgent`.
+    pub fn read(&self, place: u64, urgent: bool) {
         let ahead = self.shared.work.lock().way.read(place);
         if ahead == 0 {
             return;
         }
         self.pusher.turns.much();
         self.shared.more.notify_one();
-        let Some(mut hand) = self.hand.try_lock() else { return };
+        let Some(mut hand) = self.hand.try_lock().filter(|_| !urgent) else { return };
         // A store may wait for a READ of another program: somebody else has to answer that.
         self.pusher.turns.call_one();
         for _ in 0..ahead.min(MOST_WAITED_FOR) {

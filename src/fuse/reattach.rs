@@ -35,7 +35,7 @@ pub struct Successive {
 }
 
 /// Bytes of a message that is no WRITE; the kernel wants room for 8 KiB at least, and for its largest WRITE.
-const MESSAGE: usize = (1 << 20) + 8192;
+pub(super) const MESSAGE: usize = (1 << 20) + 8192;
 /// `struct fuse_out_header`: length, error, unique.
 const OUT_HEADER: u32 = 16;
 /// `struct fuse_in_header`: length and opcode stand before `unique`.
@@ -99,7 +99,8 @@ impl Successive {
     }
 }
 
-fn resend(connection: BorrowedFd<'_>) -> Result<()> {
+/// Asks for all that was read and not answered once more.
+pub(super) fn resend(connection: BorrowedFd<'_>) -> Result<()> {
     handover::write(connection, &out_header(NOTIFY_RESEND, 0))
 }
 
@@ -112,24 +113,32 @@ fn refuse_resent(connection: BorrowedFd<'_>) -> Result<()> {
     let mut message = vec![0; MESSAGE];
     while process::is_readable(connection) {
         let len = handover::read(connection, &mut message)?;
-        let request = message.get(..len).unwrap_or_default();
-        let Some(unique) = request.get(UNIQUE).and_then(|bytes| bytes.try_into().ok()).map(u64::from_ne_bytes) else {
-            break;
-        };
-        if unique == 0 {
-            // FORGET has no answer, and no number.
-            continue;
-        }
+        // FORGET has no answer.
+        let Some(unique) = request(message.get(..len).unwrap_or_default()) else { continue };
         if unique & RESENT == 0 {
             // The first of the others: back into the queue.
             return resend(connection);
         }
         log::error!("a request was answered EIO: daemons died of it, or beside it");
-        match handover::write(connection, &out_header(-Errno::EIO.raw(), unique)) {
-            // Whoever waited for it is gone.
-            Err(Errno::ENOENT) => {}
-            done => done?,
-        }
+        answer_error(connection, unique, Errno::EIO)?;
     }
     Ok(())
+}
+
+/// The number of a request that wants an answer.
+pub(super) fn request(message: &[u8]) -> Option<u64> {
+    let unique = message.get(UNIQUE)?.try_into().ok().map(u64::from_ne_bytes)?;
+    (unique != 0).then_some(unique)
+}
+
+/// Answers a request by an error.
+///
+/// # Errors
+/// Those of the connection.
+pub(super) fn answer_error(connection: BorrowedFd<'_>, unique: u64, error: Errno) -> Result<()> {
+    match handover::write(connection, &out_header(-error.raw(), unique)) {
+        // Whoever waited for it is gone.
+        Err(Errno::ENOENT) => Ok(()),
+        done => done,
+    }
 }

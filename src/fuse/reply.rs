@@ -9,7 +9,7 @@ use fuser::{INodeNo, ReplyAttr, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, 
 use super::adapter::{Adapter, GENERATION};
 use super::convert::{attr, bare, errno, kind};
 use crate::base::{Errno, Result};
-use crate::union::{Attr, DirSink, ListedEntry};
+use crate::union::{Attr, DirSink, InodeId, Kind, ListedEntry};
 
 pub(super) fn empty(reply: ReplyEmpty, done: Result<()>) {
     match done {
@@ -42,19 +42,29 @@ pub(super) fn written(reply: ReplyWrite, done: Result<u32>) {
 }
 
 /// Entries with attributes; those that were taken are told to the one who reads ahead.
-pub(super) struct Plus<'a>(pub &'a mut ReplyDirectoryPlus, pub Duration, pub &'a Adapter);
+pub(super) struct Plus<'a> {
+    pub reply: &'a mut ReplyDirectoryPlus,
+    pub ttl: Duration,
+    pub adapter: &'a Adapter,
+    /// The directories among them.
+    pub dirs: Vec<InodeId>,
+}
 
 impl DirSink for Plus<'_> {
     fn add(&mut self, entry: &ListedEntry<'_>) -> bool {
         let name = OsStr::from_bytes(entry.name);
         let (found, ttl) = match &entry.attr {
-            Some(found) => (attr(found), self.1.min(self.2.ttls().attr(found))),
+            Some(found) => (attr(found), self.ttl.min(self.adapter.ttls().attr(found))),
             // Asked again when somebody wants to know.
             None => (bare(entry.id, entry.kind), Duration::ZERO),
         };
-        let taken = !self.0.add(INodeNo(entry.id.0), entry.cookie, name, &ttl, &found, GENERATION);
-        if let (true, Some(attr), Some(prefetch)) = (taken, &entry.attr, self.2.prefetch.get()) {
-            prefetch.listed(entry.id, attr);
+        let taken = !self.reply.add(INodeNo(entry.id.0), entry.cookie, name, &ttl, &found, GENERATION);
+        if let (true, Some(attr)) = (taken, &entry.attr) {
+            if attr.kind == Kind::Dir && !matches!(entry.name, b"." | b"..") {
+                self.dirs.push(entry.id);
+            } else if let Some(prefetch) = self.adapter.ahead.prefetch.get() {
+                prefetch.listed(entry.id, attr);
+            }
         }
         taken
     }

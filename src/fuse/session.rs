@@ -3,12 +3,13 @@
 use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::thread;
 
 use fuser::{Config, Session, SessionACL};
 
-use super::adapter::{self, Adapter};
+use super::adapter::{self, Adapter, ReadAhead};
+use super::guard::Guard;
 use super::opens;
 use super::prefetch::Prefetch;
 use super::reattach::Successive;
@@ -16,6 +17,7 @@ use super::requests::Requests;
 use super::settings::MountSettings;
 use super::splice::Splice;
 use super::turns::Turns;
+use super::walk::Walk;
 use crate::base::{Errno, panics};
 use crate::sys::{mount, process};
 use crate::union::{SetupError, Union};
@@ -70,7 +72,7 @@ pub fn preflight(settings: &MountSettings) -> Result<(), SetupError> {
 /// Why it could not be mounted (then nothing is), or why serving ended before its time (then it is unmounted).
 pub fn serve(
     mut fs: Adapter,
-    settings: &MountSettings,
+    (settings, guard): (&MountSettings, Option<Guard>),
     successive: Option<Successive>,
     on_ready: impl FnOnce(),
 ) -> Result<(), SetupError> {
@@ -79,8 +81,7 @@ pub fn serve(
         Some(kept) => (kept.try_clone().map_err(|error| device_closed(error.into()))?, way(&settings.mountpoint)?),
         None => mount(settings)?,
     };
-    let (union, requests, turns, prefetch) =
-        (fs.union.clone(), fs.requests.clone(), fs.turns.clone(), fs.prefetch.clone());
+    let (union, requests, turns, ahead) = (fs.union.clone(), fs.requests.clone(), fs.turns.clone(), fs.ahead.clone());
     fs.splice = Splice::new(&connection).ok();
     let device = connection.try_clone().inspect_err(|error| log::info!("threads do not take turns: {error}")).ok();
     let mounted =
@@ -122,7 +123,8 @@ pub fn serve(
         return Err(SetupError { what, reason: error.to_string(), hint: "leave it out; Linux 6.9 has it".to_owned() });
     }
     adapter::connect(&union, session.notifier());
-    read_ahead(&mounted, (settings, device.as_ref().filter(|_| alone)), (&union, &prefetch, &turns));
+    let guarded = device.as_ref().filter(|_| alone).zip(guard.as_ref());
+    read_ahead(&mounted, settings, guarded, (&union, &ahead, &turns));
     if let Some(device) = device.filter(|_| settings.threads > 1) {
         turns.set_device(device);
     }
@@ -142,25 +144,38 @@ pub fn serve(
     }
 }
 
-/// Sees to what is read before it is asked for. `connection`: that of a mount of which this daemon is the first.
+/// Sees to what is read before it is asked for. `guarded`: this daemon's connection, if it is the first, and its guard.
 fn read_ahead(
     mounted: &Mounted,
-    (settings, connection): (&MountSettings, Option<&OwnedFd>),
-    (union, prefetch, turns): (&Arc<Union>, &OnceLock<Prefetch>, &Arc<Turns>),
+    settings: &MountSettings,
+    guarded: Option<(&OwnedFd, &Guard)>,
+    (union, ahead, turns): (&Arc<Union>, &ReadAhead, &Arc<Turns>),
 ) {
     if let (Way::Direct, Some(device)) = (&mounted.way, mounted.device)
         && let Err(errno) = mount::raise_read_ahead(device, READ_AHEAD)
     {
         log::debug!("read-ahead stays as it is: {errno}");
     }
-    // Where opens are seen an open may wait for a page that is held by the READ for which it is made.
-    // So may a lookup that finds other attributes, which it does only where layers may change.
-    // And of what the kernel had from a daemon before this one nothing is known.
-    let able = settings.threads > 1 && !settings.data.opens_seen && union.layers_stay();
-    let Some(connection) = connection.filter(|_| settings.prefetch && able) else { return };
-    match connection.try_clone().and_then(|device| Prefetch::new(union, device, turns)) {
-        Ok(started) => drop(prefetch.set(started)),
-        Err(error) => log::info!("nothing is read before it is asked for: {error}"),
+    // Else nothing holds that was read before, and a lookup that finds other attributes may wait for a READ's page.
+    if !settings.prefetch || !union.layers_stay() {
+        return;
+    }
+    let failed = |error: std::io::Error| log::info!("nothing is read before it is asked for: {error}");
+    if process::allowed_cpus().len() > 1 {
+        match Walk::start(union.clone()) {
+            Ok(walk) => drop(ahead.walk.set(walk)),
+            Err(error) => failed(error),
+        }
+    }
+    // Of what the kernel had from a daemon before this one nothing is known.
+    let Some((connection, guard)) = guarded.filter(|_| settings.reads_ahead()) else { return };
+    let start = || match guard.hand_over(connection.as_fd())? {
+        true => Prefetch::new(union, connection.try_clone()?, turns),
+        false => Err(std::io::Error::other("it takes Linux 6.9, where requests can be sent again")),
+    };
+    match start() {
+        Ok(prefetch) => drop(ahead.prefetch.set(prefetch)),
+        Err(error) => failed(error),
     }
 }
 

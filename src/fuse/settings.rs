@@ -21,10 +21,18 @@ pub struct MountSettings {
     pub allow_other: bool,
     /// Requests served at once, at least 1.
     pub threads: usize,
-    /// Files are read ahead of programs (see `fuse/prefetch.rs`); needs two threads, and opens that are not seen.
+    /// Files are read ahead of programs (see `fuse/prefetch.rs`), and directories (`fuse/walk.rs`).
     pub prefetch: bool,
     /// How data goes between programs and layers.
     pub data: DataPath,
     /// Options for the kernel's security modules, as they stand (`context=…`).
     pub security: Vec<OsString>,
+}
+
+impl MountSettings {
+    /// Whether files are to be put into the kernel's cache before they are asked for.
+    pub fn reads_ahead(&self) -> bool {
+        // Where opens are seen an open may wait for a page that is held by the READ for which it is made.
+        self.prefetch && self.threads > 1 && !self.data.opens_seen
+    }
 }

@@ -83,18 +83,20 @@ impl Stores {
         }
     }
 
-    /// What of these windows of a file is on its way is copied no further. Its mark was set before.
+    /// What of these windows of a file is on its way is copied no further; whether anything was. Its mark was set before.
     ///
     /// # Errors
     /// `ENOMEM`: it may be copied. Then the request must fail.
-    pub fn call_back(&self, id: InodeId, windows: &Range<u64>) -> Result<()> {
+    pub fn call_back(&self, id: InodeId, windows: &Range<u64>) -> Result<bool> {
+        let mut any = false;
         for flight in &self.flights {
             flight.at(id, |now| {
                 let apart = now.windows.start >= windows.end || windows.start >= now.windows.end;
+                any |= !apart;
                 if apart { Ok(()) } else { flight.recall.recall() }
             })?;
         }
-        Ok(())
+        Ok(any)
     }
 
     /// Does this once nothing is on its way to a file whose mark is set: now, or when who stores is ready.
@@ -247,7 +249,7 @@ mod tests {
         ];
         for (windows, id, called, back) in table {
             let flying = flying(windows.clone());
-            flying.stores.call_back(id, &called).unwrap();
+            assert_eq!(flying.stores.call_back(id, &called), Ok(back));
             assert_eq!(flying.arrive() < BOTH, back, "{windows:?} {id:?} {called:?}");
         }
     }

@@ -43,6 +43,78 @@ pub fn fork() -> Result<Fork> {
     }
 }
 
+/// The number of this process.
+pub fn this() -> Pid {
+    rustix::process::getpid()
+}
+
+/// What `ps` shows of the calling thread, and of a process of one.
+pub fn set_name(name: &str) {
+    let name = std::ffi::CString::new(name).unwrap_or_default();
+    let _ = rustix::thread::set_name(&name);
+}
+
+/// Ends this process without anything that its parent has prepared for its own end.
+pub fn leave_at_once() -> ! {
+    // SAFETY: it takes a number, and does not return.
+    unsafe { libc::_exit(0) }
+}
+
+/// The process that has forked this one.
+#[derive(Debug)]
+pub struct Watched {
+    pid: Pid,
+    handle: OwnedFd,
+}
+
+impl Watched {
+    /// Watches the parent. SIGUSR1 tells this process of the end of its main thread; it must be [held
+    /// back](block_endings).
+    ///
+    /// # Errors
+    /// `ESRCH` where it has ended; `ENOSYS` of
+    /// [pidfd_open(2)](https://man7.org/linux/man-pages/man2/pidfd_open.2.html) (before Linux 5.3).
+    pub fn new(pid: Pid) -> Result<Self> {
+        let signal = Some(rustix::process::Signal::USR1);
+        rustix::process::set_parent_process_death_signal(signal)?;
+        let handle = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?;
+        // By that number there may be another one by now.
+        if rustix::process::getppid() == Some(pid) { Ok(Self { pid, handle }) } else { Err(Errno::ESRCH) }
+    }
+
+    /// Waits for the end of its main thread: a SIGKILL ends that at once, whatever other threads wait for.
+    ///
+    /// # Errors
+    /// Those of [sigwaitinfo(2)](https://man7.org/linux/man-pages/man2/sigwaitinfo.2.html).
+    pub fn wait_for_main_thread(&self) -> Result<()> {
+        while rustix::process::getppid() == Some(self.pid) {
+            // SAFETY: all-zero is a value of the type; both pointers are to live values of this frame.
+            let (signal, sender) = unsafe {
+                let mut info: libc::siginfo_t = std::mem::zeroed();
+                let signal = libc::sigwaitinfo(&awaited(), &mut info);
+                (signal, info.si_pid())
+            };
+            if signal == libc::SIGUSR1 && sender == self.pid.as_raw_nonzero().get() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether nothing is left of the process; waits for that so long.
+    ///
+    /// # Errors
+    /// `ENOMEM` of [poll(2)](https://man7.org/linux/man-pages/man2/poll.2.html).
+    pub fn has_ended_within(&self, time: Duration) -> Result<bool> {
+        let mut fds = [rustix::event::PollFd::new(&self.handle, rustix::event::PollFlags::IN)];
+        let time = rustix::event::Timespec { tv_sec: 0, tv_nsec: time.subsec_nanos().into() };
+        match rustix::event::poll(&mut fds, Some(&time)) {
+            Err(rustix::io::Errno::INTR) => Ok(false),
+            ended => Ok(ended? > 0),
+        }
+    }
+}
+
 /// Waits for the end of child `pid`: its exit status, or `None` if a signal ended it.
 ///
 /// # Errors

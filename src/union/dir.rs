@@ -6,11 +6,12 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::ahead::Rest;
 use super::{Attr, InodeId, Union};
 use crate::base::sync::{Mutex, RwLockReadGuard, RwLockWriteGuard};
 use crate::base::{Errno, Name, Result};
 use crate::inode::{DirBody, Inode, MOST_INDEXED, Names};
-use crate::merge::{self, Answer, DirPart, DirView, Listed};
+use crate::merge::{self, Answer, DirPart, DirView, Found, Listed};
 use crate::sys::stat::Kind;
 
 /// One entry of a listing.
@@ -122,16 +123,23 @@ impl Union {
         }
         let mut at = cookie.max(DOT_DOT);
         let mut over = true;
+        let mut rest = Rest::default();
         loop {
             let names = self.again(|| self.listed(&inode, body, at))?;
             let (Some(listing), Ok(view)) = (names.listing(), body.live_view()) else { return Ok(()) };
             names.walked();
+            if at == DOT_DOT {
+                rest = self.seen_ahead(&inode, &view);
+            }
             let mut plain = Plain { union: self, dir: &inode, view: &view, last: None };
             for (cookie, name, listed) in listing.after(at) {
                 over = false;
                 let taken = match if plus { None } else { plain.entry(&name, &listed) } {
                     Some((id, kind)) => sink.add(&ListedEntry { name: name.as_bytes(), cookie, id, kind, attr: None }),
-                    None => self.list_one(&inode, &view, listing, (cookie, &name, &listed), plus, sink)?,
+                    None => {
+                        let seen = rest.take(cookie, &name);
+                        self.list_one(&inode, &view, listing, (cookie, &name, &listed, seen), plus, sink)?
+                    }
                 };
                 if !taken {
                     return Ok(());
@@ -154,7 +162,12 @@ impl Union {
     }
 
     /// The names of a directory, with a listing that goes on after `cookie` unless it was removed.
-    fn listed<'a>(&self, inode: &Arc<Inode>, body: &'a DirBody, cookie: u64) -> Result<RwLockReadGuard<'a, Names>> {
+    pub(super) fn listed<'a>(
+        &self,
+        inode: &Arc<Inode>,
+        body: &'a DirBody,
+        cookie: u64,
+    ) -> Result<RwLockReadGuard<'a, Names>> {
         let goes_on = |names: &Names| names.listing().is_some_and(|listing| listing.goes_on(cookie));
         let names = body.names.read();
         if goes_on(&names) {
@@ -182,12 +195,13 @@ impl Union {
         dir: &Arc<Inode>,
         view: &DirView,
         listing: &merge::Listing,
-        (cookie, name, listed): (u64, &Name, &Listed),
+        (cookie, name, listed, seen): (u64, &Name, &Listed, Option<Found>),
         plus: bool,
         sink: &mut dyn DirSink,
     ) -> Result<bool> {
         let below = listing.below(cookie, listed).filter(|_| self.layers_stay());
-        let found = match merge::lookup_in(&self.stack, view, name, usize::from(listed.slot), below) {
+        let look = || merge::lookup_in(&self.stack, view, name, usize::from(listed.slot), below);
+        let found = match seen.map_or_else(look, |found| Ok(Answer::Found(found))) {
             Ok(Answer::Found(found)) => found,
             Ok(Answer::Absent(_)) => return Ok(true),
             // A name that cannot be looked at is a name all the same.

@@ -153,7 +153,7 @@ impl Union {
     }
 
     fn bury(&self, inode: &Arc<Inode>) {
-        let Body::Leaf(leaf) = &inode.body else { return };
+        let Body::Leaf(leaf) = &inode.body else { return self.not_ahead(inode) };
         let hidden = leaf.state.lock().take_hidden();
         self.leave_blocks(inode, leaf, hidden.is_some());
         let (Some(object), Some(upper)) = (hidden, &self.upper) else { return };

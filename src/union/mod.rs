@@ -4,6 +4,7 @@
 //! *revalidate*, *publish* by one system call, *update* the live state, unlock.
 
 mod again;
+mod ahead;
 mod attr;
 mod blocks;
 mod cached;
@@ -63,6 +64,7 @@ pub struct Union {
     fds: Arc<FdCache>,
     cookies: CookieKey,
     listings: dir::ListingCache,
+    ahead: ahead::Ahead,
     /// Lock order: `inode/locks.rs`.
     topology: RwLock<Topology>,
     noacl: bool,

@@ -196,6 +196,7 @@ impl Union {
             fds,
             cookies,
             listings: Default::default(),
+            ahead: Default::default(),
             topology: Default::default(),
             noacl: config.noacl,
             static_nlink: config.static_nlink,

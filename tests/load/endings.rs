@@ -6,7 +6,7 @@ use std::time::Duration;
 use rustix::fs::OFlags;
 use rustix::process::{Signal, kill_process};
 
-use crate::common::mount::{is_mounted, wait_until};
+use crate::common::mount::{is_mounted, unmount_any, wait_until};
 use crate::common::tree::{pwrite_all, read_all};
 use crate::common::*;
 use crate::ways;
@@ -52,6 +52,39 @@ fn sigterm_with_open_and_unsynced_files_loses_nothing_and_ends_in_order() {
             // Nothing is left over that the next mount would have to clean.
             let again = stack.mount();
             assert_eq!(again.names("").unwrap().len(), 50, "{way}");
+        }
+    });
+}
+
+/// Who stores into the kernel's cache may wait there for a READ that the dead daemon had (`src/fuse/guard.rs`). It takes many
+/// kills to see that: one run in some dozens fails without the guard.
+#[test]
+fn a_daemon_that_is_killed_while_files_are_read_ahead_leaves_nobody_waiting() {
+    const FILES: usize = 2000;
+    within(120, || {
+        let stack = crate::stack(1);
+        (0..FILES).for_each(|i| {
+            stack.lowers[0].file(&format!("d/{i}"), vec![b'l'; 100 + i * 7 % 9000]);
+        });
+        for round in 0..40 {
+            let mut mount = stack.mount();
+            let list = std::fs::read_dir(mount.at("d")).unwrap();
+            let order: Vec<_> = list.map(|entry| entry.unwrap().path()).collect();
+            assert!(order.iter().all(|path| path.metadata().unwrap().is_file()));
+            let readers: Vec<_> = (0..1 + round % 3)
+                .map(|_| {
+                    let order = order.clone();
+                    std::thread::spawn(move || order.iter().try_for_each(|path| std::fs::read(path).map(drop)))
+                })
+                .collect();
+            std::thread::sleep(Duration::from_millis(2 + round as u64 * 7 % 40));
+            kill_process(mount.pid().unwrap(), Signal::KILL).unwrap();
+            assert!(mount.ended(Duration::from_secs(10)).is_some(), "{round}: the daemon cannot end");
+            unmount_any(&stack.merged, true).unwrap();
+            for reader in readers {
+                assert!(wait_until(|| reader.is_finished()), "{round}: a reader waits");
+                let _ = reader.join().unwrap();
+            }
         }
     });
 }

@@ -1,0 +1,179 @@
+//! Walks that a thread goes ahead of: it looks at the directories that are listed next, while the program and the thread
+//! that serves it are busy with this one.
+//!
+//! By evidence: once directories were listed in the order of a walk, in which each is followed by those in it, then by its
+//! next sibling.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::base::panics;
+use crate::base::sync::{Condvar, Mutex};
+use crate::union::{InodeId, Union};
+
+/// Directories that are looked at ahead.
+const AHEAD: usize = 4;
+/// The thread is woken for so many.
+const WORTH: usize = 2;
+/// Directories listed in order before the thread goes ahead.
+const EVIDENCE: u32 = 3;
+/// Directories that a program may leave out.
+const NEAR: usize = 64;
+/// Directories that are known to come.
+const MOST: usize = 1 << 12;
+
+/// The one who goes ahead; the thread ends with it.
+pub(super) struct Walk(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    way: Mutex<Way>,
+    more: Condvar,
+}
+
+/// The way of a walk.
+#[derive(Debug, Default)]
+struct Way {
+    /// What is listed next is last.
+    next: Vec<InodeId>,
+    /// Directories that came in this order.
+    streak: u32,
+    /// Those that were looked at lately.
+    done: VecDeque<InodeId>,
+    over: bool,
+}
+
+impl Walk {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// `EAGAIN` where there can be no more threads.
+    pub fn start(union: Arc<Union>) -> std::io::Result<Self> {
+        let shared = Arc::<Shared>::default();
+        let theirs = shared.clone();
+        std::thread::Builder::new().name("plyfs-walk".into()).spawn(move || {
+            while let Some(dir) = theirs.wait() {
+                panics::caught(|| {
+                    if let Err(error) = union.look_ahead(dir) {
+                        log::debug!("{} is not looked at ahead: {error}", dir.0);
+                    }
+                });
+            }
+        })?;
+        Ok(Self(shared))
+    }
+
+    /// A program lists a directory from its beginning.
+    pub fn lists(&self, dir: InodeId) {
+        self.0.way.lock().lists(dir);
+    }
+
+    /// It was given these directories in it. True where the thread had better be [woken](Self::wake).
+    pub fn listed(&self, dirs: &[InodeId]) -> bool {
+        let mut way = self.0.way.lock();
+        way.listed(dirs);
+        way.todo().count() >= WORTH
+    }
+
+    /// Wakes the thread.
+    pub fn wake(&self) {
+        self.0.more.notify_one();
+    }
+}
+
+impl Drop for Walk {
+    fn drop(&mut self) {
+        self.0.way.lock().over = true;
+        self.0.more.notify_one();
+    }
+}
+
+impl Shared {
+    /// The directory to look at, once there is one; `None` at the end.
+    fn wait(&self) -> Option<InodeId> {
+        let mut way = self.way.lock();
+        loop {
+            if way.over {
+                return None;
+            }
+            let dir = way.todo().next();
+            if let Some(dir) = dir {
+                way.done.push_back(dir);
+                if way.done.len() > 2 * AHEAD {
+                    way.done.pop_front();
+                }
+                return Some(dir);
+            }
+            self.more.wait(&mut way);
+        }
+    }
+}
+
+impl Way {
+    fn lists(&mut self, dir: InodeId) {
+        let near = self.next.iter().rev().take(NEAR).position(|next| *next == dir);
+        match near {
+            Some(left_out) => {
+                self.next.truncate(self.next.len() - left_out - 1);
+                self.streak = if left_out == 0 { self.streak.saturating_add(1) } else { 0 };
+            }
+            None => {
+                self.next.clear();
+                self.streak = 0;
+            }
+        }
+    }
+
+    fn listed(&mut self, dirs: &[InodeId]) {
+        self.next.extend(dirs.iter().rev());
+        let many = self.next.len().saturating_sub(MOST);
+        self.next.drain(..many);
+    }
+
+    /// What is worth looking at, the next one first.
+    fn todo(&self) -> impl Iterator<Item = InodeId> {
+        let sure = self.streak >= EVIDENCE;
+        let next = self.next.iter().rev().take(if sure { AHEAD } else { 0 });
+        next.filter(|dir| !self.done.contains(dir)).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ids(ids: &[u64]) -> Vec<InodeId> {
+        ids.iter().copied().map(InodeId).collect()
+    }
+
+    #[test]
+    fn directories_are_looked_at_ahead_of_who_lists_each_before_its_next_sibling() {
+        let mut way = Way::default();
+        let mut go = |dir: u64, dirs: &[u64]| {
+            way.lists(InodeId(dir));
+            way.listed(&ids(dirs));
+            way.todo().map(|id| id.0).collect::<Vec<_>>()
+        };
+        assert_eq!(go(1, &[2, 3, 4]), []);
+        assert_eq!(go(2, &[5, 6]), []);
+        assert_eq!(go(5, &[]), []);
+        assert_eq!(go(6, &[]), [3, 4]);
+        assert_eq!(go(3, &[7, 8, 9, 10, 11]), [7, 8, 9, 10]);
+        assert_eq!(go(8, &[]), [], "one is left out");
+        assert_eq!((go(9, &[]), go(10, &[]), go(11, &[12])), (vec![], vec![], vec![12, 4]));
+        assert_eq!(go(99, &[100]), [], "elsewhere");
+    }
+
+    #[test]
+    fn each_is_looked_at_once() {
+        let shared = Shared::default();
+        {
+            let mut way = shared.way.lock();
+            (way.next, way.streak) = (ids(&[3, 2, 1]), EVIDENCE);
+        }
+        assert_eq!([shared.wait(), shared.wait(), shared.wait()], [1, 2, 3].map(|id| Some(InodeId(id))));
+        assert_eq!(shared.way.lock().todo().count(), 0);
+        shared.way.lock().over = true;
+        assert_eq!(shared.wait(), None);
+    }
+}

@@ -1,0 +1,115 @@
+//! Directories that are looked at before a program lists them.
+//!
+//! What was found holds as long as the layers do: only directories without an upper part are looked at, whose names lead
+//! to what lower layers have. A file with several names is left out: a change by another one is to be seen by this one.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use super::{InodeId, Union};
+use crate::base::sync::Mutex;
+use crate::base::{Name, Result};
+use crate::inode::Inode;
+use crate::merge::{self, Answer, DirView, Found};
+
+/// Directories whose names may be known ahead, and names of one.
+const MOST_DIRS: usize = 8;
+const MOST_NAMES: usize = 512;
+
+/// The directories that were looked at, oldest first.
+#[derive(Default)]
+pub(super) struct Ahead(Mutex<VecDeque<Arc<Seen>>>);
+
+/// What was found in a directory, in the order of its listing.
+struct Seen {
+    dir: Arc<Inode>,
+    found: Mutex<VecDeque<(u64, Name, Found)>>,
+    /// Somebody lists it.
+    taken: AtomicBool,
+}
+
+/// What is left of it for who lists the directory.
+#[derive(Default)]
+pub(super) struct Rest(VecDeque<(u64, Name, Found)>);
+
+impl Rest {
+    /// What was found by this name. The names are asked for in the order of the listing.
+    pub fn take(&mut self, cookie: u64, name: &Name) -> Option<Found> {
+        while self.0.front().is_some_and(|(at, _, _)| *at < cookie) {
+            self.0.pop_front();
+        }
+        let (at, known, _) = self.0.front()?;
+        if *at != cookie || known != name {
+            return None;
+        }
+        self.0.pop_front().map(|(_, _, found)| found)
+    }
+}
+
+impl Union {
+    /// Looks at what is in a directory, so that who lists it next need not.
+    ///
+    /// # Errors
+    /// What reading the layers says; it means nothing.
+    pub fn look_ahead(&self, id: InodeId) -> Result<()> {
+        let dir = self.inode(id)?;
+        let body = dir.dir()?;
+        if !self.layers_stay() || body.live_view()?.upper.is_some() {
+            return Ok(());
+        }
+        let seen = Arc::new(Seen { dir: dir.clone(), found: Mutex::default(), taken: AtomicBool::new(false) });
+        self.ahead.enter(&seen);
+        let names = self.listed(&dir, body, 0)?;
+        let (Some(listing), view) = (names.listing(), body.live_view()?) else { return Ok(()) };
+        for (cookie, name, listed) in listing.after(0).take(MOST_NAMES) {
+            if seen.taken.load(Relaxed) || view.upper.is_some() {
+                break;
+            }
+            let below = listing.below(cookie, &listed);
+            let found = match merge::lookup_in(&self.stack, &view, &name, usize::from(listed.slot), below) {
+                Ok(Answer::Found(found)) => found,
+                _ => continue,
+            };
+            let alone = match &found {
+                Found::Dir(_) => true,
+                Found::Leaf(leaf) => leaf.stat.nlink == 1,
+            };
+            if alone {
+                seen.found.lock().push_back((cookie, name, found));
+            }
+        }
+        Ok(())
+    }
+
+    /// What was found in a directory that is being listed. The caller holds its `names`.
+    pub(super) fn seen_ahead(&self, dir: &Arc<Inode>, view: &DirView) -> Rest {
+        match self.ahead.take(dir) {
+            Some(seen) if view.upper.is_none() => Rest(std::mem::take(&mut *seen.found.lock())),
+            _ => Rest::default(),
+        }
+    }
+
+    /// A directory is known no longer.
+    pub(super) fn not_ahead(&self, dir: &Arc<Inode>) {
+        self.ahead.take(dir);
+    }
+}
+
+impl Ahead {
+    fn enter(&self, seen: &Arc<Seen>) {
+        let mut all = self.0.lock();
+        all.push_back(seen.clone());
+        if all.len() > MOST_DIRS {
+            all.pop_front();
+        }
+    }
+
+    fn take(&self, dir: &Arc<Inode>) -> Option<Arc<Seen>> {
+        let mut all = self.0.lock();
+        let at = all.iter().position(|seen| Arc::ptr_eq(&seen.dir, dir))?;
+        let seen = all.remove(at)?;
+        seen.taken.store(true, Relaxed);
+        Some(seen)
+    }
+}
