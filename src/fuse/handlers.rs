@@ -390,13 +390,14 @@ impl Filesystem for Adapter {
 
     fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         self.serve(req, Op::GetXattr, || {
-            // The kernel asks so before it writes.
-            if name == "security.capability"
-                && let Err(error) = self.changing(id(ino))
-            {
-                return reply.error(errno(error));
+            // The kernel asks so before it writes, and does that whatever the answer is.
+            let capability = name == "security.capability";
+            let (ino, name) = (id(ino), name.to_owned());
+            let answer = move |union: &Union| xattr(reply, size, union.getxattr(ino, name.as_bytes()));
+            match capability && self.changing(ino).is_err() {
+                true => self.run_after_stores(ino, false, answer),
+                false => answer(&self.union),
             }
-            xattr(reply, size, self.union.getxattr(id(ino), name.as_bytes()));
         });
     }
 

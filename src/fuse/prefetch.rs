@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use super::guard::Guarded;
 use super::order::{Order, SMALL_FILE};
 use super::push::Push;
 use super::random::Random;
@@ -26,17 +27,22 @@ pub struct Prefetch {
 }
 
 impl Prefetch {
-    /// For a view with this connection.
+    /// For a view with this connection, and its guard.
     ///
     /// # Errors
     /// `ENOMEM`, or `EAGAIN` where there can be no more threads.
-    pub fn new(union: &Arc<Union>, device: OwnedFd, turns: &Arc<Turns>) -> std::io::Result<Self> {
+    pub fn new(union: &Arc<Union>, guarded: (OwnedFd, Guarded), turns: &Arc<Turns>) -> std::io::Result<Self> {
         let order = Arc::<Order>::default();
-        let hands = Stores::new(union.clone(), device, Push::HANDS);
+        let hands = Stores::new(union.clone(), guarded, Push::HANDS);
         let (stores, hands) = hands.map_err(|errno| std::io::Error::from_raw_os_error(errno.raw()))?;
         let [theirs, ours] = <[_; Push::HANDS]>::try_from(hands).map_err(|_| std::io::ErrorKind::OutOfMemory)?;
         let push = Push::start(order.clone(), (stores.clone(), theirs, ours), turns.clone())?;
         Ok(Self { union: union.clone(), order, random: Random::default(), stores, push })
+    }
+
+    /// The view is unmounted.
+    pub fn finish(&self) {
+        self.stores.finish();
     }
 
     /// A name was listed with its attributes.

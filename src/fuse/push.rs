@@ -195,11 +195,12 @@ impl Pusher {
     fn file_if(&self, place: u64, hand: &mut Hand, free: impl FnOnce() -> bool) {
         let Some(id) = self.order.after(place.saturating_sub(1), 1).next() else { return };
         let union = &self.stores.union;
+        let Some(file) = union.hold(id) else { return };
         let Ok(read) = union.read(id, 0, hand.room()) else { return };
         if free() && self.order.take(id).is_some() && read > 0 && read as u64 <= SMALL_FILE {
             // What was read above is right where nothing had a mark until now.
             let claim = || union.mark_cached(id).then_some(0..read).into_iter().collect();
-            hand.store(&self.stores, (id, WHOLE), claim);
+            hand.store(&self.stores, (&file, WHOLE), claim);
         }
     }
 
@@ -209,10 +210,10 @@ impl Pusher {
         if !union.is_in_cache(window.id, start, len as u64) {
             return;
         }
-        let Some(room) = hand.room().get_mut(..len) else { return };
+        let (Some(file), Some(room)) = (union.hold(window.id), hand.room().get_mut(..len)) else { return };
         if union.read(window.id, start, room) == Ok(len) {
             let windows = window.number..window.number + 1;
-            hand.store(&self.stores, (window.id, windows), || window.claim());
+            hand.store(&self.stores, (&file, windows), || window.claim());
         }
     }
 }

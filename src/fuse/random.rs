@@ -36,6 +36,8 @@ struct Pages {
     size: u64,
     /// A bit for each page that was read or stored, a word for each window.
     marks: Box<[AtomicU64]>,
+    /// The first mark of the inode was this one's: no READ was answered before.
+    sure: AtomicBool,
     /// It may change, or is not watched any more.
     over: AtomicBool,
     /// Where the last READ ended, and how many began somewhere else.
@@ -64,17 +66,16 @@ impl Random {
             return;
         }
         // Before the mark is seen: who finds the inode marked must find its pages, too.
-        let mut new = false;
-        self.files.entry(id).or_insert_with(|| {
-            new = true;
-            Arc::new(Pages::new(size))
-        });
-        if new {
-            self.make_room(id);
+        let new = Arc::new(Pages::new(size));
+        let pages = self.files.entry(id).or_insert_with(|| new.clone()).clone();
+        if !Arc::ptr_eq(&pages, &new) {
+            return;
         }
+        self.make_room(id);
         // Another one may have set it who knew nothing of the pages.
-        if !union.mark_cached(id) && new {
-            self.end(id);
+        match union.mark_cached(id) {
+            true => new.sure.store(true, SeqCst),
+            false => self.end(id),
         }
     }
 
@@ -109,6 +110,7 @@ impl Pages {
         Self {
             size,
             marks: (0..words).map(|_| AtomicU64::new(0)).collect(),
+            sure: AtomicBool::new(false),
             over: AtomicBool::new(false),
             end: AtomicU64::new(0),
             random: AtomicU32::new(0),
@@ -163,7 +165,7 @@ impl Window {
             return Vec::new();
         };
         let marked = word.fetch_or(u64::MAX, SeqCst);
-        if self.pages.over.load(SeqCst) {
+        if self.pages.over.load(SeqCst) || !self.pages.sure.load(SeqCst) {
             return Vec::new();
         }
         runs(!marked, self.part().1)
@@ -215,6 +217,8 @@ mod tests {
     #[test]
     fn what_was_read_and_what_lies_beyond_the_end_is_not_claimed() {
         let pages = Arc::new(pages());
+        assert_eq!(Window { id: InodeId(7), number: 50, pages: pages.clone() }.claim(), [], "not sure");
+        pages.sure.store(true, SeqCst);
         pages.read(2 * WINDOW + 10 * PAGE + 1, PAGE);
         pages.read(3 * WINDOW - PAGE, 2 * PAGE);
         let window = |number| Window { id: InodeId(7), number, pages: pages.clone() };

@@ -38,8 +38,11 @@ pub struct Successive {
 pub(super) const MESSAGE: usize = (1 << 20) + 8192;
 /// `struct fuse_out_header`: length, error, unique.
 const OUT_HEADER: u32 = 16;
-/// `struct fuse_in_header`: length and opcode stand before `unique`.
+/// `struct fuse_in_header`: length, opcode, unique.
+const OPCODE: std::ops::Range<usize> = 4..8;
 const UNIQUE: std::ops::Range<usize> = 8..16;
+/// `FUSE_FORGET`, `FUSE_INTERRUPT` and `FUSE_BATCH_FORGET` of linux/fuse.h.
+const UNANSWERED: [u32; 3] = [2, 36, 42];
 /// `FUSE_NOTIFY_RESEND`
 const NOTIFY_RESEND: i32 = 7;
 
@@ -113,7 +116,7 @@ fn refuse_resent(connection: BorrowedFd<'_>) -> Result<()> {
     let mut message = vec![0; MESSAGE];
     while process::is_readable(connection) {
         let len = handover::read(connection, &mut message)?;
-        // FORGET has no answer.
+        // Who forgets says so in between: what it means is kept, which costs memory.
         let Some(unique) = request(message.get(..len).unwrap_or_default()) else { continue };
         if unique & RESENT == 0 {
             // The first of the others: back into the queue.
@@ -127,8 +130,9 @@ fn refuse_resent(connection: BorrowedFd<'_>) -> Result<()> {
 
 /// The number of a request that wants an answer.
 pub(super) fn request(message: &[u8]) -> Option<u64> {
+    let opcode = message.get(OPCODE)?.try_into().ok().map(u32::from_ne_bytes)?;
     let unique = message.get(UNIQUE)?.try_into().ok().map(u64::from_ne_bytes)?;
-    (unique != 0).then_some(unique)
+    (!UNANSWERED.contains(&opcode)).then_some(unique)
 }
 
 /// Answers a request by an error.

@@ -123,24 +123,33 @@ pub fn serve(
         return Err(SetupError { what, reason: error.to_string(), hint: "leave it out; Linux 6.9 has it".to_owned() });
     }
     adapter::connect(&union, session.notifier());
-    let guarded = device.as_ref().filter(|_| alone).zip(guard.as_ref());
+    let guarded = device.as_ref().filter(|_| alone).zip(guard);
     read_ahead(&mounted, settings, guarded, (&union, &ahead, &turns));
     if let Some(device) = device.filter(|_| settings.threads > 1) {
         turns.set_device(device);
     }
-    let watcher = mounted.clone();
-    let counted = requests.clone();
-    thread::Builder::new()
-        .name("signals".to_owned())
-        .spawn(move || (0..MOST_PANICS).any(|_| panics::caught(|| watcher.unmount_when_told(&counted))))
-        .map_err(end_early)?;
+    watch_signals(mounted.clone(), requests.clone()).map_err(end_early)?;
     on_ready();
-    let ended = session.run();
+    let ended = ended(session.run());
+    // Other threads may still have the union for a moment, and its end would come after that of the process.
+    union.finish();
     log::debug!("{requests}");
-    match ended {
+    if let (Ok(()), Some(prefetch)) = (&ended, ahead.prefetch.get()) {
+        prefetch.finish();
+    }
+    ended.map_err(end_early)
+}
+
+fn watch_signals(mounted: Mounted, requests: Arc<Requests>) -> std::io::Result<()> {
+    let watch = move || (0..MOST_PANICS).any(|_| panics::caught(|| mounted.unmount_when_told(&requests)));
+    thread::Builder::new().name("signals".to_owned()).spawn(watch).map(drop)
+}
+
+fn ended(run: std::io::Result<()>) -> std::io::Result<()> {
+    match run {
         // What the kernel says where a request had just been taken off its queue when the view was unmounted.
         Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => Ok(()),
-        ended => ended.map_err(end_early),
+        run => run,
     }
 }
 
@@ -148,7 +157,7 @@ pub fn serve(
 fn read_ahead(
     mounted: &Mounted,
     settings: &MountSettings,
-    guarded: Option<(&OwnedFd, &Guard)>,
+    guarded: Option<(&OwnedFd, Guard)>,
     (union, ahead, turns): (&Arc<Union>, &ReadAhead, &Arc<Turns>),
 ) {
     if let (Way::Direct, Some(device)) = (&mounted.way, mounted.device)
@@ -169,11 +178,12 @@ fn read_ahead(
     }
     // Of what the kernel had from a daemon before this one nothing is known.
     let Some((connection, guard)) = guarded.filter(|_| settings.reads_ahead()) else { return };
-    let start = || match guard.hand_over(connection.as_fd())? {
-        true => Prefetch::new(union, connection.try_clone()?, turns),
-        false => Err(std::io::Error::other("it takes Linux 6.9, where requests can be sent again")),
+    let start = |guard: Guard| {
+        // `EINVAL` before Linux 6.9.
+        let guarded = guard.take(connection.as_fd())?;
+        Prefetch::new(union, (connection.try_clone()?, guarded), turns)
     };
-    match start() {
+    match start(guard) {
         Ok(prefetch) => drop(ahead.prefetch.set(prefetch)),
         Err(error) => failed(error),
     }

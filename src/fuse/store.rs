@@ -22,10 +22,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
+use super::guard::Guarded;
 use crate::base::sync::Mutex;
 use crate::base::{Result, panics};
 use crate::sys::lent::{Lent, Recall};
-use crate::union::{InodeId, Union};
+use crate::union::{Held, InodeId, Union};
 
 /// Bytes that are stored at a time, at most; of a large file an aligned window.
 pub(super) const WINDOW: u64 = 256 << 10;
@@ -41,6 +42,8 @@ pub(super) type Job = Box<dyn FnOnce() + Send>;
 pub(super) struct Stores {
     pub union: Arc<Union>,
     device: OwnedFd,
+    /// Without it a killed daemon might not end.
+    guard: Guarded,
     flights: Vec<Arc<Flight>>,
     stopped: AtomicBool,
 }
@@ -70,10 +73,15 @@ impl Stores {
     ///
     /// # Errors
     /// `ENOMEM`
-    pub fn new(union: Arc<Union>, device: OwnedFd, hands: usize) -> Result<(Arc<Self>, Vec<Hand>)> {
+    pub fn new(union: Arc<Union>, (device, guard): (OwnedFd, Guarded), hands: usize) -> Result<(Arc<Self>, Vec<Hand>)> {
         let hands = (0..hands).map(|_| Hand::new()).collect::<Result<Vec<_>>>()?;
         let flights = hands.iter().map(|hand| hand.flight.clone()).collect();
-        Ok((Arc::new(Self { union, device, flights, stopped: AtomicBool::new(false) }), hands))
+        Ok((Arc::new(Self { union, device, guard, flights, stopped: AtomicBool::new(false) }), hands))
+    }
+
+    /// Nothing is on its way any more, as there is no connection.
+    pub fn finish(&self) {
+        self.guard.end();
     }
 
     /// Nothing is stored any more, where what is written above does not hold.
@@ -88,25 +96,22 @@ impl Stores {
     /// # Errors
     /// `ENOMEM`: it may be copied. Then the request must fail.
     pub fn call_back(&self, id: InodeId, windows: &Range<u64>) -> Result<bool> {
-        let mut any = false;
+        let mut any = Ok(false);
         for flight in &self.flights {
             flight.at(id, |now| {
-                let apart = now.windows.start >= windows.end || windows.start >= now.windows.end;
-                any |= !apart;
-                if apart { Ok(()) } else { flight.recall.recall() }
-            })?;
+                if now.windows.start < windows.end && windows.start < now.windows.end {
+                    any = flight.recall.recall().and(any).map(|_| true);
+                }
+            });
         }
-        Ok(any)
+        any
     }
 
     /// Does this once nothing is on its way to a file whose mark is set: now, or when who stores is ready.
     pub fn after(&self, id: InodeId, job: Job) {
         let mut job = Some(job);
         for flight in &self.flights {
-            let _ = flight.at(id, |now| {
-                now.after.extend(job.take());
-                Ok(())
-            });
+            flight.at(id, |now| now.after.extend(job.take()));
         }
         job.into_iter().for_each(|job| job());
     }
@@ -114,12 +119,14 @@ impl Stores {
 
 impl Flight {
     /// Does something about what is on its way to this file, if anything is.
-    fn at(&self, id: InodeId, act: impl FnOnce(&mut Now) -> Result<()>) -> Result<()> {
+    fn at(&self, id: InodeId, act: impl FnOnce(&mut Now)) {
         if self.id.load(SeqCst) != id.0 {
-            return Ok(());
+            return;
         }
         let mut now = self.now.lock();
-        if self.id.load(SeqCst) == id.0 { act(&mut now) } else { Ok(()) }
+        if self.id.load(SeqCst) == id.0 {
+            act(&mut now);
+        }
     }
 
     fn begin(&self, id: InodeId, windows: Range<u64>) {
@@ -148,15 +155,21 @@ impl Hand {
     }
 
     /// Stores these windows of a file, which begin with the [room](Self::room): those ranges of it (from whole pages on)
-    /// that `claim` finds without a mark, and marks.
+    /// that `claim` finds without a mark, and marks. The file was held before it was read: else what has no mark could be
+    /// another one by the same number, or the same that the kernel forgot, with other bytes.
     pub fn store(
         &mut self,
         stores: &Stores,
-        (id, windows): (InodeId, Range<u64>),
+        (file, windows): (&Held<'_>, Range<u64>),
         claim: impl FnOnce() -> Vec<Range<usize>>,
     ) {
-        // Else the kernel may have another file by this number when the bytes arrive.
-        let Some(_held) = stores.union.hold(id).filter(|_| !stores.stopped.load(SeqCst)) else { return };
+        let id = file.id();
+        if stores.guard.is_gone() {
+            stores.stop("its guard has ended");
+        }
+        if stores.stopped.load(SeqCst) {
+            return;
+        }
         let start = if windows == WHOLE { 0 } else { windows.start * WINDOW };
         self.lent.begin();
         self.flight.begin(id, windows);
@@ -214,10 +227,11 @@ mod tests {
         let layer = tempfile::tempdir().unwrap();
         let union = Arc::new(Union::builder().lower(layer.path()).build().unwrap());
         let (read, write) = pipe().unwrap();
-        let (stores, mut hands) = Stores::new(union, write, 2).unwrap();
+        let (stores, mut hands) = Stores::new(union, (write, Guarded::nobody()), 2).unwrap();
         let theirs = stores.clone();
         let storing = std::thread::spawn(move || {
-            hands[1].store(&theirs, (ID, windows), || vec![0..HALF, HALF..2 * HALF]);
+            let root = theirs.union.hold(ID).unwrap();
+            hands[1].store(&theirs, (&root, windows), || vec![0..HALF, HALF..2 * HALF]);
         });
         while !is_readable(read.as_fd()) {
             std::thread::yield_now();
@@ -279,11 +293,11 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_stored_to_what_is_not_known_or_where_it_was_stopped() {
+    fn nothing_is_stored_where_it_was_stopped() {
         let Flying { stores, .. } = flying(WHOLE);
         let mut hand = Hand::new().unwrap();
-        hand.store(&stores, (InodeId(99), WHOLE), || panic!("it is not known"));
+        assert!(stores.union.hold(InodeId(99)).is_none());
         stores.stop("a test");
-        hand.store(&stores, (ID, WHOLE), || panic!("it was stopped"));
+        hand.store(&stores, (&stores.union.hold(ID).unwrap(), WHOLE), || panic!("it was stopped"));
     }
 }

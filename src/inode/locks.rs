@@ -1,7 +1,8 @@
 //! The lock order, and the only code that locks two inodes.
 //!
-//! 1. The one program's READ that reads ahead (`Prefetch::state`, only tried), the opens of an inode (`OpenFiles`): they
-//!    ask the union for something. `Order`, `Turns`, `Push` have locks that no other is asked for under.
+//! 1. The one program's READ that stores ahead (`Push::hand`, only tried), the opens of an inode (`OpenFiles`): they ask
+//!    the union for something. `Order`, `Turns`, `Push`, `Stores`, `Walk` have locks that no other is asked for under, but
+//!    for that of the memory that is lent (`Lent`).
 //! 2. `Union::topology`: exclusive while a directory moves to another parent, shared by every other rename.
 //! 3. [`Inode::up`](super::Inode): an inode's copy-up, and every change of a file's attributes, which a copy of its data
 //!    that runs meanwhile would undo, and the first sync after it. Ancestors are copied up before it is taken; one at a

@@ -60,6 +60,50 @@ pub fn leave_at_once() -> ! {
     unsafe { libc::_exit(0) }
 }
 
+/// A descriptor, and all of its copies, answer `EAGAIN` from now on where they would wait.
+///
+/// # Errors
+/// Those of [fcntl(2)](https://man7.org/linux/man-pages/man2/fcntl.2.html).
+pub fn set_nonblocking(fd: BorrowedFd<'_>) -> Result<()> {
+    Ok(rustix::fs::fcntl_setfl(fd, rustix::fs::fcntl_getfl(fd)? | OFlags::NONBLOCK)?)
+}
+
+/// A process that this one has forked; it is killed with this.
+#[derive(Debug)]
+pub struct Forked {
+    pid: Pid,
+    handle: OwnedFd,
+}
+
+impl Forked {
+    /// The child `pid`, which was not waited for.
+    ///
+    /// # Errors
+    /// `EMFILE`, `ENFILE`; `ENOSYS` before Linux 5.3. Then it is killed.
+    pub fn new(pid: Pid) -> Result<Self> {
+        let handle = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty());
+        let handle = handle.inspect_err(|_| end(pid))?;
+        Ok(Self { pid, handle })
+    }
+
+    /// Whether it has ended.
+    pub fn has_ended(&self) -> bool {
+        is_readable(self.handle.as_fd())
+    }
+}
+
+impl Drop for Forked {
+    fn drop(&mut self) {
+        end(self.pid);
+    }
+}
+
+/// Kills a child that was not waited for, and waits for it.
+fn end(pid: Pid) {
+    let _ = signal(pid, libc::SIGKILL);
+    let _ = wait_for(pid);
+}
+
 /// The process that has forked this one.
 #[derive(Debug)]
 pub struct Watched {

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use super::{InodeId, Union};
 use crate::base::sync::Mutex;
 use crate::base::{Name, Result};
-use crate::inode::Inode;
+use crate::inode::{DirBody, Inode};
 use crate::merge::{self, Answer, DirView, Found};
 
 /// Directories whose names may be known ahead, and names of one.
@@ -28,6 +28,9 @@ struct Seen {
     /// Somebody lists it.
     taken: AtomicBool,
 }
+
+/// A name: its cookie, the slot of its topmost part, and the slots below that have one, where known.
+type ToLookAt = (u64, Name, usize, Option<Vec<usize>>);
 
 /// What is left of it for who lists the directory.
 #[derive(Default)]
@@ -55,19 +58,18 @@ impl Union {
     pub fn look_ahead(&self, id: InodeId) -> Result<()> {
         let dir = self.inode(id)?;
         let body = dir.dir()?;
-        if !self.layers_stay() || body.live_view()?.upper.is_some() {
+        let view = body.live_view()?;
+        if !self.layers_stay() || view.upper.is_some() {
             return Ok(());
         }
         let seen = Arc::new(Seen { dir: dir.clone(), found: Mutex::default(), taken: AtomicBool::new(false) });
         self.ahead.enter(&seen);
-        let names = self.listed(&dir, body, 0)?;
-        let (Some(listing), view) = (names.listing(), body.live_view()?) else { return Ok(()) };
-        for (cookie, name, listed) in listing.after(0).take(MOST_NAMES) {
-            if seen.taken.load(Relaxed) || view.upper.is_some() {
+        for (cookie, name, slot, below) in self.to_look_at(&dir, body)? {
+            if seen.taken.load(Relaxed) {
                 break;
             }
-            let below = listing.below(cookie, &listed);
-            let found = match merge::lookup_in(&self.stack, &view, &name, usize::from(listed.slot), below) {
+            let below = below.map(Vec::into_iter);
+            let found = match merge::lookup_in(&self.stack, &view, &name, slot, below) {
                 Ok(Answer::Found(found)) => found,
                 _ => continue,
             };
@@ -82,11 +84,30 @@ impl Union {
         Ok(())
     }
 
+    /// The first names of a directory: where to look for each, taken along, so that nobody waits for its lock meanwhile.
+    fn to_look_at(&self, dir: &Arc<Inode>, body: &DirBody) -> Result<Vec<ToLookAt>> {
+        let names = self.listed(dir, body, 0)?;
+        let Some(listing) = names.listing() else { return Ok(Vec::new()) };
+        let each = listing.after(0).take(MOST_NAMES).map(|(cookie, name, listed)| {
+            let below = listing.below(cookie, &listed).map(Iterator::collect);
+            (cookie, name, usize::from(listed.slot), below)
+        });
+        Ok(each.collect())
+    }
+
     /// What was found in a directory that is being listed. The caller holds its `names`.
     pub(super) fn seen_ahead(&self, dir: &Arc<Inode>, view: &DirView) -> Rest {
         match self.ahead.take(dir) {
             Some(seen) if view.upper.is_none() => Rest(std::mem::take(&mut *seen.found.lock())),
             _ => Rest::default(),
+        }
+    }
+
+    /// What is left is for who goes on.
+    pub(super) fn put_back(&self, dir: &Arc<Inode>, rest: Rest) {
+        if !rest.0.is_empty() {
+            let found = Mutex::new(rest.0);
+            self.ahead.enter(&Arc::new(Seen { dir: dir.clone(), found, taken: AtomicBool::new(true) }));
         }
     }
 

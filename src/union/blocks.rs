@@ -303,8 +303,8 @@ impl Union {
         self.live_blocks().iter().filter(|(_, blocks)| blocks.is_loose()).for_each(|(_, blocks)| keep(blocks));
     }
 
-    /// The end of the union: files without a name go with it.
-    pub(super) fn end_blocks(&self) {
+    /// Nothing is asked any more: what was written is on disk as after a clean end, and files without a name are gone.
+    pub fn finish(&self) {
         for (id, _) in self.live_blocks() {
             let Some(inode) = self.table.get(id) else { continue };
             let Ok(leaf) = inode.leaf() else { continue };
@@ -445,6 +445,6 @@ impl DirSink for Candidates {
 
 impl Drop for Union {
     fn drop(&mut self) {
-        self.end_blocks();
+        self.finish();
     }
 }

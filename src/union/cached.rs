@@ -27,6 +27,13 @@ impl Union {
     }
 }
 
+impl Held<'_> {
+    /// Its number.
+    pub fn id(&self) -> InodeId {
+        self.id
+    }
+}
+
 impl Drop for Held<'_> {
     fn drop(&mut self) {
         self.union.forget(self.id, 1);

@@ -128,7 +128,7 @@ impl Union {
             let names = self.again(|| self.listed(&inode, body, at))?;
             let (Some(listing), Ok(view)) = (names.listing(), body.live_view()) else { return Ok(()) };
             names.walked();
-            if at == DOT_DOT {
+            if over {
                 rest = self.seen_ahead(&inode, &view);
             }
             let mut plain = Plain { union: self, dir: &inode, view: &view, last: None };
@@ -142,6 +142,7 @@ impl Union {
                     }
                 };
                 if !taken {
+                    self.put_back(&inode, rest);
                     return Ok(());
                 }
             }

@@ -34,6 +34,7 @@ pub use crate::inode::{InodeId, Journal};
 pub use crate::sys::stat::{Kind, SetTime, StatFs, Time};
 pub use crate::sys::tree::RenameFlags;
 pub use blocks::{Completed, Tender};
+pub use cached::Held;
 pub use change::Notices;
 pub use create::{Make, symlink_target};
 pub use dir::{DirSink, ListedEntry};
