@@ -6,6 +6,7 @@ mod common;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
+use common::mount::unmount_any;
 use common::*;
 use rustix::fs::OFlags;
 
@@ -356,6 +357,30 @@ fn what_a_file_becomes_while_it_is_open_is_no_reason_not_to_open_it() {
             assert_eq!(mount.text("f"), "Text");
         },
     );
+}
+
+/// Also where threads of the daemon go on for a moment: a restart of the machine must find it.
+#[test]
+fn an_unmount_in_order_records_for_good_what_was_written_by_blocks() {
+    // `BELOW`, `HERE` (as long as the machine runs) and `KEPT`, behind a page.
+    const STATES: usize = 4096;
+    bounded(|| {
+        for _ in 0..5 {
+            let stack = lower(&[]).option("copyup_block=4096");
+            stack.lowers[0].file("f", vec![b'l'; 1 << 20]);
+            let mut mount = stack.mount();
+            let fd = open(&mount, "f", OFlags::RDWR);
+            tree::pwrite_all(&fd, b"written", 70_000).unwrap();
+            drop(fd);
+            unmount_any(mount.root(), false).unwrap();
+            assert!(mount.ended(std::time::Duration::from_secs(15)).is_some_and(|status| status.success()));
+            let records = stack.scratch.path().join("work/work/incompat/plyfs.blocks");
+            let records: Vec<_> = std::fs::read_dir(records).unwrap().map(|entry| entry.unwrap().path()).collect();
+            assert_eq!(records.len(), 1);
+            let states = std::fs::read(&records[0]).unwrap().split_off(STATES);
+            assert_eq!((states[17], states.contains(&1)), (2, false), "{states:?}");
+        }
+    });
 }
 
 /// A sparse file of an absurd size is read at random like any other.

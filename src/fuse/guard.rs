@@ -92,7 +92,7 @@ fn guard(daemon: Pid, socket: &OwnedFd) -> Result<()> {
     process::set_name(NAME);
     let daemon = Watched::new(daemon)?;
     let connection = handover::receive_fd(socket.as_fd())?;
-    daemon.wait_for_main_thread()?;
+    daemon.wait_for_main_thread();
     // A thread of the daemon that is about to die may be the one who reads what is waiting.
     process::set_nonblocking(connection.as_fd())?;
     let mut message = vec![0; MESSAGE];

@@ -69,6 +69,10 @@ impl Random {
         let new = Arc::new(Pages::new(size));
         let pages = self.files.entry(id).or_insert_with(|| new.clone()).clone();
         if !Arc::ptr_eq(&pages, &new) {
+            // Two at once: this one is answered, perhaps before the other one has set the mark.
+            if !pages.sure.load(SeqCst) {
+                pages.over.store(true, SeqCst);
+            }
             return;
         }
         self.make_room(id);

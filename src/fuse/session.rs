@@ -131,11 +131,11 @@ pub fn serve(
     watch_signals(mounted.clone(), requests.clone()).map_err(end_early)?;
     on_ready();
     let ended = ended(session.run());
-    // Other threads may still have the union for a moment, and its end would come after that of the process.
-    union.finish();
     log::debug!("{requests}");
-    if let (Ok(()), Some(prefetch)) = (&ended, ahead.prefetch.get()) {
-        prefetch.finish();
+    if ended.is_ok() {
+        // Other threads may still have the union for a moment, and its end would come after that of the process.
+        union.finish();
+        ahead.prefetch.get().into_iter().for_each(Prefetch::finish);
     }
     ended.map_err(end_early)
 }

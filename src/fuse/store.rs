@@ -81,6 +81,7 @@ impl Stores {
 
     /// Nothing is on its way any more, as there is no connection.
     pub fn finish(&self) {
+        self.stopped.store(true, SeqCst);
         self.guard.end();
     }
 

@@ -82,8 +82,10 @@ impl Forked {
     /// `EMFILE`, `ENFILE`; `ENOSYS` before Linux 5.3. Then it is killed.
     pub fn new(pid: Pid) -> Result<Self> {
         let handle = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty());
-        let handle = handle.inspect_err(|_| end(pid))?;
-        Ok(Self { pid, handle })
+        let end = |_: &rustix::io::Errno| {
+            let _ = signal(pid, libc::SIGKILL).and_then(|()| wait_for(pid));
+        };
+        Ok(Self { pid, handle: handle.inspect_err(end)? })
     }
 
     /// Whether it has ended.
@@ -94,14 +96,10 @@ impl Forked {
 
 impl Drop for Forked {
     fn drop(&mut self) {
-        end(self.pid);
+        // Not by its number: where SIGCHLD is ignored another process may have that by now.
+        let _ = rustix::process::pidfd_send_signal(&self.handle, rustix::process::Signal::KILL);
+        let _ = wait_for(self.pid);
     }
-}
-
-/// Kills a child that was not waited for, and waits for it.
-fn end(pid: Pid) {
-    let _ = signal(pid, libc::SIGKILL);
-    let _ = wait_for(pid);
 }
 
 /// The process that has forked this one.
@@ -126,23 +124,27 @@ impl Watched {
         if rustix::process::getppid() == Some(pid) { Ok(Self { pid, handle }) } else { Err(Errno::ESRCH) }
     }
 
-    /// Waits for the end of its main thread: a SIGKILL ends that at once, whatever other threads wait for.
-    ///
-    /// # Errors
-    /// Those of [sigwaitinfo(2)](https://man7.org/linux/man-pages/man2/sigwaitinfo.2.html).
-    pub fn wait_for_main_thread(&self) -> Result<()> {
-        while rustix::process::getppid() == Some(self.pid) {
-            // SAFETY: all-zero is a value of the type; both pointers are to live values of this frame.
+    /// Waits for the end of its main thread: a SIGKILL ends that at once, whatever other threads wait for. Or for the
+    /// beginning of a core dump, before which all threads wait for each other.
+    pub fn wait_for_main_thread(&self) {
+        let look = libc::timespec { tv_sec: 2, tv_nsec: 0 };
+        while rustix::process::getppid() == Some(self.pid) && !self.is_dumping() {
+            // SAFETY: all-zero is a value of the type; the pointers are to live values of this frame.
             let (signal, sender) = unsafe {
                 let mut info: libc::siginfo_t = std::mem::zeroed();
-                let signal = libc::sigwaitinfo(&awaited(), &mut info);
+                let signal = libc::sigtimedwait(&awaited(), &mut info, &look);
                 (signal, info.si_pid())
             };
             if signal == libc::SIGUSR1 && sender == self.pid.as_raw_nonzero().get() {
                 break;
             }
         }
-        Ok(())
+    }
+
+    /// `CoreDumping` of [proc_pid_status(5)](https://man7.org/linux/man-pages/man5/proc_pid_status.5.html).
+    fn is_dumping(&self) -> bool {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid.as_raw_nonzero()));
+        status.is_ok_and(|status| status.lines().any(|line| line == "CoreDumping:\t1"))
     }
 
     /// Whether nothing is left of the process; waits for that so long.

@@ -11,7 +11,7 @@ use super::{InodeId, Union};
 use crate::base::sync::Mutex;
 use crate::base::{Name, Result};
 use crate::inode::{DirBody, Inode};
-use crate::merge::{self, Answer, DirView, Found};
+use crate::merge::{self, Answer, Found};
 
 /// Directories whose names may be known ahead, and names of one.
 const MOST_DIRS: usize = 8;
@@ -95,12 +95,9 @@ impl Union {
         Ok(each.collect())
     }
 
-    /// What was found in a directory that is being listed. The caller holds its `names`.
-    pub(super) fn seen_ahead(&self, dir: &Arc<Inode>, view: &DirView) -> Rest {
-        match self.ahead.take(dir) {
-            Some(seen) if view.upper.is_none() => Rest(std::mem::take(&mut *seen.found.lock())),
-            _ => Rest::default(),
-        }
+    /// What was found in a directory that is being listed. The caller holds its `names`; it has no upper part.
+    pub(super) fn seen_ahead(&self, dir: &Arc<Inode>) -> Rest {
+        self.ahead.take(dir).map(|seen| Rest(std::mem::take(&mut *seen.found.lock()))).unwrap_or_default()
     }
 
     /// What is left is for who goes on.

@@ -123,14 +123,15 @@ impl Union {
         }
         let mut at = cookie.max(DOT_DOT);
         let mut over = true;
-        let mut rest = Rest::default();
+        let mut ahead = None;
         loop {
             let names = self.again(|| self.listed(&inode, body, at))?;
             let (Some(listing), Ok(view)) = (names.listing(), body.live_view()) else { return Ok(()) };
             names.walked();
-            if over {
-                rest = self.seen_ahead(&inode, &view);
-            }
+            let rest = match view.upper {
+                None => ahead.get_or_insert_with(|| self.seen_ahead(&inode)),
+                Some(_) => ahead.insert(Rest::default()),
+            };
             let mut plain = Plain { union: self, dir: &inode, view: &view, last: None };
             for (cookie, name, listed) in listing.after(at) {
                 over = false;
@@ -142,7 +143,7 @@ impl Union {
                     }
                 };
                 if !taken {
-                    self.put_back(&inode, rest);
+                    self.put_back(&inode, std::mem::take(rest));
                     return Ok(());
                 }
             }
