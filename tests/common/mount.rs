@@ -191,7 +191,16 @@ impl Mount {
         let mut command = Command::new(&self.program);
         command.arg("-f").arg("-o").arg(&self.options).arg(self.tree.root());
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-        let mut child = command.spawn().map_err(|e| format!("{}: {e}", self.program.to_string_lossy()))?;
+        let mut spawned = command.spawn();
+        // A script that was just written may be open for an instant more, in a process that another thread starts.
+        wait_until(|| {
+            let busy = spawned.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::ExecutableFileBusy);
+            if busy {
+                spawned = command.spawn();
+            }
+            !busy
+        });
+        let mut child = spawned.map_err(|e| format!("{}: {e}", self.program.to_string_lossy()))?;
         with_daemons(|d| d.push(Pid::from_child(&child)));
         let mut ended = None;
         wait_until(|| {
