@@ -39,6 +39,11 @@ impl Order {
         self.places.remove(&id).map(|(_, place)| place)
     }
 
+    /// The last place that was given out.
+    pub fn last(&self) -> u64 {
+        self.last.load(Relaxed)
+    }
+
     /// The next `most` places after one, as far as their files are still in it.
     pub fn after(&self, place: u64, most: u64) -> impl Iterator<Item = InodeId> {
         let end = (place + most).min(self.last.load(Relaxed));

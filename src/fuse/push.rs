@@ -99,7 +99,7 @@ impl Push {
 
     /// A program reads the small file at this place, and is not answered yet; it is at once, if that is `urgent`.
     pub fn read(&self, place: u64, urgent: bool) {
-        let ahead = self.shared.work.lock().way.read(place);
+        let ahead = self.shared.work.lock().way.read(place, self.pusher.order.last());
         if ahead == 0 {
             return;
         }
@@ -158,8 +158,8 @@ impl Shared {
 }
 
 impl Way {
-    /// A program reads the file at this place: how far ahead of it files are to be pushed.
-    fn read(&mut self, place: u64) -> u64 {
+    /// A program reads the file at this place, and nothing is listed yet after `last`: how many are to be pushed.
+    fn read(&mut self, place: u64, last: u64) -> u64 {
         let from = self.read.max(self.end.saturating_sub(1)).max(1);
         let near = self.read > 0 && place >= self.read && place <= from + NEAR;
         self.ahead = if near { (self.ahead * 2).clamp(4, MOST) } else { 0 };
@@ -167,8 +167,8 @@ impl Way {
         if self.next <= place || self.next > place + 2 * MOST {
             self.next = place + 1;
         }
-        self.end = if near { place + 1 + self.ahead } else { 0 };
-        self.ahead
+        self.end = if near { (place + 1 + self.ahead).min(last + 1) } else { 0 };
+        self.end.saturating_sub(self.next)
     }
 
     /// The next place that is to be pushed.
@@ -225,15 +225,19 @@ mod tests {
     #[test]
     fn files_are_pushed_ahead_of_who_reads_in_order_but_not_of_who_does_not() {
         let mut way = Way::default();
-        assert_eq!((way.read(10), way.step()), (0, None));
-        assert_eq!(way.read(11), 4);
+        let far = 1 << 20;
+        assert_eq!((way.read(10, far), way.step()), (0, None));
+        assert_eq!(way.read(11, far), 4);
         let steps = |way: &mut Way| std::iter::from_fn(|| way.step()).collect::<Vec<_>>();
         assert_eq!(steps(&mut way), [12, 13, 14, 15]);
         // It asks for what was pushed, and is gone by now; and for what was not yet.
-        assert_eq!((way.read(14), steps(&mut way)), (8, (16..=22).collect()));
-        assert_eq!((way.read(23), steps(&mut way)), (16, (24..=39).collect()));
+        assert_eq!((way.read(14, far), steps(&mut way)), (7, (16..=22).collect()));
+        assert_eq!((way.read(23, far), steps(&mut way)), (16, (24..=39).collect()));
         // It was faster.
-        assert_eq!((way.read(45), way.step()), (32, Some(46)));
-        assert_eq!((way.read(5), way.step()), (0, None), "back");
+        assert_eq!((way.read(45, far), way.step()), (32, Some(46)));
+        // The directory ends there; the next one is listed.
+        assert_eq!((way.read(46, 50), steps(&mut way)), (4, (47..=50).collect()));
+        assert_eq!((way.read(51, 60), steps(&mut way)), (9, (52..=60).collect()));
+        assert_eq!((way.read(5, far), way.step()), (0, None), "back");
     }
 }
