@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime};
 
 use common::mount::{unmount_any, wait_until};
 use common::raw::SharedMap;
+use common::served::attributes;
 use common::*;
 use fuser::{
     Config, Errno as FuseErrno, FileAttr, FileHandle, FileType, Filesystem, Generation, INodeNo, InitFlags,
@@ -42,24 +43,7 @@ struct Slow(Sender<Asked>);
 fn attr(ino: u64) -> FileAttr {
     let (kind, perm, size) =
         if ino == 1 { (FileType::Directory, 0o755, 0) } else { (FileType::RegularFile, 0o644, SIZE as u64) };
-    let time = SystemTime::UNIX_EPOCH;
-    FileAttr {
-        ino: INodeNo(ino),
-        size,
-        blocks: 8,
-        atime: time,
-        mtime: time,
-        ctime: time,
-        crtime: time,
-        kind,
-        perm,
-        nlink: 1,
-        uid: 0,
-        gid: 0,
-        rdev: 0,
-        blksize: 4096,
-        flags: 0,
-    }
+    attributes(ino, (kind, perm), size, SystemTime::UNIX_EPOCH)
 }
 
 impl Filesystem for Slow {

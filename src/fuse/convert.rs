@@ -60,6 +60,16 @@ pub(super) fn attr(attr: &Attr) -> FileAttr {
     }
 }
 
+/// `struct fuse_out_header` of linux/fuse.h, before so many bytes: the length of all, an error or the code of what nobody
+/// asked for, the request.
+pub(super) fn out_header(bytes: usize, error: i32, unique: u64) -> [u8; 16] {
+    let length = u32::try_from(bytes + 16).unwrap_or_default();
+    let mut header = [0; 16];
+    let parts = [&length.to_ne_bytes()[..], &error.to_ne_bytes(), &unique.to_ne_bytes()].concat();
+    header.copy_from_slice(&parts);
+    header
+}
+
 /// Attributes of a name that has none to show: its type is all that counts.
 pub(super) fn bare(entry: InodeId, of: Kind) -> FileAttr {
     let epoch = SystemTime::UNIX_EPOCH;

@@ -122,6 +122,11 @@ impl Pages {
         }
     }
 
+    /// The marks of a window.
+    fn word(&self, number: u64) -> Option<&AtomicU64> {
+        self.marks.get(usize::try_from(number).ok()?)
+    }
+
     /// Sets the marks of what is read. The window, if it was a random read and there is evidence enough.
     fn read(&self, offset: u64, size: u64) -> Option<u64> {
         let end = offset.saturating_add(size);
@@ -129,7 +134,7 @@ impl Pages {
         let mut left = false;
         let mut known = true;
         for number in first..=last.min(MOST_WORDS) {
-            let Some(word) = usize::try_from(number).ok().and_then(|at| self.marks.get(at)) else { continue };
+            let Some(word) = self.word(number) else { continue };
             let mine = mask(offset, end, number);
             let before = word.fetch_or(mine, SeqCst);
             known &= before & mine == mine;
@@ -165,9 +170,7 @@ impl Window {
 
     /// Marks its pages: the ranges of the window that had no mark, and may be stored.
     pub fn claim(&self) -> Vec<Range<usize>> {
-        let Some(word) = usize::try_from(self.number).ok().and_then(|at| self.pages.marks.get(at)) else {
-            return Vec::new();
-        };
+        let Some(word) = self.pages.word(self.number) else { return Vec::new() };
         let marked = word.fetch_or(u64::MAX, SeqCst);
         if self.pages.over.load(SeqCst) || !self.pages.sure.load(SeqCst) {
             return Vec::new();

@@ -16,7 +16,7 @@ use std::time::Duration;
 use fuser::{Config, Session, SessionACL};
 
 use super::Adapter;
-use super::convert::RESENT;
+use super::convert::{RESENT, out_header};
 use crate::base::{Errno, Result};
 use crate::sys::{handover, process};
 use crate::union::Journal;
@@ -36,8 +36,6 @@ pub struct Successive {
 
 /// Bytes of a message that is no WRITE; the kernel wants room for 8 KiB at least, and for its largest WRITE.
 pub(super) const MESSAGE: usize = (1 << 20) + 8192;
-/// `struct fuse_out_header`: length, error, unique.
-const OUT_HEADER: u32 = 16;
 /// `struct fuse_in_header`: length, opcode, unique.
 const OPCODE: std::ops::Range<usize> = 4..8;
 const UNIQUE: std::ops::Range<usize> = 8..16;
@@ -104,11 +102,7 @@ impl Successive {
 
 /// Asks for all that was read and not answered once more.
 pub(super) fn resend(connection: BorrowedFd<'_>) -> Result<()> {
-    handover::write(connection, &out_header(NOTIFY_RESEND, 0))
-}
-
-fn out_header(error: i32, unique: u64) -> Vec<u8> {
-    [&OUT_HEADER.to_le_bytes()[..], &error.to_ne_bytes(), &unique.to_ne_bytes()].concat()
+    handover::write(connection, &out_header(0, NOTIFY_RESEND, 0))
 }
 
 /// Answers `EIO` to all requests that another daemon has read before: they stand before all others.
@@ -140,7 +134,7 @@ pub(super) fn request(message: &[u8]) -> Option<u64> {
 /// # Errors
 /// Those of the connection.
 pub(super) fn answer_error(connection: BorrowedFd<'_>, unique: u64, error: Errno) -> Result<()> {
-    match handover::write(connection, &out_header(-error.raw(), unique)) {
+    match handover::write(connection, &out_header(0, -error.raw(), unique)) {
         // Whoever waited for it is gone.
         Err(Errno::ENOENT) => Ok(()),
         done => done,

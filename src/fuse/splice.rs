@@ -10,6 +10,7 @@
 use std::cell::RefCell;
 use std::os::fd::{AsFd, OwnedFd};
 
+use super::convert::out_header;
 use crate::sys::splice::Pipe;
 use crate::sys::stat::stat_fd;
 use crate::union::{InodeId, Union};
@@ -44,9 +45,7 @@ impl Splice {
         }
         let Some(pipe) = IDLE.take().or_else(|| Pipe::new(PIPE).ok()) else { return false };
         if pipe.takes(offset, bytes) {
-            // `struct fuse_out_header` of linux/fuse.h: length, error, unique.
-            let whole = u32::try_from(bytes + 16).unwrap_or_default();
-            let header = [&whole.to_ne_bytes()[..], &0i32.to_ne_bytes(), &unique.to_ne_bytes()].concat();
+            let header = out_header(bytes, 0, unique);
             if pipe.send(&header, file.as_fd(), offset, bytes, self.0.as_fd()).is_err() {
                 return false;
             }

@@ -22,6 +22,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
+use super::convert::out_header;
 use super::guard::Guarded;
 use crate::base::sync::Mutex;
 use crate::base::{Result, panics};
@@ -188,21 +189,11 @@ impl Hand {
     }
 }
 
-/// `struct fuse_out_header` (length, code, no request) and `struct fuse_notify_store_out` (inode, offset, length, padding)
-/// of linux/fuse.h.
-fn header(id: InodeId, offset: u64, len: usize) -> [u8; 40] {
-    let mut bytes = [0; 40];
+/// The header, and `struct fuse_notify_store_out` of linux/fuse.h: inode, offset, length, padding.
+fn header(id: InodeId, offset: u64, len: usize) -> Vec<u8> {
     let short = u32::try_from(len).unwrap_or_default();
-    let parts: [&[u8]; 6] = [
-        &(short + 40).to_ne_bytes(),
-        &FUSE_NOTIFY_STORE.to_ne_bytes(),
-        &[0; 8],
-        &id.0.to_ne_bytes(),
-        &offset.to_ne_bytes(),
-        &short.to_ne_bytes(),
-    ];
-    parts.iter().copied().flatten().zip(&mut bytes).for_each(|(from, to)| *to = *from);
-    bytes
+    let out = out_header(24 + len, FUSE_NOTIFY_STORE, 0);
+    [&out[..], &id.0.to_ne_bytes(), &offset.to_ne_bytes(), &short.to_ne_bytes(), &[0; 4]].concat()
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ pub mod legs;
 pub mod mount;
 pub mod raw;
 pub mod scratch;
+pub mod served;
 pub mod stack;
 pub mod systems;
 pub mod tree;

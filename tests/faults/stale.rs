@@ -13,6 +13,7 @@ use fuser::{
 use rustix::fs::OFlags;
 
 use crate::common::mount::unmount_any;
+use crate::common::served::attributes;
 use crate::common::*;
 use crate::table::Layers;
 
@@ -53,23 +54,7 @@ fn attr(ino: u64) -> FileAttr {
         _ => (4096, 0o755),
     };
     let old = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
-    FileAttr {
-        ino: INodeNo(ino),
-        size,
-        blocks: size.div_ceil(512),
-        atime: old,
-        mtime: old,
-        ctime: old,
-        crtime: old,
-        kind,
-        perm,
-        nlink: 1,
-        uid: 0,
-        gid: 0,
-        rdev: 0,
-        blksize: 4096,
-        flags: 0,
-    }
+    attributes(ino, (kind, perm), size, old)
 }
 
 /// What the client may keep is nothing: each request gets to the server.

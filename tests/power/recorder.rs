@@ -19,6 +19,7 @@ use fuser::{
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use crate::common::mount::unmount_any;
+use crate::common::served::attributes;
 use crate::image::{Event, Image};
 
 const NAME: &str = "disk";
@@ -53,23 +54,9 @@ struct OneFile {
 impl OneFile {
     fn attr(&self, ino: INodeNo) -> FileAttr {
         let is_file = ino == FILE;
-        FileAttr {
-            ino,
-            size: if is_file { self.size } else { 0 },
-            blocks: 0,
-            atime: UNIX_EPOCH,
-            mtime: UNIX_EPOCH,
-            ctime: UNIX_EPOCH,
-            crtime: UNIX_EPOCH,
-            kind: if is_file { FileType::RegularFile } else { FileType::Directory },
-            perm: if is_file { 0o600 } else { 0o700 },
-            nlink: 1,
-            uid: 0,
-            gid: 0,
-            rdev: 0,
-            blksize: 4096,
-            flags: 0,
-        }
+        let (sort, size) =
+            if is_file { ((FileType::RegularFile, 0o600), self.size) } else { ((FileType::Directory, 0o700), 0) };
+        FileAttr { blocks: 0, ..attributes(ino.0, sort, size, UNIX_EPOCH) }
     }
 }
 
