@@ -198,3 +198,31 @@ fn what_cannot_be_looked_at_brings_no_deleted_name_back_and_a_0_0_device_needs_a
         }
     }
 }
+
+/// What is read ahead is read this way.
+#[test]
+fn a_small_file_is_read_whole_wherever_its_data_is_or_not_at_all() {
+    let base = layers();
+    let (union, me, root) = (open(base.path()), Caller::this_process(), InodeId::ROOT);
+    let id = union.lookup(root, &name("a")).unwrap().unwrap().id;
+    let read = |room: usize| {
+        let mut room = vec![0; room];
+        let read = union.hold(id).unwrap().read_whole(&mut room)?;
+        Ok::<_, Errno>(String::from_utf8_lossy(&room[..read]).into_owned())
+    };
+    assert_eq!(read(7), Ok("lower/a".to_owned()));
+    assert_eq!(read(8), Ok("lower/a".to_owned()));
+    assert_eq!(read(6), Err(Errno::EFBIG));
+    // Its metadata is copied up, its data stays below; then that, too, is above, and the file empty.
+    union.setattr(&me, id, &SetAttr { mode: Some(0o600), ..SetAttr::default() }).unwrap();
+    assert_eq!(read(7), Ok("lower/a".to_owned()));
+    union.write(&me, id, 0, b"upper", WriteHow::default()).unwrap();
+    assert_eq!(read(7), Ok("upper/a".to_owned()));
+    union.setattr(&me, id, &SetAttr { size: Some(0), ..SetAttr::default() }).unwrap();
+    assert_eq!(read(7), Ok(String::new()));
+    let dir = union.hold(root).unwrap().read_whole(&mut [0; 8]);
+    assert_eq!(dir, Err(Errno::EISDIR));
+    // Each hold was given back.
+    union.forget(id, 1);
+    assert!(union.hold(id).is_none());
+}

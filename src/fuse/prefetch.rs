@@ -78,6 +78,7 @@ impl Prefetch {
         let awaited = self.stores.call_back(id, &windows(offset, u64::from(size)))?;
         match (place, window) {
             (Some(place), _) => self.push.read(place, awaited),
+            (None, None) if awaited => self.push.caught_up(),
             (None, Some(_)) if awaited => {}
             (None, Some(window)) => self.push.window(window),
             (None, None) => {}

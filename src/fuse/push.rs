@@ -89,7 +89,7 @@ impl Push {
         std::thread::Builder::new().name("plyfs-push".into()).spawn(move || {
             while let Some(task) = shared.wait() {
                 panics::caught(|| match task {
-                    Task::File(place) => pusher.file_unless_read(place, &mut theirs),
+                    Task::File(place) => pusher.file(place, &mut theirs),
                     Task::Window(window) => pusher.window(&window, &mut theirs),
                 });
             }
@@ -112,6 +112,11 @@ impl Push {
             let Some(place) = self.shared.work.lock().way.step() else { return };
             self.pusher.file(place, &mut hand);
         }
+    }
+
+    /// A program reads what is just being pushed, and is answered at once.
+    pub fn caught_up(&self) {
+        self.shared.work.lock().way.caught_up();
     }
 
     /// A program reads at random in this window, and is not answered yet.
@@ -171,6 +176,13 @@ impl Way {
         self.end.saturating_sub(self.next)
     }
 
+    /// The program asks for the file that is just being pushed. Nothing more is until it asks for the next one: it would come
+    /// upon one after the other in that state.
+    fn caught_up(&mut self) {
+        self.read = self.read.max(self.next.saturating_sub(1));
+        self.end = 0;
+    }
+
     /// The next place that is to be pushed.
     fn step(&mut self) -> Option<u64> {
         let place = self.next;
@@ -182,24 +194,15 @@ impl Way {
 }
 
 impl Pusher {
-    /// Pushes the small file at a place for a program that waits meanwhile.
+    /// Pushes the small file at a place.
     fn file(&self, place: u64, hand: &mut Hand) {
-        self.file_if(place, hand, || true);
-    }
-
-    /// Pushes it unless the program has caught up and asks for it: then it has the page, for which the store would wait.
-    fn file_unless_read(&self, place: u64, hand: &mut Hand) {
-        self.file_if(place, hand, || !self.turns.have_requests());
-    }
-
-    fn file_if(&self, place: u64, hand: &mut Hand, free: impl FnOnce() -> bool) {
         let Some(id) = self.order.after(place.saturating_sub(1), 1).next() else { return };
-        let union = &self.stores.union;
-        let Some(file) = union.hold(id) else { return };
-        let Ok(read) = union.read(id, 0, hand.room()) else { return };
-        if free() && self.order.take(id).is_some() && read > 0 && read as u64 <= SMALL_FILE {
+        let Some(file) = self.stores.union.hold(id).filter(|file| !file.is_cached()) else { return };
+        let Some(room) = hand.room().get_mut(..SMALL_FILE as usize) else { return };
+        let Ok(read) = file.read_whole(room) else { return };
+        if read > 0 && self.order.take(id).is_some() {
             // What was read above is right where nothing had a mark until now.
-            let claim = || union.mark_cached(id).then_some(0..read).into_iter().collect();
+            let claim = || file.mark_cached().then_some(0..read).into_iter().collect();
             hand.store(&self.stores, (&file, WHOLE), claim);
         }
     }
@@ -235,8 +238,12 @@ mod tests {
         assert_eq!((way.read(23, far), steps(&mut way)), (16, (24..=39).collect()));
         // It was faster.
         assert_eq!((way.read(45, far), way.step()), (32, Some(46)));
+        // It asks for what is being pushed, then for the next one.
+        way.caught_up();
+        assert_eq!(way.step(), None);
+        assert_eq!((way.read(47, far), way.step()), (64, Some(48)));
         // The directory ends there; the next one is listed.
-        assert_eq!((way.read(46, 50), steps(&mut way)), (4, (47..=50).collect()));
+        assert_eq!((way.read(48, 50), steps(&mut way)), (2, (49..=50).collect()));
         assert_eq!((way.read(51, 60), steps(&mut way)), (9, (52..=60).collect()));
         assert_eq!((way.read(5, far), way.step()), (0, None), "back");
     }

@@ -279,9 +279,17 @@ impl Place {
     /// # Errors
     /// `ESTALE` where it is no longer that file; what `openat2(2)` says.
     pub fn open_file(&self, ino: u64, flags: OFlags) -> Result<OwnedFd> {
+        self.open_with_stat(ino, flags).map(|(fd, _)| fd)
+    }
+
+    /// The same, with its attributes.
+    ///
+    /// # Errors
+    /// As [`open_file`](Self::open_file).
+    pub fn open_with_stat(&self, ino: u64, flags: OFlags) -> Result<(OwnedFd, Stat)> {
         let flags = flags | OFlags::NONBLOCK | OFlags::NOCTTY;
         let fd = open_beneath(self.dir.fd()?.as_fd(), self.name.as_c_str(), flags)?;
         let stat = stat::stat_fd(fd.as_fd())?;
-        if stat.is_file() && stat.ino == ino { Ok(fd) } else { Err(Errno::ESTALE) }
+        if stat.is_file() && stat.ino == ino { Ok((fd, stat)) } else { Err(Errno::ESTALE) }
     }
 }

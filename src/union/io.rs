@@ -12,7 +12,7 @@ use crate::inode::{DataFd, Inode, LeafBody, LeafObject};
 use crate::layer::{Evict, Place};
 use crate::sys::data;
 use crate::sys::path::OFlags;
-use crate::sys::stat::stat_fd;
+use crate::sys::stat::{Stat, stat_fd};
 use crate::upper::clear_privileges;
 
 /// How a write is to be done.
@@ -327,12 +327,17 @@ pub(super) fn open_object(leaf: &LeafBody, object: &LeafObject, write: bool) -> 
 }
 
 pub(super) fn open_to_read(place: &Place, ino: u64) -> Result<DataFd> {
-    // A lower file's time of access stays as it is.
-    let fd = match place.open_file(ino, OFlags::RDONLY | OFlags::NOATIME) {
-        Err(Errno::EPERM) => place.open_file(ino, OFlags::RDONLY)?,
-        fd => fd?,
-    };
+    let (fd, _) = open_to_read_once(place, ino)?;
     Ok(DataFd { fd: Arc::new(fd), readable: true, writable: false })
+}
+
+/// The same for one read, with its attributes.
+pub(super) fn open_to_read_once(place: &Place, ino: u64) -> Result<(OwnedFd, Stat)> {
+    // A lower file's time of access stays as it is.
+    match place.open_with_stat(ino, OFlags::RDONLY | OFlags::NOATIME) {
+        Err(Errno::EPERM) => place.open_with_stat(ino, OFlags::RDONLY),
+        opened => opened,
+    }
 }
 
 /// Opens an object of the upper layer for writing, and reading where that goes.
