@@ -3,8 +3,9 @@
 //! By evidence: once two small files were read in the order of the listings, the READ that comes next is answered when the
 //! files after it are pushed, and a thread does the same with those after them, twice as far each time the program asks
 //! for one all the same. The two share the work: with the thread alone the program, which takes half as long for a file as
-//! a push, catches up with it at once, and reads every second file by itself. The thread also pushes the windows around
-//! random reads of large files, each once.
+//! a push, catches up with it at once. Who has caught up asks for a file just while it is pushed, and would for the next
+//! ones: so the thread stops there, and goes on with the next READ (24,000 files: 330 READs instead of 1,400). It also
+//! pushes the windows around random reads of large files, each once.
 
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ use crate::base::sync::{Condvar, Mutex};
 
 /// Files that the thread goes ahead at most.
 const MOST: u64 = 1024;
-/// Files that are pushed before a READ is answered, at most: 20 us each.
+/// Files that are pushed before a READ is answered, at most: 15 us each.
 const MOST_WAITED_FOR: u64 = 32;
 /// Places that a program may leave out and be going on in the order all the same.
 const NEAR: u64 = 64;
@@ -176,11 +177,9 @@ impl Way {
         self.end.saturating_sub(self.next)
     }
 
-    /// The program asks for the file that is just being pushed. Nothing more is until it asks for the next one: it would come
-    /// upon one after the other in that state.
+    /// The program asks for the file that is just being pushed: nothing more is until it asks for the next one.
     fn caught_up(&mut self) {
-        self.read = self.read.max(self.next.saturating_sub(1));
-        self.end = 0;
+        self.end = self.end.min(self.next);
     }
 
     /// The next place that is to be pushed.
