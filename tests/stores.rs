@@ -131,24 +131,38 @@ struct View {
     files: u64,
 }
 
+/// Whether mount(2) may be tried.
+fn may_mount() -> bool {
+    let may = who() != Who::User;
+    if !may {
+        println!("not tried: this user may not mount without fusermount3");
+    }
+    may
+}
+
+/// Mounts on `merged` in the scratch directory.
+fn mount_in(scratch: &Scratch) -> OwnedFd {
+    let at = open_mountpoint(&scratch.dir("merged")).unwrap();
+    let device = open_device().unwrap();
+    let request = MountRequest {
+        source: "slow".into(),
+        subtype: "slow".into(),
+        flags: Default::default(),
+        allow_other: false,
+        security: Vec::new(),
+    };
+    mount_on(at.as_fd(), device.as_fd(), &request).unwrap();
+    device
+}
+
 impl View {
     /// `None` for who may not mount by mount(2).
     fn new() -> Option<Self> {
-        if who() == Who::User {
-            println!("not tried: this user may not mount without fusermount3");
+        if !may_mount() {
             return None;
         }
         let scratch = Scratch::new();
-        let at = open_mountpoint(&scratch.dir("merged")).unwrap();
-        let device = open_device().unwrap();
-        let request = MountRequest {
-            source: "slow".into(),
-            subtype: "slow".into(),
-            flags: Default::default(),
-            allow_other: false,
-            security: Vec::new(),
-        };
-        mount_on(at.as_fd(), device.as_fd(), &request).unwrap();
+        let device = mount_in(&scratch);
         let (tell, asked) = channel();
         let session = Session::from_fd(Slow(tell), device.try_clone().unwrap(), SessionACL::All, Config::default());
         let session = session.unwrap();
@@ -202,6 +216,28 @@ fn ends(thread: &JoinHandle<impl Sized>) -> bool {
 }
 
 /// Without calling it back the store does overwrite what the READ brought: what this is about.
+/// The current directory, by which a directory is mounted on, is one for all threads of a process unless something is done.
+#[test]
+fn mounts_made_at_the_same_time_are_each_where_they_were_asked_for() {
+    if !may_mount() {
+        return;
+    }
+    let here = std::env::current_dir().unwrap();
+    let mount_often = || {
+        for _ in 0..50 {
+            let scratch = Scratch::new();
+            let device = mount_in(&scratch);
+            let at = scratch.path().join("merged");
+            let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+            assert!(mounts.contains(&format!(" {} ", at.display())), "{} is not mounted on", at.display());
+            drop(device);
+            unmount_any(&at, false).unwrap();
+        }
+    };
+    thread::scope(|scope| (0..4).for_each(|_| drop(scope.spawn(mount_often))));
+    assert_eq!(std::env::current_dir().unwrap(), here);
+}
+
 #[test]
 fn a_store_waits_for_the_pages_of_a_read_and_copies_nothing_after_it_was_called_back() {
     bounded(|| {

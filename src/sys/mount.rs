@@ -86,10 +86,11 @@ pub fn open_mountpoint(path: &Path) -> Result<OwnedFd> {
 }
 
 /// Mounts on the directory `target` by [mount(2)](https://man7.org/linux/man-pages/man2/mount.2.html); the connection
-/// is `device`, from [`open_device`]. The current directory is changed for a moment: no other thread may rely on it.
+/// is `device`, from [`open_device`].
 ///
 /// # Errors
-/// `EPERM` where the process may not mount; `EINVAL` for security options that the kernel does not take.
+/// `EPERM` where the process may not mount; `EINVAL` for security options that the kernel does not take; `EAGAIN` where
+/// there can be no more threads.
 pub fn mount_on(target: BorrowedFd<'_>, device: BorrowedFd<'_>, request: &MountRequest) -> Result<()> {
     let mut data = format!(
         "fd={},rootmode=40000,user_id={},group_id={},default_permissions",
@@ -113,12 +114,17 @@ pub fn mount_on(target: BorrowedFd<'_>, device: BorrowedFd<'_>, request: &MountR
     }
     let flags = request.flags.set().fold(MountFlags::empty(), |flags, (flag, _)| flags | flag);
 
-    // The opened directory itself, whatever has become of its path.
-    let before = rustix::fs::open(".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    rustix::process::fchdir(target)?;
-    let mounted = rustix::mount::mount(&*request.source, c".", &*kind, flags, Some(&*data));
-    rustix::process::fchdir(before)?;
-    Ok(mounted?)
+    // The opened directory itself, whatever has become of its path: as the current one of a thread that has its own.
+    let mount = || -> Result<()> {
+        // SAFETY: `CLONE_FS` parts what belongs to the kernel alone; descriptors stay common.
+        unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::FS) }?;
+        rustix::process::fchdir(target)?;
+        Ok(rustix::mount::mount(&*request.source, c".", &*kind, flags, Some(&*data))?)
+    };
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("mount".to_owned()).spawn_scoped(scope, mount)?;
+        thread.join().unwrap_or(Err(Errno::EIO))
+    })
 }
 
 /// Lets the kernel read ahead up to `kib` KiB on the file system with this `st_dev`, if it did less; a FUSE mount begins
