@@ -244,6 +244,14 @@ impl Condvar {
         }
     }
 
+    /// The same; the model's time never ends.
+    pub fn wait_for<T>(&self, guard: &mut MutexGuard<'_, T>, time: std::time::Duration) {
+        if let Some(held) = guard.0.take() {
+            let (held, _) = self.0.wait_timeout(held, time).unwrap_or_else(|poisoned| poisoned.into_inner());
+            guard.0 = Some(held);
+        }
+    }
+
     /// Calls one.
     pub fn notify_one(&self) {
         self.0.notify_one();

@@ -21,7 +21,7 @@ pub struct Turns {
     /// Set where the threads take turns.
     device: OnceLock<OwnedFd>,
     cpus: usize,
-    /// Threads that have served and wait now. Together with the keeper's being awake it tells who sees to it that somebody
+    /// Threads that have served and wait now. Together with the keeper's being on duty it tells who sees to it that somebody
     /// waits, so both are sequentially consistent.
     waiting: AtomicUsize,
     aside: Mutex<Aside>,
@@ -77,7 +77,7 @@ impl Turns {
     fn arrived(self: &Arc<Self>, caller: u32) {
         // A thread that serves for the first time was not counted.
         let new = Seat::take(self);
-        if !new && self.waiting.fetch_sub(1, Ordering::SeqCst) == 1 && !self.keeper.is_awake() {
+        if !new && self.waiting.fetch_sub(1, Ordering::SeqCst) == 1 && !self.keeper.sees_to_it() {
             self.call_one();
         }
         if self.cpus == FEW && self.keeper.is_wanted(caller) {
@@ -187,13 +187,18 @@ impl Drop for Seat {
 mod tests {
     use super::*;
 
-    /// Turns of one processor on a pipe in which nothing ever arrives.
+    /// Turns of one processor on a pipe in which nothing has arrived.
     fn turns() -> Arc<Turns> {
+        let (turns, write) = turns_on_a_pipe();
+        std::mem::forget(write);
+        turns
+    }
+
+    fn turns_on_a_pipe() -> (Arc<Turns>, OwnedFd) {
         let turns = Turns { cpus: 1, ..Turns::new() };
         let (read, write) = process::pipe().unwrap();
         turns.set_device(read);
-        std::mem::forget(write);
-        Arc::new(turns)
+        (Arc::new(turns), write)
     }
 
     /// A thread that serves one request, and waits or stands aside then.
@@ -225,6 +230,46 @@ mod tests {
         other.join().unwrap();
         assert_eq!(standing(), 0);
         drop((first, second));
+    }
+
+    /// A thread that stands aside while this one serves two requests and the keeper watches; and who watches.
+    fn watched(turns: &Arc<Turns>) -> [std::thread::JoinHandle<()>; 2] {
+        drop(turns.begin(1));
+        turns.waiting.fetch_add(1, Ordering::SeqCst);
+        let other = serving(turns);
+        until(|| turns.aside.lock().standing == 1);
+        let theirs = turns.clone();
+        let watch = std::thread::spawn(move || theirs.keeper.watch(&theirs));
+        until(|| turns.keeper.sees_to_it());
+        [turns.begin(1), turns.begin(1)].into_iter().for_each(std::mem::forget);
+        [other, watch]
+    }
+
+    #[test]
+    fn while_the_keeper_watches_a_third_thread_is_called_for_requests_that_wait_only() {
+        let (turns, write) = turns_on_a_pipe();
+        let [other, watch] = watched(&turns);
+        let begin = std::time::Instant::now();
+        while begin.elapsed().as_millis() < 50 {
+            // Requests come: it does not end.
+            turns.keeper.answered();
+            assert_eq!((turns.aside.lock().standing, turns.nobody_waits()), (1, true));
+        }
+        rustix::io::write(&write, b"x").unwrap();
+        until(|| {
+            turns.keeper.answered();
+            other.is_finished()
+        });
+        turns.keeper.close();
+        watch.join().unwrap();
+    }
+
+    #[test]
+    fn a_keeper_that_stops_watching_leaves_somebody_who_waits() {
+        let (turns, _write) = turns_on_a_pipe();
+        let threads = watched(&turns);
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        assert!(!turns.keeper.sees_to_it() && turns.aside.lock().standing == 0);
     }
 
     #[test]
