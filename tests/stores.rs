@@ -215,7 +215,6 @@ fn ends(thread: &JoinHandle<impl Sized>) -> bool {
     wait_until(|| thread.is_finished())
 }
 
-/// Without calling it back the store does overwrite what the READ brought: what this is about.
 /// The current directory, by which a directory is mounted on, is one for all threads of a process unless something is done.
 #[test]
 fn mounts_made_at_the_same_time_are_each_where_they_were_asked_for() {
@@ -238,6 +237,7 @@ fn mounts_made_at_the_same_time_are_each_where_they_were_asked_for() {
     assert_eq!(std::env::current_dir().unwrap(), here);
 }
 
+/// Without calling it back the store does overwrite what the READ brought: what this is about.
 #[test]
 fn a_store_waits_for_the_pages_of_a_read_and_copies_nothing_after_it_was_called_back() {
     bounded(|| {
