@@ -60,17 +60,7 @@ impl Held<'_> {
         if self.union.blocks(&self.inode, leaf)?.is_some() {
             return Err(Errno::EOPNOTSUPP);
         }
-        let (file, stat) = match self.union.meta_source(leaf)? {
-            Some(file) => open_to_read_once(&file.place, file.stat.ino)?,
-            None => {
-                let opened = self.union.at_leaf(&self.inode, |at| open_to_read_once(&at.place, at.key.ino))?;
-                // A copy-up of its metadata may just have come between: that file has no data.
-                if leaf.state.lock().meta().is_some() {
-                    return Err(Errno::ESTALE);
-                }
-                opened
-            }
-        };
+        let (file, stat) = self.union.at_data(&self.inode, leaf, open_to_read_once)?;
         let size = usize::try_from(stat.size).unwrap_or(usize::MAX);
         let read = pread_full(file.as_fd(), room.get_mut(..size).ok_or(Errno::EFBIG)?, 0)?;
         if read == size { Ok(size) } else { Err(Errno::ESTALE) }

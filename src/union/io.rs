@@ -142,19 +142,13 @@ impl Union {
                 return Ok(open.fd.clone());
             }
             let has_meta = || leaf.state.lock().meta().is_some();
-            let open = || loop {
-                match self.meta_source(leaf)?.filter(|_| !write) {
-                    Some(file) => return open_to_read(&file.place, file.stat.ino),
-                    // Who writes has seen to it that the data is there; a file without is never read through this.
-                    None if write && has_meta() => return Err(Errno::EIO),
-                    None => {
-                        let opened = self.at_leaf(inode, |object| open_object(leaf, object, write))?;
-                        // A copy-up of its metadata may just have come between: that file has no data.
-                        if write || !has_meta() {
-                            return Ok(opened);
-                        }
-                    }
+            let open = || {
+                if !write {
+                    return self.at_data(inode, leaf, open_to_read);
                 }
+                // Who writes has seen to it that the data is there; a file without is never read through this.
+                self.meta_source(leaf)?;
+                if has_meta() { Err(Errno::EIO) } else { self.at_leaf(inode, |object| open_object(leaf, object, true)) }
             };
             let opened = match open() {
                 Err(Errno::EMFILE | Errno::ENFILE) => {
@@ -175,6 +169,25 @@ impl Union {
         let holder: Weak<dyn Evict> = holder;
         self.fds.opened(holder);
         Ok(fd)
+    }
+
+    /// Opens where a file's data is read from, by its place and its number there.
+    pub(super) fn at_data<T>(
+        &self,
+        inode: &Inode,
+        leaf: &LeafBody,
+        open: impl Fn(&Place, u64) -> Result<T>,
+    ) -> Result<T> {
+        loop {
+            if let Some(file) = self.meta_source(leaf)? {
+                return open(&file.place, file.stat.ino);
+            }
+            let opened = self.at_leaf(inode, |object| open(&object.place, object.key.ino))?;
+            // A copy-up of its metadata may just have come between: that file has no data.
+            if leaf.state.lock().meta().is_none() {
+                return Ok(opened);
+            }
+        }
     }
 
     /// Whether a program may open the file for writing, as far as `chattr` has a say in that. `append`: at its end only.
