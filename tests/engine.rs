@@ -2,11 +2,14 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::fs;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use plyfs::base::config::{Config, Fsync, UpperDirs};
 use plyfs::sys::seam::{Call, Lacking, Lacks, Plan, with_plan};
+use plyfs::sys::{data, xattr};
 use plyfs::union::{Caller, InodeId, ListedEntry, Make, RenameFlags, SetAttr, WriteHow};
 use plyfs::{Errno, Name, Union};
 
@@ -175,6 +178,66 @@ fn a_copy_up_whose_sync_fails_can_be_gone_on_with() {
         assert_eq!(done, Err(Errno::EIO), "sync {call}");
         assert_eq!(chmod(), Ok(0o600), "the next time after sync {call}");
     }
+}
+
+/// What a renamed metacopy file needs beside its inode costs more than a few bytes of data do.
+#[test]
+fn a_rename_copies_what_is_small_and_in_memory_where_nothing_is_synced() {
+    let dense = |len| vec![b'x'; len];
+    let kept = |path: &Path, bytes: Vec<u8>| {
+        fs::write(path, bytes).unwrap();
+        // Only what is on the disk leaves memory.
+        fs::File::open(path).unwrap().sync_all().unwrap();
+    };
+    type Write<'a> = &'a dyn Fn(&Path);
+    let table: [(&str, Fsync, Write<'_>, bool); 6] = [
+        ("small", Fsync::Volatile, &|path| kept(path, dense(5000)), true),
+        ("as long as can be", Fsync::Volatile, &|path| kept(path, dense(16 << 10)), true),
+        ("longer", Fsync::Volatile, &|path| kept(path, dense((16 << 10) + 1)), false),
+        ("with a hole", Fsync::Volatile, &|path| fs::File::create(path).unwrap().set_len(5000).unwrap(), false),
+        ("synced", Fsync::Auto, &|path| kept(path, dense(5000)), false),
+        ("on the disk", Fsync::Volatile, &|path| out_of_memory(path, &dense(5000)), false),
+    ];
+    // With what ext4 has beside an inode.
+    const EXT4: i64 = 0xef53;
+    let crowded = rustix::fs::statfs(std::env::temp_dir()).unwrap().f_type == EXT4;
+    for (case, fsync, write, copied) in table {
+        let copied = copied && crowded;
+        let base = layers();
+        let lower = base.path().join("lower/a");
+        write(&lower);
+        let other = base.path().join("lower/b");
+        out_of_memory(&other, &dense(5000));
+        if case == "on the disk" && data::read_from_cache(fs::File::open(&other).unwrap().as_fd(), &mut [0; 5000]) {
+            eprintln!("left out: {} keeps its files in memory", base.path().display());
+            continue;
+        }
+        let config = Config {
+            fsync,
+            lowers: vec![base.path().join("lower")],
+            upper: Some(UpperDirs { dir: base.path().join("upper"), work: base.path().join("work") }),
+            ..Config::default()
+        };
+        let union = Union::open(config).unwrap();
+        let root = InodeId::ROOT;
+        union.rename(&Caller::this_process(), root, &name("a"), root, &name("moved"), RenameFlags::empty()).unwrap();
+        let upper = base.path().join("upper/moved");
+        let marks =
+            xattr::list_at(rustix::fs::CWD, &std::ffi::CString::new(upper.as_os_str().as_bytes()).unwrap()).unwrap();
+        assert_eq!(marks.iter().any(|mark| mark.ends_with(b".metacopy")), !copied, "{case}");
+        let has_data = fs::read(&upper).unwrap() == fs::read(&lower).unwrap();
+        assert!(has_data || !copied, "{case}");
+        let moved = union.lookup(root, &name("moved")).unwrap().unwrap();
+        assert_eq!(moved.attr.size, fs::metadata(&lower).unwrap().len(), "{case}");
+    }
+}
+
+/// A file of which nothing is in the page cache, where its file system has one.
+fn out_of_memory(path: &Path, bytes: &[u8]) {
+    fs::write(path, bytes).unwrap();
+    let file = fs::File::open(path).unwrap();
+    file.sync_all().unwrap();
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
 }
 
 /// A name hidden by a `.wh.` file is made anew; where the new object cannot be looked at the name stays deleted.

@@ -57,6 +57,15 @@ pub fn pread_full(fd: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> Result<
     Ok(done)
 }
 
+/// Reads a file from its start until the buffer is full, if all of that is in the page cache; false where it is not
+/// ([preadv2(2)](https://man7.org/linux/man-pages/man2/preadv2.2.html), `RWF_NOWAIT`), or cannot be told.
+pub fn read_from_cache(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> bool {
+    let wanted = buffer.len();
+    let Ok(len) = seam::enter_moving(Call::Pread, wanted) else { return false };
+    let mut room = [std::io::IoSliceMut::new(buffer.get_mut(..len).unwrap_or_default())];
+    rustix::io::preadv2(fd, &mut room, 0, rustix::io::ReadWriteFlags::NOWAIT) == Ok(wanted)
+}
+
 /// Writes at an offset; returns how many bytes, maybe fewer than given
 /// ([pwrite(2)](https://man7.org/linux/man-pages/man2/pwrite.2.html)).
 ///

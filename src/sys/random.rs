@@ -3,6 +3,7 @@
 use std::ffi::CString;
 use std::fmt::Write as _;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::rand::{GetRandomFlags, getrandom};
 
@@ -15,6 +16,10 @@ use crate::base::{Errno, Result};
 /// `ENOSYS` before Linux 3.17; `EIO` for fewer bytes than asked for.
 pub fn random_bytes<const N: usize>() -> Result<[u8; N]> {
     seam::enter(Call::Random)?;
+    random()
+}
+
+fn random<const N: usize>() -> Result<[u8; N]> {
     let mut bytes = [0; N];
     loop {
         match getrandom(&mut bytes, GetRandomFlags::empty()) {
@@ -25,12 +30,24 @@ pub fn random_bytes<const N: usize>() -> Result<[u8; N]> {
     }
 }
 
-/// A name for something temporary: `prefix` and 64 random bits in hexadecimal.
+/// A name for something temporary: `prefix` and 64 bits in hexadecimal, which begin at random in each process and take all
+/// values before one comes again.
 ///
 /// # Errors
 /// Those of [`random_bytes`]; `EINVAL` if `prefix` holds a NUL.
 pub fn temp_name(prefix: &str) -> Result<CString> {
-    let bits = u64::from_ne_bytes(random_bytes()?);
+    /// Odd, and as far from all simple fractions of the whole as can be.
+    const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+    static LAST: OnceLock<AtomicU64> = OnceLock::new();
+    seam::enter(Call::Random)?;
+    let last = match LAST.get() {
+        Some(last) => last,
+        None => {
+            let first = u64::from_ne_bytes(random()?);
+            LAST.get_or_init(|| AtomicU64::new(first))
+        }
+    };
+    let bits = last.fetch_add(STEP, Ordering::Relaxed);
     let mut name = String::with_capacity(prefix.len() + 17);
     name.push_str(prefix);
     // Cannot fail: it is a String.

@@ -3,7 +3,7 @@
 //! Parents first; then the object is built in workdir with everything it has, synced, and appears by one rename under
 //! its parent's `names`. One inode's copy-up holds up nobody else.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use super::{Caller, Union, protect};
@@ -16,7 +16,9 @@ use crate::merge::{DirPart, DirView, LowerFile, MetaFile};
 use crate::sys::path::{OFlags, open_beneath};
 use crate::sys::stat::{Kind, SetTime, Stat, stat_fd};
 use crate::sys::{caller, data, tree};
-use crate::upper::{CopyData, Metadata, Staged, Temp, Upper, WhiteoutStyle, Widened, copy_data};
+use crate::upper::{
+    CopyData, Metadata, SMALL, Staged, Temp, Upper, WhiteoutStyle, Widened, copy_data, copy_from_cache,
+};
 
 /// What of an object is copied up, and for whom.
 #[derive(Debug, Clone, Copy)]
@@ -27,6 +29,8 @@ pub(super) struct CopyUp {
     pub len: Option<u64>,
     /// It is renamed next, in its directory.
     pub renamed: bool,
+    /// It was just seen that `chattr` forbids nothing on it.
+    pub unprotected: bool,
     /// With that its set-user-id and set-group-id bits go: who has no right to keep them.
     pub ends_ids: Option<Caller>,
     /// Whose pending SIGKILL ends it; 0 for nobody's.
@@ -36,7 +40,7 @@ pub(super) struct CopyUp {
 impl CopyUp {
     /// For a change of metadata.
     pub fn metadata(caller: &Caller) -> Self {
-        Self { data: false, len: None, renamed: false, ends_ids: None, pid: caller.pid }
+        Self { data: false, len: None, renamed: false, unprotected: false, ends_ids: None, pid: caller.pid }
     }
 
     /// For a change of the data.
@@ -46,7 +50,7 @@ impl CopyUp {
 
     /// Of all, for no program.
     pub fn unasked() -> Self {
-        Self { data: true, len: None, renamed: false, ends_ids: None, pid: 0 }
+        Self { data: true, len: None, renamed: false, unprotected: false, ends_ids: None, pid: 0 }
     }
 }
 
@@ -324,6 +328,22 @@ fn keep_flags(upper: &Upper, inode: &Inode, staged: &Temp<'_>, flags: Protattr) 
     }
 }
 
+/// Whether a file is of `size` bytes, few enough to be copied by one read and one write, and none of them a hole.
+fn is_small(stat: &Stat, size: u64) -> bool {
+    size <= SMALL && stat.size == size && stat.blocks.saturating_mul(512) >= size
+}
+
+/// Copies the small file `from` if its data is at hand, which costs less than marks that say where it is; false where it is
+/// not, and then the marks do.
+fn copy_at_hand(from: Result<OwnedFd>, to: BorrowedFd<'_>, size: u64) -> Result<bool> {
+    // Who may not read it, or has no room for it, may have room for marks.
+    let Ok(from) = from else { return Ok(false) };
+    match copy_from_cache(from.as_fd(), to, size) {
+        Err(_) => data::truncate(to, 0).map(|()| false),
+        done => done,
+    }
+}
+
 /// Whether its data is not in the upper layer, or not all of it.
 fn lacks_data(leaf: &LeafBody) -> bool {
     let state = leaf.state.lock();
@@ -396,8 +416,9 @@ impl Union {
                 (None, metadata.apply(staged, kind == Kind::Symlink)?)
             }
         };
-        let flags = protect::of_lower(from.as_fd(), name, inode.kind)?;
-        keep_flags(upper, inode, &temp, flags)?;
+        if !how.unprotected {
+            keep_flags(upper, inode, &temp, protect::of_lower(from.as_fd(), name, inode.kind)?)?;
+        }
         let has_origin = origin.is_some();
         let entry = origin.filter(|_| indexed).and_then(|origin| IndexDir::name(&origin).ok());
         Ok(Copy { temp, made, has_origin, links: stat.nlink, meta, cut, entry })
@@ -421,17 +442,24 @@ impl Union {
         // What is emptied needs no data.
         let below = if how.len == Some(0) { None } else { self.meta_source(source.leaf)? };
         let file = below.as_ref().unwrap_or(&source.lower);
-        let redirect = source.redirect.clone();
-        let meta =
-            if how.data || size == 0 { None } else { self.stage_meta(upper, staged, source.leaf, (file, redirect))? };
-        let mut written = false;
+        let open = || file.place.open_file(file.stat.ino, OFlags::RDONLY);
+        let cheap = source.redirect.is_some() && upper.features.crowds_marks && !upper.syncs_data();
+        let cheap = cheap && !how.data && is_small(&file.stat, size);
+        let mut written = cheap && copy_at_hand(open(), to.as_fd(), size)?;
+        let meta = match source.redirect.clone() {
+            redirect if !(how.data || written || size == 0) => {
+                self.stage_meta(upper, staged, source.leaf, (file, redirect))?
+            }
+            _ => None,
+        };
         if meta.is_some() {
             data::truncate(to.as_fd(), size)?;
-        } else if len > 0 {
-            let from = file.place.open_file(file.stat.ino, OFlags::RDONLY)?;
+        } else if len > 0 && !written {
+            let from = open()?;
             let whole = len == size && below.is_none();
+            let sparse = !is_small(&file.stat, size);
             let (synced, interrupt) = (upper.syncs_data(), &how.killed());
-            let shared = copy_data(from.as_fd(), to.as_fd(), CopyData { len, whole, synced, interrupt })?;
+            let shared = copy_data(from.as_fd(), to.as_fd(), CopyData { len, whole, sparse, synced, interrupt })?;
             written = !(shared && upper.features.orders_clones);
         }
         let set = source.metadata.apply(staged, false);

@@ -54,7 +54,15 @@ impl Side<'_> {
             Answer::Found(Found::Leaf(leaf)) => leaf.is_below(),
             Answer::Absent(_) => false,
         };
-        Ok(told || merge::lower_has(&self.view, self.name)?)
+        Ok(told || self.was_below() || merge::lower_has(&self.view, self.name)?)
+    }
+
+    /// Whether it is a copy of what one of the directory's lower parts has under the name, so that nobody need look.
+    fn was_below(&self) -> bool {
+        let Some(Body::Leaf(leaf)) = self.inode.as_ref().map(|inode| &inode.body) else { return false };
+        let state = leaf.state.lock();
+        let Some(Place { dir, name }) = state.lower().map(|lower| &lower.place) else { return false };
+        name == self.name && self.view.lowers.iter().any(|part| Arc::ptr_eq(&part.place, dir))
     }
 
     pub fn is_dir(&self) -> bool {
@@ -198,7 +206,8 @@ impl Union {
             Body::Dir(_) => self.copy_up_dir(&inode).map(|()| true),
             Body::Leaf(leaf) => {
                 let data = leaf.state.lock().is_stuck();
-                self.copy_up(&inode, &CopyUp { data, renamed: stays, ..CopyUp::metadata(caller) }).map(|()| false)
+                let how = CopyUp { data, renamed: stays, unprotected: true, ..CopyUp::metadata(caller) };
+                self.copy_up(&inode, &how).map(|()| false)
             }
         };
         self.forget(inode.id, 1);

@@ -24,6 +24,8 @@ pub struct CopyData<'a> {
     pub len: u64,
     /// That is all of the file, whose blocks may be shared.
     pub whole: bool,
+    /// It may have holes, which are kept.
+    pub sparse: bool,
     /// It is synced next: what is copied goes to the disk at once, so that the sync, which nothing can end, is short.
     pub synced: bool,
     /// Whether the caller is gone.
@@ -43,9 +45,12 @@ pub fn copy_data(from: BorrowedFd<'_>, to: BorrowedFd<'_>, how: CopyData<'_>) ->
     if how.whole && data::reflink(from, to).is_ok() {
         return Ok(true);
     }
+    if len <= SMALL && !how.sparse {
+        return copy_small(from, to, len).map(|()| false);
+    }
     let mut in_kernel = true;
     let mut pace = Pace::new(to, how);
-    let mut at = 0;
+    let (mut at, mut reached) = (0, 0);
     while at < len {
         let (start, end) = match segment(from, at, len)? {
             Some(segment) => segment,
@@ -60,11 +65,48 @@ pub fn copy_data(from: BorrowedFd<'_>, to: BorrowedFd<'_>, how: CopyData<'_>) ->
             }
             pace.copied(offset, copied)?;
             offset += copied;
+            reached = offset;
         }
         at = end;
     }
-    data::truncate(to, len).map(|()| false)
+    end_at(to, reached, len).map(|()| false)
 }
+
+/// By one read and one write.
+fn copy_small(from: BorrowedFd<'_>, to: BorrowedFd<'_>, len: u64) -> Result<()> {
+    ROOM.with_borrow_mut(|room| {
+        room.resize(BUFFER, 0);
+        let wanted = room.get_mut(..usize::try_from(len).unwrap_or(BUFFER)).unwrap_or_default();
+        let read = data::pread_full(from, wanted, 0)?;
+        data::pwrite_all(to, room.get(..read).unwrap_or_default(), 0)?;
+        end_at(to, read as u64, len)
+    })
+}
+
+/// Copies `len` bytes, [`SMALL`] at most and none of them a hole, of `from` to the empty file `to`, if they are in memory;
+/// false where they are not, and then nothing is copied.
+///
+/// # Errors
+/// What writing says.
+pub fn copy_from_cache(from: BorrowedFd<'_>, to: BorrowedFd<'_>, len: u64) -> Result<bool> {
+    ROOM.with_borrow_mut(|room| {
+        room.resize(BUFFER, 0);
+        let wanted = room.get_mut(..usize::try_from(len).unwrap_or(BUFFER)).unwrap_or_default();
+        if !data::read_from_cache(from, wanted) {
+            return Ok(false);
+        }
+        data::pwrite_all(to, wanted, 0).map(|()| true)
+    })
+}
+
+/// The length of what was written up to `reached`: to set the one that it has costs a change in the journal.
+fn end_at(to: BorrowedFd<'_>, reached: u64, len: u64) -> Result<()> {
+    if reached < len { data::truncate(to, len) } else { Ok(()) }
+}
+
+/// Bytes that are copied by one read and one write if all of them are data: looks for holes, and the kernel's copying by
+/// way of a pipe, cost more.
+pub const SMALL: u64 = 16 << 10;
 
 /// Bytes of the first step, and of the smallest.
 const FIRST_STEP: u64 = 256 << 10;

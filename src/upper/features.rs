@@ -23,12 +23,19 @@ pub struct Features {
     pub rename_whiteout: bool,
     /// A name that is on disk has the blocks behind it that its file shared before: such a copy needs no sync.
     pub orders_clones: bool,
+    /// What a metacopy file that has another name than its data needs in marks does not fit beside its inode.
+    pub crowds_marks: bool,
 }
 
 /// XFS: `FICLONE` waits until the data of the source is written, and the shared blocks, attributes and the name are
 /// changes in one log, which is replayed in its order; each write of the log flushes the disk's cache first. Not btrfs: a
 /// sync of the directory may log a new name without what its file shares.
 const ORDERS_CLONES: u64 = 0x5846_5342;
+
+/// ext4: its inodes of 256 bytes have room for one mark, and the rest gets a block of its own, which costs more to make
+/// than a few bytes of data to copy from memory. 5,000 renames, of the time with marks alone: 0.86; on XFS 1.01, on tmpfs
+/// 0.97, and on btrfs 1.15.
+const CROWDS_MARKS: u64 = 0xef53;
 
 impl Features {
     /// Tries everything in the (empty, own) directory `work`; marks in `wish` first.
@@ -55,8 +62,9 @@ impl Features {
             }
             let exchange = tree::rename_at(work, a, work, b, RenameFlags::EXCHANGE).is_ok();
             let rename_whiteout = devices && tree::rename_at(work, a, work, c, RenameFlags::WHITEOUT).is_ok();
-            let orders_clones = statfs_fd(work).is_ok_and(|fs| fs.magic == ORDERS_CLONES);
-            Ok::<_, Errno>(Self { marks, devices, exchange, rename_whiteout, orders_clones })
+            let magic = statfs_fd(work).map_or(0, |fs| fs.magic);
+            let (orders_clones, crowds_marks) = (magic == ORDERS_CLONES, magic == CROWDS_MARKS);
+            Ok::<_, Errno>(Self { marks, devices, exchange, rename_whiteout, orders_clones, crowds_marks })
         })();
         clean();
         found

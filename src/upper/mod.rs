@@ -13,7 +13,7 @@ mod whiteout;
 mod workdir;
 
 pub use blocks::Blocks;
-pub use content::{CopyData, copy_data};
+pub use content::{CopyData, SMALL, copy_data, copy_from_cache};
 pub use features::Features;
 pub use index::{Belongings, Index, IndexError};
 pub use metadata::{CAPABILITY, Metadata, Staged, clear_capability, clear_privileges, without_ids};
