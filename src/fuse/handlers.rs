@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno as FuseErrno, FileHandle, Filesystem, INodeNo, IoctlFlags,
@@ -231,8 +231,9 @@ impl Filesystem for Adapter {
             }
             if size >= splice::WORTH {
                 self.turns.much();
-                let (splice, part) = (self.splice.as_ref(), (id(ino), offset, size));
+                let (splice, part, begun) = (self.splice.as_ref(), (id(ino), offset, size), Instant::now());
                 if splice.is_some_and(|splice| splice.answer(&self.union, req.unique().0, part)) {
+                    self.turns.streamed(req.pid(), (size, begun.elapsed()));
                     return std::mem::forget(reply);
                 }
             }

@@ -20,6 +20,7 @@ pub mod session;
 pub mod settings;
 mod splice;
 mod store;
+mod stream;
 mod turns;
 mod walk;
 

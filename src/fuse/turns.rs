@@ -1,14 +1,16 @@
 //! Who of the threads waits for requests: most of what a request costs is waking somebody up.
 //!
 //! The kernel hands a request to the thread that has slept longest. On machines of few processors only as many threads wait
-//! as there are processors, and one while the [`Keeper`] is awake; the others stand aside until nobody waits. With more
-//! processors all threads wait: nothing was measured there.
+//! as there are processors, and one while the [`Keeper`] is awake or a [`Stream`] is read; the others stand aside until
+//! nobody waits. With more processors all threads wait: nothing was measured there.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
-use super::keeper::Keeper;
+use super::keeper::{Keeper, Order};
+use super::stream::Stream;
 use crate::base::sync::{Condvar, Mutex};
 use crate::sys::process;
 
@@ -28,6 +30,7 @@ pub struct Turns {
     call: Condvar,
     keeper: Keeper,
     keeping: AtomicBool,
+    stream: Stream,
 }
 
 #[derive(Debug, Default)]
@@ -51,6 +54,7 @@ impl Turns {
             call: Condvar::default(),
             keeper: Keeper::new(),
             keeping: AtomicBool::new(false),
+            stream: Stream::default(),
         }
     }
 
@@ -81,14 +85,14 @@ impl Turns {
             self.call_one();
         }
         if self.cpus == FEW && self.keeper.is_wanted(caller) {
-            self.keep();
+            self.ask_keeper(Order::Wake);
         }
     }
 
-    /// The keeper is to be awake.
-    fn keep(self: &Arc<Self>) {
+    fn ask_keeper(self: &Arc<Self>, order: Order) {
+        self.keeper.ask(order);
         if self.keeping.swap(true, Ordering::Relaxed) {
-            return self.keeper.ask();
+            return;
         }
         let turns = self.clone();
         let keep = move || turns.keeper.run(&turns);
@@ -100,6 +104,28 @@ impl Turns {
     /// Two processors are of use: much data is read, or read ahead by one thread and answered by another.
     pub fn much(&self) {
         self.keeper.stand_down();
+    }
+
+    /// A large READ of the thread `caller` was answered.
+    pub fn streamed(self: &Arc<Self>, caller: u32, (size, took): (u32, Duration)) {
+        if self.cpus != FEW || self.device.get().is_none() {
+            return;
+        }
+        let now = self.keeper.now();
+        self.stream.answered(caller, (size, took), now);
+        if self.is_streaming() && !self.keeper.sees_to_it() {
+            self.ask_keeper(Order::Watch);
+        }
+    }
+
+    /// Whether one is to wait, and the keeper sees to the rest.
+    fn is_for_one(&self) -> bool {
+        self.keeper.is_awake() || (self.keeper.is_watching() && self.is_streaming())
+    }
+
+    /// Whether large READs follow each other, all from memory.
+    pub(super) fn is_streaming(&self) -> bool {
+        self.stream.is_on(self.keeper.now())
     }
 
     /// Whether a request would have to wait until one is answered.
@@ -124,7 +150,7 @@ impl Turns {
             self.keeper.answered();
         }
         let waiting = self.waiting.fetch_add(1, Ordering::SeqCst) + 1;
-        if waiting > FEW || (waiting > 1 && self.keeper.is_awake()) {
+        if waiting > FEW || (waiting > 1 && self.is_for_one()) {
             self.stand_aside();
         }
     }
@@ -207,7 +233,7 @@ mod tests {
         std::thread::spawn(move || drop(turns.begin(1)))
     }
 
-    fn until(what: impl Fn() -> bool) {
+    fn until(mut what: impl FnMut() -> bool) {
         while !what() {
             std::thread::yield_now();
         }
@@ -263,6 +289,37 @@ mod tests {
         });
         turns.keeper.close();
         watch.join().unwrap();
+    }
+
+    #[test]
+    fn of_a_stream_one_thread_waits_and_another_is_called_for_what_it_keeps_waiting() {
+        let (read, write) = process::pipe().unwrap();
+        let turns = Arc::new(Turns { cpus: FEW, ..Turns::new() });
+        turns.set_device(read);
+        let stream = || (0..64).for_each(|_| turns.streamed(1, (128 << 10, Duration::from_micros(1))));
+        until(|| {
+            stream();
+            turns.keeper.is_watching()
+        });
+        drop(turns.begin(1));
+        stream();
+        let mut other = serving(&turns);
+        until(|| {
+            stream();
+            if other.is_finished() {
+                // The machine stood still for so long that the stream was over.
+                turns.waiting.fetch_sub(1, Ordering::SeqCst);
+                other = serving(&turns);
+            }
+            turns.aside.lock().standing == 1
+        });
+        // This one serves, and nobody else waits.
+        let turn = turns.begin(1);
+        assert!(turns.nobody_waits() || !turns.keeper.sees_to_it());
+        rustix::io::write(&write, b"x").unwrap();
+        other.join().unwrap();
+        drop(turn);
+        turns.keeper.close();
     }
 
     #[test]
