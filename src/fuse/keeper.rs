@@ -93,13 +93,13 @@ pub struct Keeper {
 
 #[derive(Debug, Default)]
 struct Orders {
-    next: Option<Order>,
+    next: Option<Task>,
     closed: bool,
 }
 
 /// What the keeper is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Order {
+pub(super) enum Task {
     /// To keep a processor awake.
     Wake,
     /// To watch: both are awake, and one thread serves.
@@ -202,8 +202,8 @@ impl Keeper {
     }
 
     /// Asks it for this.
-    pub fn ask(&self, order: Order) {
-        self.orders.lock().next = Some(order);
+    pub fn ask(&self, task: Task) {
+        self.orders.lock().next = Some(task);
         self.order.notify_one();
     }
 
@@ -217,8 +217,8 @@ impl Keeper {
     pub fn run(&self, turns: &Turns) {
         process::be_nice(NICE);
         let mut rest = 0;
-        while let Some(order) = self.next() {
-            if order == Order::Wake {
+        while let Some(task) = self.next() {
+            if task == Task::Wake {
                 let crowded = self.keep(turns);
                 rest = if crowded { (rest * 2).clamp(REST, LONG_REST) } else { rest / 4 };
                 if !crowded {
@@ -231,13 +231,13 @@ impl Keeper {
     }
 
     /// What it is asked for next; `None` at the end of the session.
-    fn next(&self) -> Option<Order> {
+    fn next(&self) -> Option<Task> {
         let mut orders = self.orders.lock();
         loop {
             match orders.next.take() {
                 _ if orders.closed => return None,
                 None => self.order.wait(&mut orders),
-                order => return order,
+                task => return task,
             }
         }
     }
@@ -251,7 +251,7 @@ impl Keeper {
             if orders.next.is_none() && !orders.closed {
                 self.order.wait_for(&mut orders, Duration::from_micros(LOOK));
             }
-            orders.next = orders.next.filter(|next| *next != Order::Watch);
+            orders.next = orders.next.filter(|next| *next != Task::Watch);
             let called = orders.next.is_some() || orders.closed;
             let since = self.now().saturating_sub(self.last.load(Ordering::Relaxed));
             if called || since > IDLE {
@@ -501,7 +501,7 @@ mod tests {
         let thread = std::thread::spawn(move || theirs.run(&others));
         for _ in 0..3 {
             while !keeper.is_awake() {
-                keeper.ask(Order::Wake);
+                keeper.ask(Task::Wake);
                 std::thread::yield_now();
             }
             while keeper.is_awake() {

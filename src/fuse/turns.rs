@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use super::keeper::{Keeper, Order};
+use super::keeper::{Keeper, Task};
 use super::stream::Stream;
 use crate::base::sync::{Condvar, Mutex};
 use crate::sys::process;
@@ -85,12 +85,12 @@ impl Turns {
             self.call_one();
         }
         if self.cpus == FEW && self.keeper.is_wanted(caller) {
-            self.ask_keeper(Order::Wake);
+            self.ask_keeper(Task::Wake);
         }
     }
 
-    fn ask_keeper(self: &Arc<Self>, order: Order) {
-        self.keeper.ask(order);
+    fn ask_keeper(self: &Arc<Self>, task: Task) {
+        self.keeper.ask(task);
         if self.keeping.swap(true, Ordering::Relaxed) {
             return;
         }
@@ -114,7 +114,7 @@ impl Turns {
         let now = self.keeper.now();
         self.stream.answered(caller, (size, took), now);
         if self.is_streaming() && !self.keeper.sees_to_it() {
-            self.ask_keeper(Order::Watch);
+            self.ask_keeper(Task::Watch);
         }
     }
 
