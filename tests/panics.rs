@@ -53,7 +53,7 @@ const ROWS: &[Row] = &[
     ("copy-up of much data, on a thread of its own", Call::Reflink, |at| {
         open(at.join("large"))?.write_at(b"x", 9).map(drop)
     }),
-    ("truncate", Call::Truncate, |at| open(at.join("cut"))?.set_len(3)),
+    ("truncate", Call::Truncate, |at| open(at.join("cut"))?.set_len(99)),
     ("write", Call::Pwrite, |at| open(at.join("written"))?.write_at(b"x", 0).map(drop)),
     // What the kernel reads ahead, and cannot, it asks for again.
     ("read", Call::Pread, |at| {

@@ -38,7 +38,10 @@ pub fn fork() -> Result<Fork> {
     let pid = unsafe { libc::fork() };
     match pid {
         -1 => Err(std::io::Error::last_os_error().into()),
-        0 => Ok(Fork::Child),
+        0 => {
+            super::random::begin_anew();
+            Ok(Fork::Child)
+        }
         pid => Pid::from_raw(pid).map(Fork::Parent).ok_or(Errno::EINVAL),
     }
 }

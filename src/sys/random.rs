@@ -30,6 +30,14 @@ fn random<const N: usize>() -> Result<[u8; N]> {
     }
 }
 
+/// What [`temp_name`] gave last; 0 before the first one.
+static LAST: AtomicU64 = AtomicU64::new(0);
+
+/// A forked process gives other names than the one that it was forked by.
+pub(super) fn begin_anew() {
+    LAST.store(0, Ordering::Relaxed);
+}
+
 /// A name for something temporary: `prefix` and 64 bits in hexadecimal, which begin at random in each process and take all
 /// values before one comes again.
 ///
@@ -38,16 +46,12 @@ fn random<const N: usize>() -> Result<[u8; N]> {
 pub fn temp_name(prefix: &str) -> Result<CString> {
     /// Odd, and as far from all simple fractions of the whole as can be.
     const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
-    static LAST: OnceLock<AtomicU64> = OnceLock::new();
     seam::enter(Call::Random)?;
-    let last = match LAST.get() {
-        Some(last) => last,
-        None => {
-            let first = u64::from_ne_bytes(random()?);
-            LAST.get_or_init(|| AtomicU64::new(first))
-        }
-    };
-    let bits = last.fetch_add(STEP, Ordering::Relaxed);
+    if LAST.load(Ordering::Relaxed) == 0 {
+        // Where another thread was first its names go on.
+        let _ = LAST.compare_exchange(0, u64::from_ne_bytes(random()?), Ordering::Relaxed, Ordering::Relaxed);
+    }
+    let bits = LAST.fetch_add(STEP, Ordering::Relaxed);
     let mut name = String::with_capacity(prefix.len() + 17);
     name.push_str(prefix);
     // Cannot fail: it is a String.
@@ -82,5 +86,18 @@ mod tests {
         assert_ne!(one, other);
         assert!(one.to_bytes().starts_with(b"#") && one.to_bytes().len() == 17);
         assert_eq!(temp_name("a\0b"), Err(Errno::EINVAL));
+    }
+
+    #[test]
+    fn a_forked_process_does_not_go_on_with_the_names_of_its_parent() {
+        /// How many steps of [`temp_name`] lead so far: its inverse modulo 2^64.
+        const STEPS: u64 = 0xf1de_83e1_9937_733d;
+        temp_name("").unwrap();
+        let before = LAST.load(Ordering::Relaxed);
+        begin_anew();
+        temp_name("").unwrap();
+        // Other tests take some meanwhile.
+        let steps = LAST.load(Ordering::Relaxed).wrapping_sub(before).wrapping_mul(STEPS);
+        assert!(steps > 1 << 32, "{steps}");
     }
 }
