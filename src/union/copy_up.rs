@@ -3,9 +3,10 @@
 //! Parents first; then the object is built in workdir with everything it has, synced, and appears by one rename under
 //! its parent's `names`. One inode's copy-up holds up nobody else.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
+use super::io::open_to_read_once;
 use super::{Caller, Union, protect};
 use crate::base::config::Verity;
 use crate::base::{Errno, Name, Result};
@@ -17,7 +18,8 @@ use crate::sys::path::{OFlags, open_beneath};
 use crate::sys::stat::{Kind, SetTime, Stat, stat_fd};
 use crate::sys::{caller, data, tree};
 use crate::upper::{
-    CopyData, Metadata, SMALL, Staged, Temp, Upper, WhiteoutStyle, Widened, copy_data, copy_from_cache,
+    CopyData, Metadata, SMALL, Staged, Temp, Upper, WhiteoutStyle, Widened, clear_privileges, copy_data,
+    copy_from_cache,
 };
 
 /// What of an object is copied up, and for whom.
@@ -328,16 +330,14 @@ fn keep_flags(upper: &Upper, inode: &Inode, staged: &Temp<'_>, flags: Protattr) 
     }
 }
 
-/// Whether a file is of `size` bytes, few enough to be copied by one read and one write, and none of them a hole.
-fn is_small(stat: &Stat, size: u64) -> bool {
-    size <= SMALL && stat.size == size && stat.blocks.saturating_mul(512) >= size
-}
-
 /// Copies the small file `from` if its data is at hand, which costs less than marks that say where it is; false where it is
 /// not, and then the marks do.
-fn copy_at_hand(from: Result<OwnedFd>, to: BorrowedFd<'_>, size: u64) -> Result<bool> {
+fn copy_at_hand(from: &LowerFile, to: BorrowedFd<'_>, size: u64) -> Result<bool> {
     // Who may not read it, or has no room for it, may have room for marks.
-    let Ok(from) = from else { return Ok(false) };
+    let Ok((from, stat)) = open_to_read_once(&from.place, from.stat.ino) else { return Ok(false) };
+    if stat.size != size {
+        return Ok(false);
+    }
     match copy_from_cache(from.as_fd(), to, size) {
         Err(_) => data::truncate(to, 0).map(|()| false),
         done => done,
@@ -442,10 +442,8 @@ impl Union {
         // What is emptied needs no data.
         let below = if how.len == Some(0) { None } else { self.meta_source(source.leaf)? };
         let file = below.as_ref().unwrap_or(&source.lower);
-        let open = || file.place.open_file(file.stat.ino, OFlags::RDONLY);
-        let cheap = source.redirect.is_some() && upper.features.crowds_marks && !upper.syncs_data();
-        let cheap = cheap && !how.data && is_small(&file.stat, size);
-        let mut written = cheap && copy_at_hand(open(), to.as_fd(), size)?;
+        let cheap = source.redirect.is_some() && upper.features.crowds_marks && !upper.syncs_data() && !how.data;
+        let mut written = cheap && (1..=SMALL).contains(&size) && copy_at_hand(file, to.as_fd(), size)?;
         let meta = match source.redirect.clone() {
             redirect if !(how.data || written || size == 0) => {
                 self.stage_meta(upper, staged, source.leaf, (file, redirect))?
@@ -455,15 +453,18 @@ impl Union {
         if meta.is_some() {
             data::truncate(to.as_fd(), size)?;
         } else if len > 0 && !written {
-            let from = open()?;
+            let from = file.place.open_file(file.stat.ino, OFlags::RDONLY)?;
             let whole = len == size && below.is_none();
-            let sparse = !is_small(&file.stat, size);
             let (synced, interrupt) = (upper.syncs_data(), &how.killed());
-            let shared = copy_data(from.as_fd(), to.as_fd(), CopyData { len, whole, sparse, synced, interrupt })?;
+            let shared = copy_data(from.as_fd(), to.as_fd(), CopyData { len, whole, synced, interrupt })?;
             written = !(shared && upper.features.orders_clones);
         }
         let set = source.metadata.apply(staged, false);
         let made = set.inspect_err(|errno| log::info!("{:?} is not copied up: {errno}", source.lower.place))?;
+        if meta.is_none() && below.is_some_and(|file| file.place.dir.layer.nosuid) {
+            // As it was seen: what came with the name is not for this data.
+            clear_privileges(to.as_fd(), &|_| false)?;
+        }
         upper.sync_staged(to.as_fd(), written)?;
         Ok((meta, made))
     }

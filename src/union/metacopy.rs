@@ -271,7 +271,7 @@ fn try_fill(
     match from {
         Some(from) => {
             let (synced, interrupt) = (upper.syncs_data(), &how.killed());
-            copy_data(from, to, CopyData { len: before.size, whole: false, sparse: true, synced, interrupt })?;
+            copy_data(from, to, CopyData { len: before.size, whole: false, synced, interrupt })?;
         }
         None => data::truncate(to, 0)?,
     }

@@ -24,8 +24,6 @@ pub struct CopyData<'a> {
     pub len: u64,
     /// That is all of the file, whose blocks may be shared.
     pub whole: bool,
-    /// It may have holes, which are kept.
-    pub sparse: bool,
     /// It is synced next: what is copied goes to the disk at once, so that the sync, which nothing can end, is short.
     pub synced: bool,
     /// Whether the caller is gone.
@@ -45,7 +43,7 @@ pub fn copy_data(from: BorrowedFd<'_>, to: BorrowedFd<'_>, how: CopyData<'_>) ->
     if how.whole && data::reflink(from, to).is_ok() {
         return Ok(true);
     }
-    if len <= SMALL && !how.sparse {
+    if len <= SMALL && is_dense(from, len)? {
         return copy_small(from, to, len).map(|()| false);
     }
     let mut in_kernel = true;
@@ -72,6 +70,14 @@ pub fn copy_data(from: BorrowedFd<'_>, to: BorrowedFd<'_>, how: CopyData<'_>) ->
     end_at(to, reached, len).map(|()| false)
 }
 
+/// Whether none of the first `len` bytes is in a hole, as far as that can be told.
+fn is_dense(from: BorrowedFd<'_>, len: u64) -> Result<bool> {
+    match data::seek_hole(from, 0) {
+        Err(Errno::EINVAL | Errno::EOPNOTSUPP) => Ok(true),
+        hole => Ok(hole?.is_none_or(|hole| hole >= len)),
+    }
+}
+
 /// By one read and one write.
 fn copy_small(from: BorrowedFd<'_>, to: BorrowedFd<'_>, len: u64) -> Result<()> {
     ROOM.with_borrow_mut(|room| {
@@ -83,12 +89,15 @@ fn copy_small(from: BorrowedFd<'_>, to: BorrowedFd<'_>, len: u64) -> Result<()> 
     })
 }
 
-/// Copies `len` bytes, [`SMALL`] at most and none of them a hole, of `from` to the empty file `to`, if they are in memory;
-/// false where they are not, and then nothing is copied.
+/// Copies `len` bytes, [`SMALL`] at most, of `from` to the empty file `to`, if they are in memory and none is in a hole; false
+/// where that is not so, and then nothing is copied.
 ///
 /// # Errors
-/// What writing says.
+/// What looking for holes and writing say.
 pub fn copy_from_cache(from: BorrowedFd<'_>, to: BorrowedFd<'_>, len: u64) -> Result<bool> {
+    if !is_dense(from, len)? {
+        return Ok(false);
+    }
     ROOM.with_borrow_mut(|room| {
         room.resize(BUFFER, 0);
         let wanted = room.get_mut(..usize::try_from(len).unwrap_or(BUFFER)).unwrap_or_default();

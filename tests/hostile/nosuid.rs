@@ -158,6 +158,43 @@ pub fn data_of_a_nosuid_layer_gets_no_privilege() -> Ran {
     Ok(())
 }
 
+/// The same where the first change of all brings the data up: a write, and a rename that copies small data.
+pub fn data_of_a_nosuid_layer_gets_no_privilege_by_the_first_change() -> Ran {
+    if who() != Who::Root || !mount::is_plyfs() {
+        return not_here("root and metacopy are needed");
+    }
+    type Act = fn(&Mount) -> std::result::Result<(), Errno>;
+    let table: [(&str, Act); 3] = [
+        ("written", |mount| mount.append("f", "x")),
+        ("cut", |mount| mount.truncate("f", 2)),
+        ("renamed", |mount| mount.rename("f", "g").and_then(|()| mount.rename("g", "f"))),
+    ];
+    for ((what, act), durable) in table.into_iter().flat_map(|row| [(row, ""), (row, ",volatile")]) {
+        let stack = Stack::new(2);
+        let nosuid = on_tmpfs(&stack.lowers[1], MountFlags::NOSUID);
+        let top = &stack.lowers[0];
+        stack.lowers[1].file("f", "some data");
+        top.file("f", "").with_xattr("f", &format!("{}metacopy", prefix()), b"");
+        top.truncate("f", 9).unwrap();
+        top.perm("f", 0o6755).set_xattr("f", CAPABILITY, &capability()).unwrap();
+        let lowers = [0, 1].map(|i| stack.lowers[i].root().display().to_string()).join(":");
+        let (upper, work) = (stack.upper().root().display(), stack.scratch.dir("work"));
+        let options = format!("lowerdir={lowers},upperdir={upper},workdir={}{durable}", work.display());
+        let mut mount = Mount::with(&options, &stack.merged, &stack.scratch.path().join("log"));
+        act(&mount).unwrap();
+        for again in [false, true] {
+            if again && durable.is_empty() {
+                mount.remount();
+            }
+            assert_plain(&mount, "f");
+            assert!(mount.text("f").starts_with("so"), "{what}{durable}");
+        }
+        drop(mount);
+        drop(nosuid);
+    }
+    Ok(())
+}
+
 /// What was set through the view is shown: the rule is for lower layers. And where the view itself gives nothing there is
 /// nothing to take away.
 pub fn a_nosuid_upper_layer_and_a_nosuid_view_keep_what_was_set() -> Ran {

@@ -256,6 +256,7 @@ pub const ROWS: &[Row] = &[
         &[
             here!(nosuid::a_nosuid_lower_layer_gives_no_privilege),
             here!(nosuid::data_of_a_nosuid_layer_gets_no_privilege),
+            here!(nosuid::data_of_a_nosuid_layer_gets_no_privilege_by_the_first_change),
             here!(nosuid::a_nosuid_upper_layer_and_a_nosuid_view_keep_what_was_set),
             here!(nosuid::in_a_user_namespace_nosuid_of_a_layer_is_ignored),
             here!(nosuid::a_file_whose_owner_cannot_be_set_is_not_copied),
