@@ -444,11 +444,10 @@ impl Union {
         let file = below.as_ref().unwrap_or(&source.lower);
         let cheap = source.redirect.is_some() && upper.features.crowds_marks && !upper.syncs_data() && !how.data;
         let mut written = cheap && (1..=SMALL).contains(&size) && copy_at_hand(file, to.as_fd(), size)?;
-        let meta = match source.redirect.clone() {
-            redirect if !(how.data || written || size == 0) => {
-                self.stage_meta(upper, staged, source.leaf, (file, redirect))?
-            }
-            _ => None,
+        let meta = if how.data || written || size == 0 {
+            None
+        } else {
+            self.stage_meta(upper, staged, source.leaf, (file, source.redirect.clone()))?
         };
         if meta.is_some() {
             data::truncate(to.as_fd(), size)?;

@@ -17,6 +17,15 @@ thread_local! {
     static ROOM: std::cell::RefCell<Vec<u8>> = const { std::cell::RefCell::new(Vec::new()) };
 }
 
+/// Gives room for `len` bytes, or for as many as a step copies.
+fn with_room<T>(len: u64, act: impl FnOnce(&mut [u8]) -> T) -> T {
+    let len = usize::try_from(len).unwrap_or(BUFFER).min(BUFFER);
+    ROOM.with_borrow_mut(|room| {
+        room.resize(BUFFER, 0);
+        act(room.get_mut(..len).unwrap_or_default())
+    })
+}
+
 /// How data is copied.
 #[derive(Clone, Copy)]
 pub struct CopyData<'a> {
@@ -80,10 +89,8 @@ fn is_dense(from: BorrowedFd<'_>, len: u64) -> Result<bool> {
 
 /// By one read and one write.
 fn copy_small(from: BorrowedFd<'_>, to: BorrowedFd<'_>, len: u64) -> Result<()> {
-    ROOM.with_borrow_mut(|room| {
-        room.resize(BUFFER, 0);
-        let wanted = room.get_mut(..usize::try_from(len).unwrap_or(BUFFER)).unwrap_or_default();
-        let read = data::pread_full(from, wanted, 0)?;
+    with_room(len, |room| {
+        let read = data::pread_full(from, room, 0)?;
         data::pwrite_all(to, room.get(..read).unwrap_or_default(), 0)?;
         end_at(to, read as u64, len)
     })
@@ -98,13 +105,11 @@ pub fn copy_from_cache(from: BorrowedFd<'_>, to: BorrowedFd<'_>, len: u64) -> Re
     if !is_dense(from, len)? {
         return Ok(false);
     }
-    ROOM.with_borrow_mut(|room| {
-        room.resize(BUFFER, 0);
-        let wanted = room.get_mut(..usize::try_from(len).unwrap_or(BUFFER)).unwrap_or_default();
-        if !data::read_from_cache(from, wanted) {
+    with_room(len, |room| {
+        if !data::read_from_cache(from, room) {
             return Ok(false);
         }
-        data::pwrite_all(to, wanted, 0).map(|()| true)
+        data::pwrite_all(to, room, 0).map(|()| true)
     })
 }
 
@@ -113,8 +118,7 @@ fn end_at(to: BorrowedFd<'_>, reached: u64, len: u64) -> Result<()> {
     if reached < len { data::truncate(to, len) } else { Ok(()) }
 }
 
-/// Bytes that are copied by one read and one write if all of them are data: looks for holes, and the kernel's copying by
-/// way of a pipe, cost more.
+/// Bytes that are copied by one read and one write if all of them are data: the kernel's copying, by way of a pipe, costs more.
 pub const SMALL: u64 = 16 << 10;
 
 /// Bytes of the first step, and of the smallest.
@@ -223,9 +227,8 @@ pub(super) fn copy_step(
         // 0 is the end of the file, or a file system that pretends (FUSE, procfs): reading tells.
         *in_kernel = false;
     }
-    ROOM.with_borrow_mut(|room| {
-        room.resize(BUFFER, 0);
-        let read = data::pread_full(from, room.get_mut(..len.min(BUFFER)).unwrap_or_default(), at)?;
+    with_room(len as u64, |room| {
+        let read = data::pread_full(from, room, at)?;
         data::pwrite_all(to, room.get(..read).unwrap_or_default(), at)?;
         Ok(read as u64)
     })
