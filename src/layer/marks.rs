@@ -195,7 +195,7 @@ pub fn read_dir_marks(place: &Arc<DirPlace>, at: BorrowedFd<'_>, name: &CStr, be
 pub struct LeafMarks {
     /// It stands for a 0/0 character device that a user made.
     pub device: bool,
-    /// The lower object that it was copied up from.
+    /// The lower object that it was copied up from, in the upper layer.
     pub origin: Option<Origin>,
     /// Its data is in a layer below.
     pub metacopy: Option<Metacopy>,
@@ -228,7 +228,10 @@ fn read_leaf_marks_once(dir: &DirPlace, name: &Name, stat: &Stat, impure: bool) 
     let layer = &dir.layer;
     let upper = layer.upper_style.is_some();
     // What an overlay copied up stands in a directory that says so, but a file with its data elsewhere may be hand-made.
-    if !(stat.is_file() || impure) {
+    // An origin counts in the upper layer: a lower object's number is its own, as in the kernel, so that its copy, whose
+    // origin it is, has the same, and no other object that is seen.
+    let copied = impure && upper;
+    if !(stat.is_file() || copied) {
         return Ok(marks);
     }
     let fd = dir.fd()?;
@@ -258,8 +261,8 @@ fn read_leaf_marks_once(dir: &DirPlace, name: &Name, stat: &Stat, impure: bool) 
     let empty = stat.is_file() && stat.size == 0 && (upper || !layer.wh_names);
     marks.device = empty && has(&keys, layer.namespace.key(Mark::Device));
     let key = layer.namespace.key(Mark::Origin);
-    if impure && has(&keys, key) {
-        // A file that its owner may not read in a lower layer is looked up without.
+    if copied && has(&keys, key) {
+        // One that the process may not read is looked up without.
         let value = match layer.value(at, cname, key) {
             Err(Errno::EACCES) => None,
             value => Some(value?),

@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod chain;
 mod errors;
 mod layout;
 mod listing;
