@@ -89,7 +89,7 @@ fn list_one(
         Some(Kind::File) => xattr_whiteouts,
         _ => false,
     };
-    if !doubtful {
+    if !doubtful && !dir.layer.hidden.may_be(dir.ino(), entry.kind, entry.ino) {
         return Ok(sink.take(&ListedName { name: bytes, whiteout: false, kind: entry.kind, ino: entry.ino }));
     }
     let name = Name::new(bytes)?;

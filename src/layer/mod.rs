@@ -3,6 +3,7 @@
 //! Nothing here knows of the union: a layer's role is its position in a stack, which floors above hold.
 
 mod fd_cache;
+mod hidden;
 mod index;
 mod list;
 mod marks;
@@ -11,6 +12,7 @@ mod place;
 pub mod verity;
 
 pub use fd_cache::{Evict, FdCache};
+pub use hidden::{DirId, Hidden, HiddenDir};
 pub use index::IndexDir;
 pub use list::{ListedName, NameSink, list_names};
 pub use marks::{DirMarks, LeafMarks, LookedUp, look_up, read_dir_marks, read_leaf_marks};
@@ -48,6 +50,8 @@ pub struct Layer {
     pub upper_style: Option<WhiteoutStyle>,
     /// The root is a private clone of the mount: no other mount can lie below it.
     pub isolated: bool,
+    /// Directories in it that are not shown.
+    pub hidden: Hidden,
     /// The namespace whose marks come first.
     pub namespace: Namespace,
     /// The namespace whose marks may lead elsewhere.

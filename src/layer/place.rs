@@ -144,7 +144,7 @@ impl DirPlace {
         }
     }
 
-    /// What stands under `name`; `None` where nothing does.
+    /// What stands under `name`; `None` where nothing does, or what the layer does not show.
     ///
     /// A directory that another mount covers shows as an empty one without an inode number of its own.
     ///
@@ -161,21 +161,23 @@ impl DirPlace {
             stat::stat_beneath(fd.as_fd(), name.as_c_str())
         };
         match found {
+            Ok(stat) if self.layer.hidden.is(&stat) => Ok(None),
             Ok(mut stat) => {
                 if self.layer.nosuid && stat.is_file() {
                     stat.mode &= !(libc::S_ISUID | libc::S_ISGID);
                 }
+                if stat.is_dir() {
+                    self.layer.hidden.uncount(&mut stat);
+                }
                 Ok(Some(stat))
             }
             Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ENAMETOOLONG) => Ok(None),
-            Err(Errno::EXDEV) => self.covered().map(Some),
+            Err(Errno::EXDEV) => {
+                let parent = stat::stat_fd(fd.as_fd())?;
+                if self.layer.hidden.is_at(&parent, name) { Ok(None) } else { Ok(Some(covered(&parent))) }
+            }
             Err(errno) => Err(errno),
         }
-    }
-
-    fn covered(&self) -> Result<Stat> {
-        let parent = stat::stat_fd(self.fd()?.as_fd())?;
-        Ok(Stat { ino: 0, mode: libc::S_IFDIR | 0o555, nlink: 2, size: 0, blocks: 0, ..parent })
     }
 
     /// Its own attributes.
@@ -185,12 +187,21 @@ impl DirPlace {
     pub fn stat_self(&self) -> Result<Stat> {
         match self.fd() {
             Err(Errno::EXDEV) => match self.parent() {
-                Some((parent, _)) => parent.covered(),
+                Some((parent, _)) => Ok(covered(&stat::stat_fd(parent.fd()?.as_fd())?)),
                 None => Err(Errno::EXDEV),
             },
-            fd => stat::stat_fd(fd?.as_fd()),
+            fd => {
+                let mut stat = stat::stat_fd(fd?.as_fd())?;
+                self.layer.hidden.uncount(&mut stat);
+                Ok(stat)
+            }
         }
     }
+}
+
+/// What is shown of a directory that another mount covers.
+fn covered(parent: &Stat) -> Stat {
+    Stat { ino: 0, mode: libc::S_IFDIR | 0o555, nlink: 2, size: 0, blocks: 0, ..*parent }
 }
 
 /// The names as relative paths, none longer than the kernel takes.

@@ -215,7 +215,7 @@ impl Search<'_> {
     fn dir_part(&self, within: &DirPart, name: &Name, stat: &Stat) -> Result<(DirPart, DirMarks)> {
         self.stack.check_trap(within.level, stat).inspect_err(|_| {
             log::warn!(
-                "{name:?} in {:?} is a layer itself: what is written must not be a part of a lower one",
+                "{name:?} in {:?} is a lower layer or the workdir: what is written must not be a part of it",
                 within.place
             );
         })?;

@@ -6,7 +6,7 @@ use super::DirPart;
 use crate::base::config::Verity;
 use crate::base::{Errno, Name, Result};
 use crate::format::Origin;
-use crate::layer::{self, DirPlace, Handles, IndexDir, Place};
+use crate::layer::{self, DirId, DirPlace, Handles, IndexDir, Place};
 use crate::sys::stat::Stat;
 
 /// All that a lookup needs besides the directory that it looks in. A layer's role is its position here.
@@ -28,24 +28,22 @@ pub struct Stack {
     pub traps: Traps,
 }
 
-/// The roots that a layer of the other sort must not have below its own: bind mounts let layers lie in each other by ways
-/// that no path shows. Each is a `st_dev` with an inode number.
+/// The directories that the upper layer must not have below its root: bind mounts let layers lie in each other by ways that
+/// no path shows. (What is written and lies in a lower layer is not shown there: [`crate::layer::Hidden`].)
 #[derive(Debug, Default)]
 pub struct Traps {
-    /// Of what is written: no lower layer may show it.
-    pub written: Vec<(u64, u64)>,
-    /// Of lower layers: what is written must not be one.
-    pub lower: Vec<(u64, u64)>,
+    /// The roots of lower layers, and the work directory.
+    pub upper: Vec<DirId>,
 }
 
 impl Stack {
-    /// Refuses a directory of the layer at `level` that is the root of another, as the kernel's OverlayFS does.
+    /// Refuses a directory of the layer at `level` that must not be in it, as the kernel's OverlayFS does.
     ///
     /// # Errors
     /// `ELOOP`
     pub fn check_trap(&self, level: usize, stat: &Stat) -> Result<()> {
-        let traps = if level == 0 { &self.traps.lower } else { &self.traps.written };
-        if traps.contains(&(stat.dev, stat.ino)) { Err(Errno::ELOOP) } else { Ok(()) }
+        let trap = level == 0 && self.traps.upper.contains(&(stat.dev, stat.ino));
+        if trap { Err(Errno::ELOOP) } else { Ok(()) }
     }
 
     /// The roots below `level`, the topmost first.
@@ -101,7 +99,6 @@ impl Stack {
         let mut dir = root.clone();
         for component in dirs {
             let stat = dir.stat(component).ok().flatten().filter(Stat::is_dir)?;
-            self.check_trap(usize::MAX, &stat).ok()?;
             dir = dir.child(component, stat.ino);
         }
         let stat = dir.stat(name).ok().flatten().filter(Stat::is_file)?;

@@ -13,6 +13,7 @@ pub mod lent;
 pub mod lock;
 pub mod memory;
 pub mod mount;
+pub mod mounts;
 pub mod path;
 pub mod process;
 pub mod random;

@@ -14,6 +14,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 use rustix::mount::{MountFlags, OpenTreeFlags, UnmountFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
+use super::mounts;
 use crate::base::{Errno, Result};
 
 /// The device that requests come from.
@@ -243,12 +244,7 @@ fn run(command: &mut Command) -> std::result::Result<String, String> {
 /// Those of statx(2) and of reading /proc.
 pub fn fs_type(fd: BorrowedFd<'_>) -> Result<Option<String>> {
     let found = rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, StatxFlags::MNT_ID)?;
-    let id = found.stx_mnt_id.to_string();
-    let table = std::fs::read("/proc/self/mountinfo")?;
-    let table = String::from_utf8_lossy(&table);
-    let line = table.lines().find(|line| line.split(' ').next() == Some(&id));
-    let kind = line.and_then(|line| line.split_once(" - ")?.1.split(' ').next());
-    Ok(kind.map(str::to_owned))
+    Ok(mounts::table()?.into_iter().find(|mount| mount.id == found.stx_mnt_id).map(|mount| mount.kind))
 }
 
 /// The device number of the file system mounted at `path`, without asking its daemon anything.
@@ -260,9 +256,7 @@ pub fn device_at(path: &Path) -> Result<u64> {
     let flags = AtFlags::STATX_DONT_SYNC | AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
     match rustix::fs::statx(rustix::fs::CWD, path, flags, StatxFlags::empty()).map_err(Errno::from) {
         Err(errno) if !super::has_call(errno) => {
-            let mut mounts = mounts()?;
-            mounts.retain(|(_, at)| at == path);
-            mounts.pop().map(|(device, _)| device).ok_or(Errno::ENOENT)
+            mounts::table()?.iter().rfind(|mount| mount.at == path).map(|mount| mount.device).ok_or(Errno::ENOENT)
         }
         found => found.map(|stat| rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor)),
     }
@@ -271,38 +265,7 @@ pub fn device_at(path: &Path) -> Result<u64> {
 /// Where the file system with this device number is mounted: the last place, if there are several
 /// ([proc_pid_mountinfo(5)](https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html)).
 pub fn place_of(device: u64) -> Option<PathBuf> {
-    mounts().ok()?.into_iter().rfind(|(of, _)| *of == device).map(|(_, at)| at)
-}
-
-/// The mount table of this process: device numbers and places.
-fn mounts() -> Result<Vec<(u64, PathBuf)>> {
-    let table = std::fs::read("/proc/self/mountinfo")?;
-    let parse = |line: &[u8]| {
-        let mut fields = line.split(|&byte| byte == b' ').skip(2);
-        let (major, minor) = std::str::from_utf8(fields.next()?).ok()?.split_once(':')?;
-        let device = rustix::fs::makedev(major.parse().ok()?, minor.parse().ok()?);
-        Some((device, PathBuf::from(OsString::from_vec(unescaped(fields.nth(1)?)))))
-    };
-    Ok(table.split(|&byte| byte == b'\n').filter_map(parse).collect())
-}
-
-/// A path of the mount table, in which space, tab, newline and backslash stand as three octal digits.
-fn unescaped(field: &[u8]) -> Vec<u8> {
-    let (mut bytes, mut rest) = (Vec::with_capacity(field.len()), field);
-    while let Some((&byte, after)) = rest.split_first() {
-        let digits = after.get(..3).filter(|_| byte == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
-        match digits.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = after.get(3..).unwrap_or_default();
-            }
-            None => {
-                bytes.push(byte);
-                rest = after;
-            }
-        }
-    }
-    bytes
+    mounts::table().ok()?.into_iter().rfind(|mount| mount.device == device).map(|mount| mount.at)
 }
 
 /// Unmounts `path` by [umount2(2)](https://man7.org/linux/man-pages/man2/umount.2.html); a `lazy` one vanishes from the
@@ -401,11 +364,8 @@ mod tests {
     #[test]
     fn a_mount_is_found_by_its_device() {
         let proc = device_at(Path::new("/proc")).unwrap();
-        assert!(mounts().unwrap().contains(&(proc, PathBuf::from("/proc"))));
+        assert!(mounts::table().unwrap().iter().any(|mount| mount.device == proc && mount.at == Path::new("/proc")));
         assert!(place_of(proc).is_some() && place_of(u64::MAX).is_none());
-        for (field, path) in [("/a\\040b\\134c", "/a b\\c"), ("/a\\", "/a\\"), ("/a\\9", "/a\\9"), ("", "")] {
-            assert_eq!(unescaped(field.as_bytes()), path.as_bytes());
-        }
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! Opening: beneath a directory, and never through a symlink or into another mount.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::fmt::Write as _;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -59,6 +60,23 @@ fn open_by_path(dir: BorrowedFd<'_>, path: &CStr, flags: OFlags) -> Result<Owned
             result => return Ok(result?),
         }
     }
+}
+
+/// The directory that holds the directory `dir`, and the name that it has there; `None` for the root of a mount.
+///
+/// # Errors
+/// `EACCES` where the way up is closed; those of open(2) and of reading `/proc`.
+pub fn parent_of(dir: BorrowedFd<'_>) -> Result<Option<(OwnedFd, CString)>> {
+    seam::enter(Call::OpenBeneath)?;
+    let parent = openat(dir, c"..", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let same = |stat: rustix::fs::Stat| (stat.st_dev, stat.st_ino);
+    if mount_of(dir)? != mount_of(parent.as_fd())? || same(rustix::fs::fstat(dir)?) == same(rustix::fs::fstat(&parent)?)
+    {
+        return Ok(None);
+    }
+    let path = std::fs::read_link(format!("/proc/self/fd/{}", dir.as_raw_fd()))?;
+    let name = path.file_name().and_then(|name| CString::new(name.as_bytes()).ok()).unwrap_or_default();
+    Ok(Some((parent, name)))
 }
 
 /// Opens the object behind `fd` again with other flags, through `/proc/self/fd`

@@ -19,6 +19,7 @@ mod ioctl;
 mod link;
 mod lookup;
 mod metacopy;
+mod overlap;
 mod protect;
 mod remove;
 mod rename;

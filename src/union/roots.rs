@@ -6,13 +6,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::overlap::Ground;
 use super::setup::{Setup, SetupError};
 use crate::base::config::{UpperDirs, Uuid};
 use crate::base::{Errno, Result};
 use crate::format::Origin;
 use crate::format::mark::{Mark, Namespace, WhiteoutStyle};
-use crate::layer::{DirPlace, FdCache, Handles, Layer};
-use crate::merge::{self, DirPart, Traps};
+use crate::layer::{DirPlace, FdCache, Handles, Hidden, HiddenDir, Layer};
+use crate::merge::{self, DirPart};
 use crate::sys::path::{OFlags, open_beneath, open_root};
 use crate::sys::stat::{mount_flags_nosuid, stat_fd, statfs_fd};
 use crate::sys::{dirent, handle, mount, xattr};
@@ -39,6 +40,7 @@ pub(super) struct Common {
     pub namespace: Namespace,
     pub believed: Namespace,
     pub uuid: Uuid,
+    pub written: Arc<[HiddenDir]>,
     pub fds: Arc<FdCache>,
 }
 
@@ -61,6 +63,7 @@ impl Root {
             handles: self.handles,
             exact_names: statfs_fd(self.fd.as_fd()).is_ok_and(|fs| EXACT_NAMES.contains(&fs.magic)),
             uuid,
+            hidden: self.hidden(common, upper_style),
             nosuid: common.suid_view && self.nosuid,
             wh_names,
             upper_style,
@@ -70,6 +73,16 @@ impl Root {
             fds: common.fds.clone(),
             modes: Default::default(),
         })
+    }
+
+    /// What a lower layer does not show.
+    fn hidden(&self, common: &Common, upper_style: Option<WhiteoutStyle>) -> Hidden {
+        if upper_style.is_some() || common.written.is_empty() {
+            return Hidden::default();
+        }
+        let dev = stat_fd(self.fd.as_fd()).map_or(0, |stat| stat.dev);
+        let subvolumes = statfs_fd(self.fd.as_fd()).is_ok_and(|fs| SUBVOLUMES.contains(&fs.magic));
+        Hidden::new(&common.written, dev, subvolumes)
     }
 
     /// As a data-only layer.
@@ -114,7 +127,7 @@ pub(super) fn open_layer(option: &str, path: &Path) -> Setup<Root> {
     Ok(Root { path: path.to_owned(), fd, nosuid, handles, isolated: false })
 }
 
-pub(super) fn open_upper(dirs: &UpperDirs) -> Setup<UpperRoots> {
+pub(super) fn open_upper(dirs: &UpperDirs, ground: &Ground) -> Setup<UpperRoots> {
     // What was set through the view counts in it: `nosuid` says something of what others made.
     let upper = Root { nosuid: false, ..open_layer("upperdir", &dirs.dir)? };
     let work = open_layer("workdir", &dirs.work)?;
@@ -125,16 +138,17 @@ pub(super) fn open_upper(dirs: &UpperDirs) -> Setup<UpperRoots> {
         let reason = "it is not on the file system of upperdir";
         return Err(SetupError::new(what(), reason, "use an empty directory beside upperdir"));
     }
-    let nested = |above: &OwnedFd, below: &OwnedFd| lies_in(below.as_fd(), above.as_fd()).unwrap_or(false);
-    if upper_stat.ino == work_stat.ino || nested(&upper.fd, &work.fd) || nested(&work.fd, &upper.fd) {
+    let (upper_at, work_at) = (ground.spot(upper.fd.as_fd()), ground.spot(work.fd.as_fd()));
+    if upper_stat.ino == work_stat.ino || upper_at.lies_in(&work_at) || work_at.lies_in(&upper_at) {
         let reason = "upperdir and workdir must not lie one in the other";
         return Err(SetupError::new(what(), reason, "use an empty directory beside upperdir"));
     }
-    Ok(isolate_pair(dirs, upper, work.fd))
+    Ok(UpperRoots { upper, work: work.fd })
 }
 
-/// Upper and work directory from one clone of their mount, so that objects can be renamed between them.
-fn isolate_pair(dirs: &UpperDirs, upper: Root, work: OwnedFd) -> UpperRoots {
+/// Upper and work directory from one clone of their mount, so that objects can be renamed between them. What lies in what
+/// is looked at before: a clone has nothing above it.
+pub(super) fn isolate_pair(dirs: &UpperDirs, UpperRoots { upper, work }: UpperRoots) -> UpperRoots {
     let clone = || -> Option<(OwnedFd, OwnedFd)> {
         let (above, below) = (dirs.dir.canonicalize().ok()?, dirs.work.canonicalize().ok()?);
         let common: PathBuf = above.iter().zip(below.iter()).take_while(|(a, b)| a == b).map(|(a, _)| a).collect();
@@ -150,58 +164,6 @@ fn isolate_pair(dirs: &UpperDirs, upper: Root, work: OwnedFd) -> UpperRoots {
     match clone() {
         Some((fd, work)) => UpperRoots { upper: Root { fd, isolated: true, ..upper }, work },
         None => UpperRoots { upper, work },
-    }
-}
-
-/// Whether `below` is a directory somewhere in `above`.
-fn lies_in(below: BorrowedFd<'_>, above: BorrowedFd<'_>) -> Result<bool> {
-    let target = stat_fd(above)?;
-    let mut at = rustix::fs::openat(below, c".", OFlags::PATH | OFlags::DIRECTORY, rustix::fs::Mode::empty())?;
-    let mut here = stat_fd(at.as_fd())?;
-    loop {
-        let parent = rustix::fs::openat(&at, c"..", OFlags::PATH | OFlags::DIRECTORY, rustix::fs::Mode::empty())?;
-        let there = stat_fd(parent.as_fd())?;
-        // The top, or another mount: that is no part of the layer.
-        if (there.dev, there.ino) == (here.dev, here.ino) || there.dev != here.dev {
-            return Ok(false);
-        }
-        if (there.dev, there.ino) == (target.dev, target.ino) {
-            return Ok(true);
-        }
-        (at, here) = (parent, there);
-    }
-}
-
-/// A lower layer must not be, hold, or lie in what is written.
-pub(super) fn check_overlap<'a>(lowers: impl Iterator<Item = &'a Root>, upper: &UpperRoots) -> Setup<()> {
-    for lower in lowers {
-        let what = || format!("lowerdir={}", lower.path.display());
-        for (written, option) in [(upper.upper.fd.as_fd(), "upperdir"), (upper.work.as_fd(), "workdir")] {
-            let same = match (stat_fd(lower.fd.as_fd()), stat_fd(written)) {
-                (Ok(a), Ok(b)) => (a.dev, a.ino) == (b.dev, b.ino),
-                _ => false,
-            };
-            if same || lies_in(lower.fd.as_fd(), written).unwrap_or(false) {
-                let reason = format!("it is or lies in {option}: a lower layer must not change");
-                return Err(SetupError::new(what(), reason, "use directories of their own for upperdir and workdir"));
-            }
-            if lies_in(written, lower.fd.as_fd()).unwrap_or(false) {
-                let reason = format!("{option} lies in it: the layer would change with everything that is written");
-                return Err(SetupError::new(what(), reason, "put it outside, or on another file system (a tmpfs)"));
-            }
-        }
-    }
-    Ok(())
-}
-
-/// What is to be refused where the layers turn out to lie in each other all the same.
-pub(super) fn traps<'a>(lowers: impl Iterator<Item = &'a Root>, upper: Option<&UpperRoots>) -> Traps {
-    let Some(upper) = upper else { return Traps::default() };
-    let key = |fd: BorrowedFd<'_>| stat_fd(fd).ok().map(|stat| (stat.dev, stat.ino));
-    let written = [upper.upper.fd.as_fd(), upper.work.as_fd()];
-    Traps {
-        written: written.into_iter().filter_map(key).collect(),
-        lower: lowers.filter_map(|root| key(root.fd.as_fd())).collect(),
     }
 }
 
@@ -239,6 +201,9 @@ pub(super) fn is_empty(root: BorrowedFd<'_>) -> Result<bool> {
 /// names that are spelled in several ways, or that no listing shows.
 const EXACT_NAMES: [u64; 9] =
     [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0x7371_7368, 0xe0f5_e1e2, 0x794c_7630, 0xf2f5_2010, 0xca45_1a4e];
+
+/// btrfs and bcachefs: each subvolume has a `st_dev` of its own.
+const SUBVOLUMES: [u64; 2] = [0x9123_683e, 0xca45_1a4e];
 
 /// What the file handles below a root are good for: they hold inode numbers where the root's does.
 fn handles(root: BorrowedFd<'_>) -> Handles {

@@ -6,9 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::blocks::ByBlocks;
-use super::roots::{
-    Common, Root, UpperRoots, check_overlap, is_empty, is_overlay_style, open_layer, open_upper, traps, uuid,
-};
+use super::overlap::{self, Ground};
+use super::roots::{Common, Root, UpperRoots, is_empty, is_overlay_style, isolate_pair, open_layer, open_upper, uuid};
 use super::{Union, restore};
 use crate::base::config::{Config, Fsync, RedirectDir, UpperDirs, Uuid, Xino};
 use crate::base::{Errno, Result};
@@ -106,16 +105,19 @@ impl Union {
         }
         let open = |paths: &[PathBuf]| paths.iter().map(|path| open_layer("lowerdir", path)).collect::<Setup<Vec<_>>>();
         let (lowers, data_only) = (open(&config.lowers)?, open(&config.data_only)?);
-        let upper = config.upper.as_ref().map(open_upper).transpose()?;
+        let ground = Ground::look();
+        let upper = config.upper.as_ref().map(|dirs| open_upper(dirs, &ground)).transpose()?;
         let mut notes = Vec::new();
         let locks = match &upper {
             Some(upper) => {
-                check_overlap(lowers.iter().chain(&data_only), upper)?;
+                notes = overlap::check(lowers.iter().chain(&data_only), upper, &ground)?;
                 Some(lock(upper)?)
             }
             None => None,
         };
-        let traps = traps(lowers.iter().chain(&data_only), upper.as_ref());
+        let traps = overlap::traps(lowers.iter().chain(&data_only), upper.as_ref());
+        let written = upper.as_ref().map(overlap::written).unwrap_or_default();
+        let upper = upper.zip(config.upper.as_ref()).map(|(roots, dirs)| isolate_pair(dirs, roots));
         let isolated = |roots: Vec<Root>| roots.into_iter().map(|root| root.isolate(true)).collect::<Vec<_>>();
         let (lowers, data_only) = (isolated(lowers), isolated(data_only));
         let numbers = number(&config, &lowers, upper.as_ref())?;
@@ -125,6 +127,7 @@ impl Union {
             namespace: own,
             believed: own,
             uuid: config.uuid,
+            written,
             fds: Arc::new(FdCache::new(fd_limit())),
         };
         let prepared = match (upper, locks) {

@@ -28,6 +28,7 @@ mod promises;
 mod race;
 mod sandbox;
 mod table;
+mod within;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;

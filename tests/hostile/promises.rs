@@ -302,9 +302,12 @@ pub const PROMISES: [Promise; 34] = [
     ),
     promise(
         NO_DOOR,
-        "one upper layer has one daemon, and no layer is written and lower at once",
+        "one upper layer has one daemon, and what a view writes is never seen in it as lower",
         &[
             (HERE, "an_upper_layer_in_use_is_in_use_by_every_path"),
+            (HERE, "what_is_written_is_absent_from_a_lower_layer_that_holds_it"),
+            (HERE, "what_is_written_is_absent_through_bind_mounts"),
+            (HERE, "a_lower_layer_in_what_is_written_is_refused"),
             (HERE, "layers_that_meet_through_a_bind_mount_are_refused"),
         ],
     ),

@@ -1,7 +1,7 @@
 //! The table: hostile layers and clients, privileges, and the causes of what was found in the peers.
 
 use crate::Ran;
-use crate::{attributes, clear, daemon, layers, nodes, nosuid, overlap, privilege, race, sandbox};
+use crate::{attributes, clear, daemon, layers, nodes, nosuid, overlap, privilege, race, sandbox, within};
 
 /// Which part of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -227,7 +227,14 @@ pub const ROWS: &[Row] = &[
     row(
         Hostile,
         "upper inside lower, lower inside upper, by paths and by bind mounts",
-        &[here!(overlap::layers_that_meet_through_a_bind_mount_are_refused), There(REFUSALS, "layers_that_cannot_be")],
+        &[
+            here!(within::what_is_written_is_absent_from_a_lower_layer_that_holds_it),
+            here!(within::what_is_written_is_absent_through_bind_mounts),
+            here!(within::no_mark_leads_into_what_is_written),
+            here!(within::a_lower_layer_in_what_is_written_is_refused),
+            here!(overlap::layers_that_meet_through_a_bind_mount_are_refused),
+            There(REFUSALS, "layers_that_cannot_be"),
+        ],
     ),
     row(
         Hostile,

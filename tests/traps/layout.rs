@@ -55,21 +55,24 @@ fn a_lower_layer_that_holds_everything() {
 #[test]
 fn the_root_directory_as_a_lower_layer() {
     within(30, || {
-        let stack = Stack::new(1);
-        let upper = Mounted::tmpfs(&stack.scratch.dir("elsewhere"));
-        let Some(_upper) = upper else { skip!("an upper that is not below / is needed") };
-        let (upper, work) = (stack.scratch.dir("elsewhere/upper"), stack.scratch.dir("elsewhere/work"));
-        let options = format!("lowerdir=/,upperdir={},workdir={}", upper.display(), work.display());
         if mount::binary() == "kernel" {
             skip!("the kernel's OverlayFS lets layers overlap only without its index");
         }
-        let mount = mount_at(&stack, &options, &stack.merged);
-        assert_eq!(mount.read("etc/passwd").unwrap(), std::fs::read("/etc/passwd").unwrap());
-        assert!(mount.names("").unwrap().contains(&"proc".to_owned()));
-        // Mounts on the layer are not entered.
-        assert!(!mount.has("proc/self"));
-        mount.write("made-here", "x").unwrap();
-        assert!(!Path::new("/made-here").exists());
+        // The upper layer below / as well, and on a file system of its own.
+        for elsewhere in [false, true] {
+            let stack = Stack::new(1);
+            let _upper = elsewhere.then(|| Mounted::tmpfs(&stack.scratch.dir("in")));
+            let (upper, work) = (stack.scratch.dir("in/upper"), stack.scratch.dir("in/work"));
+            let options = format!("lowerdir=/,upperdir={},workdir={}", upper.display(), work.display());
+            let mount = mount_at(&stack, &options, &stack.merged);
+            assert_eq!(mount.read("etc/passwd").unwrap(), std::fs::read("/etc/passwd").unwrap());
+            assert!(mount.names("").unwrap().contains(&"proc".to_owned()));
+            // Mounts on the layer are not entered.
+            assert!(!mount.has("proc/self"));
+            mount.write("made-here", "x").unwrap();
+            assert!(!Path::new("/made-here").exists() && upper.join("made-here").exists());
+            assert!(!mount.has(upper.strip_prefix("/").unwrap()) && !mount.has(work.strip_prefix("/").unwrap()));
+        }
     });
 }
 
