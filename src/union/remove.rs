@@ -167,8 +167,10 @@ impl Union {
     /// The count of links in the union, where it is kept: for names of one lower file, `lower_links` of them.
     pub(super) fn one_link_less(&self, inode: &Arc<Inode>, leaf: &LeafBody, lower_links: u64) {
         let mut state = leaf.state.lock();
+        // Names that a layer got underneath are not counted: there is no end while one is known beside this one.
+        let least = u32::from(state.names.len() > 1);
         if let Some(links) = state.nlink_mut() {
-            *links = links.saturating_sub(1);
+            *links = links.saturating_sub(1).max(least);
             if *links > 0 {
                 return;
             }

@@ -73,6 +73,8 @@ pub fn who() -> Who {
 pub fn code(errno: Errno) -> String {
     let name = match errno {
         Errno::ACCESS => "EACCES",
+        Errno::AGAIN => "EAGAIN",
+        Errno::BUSY => "EBUSY",
         Errno::DQUOT => "EDQUOT",
         Errno::EXIST => "EEXIST",
         Errno::INVAL => "EINVAL",
@@ -90,10 +92,12 @@ pub fn code(errno: Errno) -> String {
         Errno::NOTEMPTY => "ENOTEMPTY",
         Errno::NXIO => "ENXIO",
         Errno::OPNOTSUPP => "EOPNOTSUPP",
+        Errno::OVERFLOW => "EOVERFLOW",
         Errno::PERM => "EPERM",
         Errno::RANGE => "ERANGE",
         Errno::ROFS => "EROFS",
         Errno::STALE => "ESTALE",
+        Errno::TXTBSY => "ETXTBSY",
         Errno::XDEV => "EXDEV",
         other => return format!("{other:?}"),
     };

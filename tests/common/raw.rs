@@ -59,10 +59,22 @@ impl Drop for SharedMap {
 
 /// Runs `f` in a thread with an umask of its own; the umask belongs to the process otherwise.
 pub fn with_umask<R: Send>(mask: u32, f: impl FnOnce() -> R + Send) -> R {
-    let body = || {
-        // SAFETY: CLONE_FS gives this thread its own umask and working directory, nothing else.
-        assert_eq!(unsafe { libc::unshare(libc::CLONE_FS) }, 0, "{}", std::io::Error::last_os_error());
+    apart(libc::CLONE_FS, || {
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(mask));
+        f()
+    })
+}
+
+/// Runs `f` in a thread with a table of descriptors of its own, which makes it another owner of POSIX locks.
+pub fn as_another_owner<R: Send>(f: impl FnOnce() -> R + Send) -> R {
+    apart(libc::CLONE_FILES, f)
+}
+
+fn apart<R: Send>(what: libc::c_int, f: impl FnOnce() -> R + Send) -> R {
+    let body = || {
+        // SAFETY: CLONE_FS gives this thread its own umask and working directory, CLONE_FILES its own descriptors; no other
+        // thread sees a change.
+        assert_eq!(unsafe { libc::unshare(what) }, 0, "{}", std::io::Error::last_os_error());
         f()
     };
     match thread::scope(|s| s.spawn(body).join()) {
@@ -94,6 +106,65 @@ pub fn truncate_path(path: &std::ffi::CStr, len: i64) -> rustix::io::Result<()> 
     // SAFETY: the path is NUL-terminated, and the call only reads it.
     match unsafe { libc::truncate(path.as_ptr(), len) } {
         0 => Ok(()),
+        _ => Err(rustix::io::Errno::from_io_error(&std::io::Error::last_os_error()).unwrap()),
+    }
+}
+
+/// Takes or tries an OFD lock of the whole file (`F_OFD_SETLK`), which belongs to the description, not to the process.
+pub fn ofd_lock(fd: impl AsFd, exclusive: bool) -> rustix::io::Result<()> {
+    let kind = if exclusive { libc::F_WRLCK } else { libc::F_RDLCK };
+    // SAFETY: all zeros is a `flock` that means the whole file.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = kind as libc::c_short;
+    // SAFETY: the call only reads the structure, which outlives it.
+    match unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) } {
+        0 => Ok(()),
+        _ => Err(rustix::io::Errno::from_io_error(&std::io::Error::last_os_error()).unwrap()),
+    }
+}
+
+/// The largest file handle, with the eight bytes before it.
+const HANDLE: usize = 8 + 128;
+
+/// A file handle (name_to_handle_at(2)): its length, its type and its bytes.
+pub fn file_handle(path: &std::ffi::CStr, room: u32) -> rustix::io::Result<Vec<u8>> {
+    let mut handle = vec![0u64; HANDLE / 8];
+    handle[0] = u64::from(room);
+    let mut mount = 0;
+    // SAFETY: the handle has room for as many bytes as its first field says, at most 128, and the path ends with a NUL.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_name_to_handle_at,
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            handle.as_mut_ptr(),
+            &raw mut mount,
+            0,
+        )
+    };
+    if result != 0 {
+        return Err(rustix::io::Errno::from_io_error(&std::io::Error::last_os_error()).unwrap());
+    }
+    let bytes: Vec<u8> = handle.iter().flat_map(|word| word.to_ne_bytes()).collect();
+    let len = u32::from_ne_bytes(bytes[..4].try_into().unwrap()) as usize;
+    Ok(bytes[..8 + len].to_vec())
+}
+
+/// Opens what a file handle names, in the file system of `mount` (open_by_handle_at(2)).
+pub fn open_handle(mount: impl AsFd, handle: &[u8]) -> rustix::io::Result<std::os::fd::OwnedFd> {
+    use std::os::fd::FromRawFd;
+    let mut room = vec![0u64; HANDLE.max(handle.len()).div_ceil(8)];
+    for (word, bytes) in room.iter_mut().zip(handle.chunks(8)) {
+        let mut whole = [0; 8];
+        whole[..bytes.len()].copy_from_slice(bytes);
+        *word = u64::from_ne_bytes(whole);
+    }
+    let flags = libc::O_RDONLY | libc::O_CLOEXEC;
+    // SAFETY: the kernel reads at most 128 bytes beyond the first eight, which are there.
+    let fd = unsafe { libc::syscall(libc::SYS_open_by_handle_at, mount.as_fd().as_raw_fd(), room.as_mut_ptr(), flags) };
+    match i32::try_from(fd) {
+        // SAFETY: the call has just made this descriptor, which nobody else has.
+        Ok(fd) if fd >= 0 => Ok(unsafe { std::os::fd::OwnedFd::from_raw_fd(fd) }),
         _ => Err(rustix::io::Errno::from_io_error(&std::io::Error::last_os_error()).unwrap()),
     }
 }
