@@ -244,7 +244,7 @@ fn out_of_memory(path: &Path, bytes: &[u8]) {
 #[test]
 fn what_cannot_be_looked_at_brings_no_deleted_name_back_and_a_0_0_device_needs_a_mark() {
     let base = layers();
-    let _lacking = Lacking::new(Lacks { rename_flags: true, devices: true, marks: true });
+    let _lacking = Lacking::new(Lacks { rename_flags: true, devices: true, marks: true, ..Lacks::default() });
     let (union, me, root) = (open(base.path()), Caller::this_process(), InodeId::ROOT);
     let device = Make::Node { mode: libc::S_IFCHR | 0o600, rdev: 0 };
     assert_eq!(union.make(&me, root, &name("device"), device).map(drop), Err(Errno::EPERM));

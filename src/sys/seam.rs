@@ -126,11 +126,13 @@ pub struct Lacks {
     pub devices: bool,
     /// Marks: extended attributes of overlays.
     pub marks: bool,
+    /// A device that fails so is made all the same.
+    pub late: bool,
 }
 
 thread_local! {
     static LACKS: std::cell::Cell<Lacks> = const {
-        std::cell::Cell::new(Lacks { rename_flags: false, devices: false, marks: false })
+        std::cell::Cell::new(Lacks { rename_flags: false, devices: false, marks: false, late: false })
     };
 }
 

@@ -1,12 +1,14 @@
 //! What the upper layer's file system can do, found by trying it once in workdir.
 
+use std::ffi::{CStr, CString};
 use std::os::fd::BorrowedFd;
 
 use super::WhiteoutStyle;
 use crate::base::{Errno, Result};
 use crate::format::mark::{Mark, Namespace};
 use crate::sys::path::OFlags;
-use crate::sys::stat::statfs_fd;
+use crate::sys::random::temp_name;
+use crate::sys::stat::{stat_at, statfs_fd};
 use crate::sys::tree::{self, RenameFlags};
 use crate::sys::xattr;
 
@@ -37,37 +39,55 @@ const ORDERS_CLONES: u64 = 0x5846_5342;
 /// 0.97, and on btrfs 1.15.
 const CROWDS_MARKS: u64 = 0xef53;
 
+/// A name in workdir that something is tried with; what stands there goes with it.
+struct Tried<'a>(BorrowedFd<'a>, CString);
+
+impl<'a> Tried<'a> {
+    fn new(work: BorrowedFd<'a>) -> Result<Self> {
+        Ok(Self(work, temp_name("#probe-")?))
+    }
+
+    fn name(&self) -> &CStr {
+        &self.1
+    }
+}
+
+impl Drop for Tried<'_> {
+    fn drop(&mut self) {
+        match tree::unlink_at(self.0, &self.1) {
+            Ok(()) | Err(Errno::ENOENT) => {}
+            // The next mount empties the directory.
+            Err(errno) => log::info!("workdir: {} stays: {errno}", self.1.to_string_lossy()),
+        }
+    }
+}
+
 impl Features {
     /// Tries everything in the (empty, own) directory `work`; marks in `wish` first.
     ///
     /// # Errors
     /// What making a file there says: then nothing at all can be written.
     pub fn probe(work: BorrowedFd<'_>, wish: Namespace) -> Result<Self> {
-        let names = [c"#probe-a", c"#probe-b", c"#probe-c"];
-        let [a, b, c] = names;
-        let clean = || {
-            for name in names {
-                let _ = tree::unlink_at(work, name);
-            }
-        };
-        clean();
-        let found = (|| {
-            drop(tree::create_at(work, a, OFlags::WRONLY, 0o600)?);
-            let marks = [wish, Namespace::User]
-                .into_iter()
-                .find(|ns| xattr::set_at(work, a, ns.key(Mark::Whiteout), b"y", 0).is_ok());
-            let devices = tree::mknod_at(work, b, libc::S_IFCHR, 0).is_ok();
-            if !devices {
-                drop(tree::create_at(work, b, OFlags::WRONLY, 0o600)?);
-            }
-            let exchange = tree::rename_at(work, a, work, b, RenameFlags::EXCHANGE).is_ok();
-            let rename_whiteout = devices && tree::rename_at(work, a, work, c, RenameFlags::WHITEOUT).is_ok();
-            let magic = statfs_fd(work).map_or(0, |fs| fs.magic);
-            let (orders_clones, crowds_marks) = (magic == ORDERS_CLONES, magic == CROWDS_MARKS);
-            Ok::<_, Errno>(Self { marks, devices, exchange, rename_whiteout, orders_clones, crowds_marks })
-        })();
-        clean();
-        found
+        // No name is used twice: a call that fails may have done its work (servers, and FUSE).
+        let [a, b, c, d] = [Tried::new(work)?, Tried::new(work)?, Tried::new(work)?, Tried::new(work)?];
+        drop(tree::create_at(work, a.name(), OFlags::WRONLY, 0o600)?);
+        let marks = [wish, Namespace::User].into_iter().find(|ns| {
+            let key = ns.key(Mark::Whiteout);
+            xattr::set_at(work, a.name(), key, b"y", 0).is_ok()
+                && xattr::get_at(work, a.name(), key).is_ok_and(|value| value.as_deref() == Some(b"y"))
+        });
+        let is_device = |tried: &Tried<'_>| stat_at(work, tried.name()).is_ok_and(|stat| stat.is_whiteout());
+        let devices = tree::mknod_at(work, b.name(), libc::S_IFCHR, 0).is_ok() && is_device(&b);
+        let other = if devices { &b } else { &c };
+        if !devices {
+            drop(tree::create_at(work, c.name(), OFlags::WRONLY, 0o600)?);
+        }
+        let exchange = tree::rename_at(work, a.name(), work, other.name(), RenameFlags::EXCHANGE).is_ok();
+        let rename_whiteout =
+            devices && tree::rename_at(work, a.name(), work, d.name(), RenameFlags::WHITEOUT).is_ok() && is_device(&a);
+        let magic = statfs_fd(work).map_or(0, |fs| fs.magic);
+        let (orders_clones, crowds_marks) = (magic == ORDERS_CLONES, magic == CROWDS_MARKS);
+        Ok(Self { marks, devices, exchange, rename_whiteout, orders_clones, crowds_marks })
     }
 
     /// How deleted names are written there.
@@ -112,5 +132,38 @@ impl Features {
             lines.push("has no RENAME_EXCHANGE: removing or replacing a directory takes two steps there".into());
         }
         lines
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+    use crate::sys::seam::{Call, Lacking, Lacks, Plan, with_plan};
+
+    /// Of what is tried nothing stays, whatever fails, and whatever stood there before.
+    #[test]
+    fn a_file_system_that_fails_after_it_has_made_a_device_is_one_without_devices() {
+        let here = tempfile::tempdir().unwrap();
+        for name in ["#probe-a", "#probe-b", "#probe-c"] {
+            std::fs::create_dir(here.path().join(name)).unwrap();
+        }
+        let work = crate::sys::open_root(here.path()).unwrap();
+        let probe = || Features::probe(work.as_fd(), Namespace::User);
+        let left = || std::fs::read_dir(here.path()).unwrap().count();
+        let found = probe().unwrap();
+        assert_eq!(left(), 3);
+        let late = Lacking::new(Lacks { devices: true, late: true, ..Lacks::default() });
+        let without = probe().unwrap();
+        drop(late);
+        assert_eq!((without.devices, without.rename_whiteout, without.exchange), (false, false, found.exchange));
+        assert_eq!(left(), 3, "a device that was made stays");
+        for call in [Call::Create, Call::Mknod, Call::SetXattr, Call::Rename, Call::Stat] {
+            for at in 0..3 {
+                let _ = with_plan(Plan::fail(at, Errno::EIO).only(call), probe);
+                assert_eq!(left(), 3, "{call:?} {at}");
+            }
+        }
     }
 }

@@ -248,7 +248,7 @@ fn an_error_of_any_call_leaves_what_the_answer_says_where_all_is_synced() {
 /// Where an upper layer lacks something more steps are taken; an error of any leaves the same.
 #[test]
 fn an_error_of_any_call_leaves_what_the_answer_says_on_a_poor_file_system() {
-    let all = Lacks { rename_flags: true, devices: true, marks: true };
+    let all = Lacks { rename_flags: true, devices: true, marks: true, ..Lacks::default() };
     for (what, lacks) in [
         ("flags of rename", Lacks { rename_flags: true, ..Lacks::default() }),
         ("flags of rename and devices", Lacks { marks: false, ..all }),
