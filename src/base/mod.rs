@@ -1,6 +1,7 @@
 //! What every floor above speaks in: errors, names, settings, statistics.
 
 pub mod config;
+pub mod described;
 mod errno;
 mod few;
 mod name;

@@ -8,20 +8,20 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use super::daemon::{self, Console, Report};
+use super::describe::describe;
 use super::grammar::{self, Word};
 use super::help;
 use super::report::Failure;
 use super::resolve::{self, Abilities, Resolved};
+use super::show;
 use super::supervise;
-use crate::base::config::Config;
 use crate::base::{Errno, panics};
 use crate::fuse::Adapter;
 use crate::fuse::guard::Guard;
 use crate::fuse::reattach::Successive;
 use crate::fuse::session;
-use crate::fuse::settings::MountSettings;
 use crate::sys::process;
-use crate::union::Union;
+use crate::union::{Rivals, Union};
 
 /// What a command line asks for.
 #[derive(Debug, PartialEq, Eq)]
@@ -29,6 +29,11 @@ enum Command {
     Help,
     Version,
     Mount(Mount),
+    /// `plyfs show DIR`: what a mounted view is.
+    Show {
+        at: OsString,
+        json: bool,
+    },
     /// `plyfs complete -o …`: files of the upper layer that arrive by blocks get all their data.
     Complete(Vec<Word>),
 }
@@ -55,6 +60,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let done = parse(args).and_then(|command| match command {
         Command::Help => print(&help::text()),
         Command::Version => print(&help::version()),
+        Command::Show { at, json } => show::show(Path::new(&at), json).and_then(|text| print(&text)),
         Command::Mount(mount) => self::mount(mount),
         Command::Complete(words) => complete(&words),
     });
@@ -78,11 +84,14 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Failure> {
     let mut places: Vec<OsString> = Vec::new();
     let mut first = true;
     let mut complete = false;
+    let (mut show, mut json) = (false, false);
     while let Some(arg) = args.next() {
         let is_first = std::mem::take(&mut first);
         match arg.as_bytes() {
             b"mount" if is_first && !for_mount8 => {}
             b"complete" if is_first && !for_mount8 => complete = true,
+            b"show" if is_first && !for_mount8 => show = true,
+            b"--json" if show => json = true,
             b"--" => places.extend(args.by_ref()),
             b"--help" => return Ok(Command::Help),
             b"--version" => return Ok(Command::Version),
@@ -103,6 +112,11 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Failure> {
             None => Ok(Command::Complete(mount.words)),
             Some(extra) => Err(Failure::usage(extra.to_string_lossy(), "one word too many: complete -o OPTIONS", HELP)),
         };
+    }
+    if show {
+        let [at] = <[OsString; 1]>::try_from(places)
+            .map_err(|_| Failure::usage("show", "names one directory: show MOUNTPOINT [--json]", HELP))?;
+        return Ok(Command::Show { at, json });
     }
     let mut places = places.into_iter();
     (mount.source, mount.merged) = match (places.next(), places.next(), places.next()) {
@@ -264,25 +278,30 @@ pub(super) fn serve(
         // Before any layer is touched.
         session::preflight(&resolved.mount)?;
     }
-    open_and_serve(resolved.config.clone(), &resolved.mount, successive, report)
+    open_and_serve(resolved, successive, report)
 }
 
 /// The one place where the engine, the adapter and the mount come together.
-fn open_and_serve(
-    config: Config,
-    mount: &MountSettings,
-    successive: Option<Successive>,
-    report: &mut dyn Report,
-) -> Result<(), Failure> {
+fn open_and_serve(resolved: &Resolved, successive: Option<Successive>, report: &mut dyn Report) -> Result<(), Failure> {
     // While there is one thread.
+    let (config, mut mount) = (resolved.config.clone(), resolved.mount.clone());
     let guard = if mount.reads_ahead() && successive.is_none() { Guard::start() } else { Err(Errno::ENODEV) };
+    let rivals = Rivals::of(&config);
+    // The next of several daemons goes on with what is mounted, whatever stands beside it.
+    let notes =
+        if successive.as_ref().is_none_or(|one| one.connection.is_none()) { rivals.check()? } else { Vec::new() };
     let union = Arc::new(Union::open_with(config, successive.as_ref().map(|one| one.journal.clone()))?);
-    for note in union.notes() {
+    for note in notes.iter().chain(union.notes()) {
         report.note(note);
     }
+    mount.flags.ro |= !union.is_writable();
     let failed = |error: std::io::Error| Failure::refused("a thread", error.to_string(), "");
     let _tender = union.tend().map_err(failed)?;
-    session::serve(Adapter::new(union, mount.data), (mount, guard.ok()), successive, || report.up())?;
+    if union.is_writable() {
+        rivals.watch().map_err(failed)?;
+    }
+    let described = describe(resolved, &mount, &union, &notes);
+    session::serve(Adapter::new(union, mount.data, described), (&mount, guard.ok()), successive, || report.up())?;
     Ok(())
 }
 

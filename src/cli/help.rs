@@ -10,6 +10,7 @@ plyfs: a union of read-only lower directories and one writable upper directory
   plyfs -o lowerdir=TOP:…:BOTTOM[,upperdir=DIR,workdir=DIR][,OPTION…] MERGED
   plyfs SOURCE MERGED -o …                 as mount(8) calls it: mount -t fuse.plyfs
   plyfs mount …                            the same, spelled out
+  plyfs show MOUNTPOINT [--json]           the layers of a mounted view, and its options as they took effect
   plyfs complete -o …                      not mounted: what copyup_block= left to copy is copied
   fusermount3 -u MERGED, umount MERGED     ends it
 

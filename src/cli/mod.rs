@@ -3,9 +3,11 @@
 pub mod commands;
 mod daemon;
 mod data_path;
+mod describe;
 pub mod grammar;
 pub mod help;
 pub mod options;
 pub mod report;
 pub mod resolve;
+mod show;
 mod supervise;

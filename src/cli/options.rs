@@ -154,7 +154,7 @@ pub const TABLE: &[Spec] = &[
     row("attr_timeout", Value("SECONDS"), Fuse, Honoured(Key::AttrTimeout), "the same for attributes only"),
     row("entry_timeout", Value("SECONDS"), Fuse, Honoured(Key::EntryTimeout), "the same for names only"),
     row("negative_timeout", Value("SECONDS"), Fuse, Honoured(Key::NegativeTimeout), "the same for names that do not exist"),
-    row("fsname", Value("NAME"), Fuse, Honoured(Key::FsName), "the source in the mount table (default: SOURCE, or plyfs)"),
+    row("fsname", Value("NAME"), Fuse, Honoured(Key::FsName), "the source in the mount table (default: SOURCE, or the layers and what was said of them, as far as they have room)"),
     row("subtype", Value("NAME"), Fuse, Honoured(Key::Subtype), "the type in the mount table is fuse.NAME (default: plyfs)"),
     row("io", Choice(&["auto", "stateless", "passthrough", "writeback"]), Fuse, Honoured(Key::Io), "how data is read and written: see below (default: auto, which is stateless unless copyup=open)"),
     row("copyup", Choice(&["lazy", "open"]), Fuse, Honoured(Key::CopyUp), "a file is copied up by its first write, or when it is opened for writing (default: lazy; open with io=writeback)"),

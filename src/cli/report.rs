@@ -59,6 +59,17 @@ pub fn one_line(text: &str) -> String {
     })
 }
 
+/// Bytes as text on one line: control characters escaped, and what is no UTF-8 as `\xff`.
+pub fn printable(bytes: &[u8]) -> String {
+    bytes.utf8_chunks().fold(String::new(), |mut line, chunk| {
+        line.push_str(&one_line(chunk.valid()));
+        for byte in chunk.invalid() {
+            let _ = write!(line, "\\x{byte:02x}");
+        }
+        line
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

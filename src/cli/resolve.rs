@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::data_path::{DataWishes, io};
+use super::describe;
 use super::grammar::{self, Word};
 use super::options::{self, Key};
 use super::report::Failure;
@@ -92,7 +93,7 @@ pub fn resolve(
             wishes.take(key, word)?;
         }
     }
-    wishes.settle(source, mountpoint, abilities)
+    wishes.settle((source, words), mountpoint, abilities)
 }
 
 impl Wishes {
@@ -168,7 +169,12 @@ impl Wishes {
     }
 
     /// The one place where options meet.
-    fn settle(self, source: Option<&OsStr>, mountpoint: &Path, abilities: Abilities) -> Result<Resolved, Failure> {
+    fn settle(
+        self,
+        (source, words): (Option<&OsStr>, &[Word]),
+        mountpoint: &Path,
+        abilities: Abilities,
+    ) -> Result<Resolved, Failure> {
         if self.lowers.is_empty() {
             let reason = match self.data_only[..] {
                 [] => "no lower layer is given",
@@ -219,7 +225,7 @@ impl Wishes {
         let mount = MountSettings {
             mountpoint: mountpoint.to_owned(),
             flags,
-            fsname: self.fsname.or(source.map(OsStr::to_owned)).unwrap_or_else(|| "plyfs".into()),
+            fsname: self.fsname.or(source.map(OsStr::to_owned)).unwrap_or_else(|| describe::source(&config, words)),
             subtype: self.subtype.unwrap_or_else(|| "plyfs".into()),
             allow_other: self.allow_other,
             threads: self.threads.unwrap_or_else(default_threads),
@@ -544,7 +550,7 @@ mod tests {
             let words = grammar::split_options(options.as_bytes());
             resolve(&words, source.map(OsStr::new), Path::new("/m"), false, ROOT).unwrap().mount.fsname
         };
-        assert_eq!(name("lowerdir=/l", None), "plyfs");
+        assert_eq!(name("lowerdir=/l", None), "lowerdir=/l");
         assert_eq!(name("lowerdir=/l", Some("overlay")), "overlay");
         assert_eq!(name(r"lowerdir=/l,fsname=a\,b", Some("overlay")), "a,b");
     }

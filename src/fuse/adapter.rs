@@ -20,6 +20,7 @@ use super::splice::Splice;
 use super::turns::Turns;
 use super::walk::Walk;
 use crate::base::config::Timeouts;
+use crate::base::described::Described;
 use crate::base::sync::Mutex;
 use crate::base::{Name, Result, panics};
 use crate::sys::process;
@@ -40,6 +41,7 @@ pub struct Adapter {
     pub(super) splice: Option<Splice>,
     pub(super) relist: Relist,
     pub(super) forgotten: Forgotten,
+    described: Described,
 }
 
 /// Who sees to what is read before it is asked for, from the beginning of the session on.
@@ -115,8 +117,8 @@ impl Ttls {
 }
 
 impl Adapter {
-    /// An adapter for this union.
-    pub fn new(union: Arc<Union>, data: DataPath) -> Self {
+    /// An adapter for this union; `described` is what who asks is told.
+    pub fn new(union: Arc<Union>, data: DataPath, described: Described) -> Self {
         let (timeouts, turns) = (union.timeouts(), Arc::new(Turns::new()));
         let (requests, open_files, ahead) = (Arc::default(), Arc::default(), Arc::default());
         Self {
@@ -130,7 +132,15 @@ impl Adapter {
             splice: None,
             relist: Relist::default(),
             forgotten: Forgotten::default(),
+            described,
         }
+    }
+
+    /// What this mount is, with what was found out since it began.
+    pub(super) fn described(&self) -> Described {
+        let mut told = self.described.clone();
+        told.add("option", if self.ahead.prefetch.get().is_some() { "prefetch=on" } else { "prefetch=off" });
+        told
     }
 
     /// A request arrived; `handle` has its reply. A bug costs one request, not the mount: the reply that a panic drops

@@ -3,6 +3,7 @@
 //! Every function here is one call (or one call and its fallback on older kernels) on borrowed descriptors. Its first
 //! line asks the [`seam`], so that a test can make each of them fail, or end a "process" between two of them.
 
+pub mod ask;
 pub mod caller;
 pub mod data;
 pub mod dirent;
@@ -14,6 +15,7 @@ pub mod lock;
 pub mod memory;
 pub mod mount;
 pub mod mounts;
+pub mod others;
 pub mod path;
 pub mod process;
 pub mod random;

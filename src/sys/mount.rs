@@ -86,6 +86,17 @@ pub fn open_mountpoint(path: &Path) -> Result<OwnedFd> {
     Ok(fd)
 }
 
+/// Opens a directory in a view, to [ask](super::ask::ask) its daemon something.
+///
+/// # Errors
+/// `ENOENT`, `ENOTDIR`, `EACCES` of open(2); `ENOTCONN` for the mount of a daemon that died.
+pub fn open_to_ask(path: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let fd = rustix::fs::open(path, flags, Mode::empty())?;
+    rustix::fs::fstatfs(&fd)?;
+    Ok(fd)
+}
+
 /// Mounts on the directory `target` by [mount(2)](https://man7.org/linux/man-pages/man2/mount.2.html); the connection
 /// is `device`, from [`open_device`].
 ///

@@ -6,7 +6,9 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{AtFlags, StatxFlags};
+use rustix::io::Errno as Raw;
 
 use super::seam::{self, Call};
 use crate::base::{Errno, Result};
@@ -85,6 +87,35 @@ pub fn unescaped(field: &[u8]) -> Vec<u8> {
         }
     }
     bytes
+}
+
+/// Tells when this process's mount table changes.
+#[derive(Debug)]
+pub struct MountChanges(std::fs::File);
+
+impl MountChanges {
+    /// From now on.
+    ///
+    /// # Errors
+    /// Those of opening a file in `/proc`.
+    pub fn open() -> Result<Self> {
+        seam::enter(Call::Process)?;
+        Ok(Self(std::fs::File::open("/proc/self/mountinfo")?))
+    }
+
+    /// Sleeps until it changes, or has changed since the last time.
+    ///
+    /// # Errors
+    /// Those of [poll(2)](https://man7.org/linux/man-pages/man2/poll.2.html).
+    pub fn wait(&self) -> Result<()> {
+        seam::enter(Call::Process)?;
+        loop {
+            match poll(&mut [PollFd::new(&self.0, PollFlags::PRI)], None) {
+                Err(Raw::INTR) => {}
+                done => return Ok(done.map(drop)?),
+            }
+        }
+    }
 }
 
 /// Where an open directory is in its file system, whatever of that is mounted where.

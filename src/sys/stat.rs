@@ -189,6 +189,15 @@ pub fn stat_fd(fd: BorrowedFd<'_>) -> Result<Stat> {
     Ok(Stat::from_raw(&rustix::fs::fstat(fd)?))
 }
 
+/// The attributes of what a path of this process leads to, symlinks and mounts included; nothing is mounted for that.
+///
+/// # Errors
+/// Those of [stat(2)](https://man7.org/linux/man-pages/man2/stat.2.html).
+pub fn stat_path(path: &std::path::Path) -> Result<Stat> {
+    seam::enter(Call::Stat)?;
+    Ok(Stat::from_raw(&rustix::fs::statat(rustix::fs::CWD, path, rustix::fs::AtFlags::NO_AUTOMOUNT)?))
+}
+
 /// As [`stat_at`], without crossing into a mount: nothing is asked of a file system mounted on `name`.
 ///
 /// # Errors

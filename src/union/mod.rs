@@ -13,6 +13,7 @@ mod copy_up;
 mod covered;
 mod create;
 mod dir;
+mod in_use;
 mod indexed;
 mod io;
 mod ioctl;
@@ -25,6 +26,7 @@ mod remove;
 mod rename;
 mod resent;
 mod restore;
+mod rivals;
 mod roots;
 mod setup;
 mod sync;
@@ -40,18 +42,36 @@ pub use change::Notices;
 pub use create::{Make, symlink_target};
 pub use dir::{DirSink, ListedEntry};
 pub use io::{Seek, WriteHow};
+pub use rivals::Rivals;
 pub use setup::{Builder, SetupError};
 pub use types::{Attr, Caller, Entry, SetAttr};
 
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock};
 
 use crate::base::config::{Fsync, Timeouts};
 use crate::base::sync::RwLock;
 use crate::base::{Errno, Result};
+use crate::format::mark::Namespace;
 use crate::inode::{Inode, Table, Topology};
 use crate::layer::{DirPlace, FdCache};
 use crate::merge::{CookieKey, Stack};
-use crate::upper::Upper;
+use crate::upper::{Upper, WhiteoutStyle};
+
+/// What became of options that depend on what the layers can do, in the words of the options.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Effect {
+    /// `on`, `follow` or `nofollow`.
+    pub redirect_dir: &'static str,
+    /// A change of metadata copies no data; without an upper layer: files whose data is elsewhere are shown.
+    pub metacopy: bool,
+    /// Copied-up hard links are kept together by an index.
+    pub index: bool,
+    /// The attributes that marks of the upper layer are, or `none`.
+    pub marks: &'static str,
+    /// How deleted names are written there: `device`, `xattr`, `wh`, or `none`.
+    pub whiteouts: &'static str,
+}
 
 /// A union of layers, ready to serve: the engine. It needs no mount.
 pub struct Union {
@@ -79,6 +99,8 @@ pub struct Union {
     /// Written where the mount is to outlive this process.
     journal: Option<Arc<Journal>>,
     notes: Vec<String>,
+    /// The upper and the work directory are this process's own, also where nothing can be written there.
+    _locks: Vec<OwnedFd>,
 }
 
 impl Union {
@@ -90,6 +112,31 @@ impl Union {
     /// What does not work in full on this upper layer, a line each.
     pub fn notes(&self) -> &[String] {
         &self.notes
+    }
+
+    /// What became of the options that depend on the layers.
+    pub fn effect(&self) -> Effect {
+        let (upper, stack) = (self.upper.as_ref(), &self.stack);
+        Effect {
+            redirect_dir: match upper.is_some_and(|upper| upper.redirect) {
+                true => "on",
+                false if stack.follow_redirect => "follow",
+                false => "nofollow",
+            },
+            metacopy: upper.map_or(stack.follow_metacopy, |upper| upper.metacopy),
+            index: stack.index.is_some(),
+            marks: match upper.map(Upper::namespace) {
+                Some(Some(Namespace::Trusted)) => "trusted.overlay",
+                Some(Some(Namespace::User)) => "user.overlay",
+                _ => "none",
+            },
+            whiteouts: match upper.map(|upper| upper.style) {
+                Some(WhiteoutStyle::Device) => "device",
+                Some(WhiteoutStyle::Xattr) => "xattr",
+                Some(WhiteoutStyle::File) => "wh",
+                None => "none",
+            },
+        }
     }
 
     /// How long the kernel may keep what it is told.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::blocks::ByBlocks;
+use super::in_use;
 use super::overlap::{self, Ground};
 use super::roots::{Common, Root, UpperRoots, is_empty, is_overlay_style, isolate_pair, open_layer, open_upper, uuid};
 use super::{Union, restore};
@@ -14,8 +15,8 @@ use crate::base::{Errno, Result};
 use crate::format::journal::Record;
 use crate::format::mark::{Mark, Namespace, WhiteoutStyle};
 use crate::inode::{Journal, Numbers, System, Table};
-use crate::layer::{DirPlace, FdCache, IndexDir};
-use crate::merge::{self, CookieKey, DirPart, DirView, Stack};
+use crate::layer::{DirPlace, FdCache, HiddenDir, IndexDir};
+use crate::merge::{self, CookieKey, DirPart, DirView, Stack, Traps};
 use crate::sys::path::{OFlags, open_beneath};
 use crate::sys::random::random_bytes;
 use crate::sys::stat::stat_fd;
@@ -103,23 +104,7 @@ impl Union {
         if config.lowers.is_empty() {
             return Err(SetupError::new("lowerdir", "no lower layer is given", "give at least one: lowerdir=DIR"));
         }
-        let open = |paths: &[PathBuf]| paths.iter().map(|path| open_layer("lowerdir", path)).collect::<Setup<Vec<_>>>();
-        let (lowers, data_only) = (open(&config.lowers)?, open(&config.data_only)?);
-        let ground = Ground::look();
-        let upper = config.upper.as_ref().map(|dirs| open_upper(dirs, &ground)).transpose()?;
-        let mut notes = Vec::new();
-        let locks = match &upper {
-            Some(upper) => {
-                notes = overlap::check(lowers.iter().chain(&data_only), upper, &ground)?;
-                Some(lock(upper)?)
-            }
-            None => None,
-        };
-        let traps = overlap::traps(lowers.iter().chain(&data_only), upper.as_ref());
-        let written = upper.as_ref().map(overlap::written).unwrap_or_default();
-        let upper = upper.zip(config.upper.as_ref()).map(|(roots, dirs)| isolate_pair(dirs, roots));
-        let isolated = |roots: Vec<Root>| roots.into_iter().map(|root| root.isolate(true)).collect::<Vec<_>>();
-        let (lowers, data_only) = (isolated(lowers), isolated(data_only));
+        let Roots { mut lowers, data_only, upper, locks, traps, written, mut notes } = open_roots(&config)?;
         let numbers = number(&config, &lowers, upper.as_ref())?;
         let own = if config.userxattr || !may_write_trusted() { Namespace::User } else { Namespace::Trusted };
         let mut common = Common {
@@ -130,12 +115,21 @@ impl Union {
             written,
             fds: Arc::new(FdCache::new(fd_limit())),
         };
-        let prepared = match (upper, locks) {
-            (Some(roots), Some(locks)) => {
+        let prepared = match upper {
+            Some(roots) => {
                 let kept = journal.as_deref().and_then(restore::kept_in_workdir);
-                Some(prepare(&config, roots, locks, kept.as_ref(), &mut common, &mut notes)?)
+                match try_workdir(&roots, kept.as_ref(), own) {
+                    Ok(found) => Some(prepare(&config, roots, found, &mut common, &mut notes)?),
+                    Err(error) if error.is_unwritable() && kept.is_none() => {
+                        notes.push(read_only(&config, error));
+                        // Seen as before, and nothing more: the topmost of the layers that nobody changes.
+                        lowers.insert(0, roots.upper);
+                        None
+                    }
+                    Err(error) => return Err(work_failed(error)),
+                }
             }
-            _ => None,
+            None => None,
         };
         let parts = lower_parts(lowers, &common)?;
         let data_only = data_only.into_iter().map(|root| root.into_data(&common)).collect::<Setup<Vec<_>>>()?;
@@ -155,7 +149,8 @@ impl Union {
             }
             None => None,
         };
-        let union = Self::assemble(config, upper, stack, numbers, common.fds, notes, journal)?;
+        let said = (notes, locks);
+        let union = Self::assemble(config, upper, stack, numbers, common.fds, said, journal)?;
         union.restore();
         Ok(union)
     }
@@ -166,7 +161,7 @@ impl Union {
         stack: Stack,
         numbers: Numbers,
         fds: Arc<FdCache>,
-        mut notes: Vec<String>,
+        (mut notes, locks): (Vec<String>, Vec<OwnedFd>),
         journal: Option<Arc<Journal>>,
     ) -> Setup<Self> {
         let by_blocks = by_blocks(&config, upper.as_ref(), &mut notes);
@@ -208,8 +203,56 @@ impl Union {
             names_at_once: config.names_at_once.unwrap_or(NAMES_AT_ONCE).max(1),
             notices: Default::default(),
             notes,
+            _locks: locks,
         })
     }
+}
+
+/// The layers' directories, opened and looked at; nothing was changed.
+struct Roots {
+    lowers: Vec<Root>,
+    data_only: Vec<Root>,
+    upper: Option<UpperRoots>,
+    locks: Vec<OwnedFd>,
+    traps: Traps,
+    written: Arc<[HiddenDir]>,
+    notes: Vec<String>,
+}
+
+fn open_roots(config: &Config) -> Setup<Roots> {
+    let open = |paths: &[PathBuf]| paths.iter().map(|path| open_layer("lowerdir", path)).collect::<Setup<Vec<_>>>();
+    let (lowers, data_only) = (open(&config.lowers)?, open(&config.data_only)?);
+    let ground = Ground::look();
+    let upper = config.upper.as_ref().map(|dirs| open_upper(dirs, &ground)).transpose()?;
+    let (mut notes, mut locks) = (Vec::new(), Vec::new());
+    if let Some(upper) = &upper {
+        notes = overlap::check(lowers.iter().chain(&data_only), upper, &ground)?;
+        locks = lock(upper)?;
+    }
+    let traps = overlap::traps(lowers.iter().chain(&data_only), upper.as_ref());
+    let written = upper.as_ref().map(overlap::written).unwrap_or_default();
+    let upper = upper.zip(config.upper.as_ref()).map(|(roots, dirs)| isolate_pair(dirs, roots));
+    let isolated = |roots: Vec<Root>| roots.into_iter().map(|root| root.isolate(true)).collect::<Vec<_>>();
+    let (lowers, data_only) = (isolated(lowers), isolated(data_only));
+    Ok(Roots { lowers, data_only, upper, locks, traps, written, notes })
+}
+
+/// Takes the workdir over, and finds out what can be done there.
+fn try_workdir(
+    roots: &UpperRoots,
+    kept: Option<&HashSet<u64>>,
+    own: Namespace,
+) -> std::result::Result<(Workdir, Features), WorkError> {
+    let workdir = Workdir::prepare(roots.work.as_fd(), kept)?;
+    let features = Features::probe(workdir.work(), own)?;
+    Ok((workdir, features))
+}
+
+/// As the kernel's OverlayFS, which mounts read-only then.
+fn read_only(config: &Config, error: WorkError) -> String {
+    let work = config.upper.as_ref().map(|dirs| dirs.work.display().to_string()).unwrap_or_default();
+    let why = if let WorkError::Failed(errno) = error { errno.to_string() } else { String::new() };
+    format!("workdir={work} cannot be written to ({why}): the view is read-only")
 }
 
 /// The order of listings; it stays the same where the mount goes on.
@@ -255,17 +298,18 @@ fn work_place(upper: &Upper) -> Result<Arc<DirPlace>> {
 
 fn lock(roots: &UpperRoots) -> Setup<Vec<OwnedFd>> {
     Workdir::lock([roots.upper.fd.as_fd(), roots.work.as_fd()]).map_err(|error| match error {
-        WorkError::InUse => SetupError::new(
-            format!("upperdir={}", roots.upper.path.display()),
-            "the upper layer or its workdir is in use by another plyfs",
-            "unmount that one first, or use other directories",
-        ),
+        WorkError::InUse => in_use::refusal(roots),
         WorkError::Incompatible | WorkError::Failed(_) => work_failed(error),
     })
 }
 
 fn work_failed(error: WorkError) -> SetupError {
     match error {
+        WorkError::Failed(Errno::EROFS) => SetupError::new(
+            "workdir",
+            "the file system of upperdir and workdir is read-only",
+            "a directory there can be the topmost lower layer: lowerdir=UPPER:…",
+        ),
         WorkError::Failed(errno) => {
             SetupError::new("workdir", errno.to_string(), "it must be a writable directory of the user that mounts")
         }
@@ -297,8 +341,7 @@ fn number(config: &Config, lowers: &[Root], upper: Option<&UpperRoots>) -> Setup
 fn prepare(
     config: &Config,
     roots: UpperRoots,
-    locks: Vec<OwnedFd>,
-    kept: Option<&HashSet<u64>>,
+    (workdir, features): (Workdir, Features),
     common: &mut Common,
     notes: &mut Vec<String>,
 ) -> Setup<(Upper, OwnedFd)> {
@@ -306,8 +349,6 @@ fn prepare(
     let failed = |errno: Errno| {
         SetupError::new(format!("upperdir={}", path.display()), errno.to_string(), "it must be writable")
     };
-    let workdir = Workdir::prepare(roots.work.as_fd(), locks, kept).map_err(work_failed)?;
-    let features = Features::probe(workdir.work(), common.namespace).map_err(failed)?;
     let root = roots.upper.fd.as_fd();
     common.namespace = features.marks.unwrap_or(Namespace::User);
     let style = remembered_style(root, common.namespace)

@@ -57,7 +57,6 @@ pub struct Upper {
     leftovers: Mutex<Leftovers>,
     /// Held to make and to remove records of blocks.
     records: Mutex<Records>,
-    _lock: Vec<OwnedFd>,
 }
 
 /// Names in workdir.
@@ -80,7 +79,7 @@ pub struct Does {
 impl Upper {
     /// An upper layer on a prepared workdir.
     pub fn new(root: Arc<DirPlace>, workdir: Workdir, features: Features, style: WhiteoutStyle, does: Does) -> Self {
-        let (work, lock) = workdir.into_parts();
+        let work = workdir.into_work();
         let Does { fsync, redirect, metacopy, verity } = does;
         let whiteout = Mutex::new(None);
         Self {
@@ -95,7 +94,6 @@ impl Upper {
             whiteout,
             leftovers: Mutex::default(),
             records: Mutex::new(Records),
-            _lock: lock,
         }
     }
 

@@ -30,6 +30,14 @@ pub enum WorkError {
     Failed(Errno),
 }
 
+impl WorkError {
+    /// Whether nothing can be written there, though it can be read: then the kernel's OverlayFS mounts read-only. Not on a
+    /// file system that is read-only itself, of which it takes no upper layer.
+    pub fn is_unwritable(self) -> bool {
+        matches!(self, Self::Failed(Errno::EACCES | Errno::EPERM | Errno::ENOSPC | Errno::EDQUOT))
+    }
+}
+
 impl From<Errno> for WorkError {
     fn from(errno: Errno) -> Self {
         Self::Failed(errno)
@@ -37,10 +45,7 @@ impl From<Errno> for WorkError {
 }
 
 /// A workdir that is ours.
-pub struct Workdir {
-    work: OwnedFd,
-    locks: Vec<OwnedFd>,
-}
+pub struct Workdir(OwnedFd);
 
 impl Workdir {
     /// Locks the upper and the work directory for this process. Nothing is changed yet.
@@ -69,11 +74,7 @@ impl Workdir {
     ///
     /// # Errors
     /// [`WorkError::Incompatible`]; what the system calls say.
-    pub fn prepare(
-        workdir: BorrowedFd<'_>,
-        locks: Vec<OwnedFd>,
-        kept: Option<&HashSet<u64>>,
-    ) -> std::result::Result<Self, WorkError> {
+    pub fn prepare(workdir: BorrowedFd<'_>, kept: Option<&HashSet<u64>>) -> std::result::Result<Self, WorkError> {
         match tree::mkdir_at(workdir, WORK, 0o700) {
             Ok(()) => {}
             Err(Errno::EEXIST) => {
@@ -92,12 +93,12 @@ impl Workdir {
             }
         }
         empty(work.as_fd(), kept)?;
-        Ok(Self { work, locks })
+        Ok(Self(work))
     }
 
     /// The directory in which changes are staged.
     pub fn work(&self) -> BorrowedFd<'_> {
-        self.work.as_fd()
+        self.0.as_fd()
     }
 
     /// Leaves the kernel's mark that nothing in this layer is synced.
@@ -105,7 +106,7 @@ impl Workdir {
     /// # Errors
     /// What the system calls say.
     pub fn mark_volatile(&self) -> Result<()> {
-        let work = self.work.as_fd();
+        let work = self.work();
         match tree::mkdir_at(work, INCOMPAT, 0o700) {
             Ok(()) | Err(Errno::EEXIST) => {}
             Err(errno) => return Err(errno),
@@ -120,8 +121,8 @@ impl Workdir {
         tree::create_at(volatile.as_fd(), c"dirty", OFlags::WRONLY, 0o600).map(drop)
     }
 
-    pub(super) fn into_parts(self) -> (OwnedFd, Vec<OwnedFd>) {
-        (self.work, self.locks)
+    pub(super) fn into_work(self) -> OwnedFd {
+        self.0
     }
 }
 

@@ -9,7 +9,7 @@ use crate::common::*;
 
 /// Runs a command that must fail with this status and one line that has all of `says` in it.
 #[track_caller]
-fn fails(command: &mut Command, status: i32, says: &[&str]) {
+pub fn fails(command: &mut Command, status: i32, says: &[&str]) {
     let out = command.output().unwrap();
     let said = stderr(&out);
     assert_eq!(out.status.code(), Some(status), "{command:?}: {said}");

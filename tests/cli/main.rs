@@ -9,6 +9,8 @@ mod daemon;
 mod errors;
 mod mount8;
 mod options;
+mod rivals;
+mod show;
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -135,7 +137,8 @@ struct Entry {
 
 impl Entry {
     fn of(at: &Path) -> Option<Self> {
-        let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let table = std::fs::read("/proc/self/mountinfo").unwrap();
+        let table = String::from_utf8_lossy(&table);
         let line = table.lines().find(|line| line.split(' ').nth(4) == at.to_str())?;
         let (before, after) = line.split_once(" - ")?;
         let words = |list: &str| list.split(',').map(str::to_owned).collect();

@@ -66,7 +66,12 @@ fn names_in_the_mount_table() {
         let stack = stack();
         let names = |view: &Background| (view.entry().kind, view.entry().source);
         let is = |kind: &str, source: &str| (kind.to_owned(), source.to_owned());
-        assert_eq!(names(&Background::start(&stack, "rw")), is("fuse.plyfs", "plyfs"));
+        let view = Background::start(&stack, "rw,fsync=strict");
+        let (upper, work) = (stack.upper().root().display(), stack.scratch.dir("work"));
+        let lowers = format!("{}:{}", stack.lowers[0].root().display(), stack.lowers[1].root().display());
+        let shown = format!("upperdir={upper},workdir={},fsync=strict,lowerdir={lowers}", work.display());
+        assert_eq!(names(&view), is("fuse.plyfs", &shown));
+        drop(view);
         assert_eq!(names(&Background::start(&stack, r"fsname=a\,b,subtype=x")), is("fuse.x", "a,b"));
         let mut command = plyfs(["overlay"]);
         command.arg(&stack.merged).args(["-o", &stack.layer_options("work")]);

@@ -40,8 +40,9 @@ pub fn takes(option: &str) -> bool {
 
 /// Whether a mount stands at `at`, from the mount table: no file system is asked, none can hang.
 pub fn is_mounted(at: &Path) -> bool {
-    let table = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
-    table.lines().any(|l| l.split(' ').nth(4) == at.to_str())
+    // Others may have mounted what is no text.
+    let table = std::fs::read("/proc/thread-self/mountinfo").unwrap_or_default();
+    String::from_utf8_lossy(&table).lines().any(|l| l.split(' ').nth(4) == at.to_str())
 }
 
 /// Waits until `ready`, at most as long as [`PATIENCE`].

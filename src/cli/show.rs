@@ -1,0 +1,177 @@
+//! `plyfs show MOUNTPOINT`: the daemon of a mounted view tells its layers and its options as they took effect.
+
+use std::fmt::Write as _;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use super::report::{Failure, printable};
+use crate::base::Errno;
+use crate::base::described::Described;
+use crate::sys::{ask, mount};
+
+/// Asks, and writes down what it says.
+///
+/// # Errors
+/// That there is no view of plyfs at `at`, that its daemon does not answer, or that this user may not ask.
+pub fn show(at: &Path, json: bool) -> Result<String, Failure> {
+    let told = ask_at(at).map_err(|errno| refused(at, errno))?;
+    Ok(if json { self::json(&told) } else { text(&told) })
+}
+
+fn ask_at(at: &Path) -> Result<Described, Errno> {
+    let dir = mount::open_to_ask(at)?;
+    let told = Described::from_bytes(ask::ask(dir.as_fd())?);
+    if told.all("version").next().is_some() { Ok(told) } else { Err(Errno::ENOTTY) }
+}
+
+fn refused(at: &Path, errno: Errno) -> Failure {
+    let (reason, hint) = match errno.raw() {
+        libc::ENOTTY | libc::ENOSYS | libc::EINVAL | libc::EOPNOTSUPP => (
+            "no view of plyfs is mounted there, or one of a version that cannot tell".to_owned(),
+            "findmnt -t fuse.plyfs lists what is mounted",
+        ),
+        libc::ENOTCONN => ("its daemon is gone".to_owned(), "fusermount3 -u ends it"),
+        libc::EACCES | libc::EPERM => (
+            errno.to_string(),
+            "the one who mounted it may ask, and others where they may enter (allow_other, the same user namespace)",
+        ),
+        libc::ENOTDIR => (errno.to_string(), "name a directory in the view"),
+        _ => (errno.to_string(), ""),
+    };
+    Failure::refused(at.display().to_string(), reason, hint)
+}
+
+/// Keys that come once.
+const ONCE: [&str; 8] = ["version", "pid", "mountpoint", "source", "type", "workdir", "marks", "whiteouts"];
+/// Keys of layers, and their roles.
+const LAYERS: [(&str, &str); 3] = [("upperdir", "upper"), ("lowerdir", "lower"), ("datadir", "data")];
+
+/// One line for each thing told: a key, and a value in which control characters, backslashes and what is no UTF-8 are
+/// escaped.
+fn text(told: &Described) -> String {
+    let mut text = String::new();
+    for (key, value) in told.pairs() {
+        let _ = writeln!(text, "{key:<11} {}", printable(&doubled(value)));
+    }
+    text
+}
+
+/// Each backslash twice.
+fn doubled(bytes: &[u8]) -> Vec<u8> {
+    bytes.iter().flat_map(|&byte| (byte == b'\\').then_some(byte).into_iter().chain([byte])).collect()
+}
+
+/// One object. A value that is no UTF-8 stands as text with U+FFFD, and whole in base64 under its key with `_base64`.
+fn json(told: &Described) -> String {
+    let mut fields: Vec<String> = Vec::new();
+    for key in ONCE {
+        for value in told.all(key).take(1) {
+            match std::str::from_utf8(value).ok().and_then(|text| text.parse::<u32>().ok()) {
+                Some(number) if key == "pid" => fields.push(format!("\"pid\":{number}")),
+                _ => fields.push(member(key, value)),
+            }
+        }
+    }
+    let layers = LAYERS.iter().flat_map(|(key, role)| {
+        told.all(key).map(move |path| format!("{{{},{}}}", member("role", role.as_bytes()), member("path", path)))
+    });
+    fields.push(format!("\"layers\":[{}]", layers.collect::<Vec<_>>().join(",")));
+    let options = told.all("option").map(|option| {
+        let end = option.iter().position(|&byte| byte == b'=').unwrap_or(option.len());
+        let (name, value) = option.split_at(end);
+        match value.get(1..) {
+            Some(value) => member(&String::from_utf8_lossy(name), value),
+            None => format!("{}:true", quoted(&String::from_utf8_lossy(name))),
+        }
+    });
+    fields.push(format!("\"options\":{{{}}}", options.collect::<Vec<_>>().join(",")));
+    let degraded = told.all("degraded").map(|note| quoted(&String::from_utf8_lossy(note)));
+    fields.push(format!("\"degraded\":[{}]", degraded.collect::<Vec<_>>().join(",")));
+    format!("{{{}}}\n", fields.join(","))
+}
+
+/// `"key":"value"`, and the bytes where the text is not all of it.
+fn member(key: &str, value: &[u8]) -> String {
+    let text = format!("{}:{}", quoted(key), quoted(&String::from_utf8_lossy(value)));
+    match std::str::from_utf8(value) {
+        Ok(_) => text,
+        Err(_) => format!("{text},{}:\"{}\"", quoted(&format!("{key}_base64")), base64(value)),
+    }
+}
+
+/// A string of RFC 8259.
+fn quoted(text: &str) -> String {
+    let mut quoted = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' => quoted.push_str("\\\""),
+            '\\' => quoted.push_str(r"\\"),
+            c if c.is_control() => {
+                let _ = write!(quoted, "\\u{:04x}", u32::from(c));
+            }
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+/// RFC 4648, section 4.
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let digit = |bits: u32| char::from(DIGITS.get(bits as usize & 63).copied().unwrap_or(b'A'));
+    let mut text = String::new();
+    for group in bytes.chunks(3) {
+        let bits = group.iter().fold(0, |bits, &byte| bits << 8 | u32::from(byte)) << (8 * (3 - group.len()));
+        for at in 0..4 {
+            text.push(if at > group.len() { '=' } else { digit(bits >> (18 - 6 * at)) });
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told() -> Described {
+        let mut told = Described::default();
+        for (key, value) in [
+            ("version", &b"1.2"[..]),
+            ("pid", b"42"),
+            ("mountpoint", b"/m \"x\""),
+            ("upperdir", b"/u"),
+            ("lowerdir", b"/l\xff\n"),
+            ("lowerdir", br"/b\c"),
+            ("option", b"rw"),
+            ("option", b"index=on"),
+            ("degraded", b"upperdir=/u takes none"),
+        ] {
+            told.add(key, value);
+        }
+        told
+    }
+
+    #[test]
+    fn text_has_a_line_for_each_thing_whatever_bytes_it_has() {
+        let text = text(&told());
+        assert_eq!(text.lines().count(), 9);
+        assert!(text.contains("lowerdir    /l\\xff\\n\n") && text.contains(r"/b\\c"), "{text}");
+    }
+
+    #[test]
+    fn json_has_the_bytes_where_they_are_no_text() {
+        let expected = concat!(
+            r#"{"version":"1.2","pid":42,"mountpoint":"/m \"x\"","layers":[{"role":"upper","path":"/u"},"#,
+            r#"{"role":"lower","path":"/l"#,
+            "\u{fffd}",
+            r#"\u000a","path_base64":"L2z/Cg=="},{"role":"lower","path":"/b\\c"}],"options":{"rw":true,"index":"on"},"#,
+            r#""degraded":["upperdir=/u takes none"]}"#,
+            "\n"
+        );
+        assert_eq!(json(&told()), expected);
+        for (bytes, expected) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg==")] {
+            assert_eq!(base64(bytes.as_bytes()), expected);
+        }
+    }
+}
