@@ -283,3 +283,27 @@ fn an_upper_that_fuse_overlayfs_writes_is_refused() {
         assert!(said.contains("fuse-overlayfs") && said.contains("upperdir") && said.lines().count() == 1, "{said}");
     });
 }
+
+/// As the kernel warns of its own.
+#[test]
+fn a_lower_layer_that_another_plyfs_writes_is_told() {
+    bounded(|| {
+        let (stack, second) = (stack(), Stack::new(1));
+        let view = Background::start(&stack, "rw");
+        let lower = stack.upper().root().display().to_string();
+        adopt_orphans();
+        for options in [
+            format!("lowerdir={lower}"),
+            second.layer_options("work").replacen("lowerdir=", &format!("lowerdir={lower}:"), 1),
+        ] {
+            let out = plyfs(["-o", &options]).arg(&second.merged).output().unwrap();
+            let said = stderr(&out);
+            let daemon = daemon_of(&second.merged).unwrap();
+            unmount_any(&second.merged, true).unwrap();
+            let _ = rustix::process::waitpid(Some(daemon), WaitOptions::empty());
+            let pid = view.daemon.as_raw_pid().to_string();
+            let told = ["note", &lower, &pid].iter().all(|word| said.contains(word));
+            assert!(out.status.success() && told && said.lines().count() == 1, "{options}: {said}");
+        }
+    });
+}
