@@ -153,10 +153,10 @@ impl Watched {
     /// Whether nothing is left of the process; waits for that so long.
     ///
     /// # Errors
-    /// `ENOMEM` of [poll(2)](https://man7.org/linux/man-pages/man2/poll.2.html).
+    /// `ENOMEM` of [poll(2)](https://man7.org/linux/man-pages/man2/poll.2.html); `EINVAL` for a time beyond all clocks.
     pub fn has_ended_within(&self, time: Duration) -> Result<bool> {
         let mut fds = [rustix::event::PollFd::new(&self.handle, rustix::event::PollFlags::IN)];
-        let time = rustix::event::Timespec { tv_sec: 0, tv_nsec: time.subsec_nanos().into() };
+        let time = rustix::event::Timespec::try_from(time).map_err(|_| Errno::EINVAL)?;
         match rustix::event::poll(&mut fds, Some(&time)) {
             Err(rustix::io::Errno::INTR) => Ok(false),
             ended => Ok(ended? > 0),
@@ -493,12 +493,25 @@ pub fn find_program(name: &str) -> Option<std::path::PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
 
     #[test]
     fn a_program_is_found_in_the_path_or_not_at_all() {
         assert!(find_program("sh").is_some_and(|path| path.is_absolute()));
         assert_eq!(find_program("no-such-program-anywhere"), None);
+    }
+
+    #[test]
+    fn a_process_is_watched_for_as_long_as_it_was_said() {
+        let handle = rustix::process::pidfd_open(this(), rustix::process::PidfdFlags::empty()).unwrap();
+        let watched = Watched { pid: this(), handle };
+        for time in [Duration::ZERO, Duration::from_millis(10), Duration::from_millis(1010)] {
+            let begin = Instant::now();
+            assert_eq!(watched.has_ended_within(time), Ok(false));
+            assert!(begin.elapsed() >= time, "{:?} of {time:?}", begin.elapsed());
+        }
     }
 
     #[test]
