@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{
-    AtomicBool, AtomicU32, AtomicU64,
+    AtomicBool, AtomicU64,
     Ordering::{Relaxed, SeqCst},
 };
 
@@ -17,7 +17,7 @@ const PAGE: u64 = WINDOW / 64;
 /// A READ of more is not random, or is read ahead by the kernel already.
 const SMALL_READ: u64 = 16 << 10;
 /// Random reads of a file before its windows are stored.
-const EVIDENCE: u32 = 8;
+const EVIDENCE: u64 = 8;
 /// Of a larger file the rest is not stored: 8 GiB, which take 256 KiB of memory.
 const MOST_WORDS: u64 = 1 << 15;
 /// Files that are known.
@@ -42,9 +42,9 @@ struct Pages {
     over: AtomicBool,
     /// Where the last READ ended, and how many began somewhere else.
     end: AtomicU64,
-    random: AtomicU32,
+    random: AtomicU64,
     /// READs of pages with a mark: the kernel does not keep them.
-    again: AtomicU32,
+    again: AtomicU64,
 }
 
 /// A window of a file that may be stored.
@@ -117,8 +117,8 @@ impl Pages {
             sure: AtomicBool::new(false),
             over: AtomicBool::new(false),
             end: AtomicU64::new(0),
-            random: AtomicU32::new(0),
-            again: AtomicU32::new(0),
+            random: AtomicU64::new(0),
+            again: AtomicU64::new(0),
         }
     }
 
@@ -145,7 +145,7 @@ impl Pages {
             return None;
         }
         let random = self.random.fetch_add(1, Relaxed) + 1;
-        let again = self.again.fetch_add(u32::from(known), Relaxed);
+        let again = self.again.fetch_add(u64::from(known), Relaxed);
         // Where the kernel drops what was stored there is no room for it.
         let worth = random >= EVIDENCE && again <= 2 * (random / 3) + EVIDENCE;
         (worth && left).then_some(first)
@@ -208,7 +208,7 @@ mod tests {
     #[test]
     fn a_window_is_worth_storing_after_some_random_reads_until_all_its_pages_are_marked() {
         let pages = pages();
-        assert!((1..u64::from(EVIDENCE)).all(|i| pages.read(i * 8 * WINDOW, PAGE).is_none()));
+        assert!((1..EVIDENCE).all(|i| pages.read(i * 8 * WINDOW, PAGE).is_none()));
         assert_eq!(pages.read(3 * WINDOW + 5000, PAGE), Some(3));
         assert_eq!(pages.read(3 * WINDOW + 50_000, PAGE), Some(3), "not stored yet");
         assert_eq!(pages.read(4 * WINDOW, PAGE), Some(4));
@@ -238,6 +238,18 @@ mod tests {
         assert_eq!(window(100).part(), (100 * WINDOW, 5000));
         pages.over.store(true, SeqCst);
         assert_eq!(claim(5), []);
+    }
+
+    #[test]
+    fn more_reads_are_counted_than_anybody_makes() {
+        let pages = pages();
+        (0..EVIDENCE).for_each(|i| assert!(pages.read((10 + 2 * i) * WINDOW, PAGE).is_none() || i + 1 == EVIDENCE));
+        // Hours of them.
+        pages.random.fetch_add(u32::MAX.into(), Relaxed);
+        pages.again.fetch_add(u32::MAX.into(), Relaxed);
+        assert_eq!(pages.read(3 * WINDOW, PAGE), None, "not kept");
+        pages.random.fetch_add(u32::MAX.into(), Relaxed);
+        assert_eq!(pages.read(4 * WINDOW + PAGE, PAGE), Some(4));
     }
 
     #[test]
