@@ -102,6 +102,8 @@ pub fn is_echo(record: &log::Record<'_>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::hint::black_box;
+
     use super::*;
 
     #[test]
@@ -114,6 +116,15 @@ mod tests {
         });
         let _ = std::panic::take_hook();
         assert!(caught_outside && went_on && DEPTH.get() == 0);
+    }
+
+    /// A wrong number may cost data, a panic costs one request. `[profile]` in Cargo.toml.
+    #[test]
+    fn a_number_that_does_not_fit_is_a_panic() {
+        std::panic::set_hook(Box::new(|_| ()));
+        let caught = caught(|| _ = black_box(black_box(u64::MAX) + black_box(1)));
+        let _ = std::panic::take_hook();
+        assert!(!caught);
     }
 
     #[test]
