@@ -182,9 +182,9 @@ pub const TABLE: &[Spec] = &[
     row("plugins", Value("FILE…"), FuseOverlayfs, Refused("no code is loaded from outside", "mount what the plugin serves and name it as a layer"), "layers served by shared libraries"),
     row("kernel_cache", Flag, FuseOverlayfs, Nothing, "the kernel keeps what it has read anyway"),
     row("max_write", Value("BYTES"), FuseOverlayfs, Nothing, "the largest that the kernel offers is used"),
-    row("splice_read", Flag, FuseOverlayfs, Nothing, "no splicing here"),
-    row("splice_write", Flag, FuseOverlayfs, Nothing, "no splicing here"),
-    row("splice_move", Flag, FuseOverlayfs, Nothing, "no splicing here"),
+    row("splice_read", Flag, FuseOverlayfs, Nothing, "reads of 64 KiB and more are spliced anyway"),
+    row("splice_write", Flag, FuseOverlayfs, Nothing, "writes are copied"),
+    row("splice_move", Flag, FuseOverlayfs, Nothing, "a layer's pages stay in its own cache"),
 
     row("context", Value("CONTEXT"), Security, Honoured(Key::Security), "SELinux: given to the kernel as it stands, quotes included"),
     row("fscontext", Value("CONTEXT"), Security, Honoured(Key::Security), "SELinux: given to the kernel as it stands"),
