@@ -57,6 +57,7 @@ struct Mount {
 
 /// Runs the command line `args` (with the program's name); its exit status.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    process::heed_children();
     let done = parse(args).and_then(|command| match command {
         Command::Help => print(&help::text()),
         Command::Version => print(&help::version()),

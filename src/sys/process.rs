@@ -285,21 +285,40 @@ pub fn return_free_memory() {
     }
 }
 
-/// SIGTERM, SIGINT and SIGHUP, which ask a daemon to unmount, and SIGUSR1, which asks it to tell.
+/// SIGTERM, SIGINT and SIGHUP, which ask a daemon to unmount, as far as who started this process did not have it ignore
+/// them (nohup(1) does, and a shell without job control for what it starts by `&`), and SIGUSR1, which asks it to tell.
 fn awaited() -> libc::sigset_t {
     // SAFETY: an all-zero sigset_t is a value of the type, and sigemptyset makes it a proper set; the signal numbers are
     // valid, so that sigaddset cannot fail.
     unsafe {
         let mut set = std::mem::zeroed();
         libc::sigemptyset(&mut set);
-        for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGUSR1] {
+        for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP].into_iter().filter(|signal| !is_ignored(*signal)) {
             libc::sigaddset(&mut set, signal);
         }
+        libc::sigaddset(&mut set, libc::SIGUSR1);
         set
     }
 }
 
-/// Keeps SIGTERM, SIGINT, SIGHUP and SIGUSR1 pending for [`wait_for_signal`], in this thread and those that it starts from now on.
+/// Whether a signal does nothing to this process. One that is held back would arrive all the same.
+fn is_ignored(signal: i32) -> bool {
+    // SAFETY: all-zero is a value of the type; nothing is set, and the pointer is to a live value of this frame.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(signal, ptr::null(), &mut action) == 0 && action.sa_sigaction == libc::SIG_IGN
+    }
+}
+
+/// Children can be waited for, also where who started this process had it ignore SIGCHLD
+/// ([waitpid(2)](https://man7.org/linux/man-pages/man2/waitpid.2.html): `ECHILD`).
+pub fn heed_children() {
+    // SAFETY: it takes two numbers, and no function is called when the signal arrives.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+}
+
+/// Keeps SIGTERM, SIGINT, SIGHUP (unless they are ignored) and SIGUSR1 pending for [`wait_for_signal`], in this thread and
+/// those that it starts from now on.
 pub fn block_endings() {
     // SAFETY: the set is initialised, and no old set is asked for.
     unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &awaited(), ptr::null_mut()) };

@@ -151,6 +151,52 @@ fn a_signal_unmounts_and_ends_it_with_status_0() {
     });
 }
 
+/// nohup(1) has it ignore SIGHUP, and a script that starts it by `&` SIGINT. As libfuse all three.
+#[test]
+fn a_signal_that_was_ignored_at_the_start_stays_ignored() {
+    bounded(|| {
+        let stack = stack();
+        let _end = End(&stack.merged);
+        let trap = |words: &str| format!("trap '' {words}; exec \"$@\"");
+        for (how, ignored, heeded) in [
+            ("exec nohup \"$@\" 2>/dev/null", &[Signal::HUP][..], Signal::INT),
+            ("\"$@\" </dev/null & wait", &[Signal::INT, Signal::QUIT], Signal::HUP),
+            (&trap("HUP INT"), &[Signal::HUP, Signal::INT], Signal::TERM),
+            (&trap("TERM"), &[Signal::TERM], Signal::INT),
+            // Whom SIGCHLD does not reach must wait for its children all the same.
+            ("exec env --ignore-signal=CHLD,HUP \"$@\"", &[Signal::CHILD, Signal::HUP], Signal::TERM),
+        ] {
+            for flags in [&["-f"][..], &[], &["-f", "--supervise"], &["--supervise"]] {
+                adopt_orphans();
+                let mut command = Command::new("sh");
+                command.args(["-c", how, "sh"]).arg(common::mount::binary()).args(flags);
+                command.args(["-o", &stack.layer_options("work")]).arg(&stack.merged).stdout(Stdio::null());
+                let mut child = command.spawn().unwrap();
+                let what = format!("{how} {flags:?}");
+                assert!(wait_until(|| is_mounted(&stack.merged) || child.try_wait().unwrap().is_some()), "{what}");
+                if !flags.contains(&"-f") {
+                    assert_eq!(child.wait().unwrap().code(), Some(0), "{what}");
+                }
+                let all = all_of(&stack.merged);
+                for (signal, pid) in ignored.iter().flat_map(|signal| all.iter().map(move |pid| (*signal, *pid))) {
+                    kill_process(pid, signal).unwrap();
+                }
+                std::thread::sleep(Duration::from_millis(50));
+                assert!(is_mounted(&stack.merged), "{what}: gone");
+                assert_eq!(fs::read_to_string(stack.merged.join("f")).unwrap(), "lower", "{what}");
+                assert_eq!(all_of(&stack.merged), all, "{what}");
+                // The supervisor hands it on.
+                kill_process(*all.first().unwrap(), heeded).unwrap();
+                assert!(wait_until(|| !is_mounted(&stack.merged)), "{what}: {heeded:?}");
+                assert!(wait_until(|| all_of(&stack.merged).is_empty()), "{what}: {heeded:?}");
+                assert_eq!(child.wait().unwrap().code(), Some(0), "{what}");
+                // Those that this process has adopted.
+                all.iter().for_each(|pid| drop(rustix::process::waitpid(Some(*pid), WaitOptions::NOHANG)));
+            }
+        }
+    });
+}
+
 #[test]
 fn a_busy_view_leaves_the_tree_at_once_and_serves_who_is_in_it() {
     bounded(|| {

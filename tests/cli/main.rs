@@ -34,6 +34,7 @@ fn again_in_a_user_namespace() {
 
 /// The command, with these arguments.
 fn plyfs<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
+    common::heed_signals();
     let mut command = Command::new(common::mount::binary());
     command.args(args);
     command
@@ -126,6 +127,41 @@ fn daemon_of(merged: &Path) -> Option<Pid> {
     })
 }
 
+/// The processes of a view, the one that started the others first: supervisor, daemon and guard.
+fn all_of(merged: &Path) -> Vec<Pid> {
+    let is_one = |proc: &Path| {
+        let program = std::fs::read_to_string(proc.join("comm")).unwrap_or_default();
+        let args = std::fs::read(proc.join("cmdline")).unwrap_or_default();
+        let named = args.split(|&byte| byte == 0).any(|arg| arg == merged.as_os_str().as_bytes());
+        named && ["plyfs", "fuse-guard"].contains(&program.trim())
+    };
+    let pid = |entry: std::io::Result<std::fs::DirEntry>| {
+        let proc = entry.ok()?.path();
+        is_one(&proc).then(|| Pid::from_raw(proc.file_name()?.to_str()?.parse().ok()?))?
+    };
+    let mut all: Vec<Pid> = std::fs::read_dir("/proc").unwrap().filter_map(pid).collect();
+    let parent = |pid: &Pid| {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
+        stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()
+    };
+    let raw: Vec<i32> = all.iter().map(|pid| pid.as_raw_nonzero().get()).collect();
+    all.sort_by_key(|pid| (parent(pid).is_some_and(|parent: i32| raw.contains(&parent)), pid.as_raw_nonzero()));
+    all
+}
+
+/// Ends what is left of a view at the end of a test.
+struct End<'a>(&'a Path);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        if is_mounted(self.0) {
+            let _ = unmount_any(self.0, true);
+        }
+        wait_until(|| all_of(self.0).is_empty() || !std::thread::panicking());
+        all_of(self.0).into_iter().for_each(|pid| drop(kill_process(pid, Signal::KILL)));
+    }
+}
+
 /// A line of the mount table.
 #[derive(Debug)]
 struct Entry {
@@ -137,8 +173,7 @@ struct Entry {
 
 impl Entry {
     fn of(at: &Path) -> Option<Self> {
-        let table = std::fs::read("/proc/self/mountinfo").unwrap();
-        let table = String::from_utf8_lossy(&table);
+        let table = common::mount::mount_table();
         let line = table.lines().find(|line| line.split(' ').nth(4) == at.to_str())?;
         let (before, after) = line.split_once(" - ")?;
         let words = |list: &str| list.split(',').map(str::to_owned).collect();

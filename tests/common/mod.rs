@@ -18,7 +18,7 @@ pub mod view;
 pub mod worker;
 
 pub use mount::{Kernel, Mount};
-pub use raw::{SharedMap, deny_calls, with_umask};
+pub use raw::{SharedMap, deny_calls, heed_signals, with_umask};
 pub use rustix::io::Errno;
 pub use scratch::Scratch;
 pub use stack::Stack;

@@ -38,11 +38,15 @@ pub fn takes(option: &str) -> bool {
     out.is_ok_and(|out| !String::from_utf8_lossy(&out.stderr).contains("not there yet"))
 }
 
+/// The mount table, in which another's mount may have bytes that are no text.
+pub fn mount_table() -> String {
+    String::from_utf8_lossy(&std::fs::read("/proc/thread-self/mountinfo").unwrap_or_default()).into_owned()
+}
+
 /// Whether a mount stands at `at`, from the mount table: no file system is asked, none can hang.
 pub fn is_mounted(at: &Path) -> bool {
-    // Others may have mounted what is no text.
-    let table = std::fs::read("/proc/thread-self/mountinfo").unwrap_or_default();
-    String::from_utf8_lossy(&table).lines().any(|l| l.split(' ').nth(4) == at.to_str())
+    let table = mount_table();
+    table.lines().any(|l| l.split(' ').nth(4) == at.to_str())
 }
 
 /// Waits until `ready`, at most as long as [`PATIENCE`].

@@ -57,6 +57,14 @@ impl Drop for SharedMap {
     }
 }
 
+/// What ends programs ends those that are started from now on, also where these tests are run by nohup(1) or behind a `&`.
+pub fn heed_signals() {
+    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGTERM] {
+        // SAFETY: it takes two numbers; no function is called when the signal arrives.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+}
+
 /// Runs `f` in a thread with an umask of its own; the umask belongs to the process otherwise.
 pub fn with_umask<R: Send>(mask: u32, f: impl FnOnce() -> R + Send) -> R {
     apart(libc::CLONE_FS, || {

@@ -9,7 +9,7 @@ use crate::{Ran, not_here};
 
 /// The words of the kernel for a mount.
 fn words_of(at: &std::path::Path) -> Vec<String> {
-    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let table = crate::common::mount::mount_table();
     let line = table.lines().find(|line| line.split(' ').nth(4) == at.to_str()).unwrap();
     line.split([' ', ',']).map(str::to_owned).collect()
 }
