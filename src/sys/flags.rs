@@ -10,7 +10,7 @@ use super::seam::{self, Call};
 use crate::base::Result;
 
 /// `struct fsxattr`: flags, extent size, extent count, project id, and more, 28 bytes.
-type Fsx = [u8; 28];
+pub type Fsx = [u8; 28];
 
 const FS_IOC_FSGETXATTR: Opcode = opcode::read::<Fsx>(b'X', 31);
 const FS_IOC_FSSETXATTR: Opcode = opcode::write::<Fsx>(b'X', 32);
@@ -56,6 +56,33 @@ pub fn set_fsx(fd: BorrowedFd<'_>, value: &Fsx) -> Result<()> {
     // SAFETY: the number carries the size of what the kernel reads: 28 bytes.
     Ok(unsafe { ioctl(fd, Setter::<FS_IOC_FSSETXATTR, Fsx>::new(*value)) }?)
 }
+
+/// `fsx_xflags`, the first field of a `struct fsxattr`.
+pub fn xflags(fsx: &Fsx) -> u32 {
+    fsx.first_chunk().map_or(0, |bytes| u32::from_ne_bytes(*bytes))
+}
+
+/// Sets that field.
+pub fn set_xflags(fsx: &mut Fsx, flags: u32) {
+    if let Some(bytes) = fsx.first_chunk_mut() {
+        *bytes = flags.to_ne_bytes();
+    }
+}
+
+/// `fsx_projid`, its project.
+pub fn project(fsx: &Fsx) -> u32 {
+    fsx.get(PROJECT).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_ne_bytes)
+}
+
+/// Sets that field.
+pub fn set_project(fsx: &mut Fsx, project: u32) {
+    if let Some(bytes) = fsx.get_mut(PROJECT) {
+        bytes.copy_from_slice(&project.to_ne_bytes());
+    }
+}
+
+/// Where `fsx_projid` is.
+const PROJECT: std::ops::Range<usize> = 12..16;
 
 #[cfg(test)]
 mod tests {

@@ -8,7 +8,7 @@ use super::{Caller, InodeId, Union};
 use crate::base::{Errno, Result};
 use crate::format::Protattr;
 use crate::inode::{Body, Inode};
-use crate::sys::flags;
+use crate::sys::flags::{self, set_xflags, xflags};
 use crate::sys::stat::Kind;
 
 impl Union {
@@ -116,16 +116,5 @@ impl Bits {
 
     fn without(&self, set: u32) -> u32 {
         set & !(self.append | self.immutable)
-    }
-}
-
-/// `fsx_xflags`, the first field of a `struct fsxattr`.
-fn xflags(fsx: &[u8; 28]) -> u32 {
-    fsx.first_chunk().map_or(0, |bytes| u32::from_ne_bytes(*bytes))
-}
-
-fn set_xflags(fsx: &mut [u8; 28], flags: u32) {
-    if let Some(bytes) = fsx.first_chunk_mut() {
-        *bytes = flags.to_ne_bytes();
     }
 }

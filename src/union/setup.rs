@@ -243,7 +243,7 @@ fn try_workdir(
     kept: Option<&HashSet<u64>>,
     own: Namespace,
 ) -> std::result::Result<(Workdir, Features), WorkError> {
-    let workdir = Workdir::prepare(roots.work.as_fd(), kept)?;
+    let workdir = Workdir::prepare((roots.work.as_fd(), roots.upper.fd.as_fd()), kept)?;
     let features = Features::probe(workdir.work(), own)?;
     Ok((workdir, features))
 }

@@ -5,6 +5,7 @@
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use super::inherit::{disinherit, make_private};
 use super::workdir::{children, remove};
 use crate::base::{Errno, Result};
 use crate::format::mark::{Mark, Namespace};
@@ -89,6 +90,8 @@ impl Belongings<'_> {
         }
         let upper_known = self.verify(at, Mark::Upper, &upper, IndexError::OtherUpper)?;
         let left = self.check(at)?;
+        make_private(at)?;
+        disinherit(at, root)?;
         if !origin_known {
             xattr::set_at(root, c".", self.key(Mark::Origin), &lower, 0)?;
         }

@@ -5,6 +5,7 @@ mod blocks;
 mod content;
 mod features;
 mod index;
+mod inherit;
 mod marks;
 mod metadata;
 mod records;

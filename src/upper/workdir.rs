@@ -8,6 +8,7 @@ use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use super::inherit::{disinherit, make_private};
 use super::records::RECORDS;
 use crate::base::{Errno, Result};
 use crate::sys::path::{OFlags, open_beneath};
@@ -69,12 +70,15 @@ impl Workdir {
             .collect()
     }
 
-    /// Makes `workdir/work` an empty directory of ours. `kept`: the inode numbers of what stays there, where this goes on
-    /// with a mount whose daemon died; its mark that nothing is synced is ours then.
+    /// Makes `workdir/work` an empty directory of ours, for the upper layer of that root. `kept`: the inode numbers of what
+    /// stays there, where this goes on with a mount whose daemon died; its mark that nothing is synced is ours then.
     ///
     /// # Errors
     /// [`WorkError::Incompatible`]; what the system calls say.
-    pub fn prepare(workdir: BorrowedFd<'_>, kept: Option<&HashSet<u64>>) -> std::result::Result<Self, WorkError> {
+    pub fn prepare(
+        (workdir, root): (BorrowedFd<'_>, BorrowedFd<'_>),
+        kept: Option<&HashSet<u64>>,
+    ) -> std::result::Result<Self, WorkError> {
         match tree::mkdir_at(workdir, WORK, 0o700) {
             Ok(()) => {}
             Err(Errno::EEXIST) => {
@@ -84,15 +88,13 @@ impl Workdir {
             Err(errno) => return Err(errno.into()),
         }
         let work = open_beneath(workdir, WORK, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        make_private(work.as_fd())?;
         super::records::drop_dirs(work.as_fd())?;
         if kept.is_none() && stat_at(work.as_fd(), INCOMPAT).is_ok() {
-            let incompat = open_beneath(work.as_fd(), INCOMPAT, OFlags::RDONLY | OFlags::DIRECTORY);
-            let incompat = incompat.map_err(|_| WorkError::Incompatible)?;
-            if children(incompat.as_fd())?.iter().any(|(name, _)| name.as_c_str() != RECORDS) {
-                return Err(WorkError::Incompatible);
-            }
+            take_over_records(work.as_fd())?;
         }
         empty(work.as_fd(), kept)?;
+        disinherit(work.as_fd(), root)?;
         Ok(Self(work))
     }
 
@@ -124,6 +126,22 @@ impl Workdir {
     pub(super) fn into_work(self) -> OwnedFd {
         self.0
     }
+}
+
+/// Looks whether all that an earlier mount has left in `incompat` are records of blocks, which stay.
+fn take_over_records(work: BorrowedFd<'_>) -> std::result::Result<(), WorkError> {
+    let open = |at: BorrowedFd<'_>, name| open_beneath(at, name, OFlags::RDONLY | OFlags::DIRECTORY);
+    let incompat = open(work, INCOMPAT).map_err(|_| WorkError::Incompatible)?;
+    let kept = children(incompat.as_fd())?;
+    if kept.iter().any(|(name, _)| name.as_c_str() != RECORDS) {
+        return Err(WorkError::Incompatible);
+    }
+    make_private(incompat.as_fd())?;
+    if !kept.is_empty() {
+        let records = open(incompat.as_fd(), RECORDS).map_err(|_| WorkError::Incompatible)?;
+        make_private(records.as_fd())?;
+    }
+    Ok(())
 }
 
 /// Removes everything in `work` but what stands there for other mounts, and what is `kept`.

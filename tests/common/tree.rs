@@ -240,6 +240,13 @@ impl Tree {
         if path.is_empty() { Ok(()) } else { self.rmdir(path) }
     }
 
+    /// The letters that `lsattr` has for it, but for those that are ext4's own.
+    pub fn flags(&self, path: impl AsRef<OsStr>) -> String {
+        let out = std::process::Command::new("lsattr").arg("-d").arg(self.at(path)).output().unwrap();
+        let text = String::from_utf8_lossy(&out.stdout).into_owned();
+        text.split_whitespace().next().unwrap_or("?").replace(['-', 'e', 'I', 'N'], "")
+    }
+
     /// Gives every object of the tree the same old times, directories last.
     pub fn age(&self) {
         fn walk(tree: &Tree, dir: &Path) {

@@ -29,6 +29,7 @@ mod race;
 mod sandbox;
 mod table;
 mod within;
+mod workdir;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;

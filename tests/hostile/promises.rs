@@ -23,7 +23,7 @@ const NO_LEAK: &str = "5. Nothing leaks";
 const LIVES: &str = "6. The daemon lives";
 const NO_DOOR: &str = "7. The mount is no door";
 
-pub const PROMISES: [Promise; 34] = [
+pub const PROMISES: [Promise; 35] = [
     promise(
         NEVER_WRITTEN,
         "not a byte, not an extended attribute",
@@ -280,6 +280,14 @@ pub const PROMISES: [Promise; 34] = [
         NO_DOOR,
         "a nosuid lower layer gives none",
         &[(HERE, "a_nosuid_lower_layer_gives_no_privilege"), (HERE, "data_of_a_nosuid_layer_gets_no_privilege")],
+    ),
+    promise(
+        NO_DOOR,
+        "what stands on workdir, or above it, gives nobody a right to a copy",
+        &[
+            (HERE, "rights_of_workdir_are_not_those_of_what_is_staged_there"),
+            (HERE, "a_workdir_of_another_user_is_taken_from_him"),
+        ],
     ),
     promise(
         NO_DOOR,

@@ -1,7 +1,7 @@
 //! The table: hostile layers and clients, privileges, and the causes of what was found in the peers.
 
 use crate::Ran;
-use crate::{attributes, clear, daemon, layers, nodes, nosuid, overlap, privilege, race, sandbox, within};
+use crate::{attributes, clear, daemon, layers, nodes, nosuid, overlap, privilege, race, sandbox, within, workdir};
 
 /// Which part of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -255,6 +255,15 @@ pub const ROWS: &[Row] = &[
             There(MARKS, "leftovers in the workdir"),
             There(MARKS, "an unknown feature in the workdir"),
             There(HEADLINE, "bug_3_a_stale_file_in_workdir_ends_up_in_a_users_file"),
+        ],
+    ),
+    row(
+        Privilege,
+        "rights and flags that stand on workdir, or above it, or stood there in an earlier run",
+        &[
+            here!(workdir::rights_of_workdir_are_not_those_of_what_is_staged_there),
+            here!(workdir::a_workdir_of_another_user_is_taken_from_him),
+            here!(workdir::flags_of_workdir_say_how_a_copy_is_stored_not_how_it_behaves),
         ],
     ),
     row(
