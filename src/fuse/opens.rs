@@ -82,6 +82,9 @@ impl OpenFiles {
         if !passthrough || union.is_lower(InodeId(ino.0)) {
             flags |= FopenFlags::FOPEN_KEEP_CACHE;
         }
+        if union.appends(InodeId(ino.0)) {
+            flags = FopenFlags::FOPEN_NOFLUSH | FopenFlags::FOPEN_DIRECT_IO;
+        }
         Opened { handle: CACHED, flags, backing: None }
     }
 

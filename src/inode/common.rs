@@ -15,7 +15,7 @@ pub struct Common {
     pub kind: Kind,
     /// What `chattr` forbids on its upper object: bits [`APPEND`] and [`IMMUTABLE`].
     protection: AtomicU8,
-    /// Bits [`LOOSE`] and [`CACHED`].
+    /// Bits [`LOOSE`], [`CACHED`] and [`APPENDS`].
     flags: AtomicU8,
     /// Held through its copy-up (lock order: `locks.rs`).
     pub up: Mutex<CopyUpTurn>,
@@ -27,6 +27,8 @@ const IMMUTABLE: u8 = 2;
 const LOOSE: u8 = 1;
 /// The kernel may have data of it, or a program may be about to change it.
 const CACHED: u8 = 2;
+/// Its upper object itself is append-only.
+const APPENDS: u8 = 4;
 
 /// What [`Common::up`] guards, and by what the order of the locks knows it.
 pub struct CopyUpTurn;
@@ -99,6 +101,20 @@ impl Common {
     pub fn protection(&self) -> Protattr {
         let bits = self.protection.load(Ordering::Relaxed);
         Protattr { append: bits & APPEND != 0, immutable: bits & IMMUTABLE != 0 }
+    }
+
+    /// Whether its upper object was seen to be append-only itself: `chattr` was used in the layer.
+    pub fn appends(&self) -> bool {
+        self.flags.load(Ordering::Acquire) & APPENDS != 0
+    }
+
+    /// It is so from now on, or no longer; what it was before.
+    pub fn set_appends(&self, appends: bool) -> bool {
+        let before = match appends {
+            true => self.flags.fetch_or(APPENDS, Ordering::AcqRel),
+            false => self.flags.fetch_and(!APPENDS, Ordering::AcqRel),
+        };
+        before & APPENDS != 0
     }
 
     /// That is so from now on.

@@ -1,13 +1,16 @@
 //! Inode flags, as chattr(1) shows and sets them.
 #![allow(unsafe_code)]
 
-use std::os::fd::BorrowedFd;
+use std::ffi::CStr;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::OnceLock;
 
 use rustix::fs::IFlags;
 use rustix::ioctl::{Getter, Opcode, Setter, ioctl, opcode};
 
+use super::path::ProcPath;
 use super::seam::{self, Call};
-use crate::base::Result;
+use crate::base::{Errno, Result};
 
 /// `struct fsxattr`: flags, extent size, extent count, project id, and more, 28 bytes.
 pub type Fsx = [u8; 28];
@@ -57,6 +60,33 @@ pub fn set_fsx(fd: BorrowedFd<'_>, value: &Fsx) -> Result<()> {
     Ok(unsafe { ioctl(fd, Setter::<FS_IOC_FSSETXATTR, Fsx>::new(*value)) }?)
 }
 
+/// The `FS_XFLAG_*` flags of `name` in `dir` (or of `dir` itself, `.`), which is not opened for that (`file_getattr(2)`).
+///
+/// # Errors
+/// `ENOSYS` before Linux 6.17; `EOPNOTSUPP` where there are no such flags; `ENOENT`, `ENOTDIR`.
+pub fn xflags_at(dir: BorrowedFd<'_>, name: &CStr) -> Result<u32> {
+    static HAS_FILE_GETATTR: OnceLock<bool> = OnceLock::new();
+    seam::enter(Call::GetFsx)?;
+    if !HAS_FILE_GETATTR.get_or_init(|| file_getattr(-1, c".", 0).err().is_none_or(super::has_call)) {
+        return Err(Errno::ENOSYS);
+    }
+    match file_getattr(dir.as_raw_fd(), name, libc::AT_SYMLINK_NOFOLLOW) {
+        // The call takes no `O_PATH` descriptor with an empty name.
+        asked if super::is_closed_itself(name, &asked) => file_getattr(libc::AT_FDCWD, ProcPath::of(dir).as_c_str(), 0),
+        asked => asked,
+    }
+}
+
+fn file_getattr(dir: libc::c_int, name: &CStr, how: libc::c_int) -> Result<u32> {
+    // The same on all architectures but alpha and mips, where this number is unused.
+    const FILE_GETATTR: libc::c_long = 468;
+    // `struct file_attr`, which begins with 64 bits of flags; those beyond 32 have no meaning yet.
+    let mut attr = [0_u64; 3];
+    // SAFETY: `name` is NUL-terminated; the kernel writes at most the 24 bytes of `attr`, for which any value is valid.
+    let result = unsafe { libc::syscall(FILE_GETATTR, dir, name.as_ptr(), attr.as_mut_ptr(), size_of_val(&attr), how) };
+    super::check(result).map(|_| attr[0] as u32)
+}
+
 /// `fsx_xflags`, the first field of a `struct fsxattr`.
 pub fn xflags(fsx: &Fsx) -> u32 {
     fsx.first_chunk().map_or(0, |bytes| u32::from_ne_bytes(*bytes))
@@ -89,7 +119,6 @@ mod tests {
     use std::os::fd::AsFd;
 
     use super::*;
-    use crate::base::Errno;
 
     const NODUMP: u32 = 0x40;
 
@@ -103,6 +132,12 @@ mod tests {
         };
         set_flags(fd, flags | NODUMP).unwrap();
         assert_eq!(get_flags(fd), Ok(flags | NODUMP));
+        let here = tempfile::tempdir().unwrap();
+        let dir = std::fs::File::open(here.path()).unwrap();
+        match xflags_at(dir.as_fd(), c".") {
+            Err(Errno::ENOSYS | Errno::EOPNOTSUPP) => eprintln!("skipped: file_getattr"),
+            found => assert_eq!(found.unwrap(), xflags(&get_fsx(dir.as_fd()).unwrap())),
+        }
         if let Ok(fsx) = get_fsx(fd) {
             // FS_XFLAG_NODUMP
             assert_eq!(u32::from_ne_bytes([fsx[0], fsx[1], fsx[2], fsx[3]]) & 0x80, 0x80);

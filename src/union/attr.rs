@@ -5,7 +5,6 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use super::copy_up::{CopyUp, killed};
-use super::protect::Change;
 use super::{Attr, Caller, InodeId, SetAttr, Union};
 use crate::base::sync::yield_now;
 use crate::base::{Errno, Name, Result};
@@ -131,14 +130,13 @@ impl Union {
             return self.set_removed(&inode, set);
         }
         let change = set.change();
-        self.check_flags(&inode, change)?;
-        let unprotected = change == Change::Other;
+        let flags = self.check_flags(&inode, change)?;
         let ends_ids = (set.size.is_some() && !caller.keeps_privileges()).then_some(*caller);
         // What is cut off cannot be given back: together with other changes only when those are made.
         let (alone, sized) = (!set.is_several(), set.size.is_some());
         let data = sized || set.mode.is_some_and(|mode| self.needs_own_data(&inode, mode));
         let (len, ends) = (set.size.filter(|_| alone), ends_ids.filter(|_| alone));
-        let how = CopyUp { data, len, ends_ids: ends, unprotected, ..CopyUp::metadata(caller) };
+        let how = CopyUp { data, len, ends_ids: ends, flags, ..CopyUp::metadata(caller) };
         let cut = self.copy_up_cut(&inode, &how)?;
         // A copy of the data that runs meanwhile puts back what it found.
         let _up = matches!(inode.body, Body::Leaf(_)).then(|| lock_up(&inode, &killed(caller.pid))).transpose()?;

@@ -7,7 +7,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use super::io::open_to_read_once;
-use super::{Caller, Union, protect};
+use super::protect::{self, LowerFlags};
+use super::{Caller, Union};
 use crate::base::config::Verity;
 use crate::base::{Errno, Name, Result};
 use crate::format::{Protattr, Redirect};
@@ -31,8 +32,8 @@ pub(super) struct CopyUp {
     pub len: Option<u64>,
     /// It is renamed next, in its directory.
     pub renamed: bool,
-    /// It was just seen that `chattr` forbids nothing on it.
-    pub unprotected: bool,
+    /// What `chattr` has set on the lower object, if that was just looked at.
+    pub flags: Option<LowerFlags>,
     /// With that its set-user-id and set-group-id bits go: who has no right to keep them.
     pub ends_ids: Option<Caller>,
     /// Whose pending SIGKILL ends it; 0 for nobody's.
@@ -42,7 +43,7 @@ pub(super) struct CopyUp {
 impl CopyUp {
     /// For a change of metadata.
     pub fn metadata(caller: &Caller) -> Self {
-        Self { data: false, len: None, renamed: false, unprotected: false, ends_ids: None, pid: caller.pid }
+        Self { pid: caller.pid, data: false, ..Self::unasked() }
     }
 
     /// For a change of the data.
@@ -52,7 +53,7 @@ impl CopyUp {
 
     /// Of all, for no program.
     pub fn unasked() -> Self {
-        Self { data: true, len: None, renamed: false, unprotected: false, ends_ids: None, pid: 0 }
+        Self { data: true, len: None, renamed: false, flags: None, ends_ids: None, pid: 0 }
     }
 }
 
@@ -272,6 +273,21 @@ impl Union {
         })
     }
 
+    /// The same before it gets an object of the upper layer, which may have none: then a directory that takes no mark (an
+    /// append-only one) takes the object all the same, as in the kernel.
+    pub(super) fn make_impure_for(
+        &self,
+        upper: &Upper,
+        inode: &Inode,
+        dir: &Arc<Inode>,
+        place: &DirPlace,
+    ) -> Result<()> {
+        match self.make_impure(upper, dir, place) {
+            Err(Errno::EPERM) if !self.at_object(inode, |at, name| upper.has_origin(at, name))? => Ok(()),
+            made => made,
+        }
+    }
+
     /// Marks a directory as holding objects that have an origin. The caller holds its `names`.
     pub(super) fn make_impure(&self, upper: &Upper, dir: &Arc<Inode>, place: &DirPlace) -> Result<()> {
         let state = &dir.dir()?.state;
@@ -312,19 +328,23 @@ fn stage_dir<'a>(upper: &'a Upper, inode: &Inode, view: &DirView) -> Result<(Tem
     let target = Staged::Open(staged.as_fd());
     upper.set_origin(target, &from.layer, fd.as_fd(), c".")?;
     let made = metadata.apply(target, false)?;
-    let flags = protect::of_lower(fd.as_fd(), c".", Kind::Dir)?;
+    let flags = protect::of_lower(&from.layer, fd.as_fd(), c".", Kind::Dir)?;
     keep_flags(upper, inode, &temp, flags)?;
     upper.sync_staged(staged.as_fd(), false)?;
     Ok((temp, made))
 }
 
-/// The copy remembers what `chattr` forbids on the lower object; where it cannot, the flags end with the mount.
-fn keep_flags(upper: &Upper, inode: &Inode, staged: &Temp<'_>, flags: Protattr) -> Result<()> {
-    if flags == Protattr::default() {
+/// The copy remembers what `chattr` forbids on the lower object; where it cannot, the flags end with the mount. Others it
+/// gets itself.
+fn keep_flags(upper: &Upper, inode: &Inode, staged: &Temp<'_>, flags: LowerFlags) -> Result<()> {
+    if flags.kept != 0 {
+        protect::keep(upper, upper.work(), staged.name(), flags.kept)?;
+    }
+    if flags.protection == Protattr::default() {
         return Ok(());
     }
-    inode.set_protection(flags);
-    match upper.set_protattr(upper.work(), staged.name(), flags) {
+    inode.set_protection(flags.protection);
+    match upper.set_protattr(upper.work(), staged.name(), flags.protection) {
         Err(Errno::EOPNOTSUPP | Errno::EPERM) => Ok(()),
         set => set,
     }
@@ -416,9 +436,11 @@ impl Union {
                 (None, metadata.apply(staged, kind == Kind::Symlink)?)
             }
         };
-        if !how.unprotected {
-            keep_flags(upper, inode, &temp, protect::of_lower(from.as_fd(), name, inode.kind)?)?;
-        }
+        let flags = match how.flags {
+            Some(flags) => flags,
+            None => protect::of_lower(&place.dir.layer, from.as_fd(), name, inode.kind)?,
+        };
+        keep_flags(upper, inode, &temp, flags)?;
         let has_origin = origin.is_some();
         let entry = origin.filter(|_| indexed).and_then(|origin| IndexDir::name(&origin).ok());
         Ok(Copy { temp, made, has_origin, links: stat.nlink, meta, cut, entry })

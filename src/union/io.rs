@@ -12,7 +12,7 @@ use crate::inode::{DataFd, Inode, LeafBody, LeafObject};
 use crate::layer::{Evict, Place};
 use crate::sys::data;
 use crate::sys::path::OFlags;
-use crate::sys::stat::{Stat, stat_fd};
+use crate::sys::stat::{Stat, protection_at, stat_fd};
 use crate::upper::clear_privileges;
 
 /// How a write is to be done.
@@ -92,6 +92,10 @@ impl Union {
         }
         self.copy_up(&inode, &CopyUp::data(caller))?;
         let fd = self.data_fd(&inode, true)?;
+        // Whatever the offset, such a file writes at its end.
+        if inode.appends() && stat_fd(fd.as_fd())?.size != offset {
+            return Err(Errno::EPERM);
+        }
         if how.kill_privileges {
             end_privileges(caller, inode.leaf()?, fd.as_fd())?;
         }
@@ -148,7 +152,7 @@ impl Union {
                 }
                 // Who writes has seen to it that the data is there; a file without is never read through this.
                 self.meta_source(leaf)?;
-                if has_meta() { Err(Errno::EIO) } else { self.at_leaf(inode, |object| open_object(leaf, object, true)) }
+                if has_meta() { Err(Errno::EIO) } else { self.open_object_to_write(inode, leaf) }
             };
             let opened = match open() {
                 Err(Errno::EMFILE | Errno::ENFILE) => {
@@ -169,6 +173,17 @@ impl Union {
         let holder: Weak<dyn Evict> = holder;
         self.fds.opened(holder);
         Ok(fd)
+    }
+
+    fn open_object_to_write(&self, inode: &Inode, leaf: &LeafBody) -> Result<DataFd> {
+        self.at_leaf(inode, |object| match open_object(leaf, object, true) {
+            Err(Errno::EPERM) => {
+                let opened = open_to_append(object)?;
+                inode.set_appends(true);
+                Ok(opened)
+            }
+            opened => opened,
+        })
     }
 
     /// Opens where a file's data is read from, by its place and its number there.
@@ -200,7 +215,23 @@ impl Union {
 
     fn may_open_to_write_once(&self, id: InodeId, append: bool) -> Result<()> {
         let inode = self.inode(id)?;
-        self.check_flags(&inode, if append { Change::Addition } else { Change::Other })
+        self.check_flags(&inode, if append { Change::Addition } else { Change::Other })?;
+        let whole = |leaf: &LeafBody| {
+            let state = leaf.state.lock();
+            state.upper().is_some() && state.meta().is_none()
+        };
+        // What the layer itself forbids is told as soon as it is known, any other error by what meets it.
+        match inode.file().is_ok_and(whole).then(|| self.data_fd(&inode, true)) {
+            Some(Err(Errno::EPERM)) => Err(Errno::EPERM),
+            Some(Ok(_)) if inode.appends() && !append => Err(Errno::EPERM),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether what is written to a file goes to its end, wherever it was to go: the kernel must not hold it back, and write
+    /// other parts again with it.
+    pub fn appends(&self, id: InodeId) -> bool {
+        self.inode(id).is_ok_and(|inode| inode.appends())
     }
 
     /// Copies a file up for a program that opens it for writing.
@@ -244,7 +275,7 @@ impl Union {
         if !whole || inode.protection() != Protattr::default() {
             return None;
         }
-        let fd = self.data_fd(&inode, true).ok()?;
+        let fd = self.data_fd(&inode, true).ok().filter(|_| !inode.appends())?;
         // Whose write clears them depends on who writes.
         let keeps = stat_fd(fd.as_fd()).is_ok_and(|stat| stat.mode & (libc::S_ISUID | libc::S_ISGID) == 0);
         keeps.then_some(fd)
@@ -337,6 +368,20 @@ pub(super) fn open_object(leaf: &LeafBody, object: &LeafObject, write: bool) -> 
         return Err(Errno::EROFS);
     }
     open_for_write(object)
+}
+
+/// Opens an object of the upper layer that refused to be opened for writing, if that is because it can only grow.
+fn open_to_append(object: &LeafObject) -> Result<DataFd> {
+    let LeafObject { place, key } = object;
+    if !protection_at(place.dir.fd()?.as_fd(), place.name.as_c_str())?.append {
+        return Err(Errno::EPERM);
+    }
+    let open = |flags| place.open_file(key.ino, flags | OFlags::APPEND);
+    let (fd, readable) = match open(OFlags::RDWR) {
+        Err(Errno::EACCES) => (open(OFlags::WRONLY)?, false),
+        fd => (fd?, true),
+    };
+    Ok(DataFd { fd: Arc::new(fd), readable, writable: true })
 }
 
 pub(super) fn open_to_read(place: &Place, ino: u64) -> Result<DataFd> {

@@ -94,23 +94,25 @@ impl Union {
     }
 }
 
-/// The bits of append-only and immutable in a set of flags.
-struct Bits {
+/// The bits of some flags in a set of them.
+pub(super) struct Bits {
     append: u32,
     immutable: u32,
+    pub sync: u32,
+    pub noatime: u32,
 }
 
-/// `FS_APPEND_FL` and `FS_IMMUTABLE_FL` of `linux/fs.h`.
-const FLAGS: Bits = Bits { append: 0x20, immutable: 0x10 };
-/// `FS_XFLAG_APPEND` and `FS_XFLAG_IMMUTABLE`.
-const XFLAGS: Bits = Bits { append: 0x10, immutable: 0x8 };
+/// `FS_APPEND_FL` and its like of `linux/fs.h`.
+pub(super) const FLAGS: Bits = Bits { append: 0x20, immutable: 0x10, sync: 0x8, noatime: 0x80 };
+/// `FS_XFLAG_APPEND` and its like.
+pub(super) const XFLAGS: Bits = Bits { append: 0x10, immutable: 0x8, sync: 0x20, noatime: 0x40 };
 
 impl Bits {
     fn of(&self, flags: Protattr) -> u32 {
         (if flags.append { self.append } else { 0 }) | if flags.immutable { self.immutable } else { 0 }
     }
 
-    fn in_(&self, set: u32) -> Protattr {
+    pub fn in_(&self, set: u32) -> Protattr {
         Protattr { append: set & self.append != 0, immutable: set & self.immutable != 0 }
     }
 

@@ -27,9 +27,9 @@ impl Union {
         self.check_name(name)?;
         let (inode, parent) = (self.inode(id)?, self.inode(parent)?);
         let Body::Leaf(leaf) = &inode.body else { return Err(Errno::EPERM) };
-        self.check_flags(&inode, Change::Other)?;
+        let flags = self.check_flags(&inode, Change::Other)?;
         self.check_flags(&parent, Change::Addition)?;
-        self.copy_up(&inode, &CopyUp::metadata(caller))?;
+        self.copy_up(&inode, &CopyUp { flags, ..CopyUp::metadata(caller) })?;
         if !self.may_get_names(upper, leaf)? {
             self.copy_up(&inode, &CopyUp::data(caller))?;
         }
@@ -43,7 +43,7 @@ impl Union {
         };
         let into = &view.upper.as_ref().ok_or(Errno::ESTALE)?.place;
         let before = self.attr(&inode)?;
-        self.make_impure(upper, &parent, into)?;
+        self.make_impure_for(upper, &inode, &parent, into)?;
         self.count_with_upper(upper, leaf, 1)?;
         names.begin();
         self.link_to(upper, &inode, into, name, absent)?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::copy_up::CopyUp;
 use super::indexed::unless_foreign;
-use super::protect::Change;
+use super::protect::{Change, refuses};
 use super::resent::or_gone_before;
 use super::{Caller, InodeId, Union};
 use crate::base::{Errno, Name, Result};
@@ -52,7 +52,7 @@ impl Union {
             let view = body.live_view()?;
             let Answer::Found(found) = self.find(&names, &view, name)? else { return Err(Errno::ENOENT) };
             let inode = self.table.intern(&parent, name, &found);
-            let allowed = self.check_flags(&inode, Change::Other);
+            let allowed = self.check_flags(&inode, Change::Other).map(drop);
             let done = match &found {
                 _ if allowed.is_err() => Some(allowed),
                 // What the index must know first is copied up without the names.
@@ -227,7 +227,12 @@ impl Union {
         let _gone = match removed {
             Ok(()) => None,
             Err(Errno::ENOTEMPTY | Errno::EEXIST) => {
-                self.check_empty(&seen)?;
+                match self.check_empty(&seen) {
+                    Err(Errno::ENOTEMPTY) if seen.upper.is_some() && refuses(dir.as_fd(), name.as_c_str()) => {
+                        return Err(Errno::EPERM);
+                    }
+                    empty => empty?,
+                }
                 if !whiteout {
                     Some(upper.take_away(dir.as_fd(), name.as_c_str(), Kind::Dir)?)
                 } else if seen.upper.is_some() {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::copy_up::CopyUp;
 use super::covered::{Covered, clear_dir};
 use super::indexed::unless_foreign;
-use super::protect::Change;
+use super::protect::{Change, refuses};
 use super::resent::or_gone_before;
 use super::{Caller, InodeId, Union};
 use crate::base::sync::RwLockWriteGuard;
@@ -201,12 +201,12 @@ impl Union {
         let inode = self.held(parent, name)?;
         let allowed = self.check_flags(&inode, Change::Other);
         let done = match &inode.body {
-            _ if allowed.is_err() => allowed.map(|()| false),
+            _ if allowed.is_err() => allowed.map(|_| false),
             Body::Dir(dir) if !dir.view().lowers.is_empty() && !self.upper()?.redirect => Err(Errno::EXDEV),
             Body::Dir(_) => self.copy_up_dir(&inode).map(|()| true),
             Body::Leaf(leaf) => {
                 let data = leaf.state.lock().is_stuck();
-                let how = CopyUp { data, renamed: stays, unprotected: true, ..CopyUp::metadata(caller) };
+                let how = CopyUp { data, renamed: stays, flags: allowed.ok().flatten(), ..CopyUp::metadata(caller) };
                 self.copy_up(&inode, &how).map(|()| false)
             }
         };
@@ -328,7 +328,7 @@ impl Union {
                     return Err(Errno::EAGAIN);
                 }
                 if from.view.upper.as_ref().is_some_and(|part| part.impure) {
-                    self.make_impure(upper, to.parent, to.place()?)?;
+                    self.make_impure_for(upper, inode, to.parent, to.place()?)?;
                 }
             }
             Answer::Absent(_) => return Err(Errno::ENOENT),
@@ -344,8 +344,9 @@ impl Union {
             return Ok(());
         };
         let fd = from.place()?.fd()?;
-        if !upper.set_redirect(fd.as_fd(), from.name.as_c_str(), &redirect)? {
-            return Err(Errno::EXDEV);
+        let name = from.name.as_c_str();
+        if !upper.set_redirect(fd.as_fd(), name, &redirect)? {
+            return Err(if refuses(fd.as_fd(), name) { Errno::EPERM } else { Errno::EXDEV });
         }
         state.write().view.redirect = Some(redirect);
         Ok(())

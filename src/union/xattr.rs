@@ -82,10 +82,10 @@ impl Union {
         self.upper()?;
         let inode = self.inode(id)?;
         let key = self.stored(name)?;
-        self.check_flags(&inode, Change::Other)?;
+        let lower = self.check_flags(&inode, Change::Other)?;
         // A capability is given to what stands there now, not to what a layer on a `nosuid` mount has later.
-        let own = self.hides_capability(&inode, &key);
-        self.copy_up(&inode, &if own { CopyUp::data(caller) } else { CopyUp::metadata(caller) })?;
+        let how = if self.hides_capability(&inode, &key) { CopyUp::data(caller) } else { CopyUp::metadata(caller) };
+        self.copy_up(&inode, &CopyUp { flags: lower, ..how })?;
         // A copy of the data that runs meanwhile puts back what it found.
         let _up = matches!(inode.body, Body::Leaf(_)).then(|| lock_up(&inode, &killed(caller.pid))).transpose()?;
         // A flag says what was there before; sent again, the request may have been done.
@@ -110,8 +110,8 @@ impl Union {
         let key = self.stored(name)?;
         // Nothing is copied up for what is not there.
         self.at_object(&inode, |dir, at| xattr::get_at_raw(dir, at, &key))?;
-        self.check_flags(&inode, Change::Other)?;
-        self.copy_up(&inode, &CopyUp::metadata(caller))?;
+        let flags = self.check_flags(&inode, Change::Other)?;
+        self.copy_up(&inode, &CopyUp { flags, ..CopyUp::metadata(caller) })?;
         let _up = matches!(inode.body, Body::Leaf(_)).then(|| lock_up(&inode, &killed(caller.pid))).transpose()?;
         self.at_object(&inode, |dir, at| xattr::remove_at(dir, at, &key))?;
         self.xattr_changed(&inode, &key);

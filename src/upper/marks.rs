@@ -84,6 +84,18 @@ impl Upper {
         Ok(fits(to.set_xattr(namespace.key(Mark::Origin), value))?.and(origin))
     }
 
+    /// Whether the object `name` in `dir` is marked as a copy of a lower one; of what cannot be read it is taken for one.
+    ///
+    /// # Errors
+    /// What `getxattr(2)` says.
+    pub fn has_origin(&self, dir: BorrowedFd<'_>, name: &CStr) -> Result<bool> {
+        let Some(namespace) = self.namespace() else { return Ok(false) };
+        match xattr::get_at(dir, name, namespace.key(Mark::Origin)) {
+            Err(Errno::EACCES) => Ok(true),
+            origin => Ok(origin?.is_some_and(|origin| !origin.is_empty())),
+        }
+    }
+
     /// Says on a staged file that its data stays in a layer below; false where there is no room for that.
     ///
     /// # Errors

@@ -358,3 +358,170 @@ fn immutable_and_append_only_hold_as_in_the_kernels_overlay() {
         outcome.unwrap();
     });
 }
+
+/// What may be done to objects of the upper layer that have their flags there.
+fn flagged_in_upper(tree: &Tree) -> Vec<(&'static str, rustix::io::Result<()>)> {
+    let mut done = vec![
+        ("append to a", tree.append("a", "more")),
+        ("append again", tree.append("a", "more")),
+        ("write into a", tree.pwrite("a", 0, b"x")),
+        ("write beyond a", tree.pwrite("a", 100, b"x")),
+        ("truncate a", tree.truncate("a", 0)),
+        ("make a longer", tree.truncate("a", 100)),
+        ("chmod a", tree.chmod("a", 0o600)),
+        ("set times of a", tree.utimes("a", tree::OLD)),
+        ("link a", tree.link("a", "a2")),
+        ("rename a", tree.rename("a", "a2")),
+        ("unlink a", tree.unlink("a")),
+        ("append to i", tree.append("i", "more")),
+        ("chmod i", tree.chmod("i", 0o600)),
+        ("touch i", tree.utimes("i", tree::OLD)),
+        ("unlink i", tree.unlink("i")),
+    ];
+    for dir in ["da", "di"] {
+        let at = |name: &str| format!("{dir}/{name}");
+        done.extend([
+            ("make in it", tree.write(at("new"), "new")),
+            ("make a directory in it", tree.mkdir(at("sub2"), 0o755)),
+            ("link a new file into it", tree.link("n", at("linked"))),
+            ("link a lower file into it", tree.link("low", at("low2"))),
+            ("link a copied-up file into it", tree.link("up", at("up2"))),
+            ("rename a new file into it", tree.rename("m", at("moved"))),
+            ("rename a lower file into it", tree.rename("low", at("low"))),
+            ("rename a lower directory into it", tree.rename("lowdir", at("lowdir"))),
+            ("rename a new directory into it", tree.rename("dir", at("dir"))),
+            ("change a lower file in it", tree.chmod(at("below"), 0o600)),
+            ("change a file in it", tree.append(at("f"), "more")),
+            ("unlink in it", tree.unlink(at("f"))),
+            ("rename in it", tree.rename(at("f"), at("g"))),
+            ("rename out of it", tree.rename(at("f"), "g")),
+            ("chmod it", tree.chmod(dir, 0o700)),
+            ("rename it", tree.rename(dir, "elsewhere")),
+            ("remove it", tree.rmdir(dir)),
+            ("make below a directory in it", tree.write(at("sub/new"), "new")),
+        ]);
+    }
+    done
+}
+
+/// Both peers fail with EPERM at what may be done.
+#[test]
+fn flags_in_the_upper_layer_hold_as_in_the_kernels_overlay() {
+    bounded(|| {
+        if who() != Who::Root {
+            skip!("flags are for root");
+        }
+        let stacks = [Stack::new(1), Stack::new(1)];
+        let mut given = true;
+        for stack in &stacks {
+            stack.lowers[0]
+                .file("low", "x")
+                .file("up", "x")
+                .file("lowdir/f", "x")
+                .file("da/below", "x")
+                .file("di/below", "x");
+            let upper = stack.upper();
+            upper.file("a", "a").file("i", "i").file("n", "n").file("m", "m").file("dir/f", "f");
+            ["da", "di"]
+                .iter()
+                .for_each(|dir| _ = upper.file(&format!("{dir}/f"), "f").dir(&format!("{dir}/sub"), 0o755));
+            for (flags, name) in [("+a", "a"), ("+i", "i"), ("+a", "da"), ("+i", "di")] {
+                given &= chattr(flags, upper.at(name));
+            }
+        }
+        let done = || {
+            let seen = |tree: &Tree| {
+                tree.chmod("up", 0o600).unwrap();
+                let done = flagged_in_upper(tree);
+                (done, tree.text("a"), tree.names("da").unwrap(), tree.names("di").unwrap())
+            };
+            let mut mount = stacks[0].mount();
+            let ours = seen(&mount);
+            if let Some(kernel) = stacks[1].mount_kernel() {
+                assert_eq!(ours, seen(&kernel), "(tested, kernel)");
+            }
+            assert_eq!(ours.1, "amoremore");
+            mount.remount();
+            mount.append("a", "+").unwrap();
+            assert_eq!(
+                (mount.text("a"), mount.flags("a"), mount.flags("da")),
+                ("amoremore+".into(), "a".into(), "a".into())
+            );
+            // Taken away in the view it is gone, and what is open writes where it is told to.
+            assert!(chattr("-a", mount.at("a")));
+            mount.pwrite("a", 0, b"A").unwrap();
+            assert_eq!((mount.text("a"), stacks[0].upper().text("a")), ("Amoremore+".into(), "Amoremore+".into()));
+        };
+        let outcome = if given { std::panic::catch_unwind(std::panic::AssertUnwindSafe(done)) } else { Ok(()) };
+        for stack in &stacks {
+            // Or nobody can remove them.
+            ["a", "i", "da", "di"].iter().for_each(|name| _ = chattr("-ia", stack.upper().at(name)));
+        }
+        if !given {
+            skip!("no flags on this file system");
+        }
+        outcome.unwrap();
+    });
+}
+
+/// fo1 and fo2 lose them.
+#[test]
+fn a_copy_has_the_flags_that_the_kernels_overlay_gives_it() {
+    bounded(|| {
+        if who() == Who::Namespace {
+            skip!("flags of a file are for its owner in the initial namespace");
+        }
+        let stacks = [Stack::new(1), Stack::new(1)];
+        let mut given = true;
+        for stack in &stacks {
+            let lower = &stack.lowers[0];
+            for name in ["A", "S", "AS", "d", "closed", "data", "linked", "renamed"] {
+                lower.file(name, "x");
+            }
+            lower.hard_link("linked", "linked2").file("dir/f", "x").file("dirsync/f", "x");
+            for (flags, name) in [
+                ("+A", "A"),
+                ("+S", "S"),
+                ("+AS", "AS"),
+                ("+d", "d"),
+                ("+A", "closed"),
+                ("+AS", "data"),
+                ("+A", "linked"),
+                ("+AS", "renamed"),
+                ("+AS", "dir"),
+                ("+D", "dirsync"),
+            ] {
+                given &= chattr(flags, lower.at(name));
+            }
+            lower.perm("closed", 0o200);
+        }
+        if !given {
+            skip!("no flags on this file system");
+        }
+        let paths = ["A", "S", "AS", "d", "closed", "data", "linked", "moved", "dir", "dirsync", "dir/f", "dir/new"];
+        let seen = |tree: &Tree| {
+            ["A", "S", "AS", "d", "linked"].iter().for_each(|name| tree.chmod(name, 0o640).unwrap());
+            tree.utimes("closed", tree::OLD).unwrap();
+            tree.append("data", "y").unwrap();
+            tree.rename("renamed", "moved").unwrap();
+            tree.chmod("dir", 0o750).unwrap();
+            tree.chmod("dirsync/f", 0o640).unwrap();
+            tree.chmod("dir/f", 0o640).unwrap();
+            tree.write("dir/new", "").unwrap();
+            paths.map(|path| if path == "closed" { String::new() } else { tree.flags(path) })
+        };
+        let mount = stacks[0].mount();
+        let ours = seen(&mount);
+        assert_eq!(ours[..3], ["A", "S", "SA"], "{ours:?}");
+        if let Some(kernel) = stacks[1].mount_kernel() {
+            assert_eq!(ours, seen(&kernel), "(tested, kernel)");
+        }
+        drop(mount);
+        let upper = stacks[0].upper();
+        upper.perm("closed", 0o600);
+        assert_eq!(
+            paths[..9].iter().map(|path| upper.flags(path)).collect::<Vec<_>>(),
+            ["A", "S", "SA", "", "A", "SA", "A", "SA", "SA"]
+        );
+    });
+}
