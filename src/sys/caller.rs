@@ -45,6 +45,12 @@ pub fn may_act_as_others() -> bool {
     daemon().may_act
 }
 
+/// Whether no mode and no ACL of a file that this process's user namespace knows the owner of keeps the daemon from reading
+/// and searching it (`CAP_DAC_OVERRIDE` or `CAP_DAC_READ_SEARCH`).
+pub fn overrides_modes() -> bool {
+    daemon().caps.effective.intersects(CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH)
+}
+
 /// The effective capabilities of this thread, bit N for capability N
 /// ([capget(2)](https://man7.org/linux/man-pages/man2/capget.2.html)); 0 if they cannot be read.
 pub fn effective_caps() -> u64 {

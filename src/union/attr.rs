@@ -136,7 +136,8 @@ impl Union {
         let (alone, sized) = (!set.is_several(), set.size.is_some());
         let data = sized || set.mode.is_some_and(|mode| self.needs_own_data(&inode, mode));
         let (len, ends) = (set.size.filter(|_| alone), ends_ids.filter(|_| alone));
-        let how = CopyUp { data, len, ends_ids: ends, flags, ..CopyUp::metadata(caller) };
+        self.check_closed(&inode, set.mode)?;
+        let how = CopyUp { data, len, ends_ids: ends, flags, mode: set.mode, ..CopyUp::metadata(caller) };
         let cut = self.copy_up_cut(&inode, &how)?;
         // A copy of the data that runs meanwhile puts back what it found.
         let _up = matches!(inode.body, Body::Leaf(_)).then(|| lock_up(&inode, &killed(caller.pid))).transpose()?;

@@ -6,6 +6,7 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
+use super::closed::check_file;
 use super::io::open_to_read_once;
 use super::protect::{self, LowerFlags};
 use super::{Caller, Union};
@@ -34,6 +35,8 @@ pub(super) struct CopyUp {
     pub renamed: bool,
     /// What `chattr` has set on the lower object, if that was just looked at.
     pub flags: Option<LowerFlags>,
+    /// It gets this mode next.
+    pub mode: Option<u32>,
     /// With that its set-user-id and set-group-id bits go: who has no right to keep them.
     pub ends_ids: Option<Caller>,
     /// Whose pending SIGKILL ends it; 0 for nobody's.
@@ -53,7 +56,7 @@ impl CopyUp {
 
     /// Of all, for no program.
     pub fn unasked() -> Self {
-        Self { data: true, len: None, renamed: false, flags: None, ends_ids: None, pid: 0 }
+        Self { data: true, len: None, renamed: false, flags: None, mode: None, ends_ids: None, pid: 0 }
     }
 }
 
@@ -469,6 +472,8 @@ impl Union {
         let meta = if how.data || written || size == 0 {
             None
         } else {
+            // Not when nobody could ever read what it then says everybody can.
+            check_file(file, source.metadata.stat.mode, how.mode)?;
             self.stage_meta(upper, staged, source.leaf, (file, source.redirect.clone()))?
         };
         if meta.is_some() {

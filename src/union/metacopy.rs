@@ -140,7 +140,7 @@ impl Union {
         let emptied = how.len == Some(0);
         let source = match self.meta_source(leaf) {
             // What is emptied needs no data.
-            Err(Errno::EIO) if emptied => None,
+            Err(Errno::EIO | Errno::EACCES) if emptied => None,
             source => source?.filter(|file| !emptied || file.stat.size <= WORTH_A_COPY),
         };
         if leaf.state.lock().meta().is_none() {
@@ -148,7 +148,10 @@ impl Union {
         }
         let nosuid = source.as_ref().is_some_and(|file| file.place.dir.layer.nosuid);
         let open = |source: LowerFile| source.place.open_file(source.stat.ino, OFlags::RDONLY);
-        let from = source.map(open).transpose()?;
+        let from = match source.map(open).transpose() {
+            Err(Errno::EACCES) if emptied => None,
+            from => from?,
+        };
         let cut = self.at_leaf(inode, |object| {
             let to = super::io::open_for_write(object)?.fd;
             if nosuid {

@@ -9,6 +9,7 @@ mod attr;
 mod blocks;
 mod cached;
 mod change;
+mod closed;
 mod copy_up;
 mod covered;
 mod create;

@@ -2,6 +2,7 @@
 
 use std::ffi::{CStr, CString};
 
+use super::closed::mode_of_acl;
 use super::copy_up::{CopyUp, killed};
 use super::protect::Change;
 use super::resent::or_gone_before;
@@ -83,9 +84,11 @@ impl Union {
         let inode = self.inode(id)?;
         let key = self.stored(name)?;
         let lower = self.check_flags(&inode, Change::Other)?;
+        let mode = if key.as_c_str() == ACL_ACCESS { mode_of_acl(value) } else { None };
+        self.check_closed(&inode, mode)?;
         // A capability is given to what stands there now, not to what a layer on a `nosuid` mount has later.
         let how = if self.hides_capability(&inode, &key) { CopyUp::data(caller) } else { CopyUp::metadata(caller) };
-        self.copy_up(&inode, &CopyUp { flags: lower, ..how })?;
+        self.copy_up(&inode, &CopyUp { flags: lower, mode, ..how })?;
         // A copy of the data that runs meanwhile puts back what it found.
         let _up = matches!(inode.body, Body::Leaf(_)).then(|| lock_up(&inode, &killed(caller.pid))).transpose()?;
         // A flag says what was there before; sent again, the request may have been done.

@@ -229,3 +229,117 @@ fn the_kernel_checks_each_caller() {
         assert!(!stack.upper().has("open") && !stack.upper().has("secret"), "a refused change copies nothing up");
     });
 }
+
+/// What a user gets who gives a permission that his daemon could not grant.
+fn unless_privileged() -> rustix::io::Result<()> {
+    if who() == Who::User { Err(Errno::ACCESS) } else { Ok(()) }
+}
+
+/// What a user may do to his own lower files that he, and so his daemon, may not read: all that asks for no data. Permission
+/// to read is not given, as nobody could use it; whoever may read everything may give it.
+#[test]
+fn what_cannot_be_read_below_gets_no_permission_to_be_read() {
+    bounded(|| {
+        let refused = unless_privileged();
+        let stack = Stack::new(1).option("copyup_block=4096");
+        let lower = &stack.lowers[0];
+        let closed = ["chmod", "others", "acl", "times", "renamed", "linked", "name1", "large"];
+        closed.iter().for_each(|name| _ = lower.file(name, "data"));
+        lower.file("large", vec![b'x'; 100_000]).hard_link("name1", "name2").file("empty", "").file("less", "data");
+        closed.iter().chain(&["empty"]).for_each(|name| _ = lower.perm(name, 0));
+        lower.file("open", "data").perm("less", 0o044);
+        let mut mount = stack.mount();
+        let readable = acl(&[(1, 6, NOBODY), (4, 0, NOBODY), (0x20, 0, NOBODY)]);
+        for _ in 0..2 {
+            assert_eq!(mount.chmod("chmod", 0o600), refused);
+            assert_eq!(mount.chmod("others", 0o004), refused);
+            if !matches!(mount.xattr("less", ACCESS), Err(Errno::OPNOTSUPP)) {
+                assert_eq!(mount.set_xattr("acl", ACCESS, &readable), refused);
+            }
+            assert_eq!((mount.utimes("times", tree::OLD), mount.chmod("times", 0o400)), (Ok(()), refused));
+            let _ = mount.rename("renamed", "renamed2");
+            let _ = mount.link("linked", "linked2");
+            for name in ["renamed2", "linked2", "linked", "name1", "name2", "large"] {
+                assert_eq!(mount.chmod(name, 0o600), refused, "{name}");
+            }
+            assert_eq!((mount.chmod("less", 0o040), mount.chmod("empty", 0o600)), (Ok(()), Ok(())));
+            assert_eq!((mount.chmod("open", 0), mount.chmod("open", 0o600)), (Ok(()), Ok(())));
+            assert_eq!((mount.text("open"), mount.text("empty")), ("data".into(), String::new()));
+            if refused.is_ok() {
+                let names = ["chmod", "times", "renamed2", "linked2", "name2"];
+                assert_eq!(names.map(|name| mount.text(name)), ["data"; 5]);
+            } else {
+                let names = ["chmod", "others", "acl", "times", "renamed2", "linked2", "name1", "large"];
+                assert_eq!(names.map(|name| mount.mode(name)), [0; 8]);
+                assert!(!stack.upper().has("chmod"), "something has changed");
+            }
+            mount.remount();
+        }
+        // Once it can be had.
+        drop(mount);
+        lower.perm("times", 0o600).perm("renamed", 0o600);
+        let mount = stack.mount();
+        for name in ["times", "renamed2"] {
+            assert_eq!((mount.chmod(name, 0o600), mount.text(name)), (Ok(()), "data".into()), "{name}");
+        }
+    });
+}
+
+/// The same for directories: what may be listed and searched in the view must be so below.
+#[test]
+fn what_cannot_be_searched_below_gets_no_permission_to_be_searched() {
+    bounded(|| {
+        let refused = unless_privileged();
+        let stack = Stack::new(2);
+        let rows = [("dir", 0, 0o700, 0), ("search", 0o311, 0o711, 0o111), ("list", 0o400, 0o500, 0o200)];
+        let lower = &stack.lowers[1];
+        for (dir, mode, ..) in rows {
+            lower.file(&format!("{dir}/f"), "x").perm(dir, mode);
+        }
+        lower.file("moved/f", "x").perm("moved", 0);
+        // Seen is the mode of the part above.
+        lower.file("covered/f", "x").perm("covered", 0);
+        stack.lowers[0].dir("covered", 0o300);
+        let mut mount = stack.mount();
+        for _ in 0..2 {
+            for (dir, _, mode, less) in rows {
+                assert_eq!(mount.chmod(dir, mode), refused, "{dir}");
+                assert_eq!((mount.chmod(dir, less), mount.chmod(dir, mode)), (Ok(()), refused), "{dir}");
+                assert_eq!(mount.mode(dir), if refused.is_ok() { mode } else { less }, "{dir}");
+            }
+            let _ = mount.rename("moved", "moved2");
+            assert_eq!((mount.chmod("moved2", 0o700), mount.chmod("covered", 0o700)), (refused, refused));
+            if refused.is_ok() {
+                assert_eq!(["dir/f", "moved2/f", "covered/f"].map(|path| mount.text(path)), ["x"; 3]);
+            }
+            mount.remount();
+        }
+        drop(mount);
+        lower.perm("dir", 0o700);
+        let mount = stack.mount();
+        assert_eq!((mount.chmod("dir", 0o700), mount.text("dir/f")), (Ok(()), "x".into()));
+        drop(mount);
+        // So that they can be removed.
+        let open = |layer: &Tree, names: &[&str]| names.iter().for_each(|dir| layer.chmod(dir, 0o700).unwrap());
+        open(lower, &["search", "list", "moved", "covered"]);
+        open(stack.upper(), &["search", "list", "moved2"]);
+    });
+}
+
+/// Nor is permission to read needed for that.
+#[test]
+fn what_is_emptied_needs_no_data_from_below() {
+    bounded(|| {
+        let stack = Stack::new(1);
+        stack.lowers[0].file("lower", "data").file("marked", "data").perm("lower", 0).perm("marked", 0);
+        let mut mount = stack.mount();
+        mount.utimes("marked", tree::OLD).unwrap();
+        for name in ["lower", "marked"] {
+            mount.chmod(name, 0o200).unwrap();
+            mount.write(name, "new").unwrap();
+            assert_eq!((mount.chmod(name, 0o600), mount.text(name)), (Ok(()), "new".into()), "{name}");
+        }
+        mount.remount();
+        assert_eq!(["lower", "marked"].map(|name| mount.text(name)), ["new"; 2]);
+    });
+}

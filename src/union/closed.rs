@@ -1,0 +1,121 @@
+//! What the daemon of a normal user may not read in a lower layer, though it is that user's own: no mode that says that it
+//! can be read is given to it, for nobody could. A lower layer is never changed, and so it stays closed there.
+
+use super::Union;
+use crate::base::{Errno, Result};
+use crate::inode::{Body, Inode};
+use crate::merge::{Data, LowerFile};
+use crate::sys::caller::overrides_modes;
+use crate::sys::stat::stat_at;
+
+const READ: u32 = 0o444;
+const SEARCH: u32 = 0o111;
+
+impl Union {
+    /// Whether an object may get this mode: a directory whose lower parts can be listed and searched as far as it is to be, a
+    /// file whose data can be read. That of a file without an upper object is looked at when it is copied up.
+    ///
+    /// # Errors
+    /// `EACCES`
+    pub(super) fn check_closed(&self, inode: &Inode, mode: Option<u32>) -> Result<()> {
+        let Some(mode) = mode.filter(|mode| mode & (READ | SEARCH) != 0 && !overrides_modes()) else { return Ok(()) };
+        match &inode.body {
+            Body::Dir(dir) => {
+                let lowers = dir.view().lowers;
+                let mut missing = 0;
+                for part in lowers.iter() {
+                    missing |= !part.place.stat_self()?.mode & 0o500;
+                }
+                self.check_gain(inode, mode, missing)
+            }
+            Body::Leaf(leaf) => {
+                let file = leaf.state.lock().meta().map(|meta| meta.data.clone());
+                let Some(Data::At(file)) = file else { return Ok(()) };
+                self.check_gain(inode, mode, !file.stat.mode & 0o400)
+            }
+        }
+    }
+
+    /// `missing`: what its owner may not do where the layer has it.
+    fn check_gain(&self, inode: &Inode, mode: u32, missing: u32) -> Result<()> {
+        if missing == 0 {
+            return Ok(());
+        }
+        check(self.at_object(inode, stat_at)?.mode, mode, missing)
+    }
+}
+
+/// The same for `file`, of which the object has the mode `now`, and gets another one if there is one.
+pub(super) fn check_file(file: &LowerFile, now: u32, mode: Option<u32>) -> Result<()> {
+    let Some(mode) = mode.filter(|_| !overrides_modes()) else { return Ok(()) };
+    check(now, mode, !file.stat.mode & 0o400)
+}
+
+fn check(now: u32, mode: u32, missing: u32) -> Result<()> {
+    let gained = mode & !now;
+    let read = gained & READ != 0 && missing & 0o400 != 0;
+    let search = gained & SEARCH != 0 && missing & 0o100 != 0;
+    if read || search { Err(Errno::EACCES) } else { Ok(()) }
+}
+
+/// The mode that an access ACL makes, as far as it can be told; `None` for what is none
+/// ([acl(5)](https://man7.org/linux/man-pages/man5/acl.5.html), `linux/posix_acl_xattr.h`).
+pub(super) fn mode_of_acl(value: &[u8]) -> Option<u32> {
+    const OWNER: u16 = 1;
+    const OTHERS: u16 = 0x20;
+    const MASK: u16 = 0x10;
+    let (mut mode, mut group, mut mask) = (0, 0, 0o7);
+    for entry in value.get(4..)?.chunks_exact(8) {
+        let (tag, perm) = (entry.first_chunk::<2>()?, entry.get(2..4)?);
+        let perm = u32::from(u16::from_le_bytes([*perm.first()?, *perm.get(1)?])) & 0o7;
+        match u16::from_le_bytes(*tag) {
+            OWNER => mode |= perm << 6,
+            OTHERS => mode |= perm,
+            MASK => mask = perm,
+            _ => group |= perm,
+        }
+    }
+    Some(mode | (group & mask) << 3)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_gained_and_cannot_be_had_is_refused() {
+        for (now, mode, missing, refused) in [
+            (0o000, 0o600, 0o400, true),
+            (0o000, 0o040, 0o400, true),
+            (0o000, 0o200, 0o400, false),
+            (0o644, 0o600, 0o400, false),
+            (0o004, 0o044, 0o400, true),
+            (0o000, 0o700, 0, false),
+            (0o311, 0o711, 0o400, true),
+            (0o311, 0o111, 0o400, false),
+            (0o400, 0o500, 0o100, true),
+            (0o400, 0o600, 0o100, false),
+        ] {
+            assert_eq!(check(now, mode, missing).is_err(), refused, "{now:o} {mode:o} {missing:o}");
+        }
+    }
+
+    #[test]
+    fn an_acl_makes_a_mode() {
+        let acl = |entries: &[(u16, u16)]| {
+            let mut value = 2u32.to_le_bytes().to_vec();
+            for (tag, perm) in entries {
+                value.extend(tag.to_le_bytes().iter().chain(&perm.to_le_bytes()).chain(&[0xff; 4]));
+            }
+            value
+        };
+        for (entries, mode) in [
+            (&[(1, 6), (4, 4), (0x20, 0)][..], 0o640),
+            (&[(1, 7), (2, 7), (4, 0), (0x10, 5), (0x20, 1)], 0o751),
+            (&[(1, 0), (2, 4), (4, 0), (0x10, 0), (0x20, 0)], 0o000),
+        ] {
+            assert_eq!(mode_of_acl(&acl(entries)), Some(mode));
+        }
+        assert_eq!((mode_of_acl(b"abc"), mode_of_acl(&[2, 0, 0, 0, 1])), (None, Some(0)));
+    }
+}
