@@ -27,10 +27,11 @@ const GIVES_PROJECT: u32 = 0x200;
 /// # Errors
 /// `EPERM` for a directory of another user without privilege; what the system calls say.
 pub(super) fn make_private(dir: BorrowedFd<'_>) -> Result<()> {
-    let own = rustix::process::geteuid().as_raw();
-    if stat_fd(dir)?.uid != own {
-        // Made by another user's mount, who could enter it.
-        tree::chown_fd(dir, Some(own), None)?;
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let stat = stat_fd(dir)?;
+    if (stat.uid, stat.gid) != (uid, gid) {
+        // Made by another user's mount, who could enter it; or of a group that some mounts (`grpid`) hand on.
+        tree::chown_fd(dir, Some(uid), Some(gid))?;
     }
     for acl in ACLS {
         match xattr::remove_fd(dir, acl) {

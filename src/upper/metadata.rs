@@ -140,7 +140,15 @@ impl Metadata {
         }
         if self.stat.mode & libc::S_ISGID != 0 {
             tree::chown_fd(to, None, Some(self.stat.gid))?;
-            tree::chmod_fd(to, 0o700 | libc::S_ISGID)?;
+            return tree::chmod_fd(to, 0o700 | libc::S_ISGID);
+        }
+        // Counts where the mount says so (`grpid`).
+        if self.stat.gid != rustix::process::getegid().as_raw()
+            && let Err(errno) = tree::chown_fd(to, None, Some(self.stat.gid))
+        {
+            log::debug!(
+                "what is made here gets another group where the file system goes by that of the directory: {errno}"
+            );
         }
         Ok(())
     }

@@ -263,6 +263,7 @@ pub const ROWS: &[Row] = &[
         &[
             here!(workdir::rights_of_workdir_are_not_those_of_what_is_staged_there),
             here!(workdir::a_workdir_of_another_user_is_taken_from_him),
+            here!(workdir::the_group_that_a_mount_hands_on_is_not_that_of_workdir),
             here!(workdir::flags_of_workdir_say_how_a_copy_is_stored_not_how_it_behaves),
         ],
     ),

@@ -181,6 +181,36 @@ pub fn a_workdir_of_another_user_is_taken_from_him() -> Ran {
     Ok(())
 }
 
+/// A mount may hand on the group of every directory (`grpid`): as from the directory in which it is seen, not from workdir.
+/// The kernel's OverlayFS gives that of workdir to what is made over a whiteout.
+pub fn the_group_that_a_mount_hands_on_is_not_that_of_workdir() -> Ran {
+    if who() != Who::Root {
+        return not_here("a file system has to be mounted");
+    }
+    let scratch = Scratch::new();
+    let system = System::native("ext4", &scratch)?;
+    systems::run("mount", Command::new("mount").args(["-o", "remount,grpid"]).arg(system.root()))?;
+    let tree = Tree::new(system.root());
+    ["upper", "work", "lower"].iter().for_each(|name| tree.mkdir(name, 0o755).unwrap());
+    tree.chown("work", 0, 1234).unwrap();
+    let lower = Layer::new(tree.at("lower"));
+    ["top", "copy", "d/f", "d/g"].iter().for_each(|name| _ = lower.file(name, "x"));
+    lower.chown("d", 0, 4321).unwrap();
+    lower.chown("copy", 0, 77).unwrap();
+    let at = |name: &str| tree.at(name).display().to_string();
+    let options = format!("lowerdir={},upperdir={},workdir={}", at("lower"), at("upper"), at("work"));
+    let mount = Mount::with(&options, &scratch.dir("merged"), &scratch.path().join("log"));
+    mount.append("copy", "y").unwrap();
+    ["top", "d/f", "d/g"].iter().for_each(|name| mount.unlink(name).unwrap());
+    mount.write("top", "new").unwrap();
+    mount.write("d/f", "new").unwrap();
+    mount.mkdir("d/g", 0o755).unwrap();
+    mount.write("d/new", "new").unwrap();
+    let groups = ["copy", "top", "d", "d/f", "d/g", "d/new"].map(|name| mount.stat(name).unwrap().st_gid);
+    assert_eq!(groups, [77, 0, 4321, 4321, 4321, 4321]);
+    Ok(())
+}
+
 /// The project of a file or directory.
 fn project(path: &Path) -> String {
     let out = Command::new("lsattr").arg("-dp").arg(path).output().unwrap();
