@@ -22,8 +22,9 @@ pub use place::{DirPlace, Place};
 use std::ffi::CStr;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 
-use crate::base::sync::RwLock;
+use crate::base::sync::{AtomicU32, RwLock};
 use crate::base::{Errno, Result};
 use crate::format::mark::{Namespace, WhiteoutStyle};
 use crate::sys::stat::{Kind, stat_at};
@@ -60,6 +61,8 @@ pub struct Layer {
     pub fds: Arc<FdCache>,
     /// Held exclusively while an object's mode is widened for the instant of a look at it, shared by who sets a mode.
     pub modes: RwLock<Modes>,
+    /// How often a mode was widened and given back: odd while one is.
+    pub widenings: AtomicU32,
 }
 
 /// What [`Layer::modes`] guards, and by what the order of the locks knows it.
@@ -106,11 +109,42 @@ impl Layer {
             return Err(Errno::EACCES);
         }
         let mode = stat.mode & 0o7777;
+        let _widening = Widening::new(&self.widenings);
         tree::chmod_at(dir, name, mode | bits)?;
         let narrow = Narrow(dir, name, mode);
         let done = act();
         narrow.now()?;
         done
+    }
+
+    /// Looks at attributes, and not while they are those of an instant.
+    ///
+    /// # Errors
+    /// What `look` says.
+    pub fn steady<T>(&self, look: impl Fn() -> Result<T>) -> Result<T> {
+        let before = self.widenings.load(SeqCst);
+        let seen = look();
+        if before.is_multiple_of(2) && self.widenings.load(SeqCst) == before {
+            return seen;
+        }
+        let _modes = self.modes.read();
+        look()
+    }
+}
+
+/// The time in which a mode is widened.
+struct Widening<'a>(&'a AtomicU32);
+
+impl<'a> Widening<'a> {
+    fn new(widenings: &'a AtomicU32) -> Self {
+        widenings.fetch_add(1, SeqCst);
+        Self(widenings)
+    }
+}
+
+impl Drop for Widening<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, SeqCst);
     }
 }
 

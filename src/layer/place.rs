@@ -155,11 +155,13 @@ impl DirPlace {
             Err(Errno::EXDEV) => return Ok(None),
             fd => fd?,
         };
-        let found = if self.layer.isolated {
-            stat::stat_at(fd.as_fd(), name.as_c_str())
-        } else {
-            stat::stat_beneath(fd.as_fd(), name.as_c_str())
-        };
+        let found = self.layer.steady(|| {
+            if self.layer.isolated {
+                stat::stat_at(fd.as_fd(), name.as_c_str())
+            } else {
+                stat::stat_beneath(fd.as_fd(), name.as_c_str())
+            }
+        });
         match found {
             Ok(stat) if self.layer.hidden.is(&stat) => Ok(None),
             Ok(mut stat) => {
@@ -191,7 +193,8 @@ impl DirPlace {
                 None => Err(Errno::EXDEV),
             },
             fd => {
-                let mut stat = stat::stat_fd(fd?.as_fd())?;
+                let fd = fd?;
+                let mut stat = self.layer.steady(|| stat::stat_fd(fd.as_fd()))?;
                 self.layer.hidden.uncount(&mut stat);
                 Ok(stat)
             }

@@ -72,6 +72,7 @@ impl Root {
             believed: common.believed,
             fds: common.fds.clone(),
             modes: Default::default(),
+            widenings: Default::default(),
         })
     }
 
