@@ -89,6 +89,14 @@ impl Notices for Kernel {
             log::warn!("the kernel did not drop the listing of directory {}: {error}", dir.0);
         }
     }
+
+    fn attributes_changed(&self, id: InodeId) {
+        // Before the first byte: attributes alone. For data the kernel would wait for pages that a request holds.
+        const NO_DATA: i64 = -1;
+        if let Err(error) = self.0.inval_inode(INodeNo(id.0), NO_DATA, 0) {
+            log::warn!("the kernel did not drop the attributes of {}: {error}", id.0);
+        }
+    }
 }
 
 /// How long the kernel may keep what it is told.

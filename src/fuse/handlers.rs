@@ -193,9 +193,7 @@ impl Filesystem for Adapter {
                     _ if may.is_err() => may,
                     (false, _) => Ok(()),
                     (true, false) => union.open_to_write(&who, id(ino)),
-                    (true, true) => {
-                        union.setattr(&who, id(ino), &SetAttr { size: Some(0), ..SetAttr::default() }).map(drop)
-                    }
+                    (true, true) => union.open_to_empty(&who, id(ino)),
                 };
                 let synced = data.passthrough && writes && flags.0 & libc::O_DSYNC != 0;
                 let prepared = prepared.and_then(|()| if synced { union.sync_loose(id(ino)) } else { Ok(()) });

@@ -64,6 +64,8 @@ struct Opened {
     data: Mutex<Option<DataFd>>,
     used: AtomicBool,
     no_privileges: AtomicBool,
+    /// The thread that took its capabilities away last, since somebody asked.
+    capability_ender: Mutex<Option<u32>>,
 }
 
 /// Where an object other than a directory is.
@@ -450,6 +452,16 @@ impl LeafBody {
         if let Some(opened) = self.opened.get() {
             opened.no_privileges.store(false, Ordering::Relaxed);
         }
+    }
+
+    /// This thread took its capabilities away.
+    pub fn set_capability_ender(&self, thread: u32) {
+        *self.opened().capability_ender.lock() = Some(thread);
+    }
+
+    /// Whether it was this thread that took its capabilities away last; asked once.
+    pub fn take_capability_ender(&self, thread: u32) -> bool {
+        self.opened.get().is_some_and(|opened| opened.capability_ender.lock().take() == Some(thread))
     }
 
     fn opened(&self) -> &Opened {

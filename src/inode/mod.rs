@@ -17,5 +17,5 @@ pub use data::DataFd;
 pub use ino::{InodeId, Numbers, System};
 pub use journal::{Journal, Move, Node};
 pub use locks::{Topology, is_ancestor, lock_names, lock_up};
-pub use names::{MOST_INDEXED, Names};
+pub use names::{Ended, MOST_INDEXED, Names};
 pub use table::{Key, Table};

@@ -25,6 +25,16 @@ pub struct Names {
     changed: bool,
 }
 
+/// What the end of a change leaves to be done.
+#[must_use]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Ended {
+    /// The kernel must drop what it has of the listing.
+    pub relist: bool,
+    /// The change was begun and not entered: nobody knows what the layers have now.
+    pub uncertain: bool,
+}
+
 /// Of `searched`: there is no use in an index.
 const NEVER: u32 = u32::MAX;
 /// Lookups in one directory after which its names are indexed: listing a part costs some 20 searches in it.
@@ -158,18 +168,18 @@ impl Names {
         self.replaced();
     }
 
-    /// The change is over; true where the kernel must drop what it has of the listing.
+    /// The change is over.
     ///
     /// The kernel looks whether its cache is out of date at the start of a walk only. What a walk from before a change
     /// has put there would be completed and then go on to be read by one that began after it. No walk is under way
     /// during a change: the kernel holds the directory's lock for either.
-    #[must_use]
-    pub fn end(&mut self) -> bool {
+    pub fn end(&mut self) -> Ended {
         let uncertain = std::mem::take(&mut self.uncertain);
         if uncertain {
             self.forget();
         }
-        (std::mem::take(&mut self.changed) || uncertain) && self.walked.swap(false, Relaxed)
+        let changed = std::mem::take(&mut self.changed) || uncertain;
+        Ended { relist: changed && self.walked.swap(false, Relaxed), uncertain }
     }
 }
 
@@ -215,7 +225,7 @@ mod tests {
             if change {
                 names.removed(&key, &name("a"));
             }
-            assert_eq!(names.end(), drop, "walk {walk} change {change}");
+            assert_eq!(names.end().relist, drop, "walk {walk} change {change}");
         }
     }
 
@@ -225,7 +235,7 @@ mod tests {
         let mut names = listed(&key, &["a"]);
         names.walked();
         names.raised(&key, &name("a"), Kind::File);
-        assert!(!names.end());
+        assert!(!names.end().relist);
         assert_eq!(names.index().and_then(|index| index.slot(key.cookie(&name("a")))), Some(0));
     }
 

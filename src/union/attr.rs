@@ -12,7 +12,7 @@ use crate::inode::{Body, DirState, Inode, LeafObject, LeafState, lock_up};
 use crate::merge::Data;
 use crate::sys::stat::{self, Kind, SetTime, Stat, StatFs};
 use crate::sys::{data, tree};
-use crate::upper::{clear_capability, clear_privileges};
+use crate::upper::{clear_capability, clear_privileges, without_ids};
 
 /// How often an object is looked for again while others rename it.
 const RENAME_RACES: usize = 8;
@@ -129,24 +129,61 @@ impl Union {
         {
             return self.set_removed(&inode, set);
         }
+        let done = if set.is_nothing() {
+            self.end_ids(caller, &inode)
+        } else {
+            self.set_all(caller, &inode, set).and_then(|()| self.attr(&inode))
+        };
+        self.told_if_failed(id, done)
+    }
+
+    fn set_all(&self, caller: &Caller, inode: &Arc<Inode>, set: &SetAttr) -> Result<()> {
         let change = set.change();
-        let flags = self.check_flags(&inode, change)?;
+        let flags = self.check_flags(inode, change)?;
         let ends_ids = (set.size.is_some() && !caller.keeps_privileges()).then_some(*caller);
         // What is cut off cannot be given back: together with other changes only when those are made.
         let (alone, sized) = (!set.is_several(), set.size.is_some());
-        let data = sized || set.mode.is_some_and(|mode| self.needs_own_data(&inode, mode));
+        let data = sized || set.mode.is_some_and(|mode| self.needs_own_data(inode, mode));
         let (len, ends) = (set.size.filter(|_| alone), ends_ids.filter(|_| alone));
-        self.check_closed(&inode, set.mode)?;
-        let how = CopyUp { data, len, ends_ids: ends, flags, mode: set.mode, ..CopyUp::metadata(caller) };
-        let cut = self.copy_up_cut(&inode, &how)?;
+        self.check_closed(inode, set.mode)?;
+        let how = CopyUp { data, len, ends_ids: ends, flags, mode: set.mode, seen: true, ..CopyUp::metadata(caller) };
+        let cut = self.copy_up_cut(inode, &how)?;
         // A copy of the data that runs meanwhile puts back what it found.
-        let _up = matches!(inode.body, Body::Leaf(_)).then(|| lock_up(&inode, &killed(caller.pid))).transpose()?;
+        let _up = matches!(inode.body, Body::Leaf(_)).then(|| lock_up(inode, &killed(caller.pid))).transpose()?;
         // A new owner may take set-group-id along, and that is a call of its own.
-        let before = if alone && !set.sets_owner() { None } else { Some(self.at_object(&inode, stat::stat_at)?) };
-        let mut back = SetBack { union: self, inode: &inode, before };
-        self.set_each(caller, &inode, set, (set.size.filter(|_| !cut), ends_ids))?;
+        let before = if alone && !set.sets_owner() { None } else { Some(self.stat_steadily(inode)?) };
+        let mut back = SetBack { union: self, inode, before };
+        self.set_each(caller, inode, set, (set.size.filter(|_| !cut), ends_ids))?;
         back.before = None;
-        self.attr(&inode)
+        Ok(())
+    }
+
+    /// What a change that sets nothing asks for. The kernel sends it for chown(2) to no owner and no group, and before a
+    /// write to a file that has set-user-id or set-group-id; the bit that tells the two apart from others does not come
+    /// through fuser. The time of change is that of now, and the bits end as by chown(2), but not for who is not its owner:
+    /// chown(2) refuses him (here it answers him without ending any), and what he may write ends them by itself.
+    fn end_ids(&self, caller: &Caller, inode: &Arc<Inode>) -> Result<Attr> {
+        let shown = self.attr(inode)?;
+        let keeps_group = |group| caller.keeps_sgid() || caller.is_in(group);
+        let (mut wanted, mut forbidden) = (shown.mode, Change::Addition);
+        if let Body::Leaf(leaf) = &inode.body {
+            let writes = leaf.take_capability_ender(caller.pid);
+            wanted = without_ids((shown.mode, shown.gid), &keeps_group);
+            if wanted != shown.mode {
+                if !caller.owns(shown.uid) || (writes && caller.keeps_privileges()) {
+                    return Ok(shown);
+                }
+                forbidden = Change::Other;
+            }
+        }
+        self.check_flags(inode, forbidden)?;
+        self.copy_up(inode, &CopyUp { seen: true, ..CopyUp::metadata(caller) })?;
+        let _up = matches!(inode.body, Body::Leaf(_)).then(|| lock_up(inode, &killed(caller.pid))).transpose()?;
+        if wanted != shown.mode {
+            self.set_mode(inode, wanted)?;
+        }
+        self.change_owner(inode, None, None)?;
+        self.attr(inode)
     }
 
     /// Sets one after the other; `size` is the length that the copy-up has not set, and whose rights end with it.
@@ -185,12 +222,26 @@ impl Union {
 
     fn set_owner(&self, caller: &Caller, inode: &Arc<Inode>, set: &SetAttr) -> Result<()> {
         // A daemon with CAP_FSETID keeps set-group-id where the caller, of another group than the old one, would not.
-        let foreign = self.has_foreign_sgid(caller, inode)?;
-        self.at_object(inode, |dir, name| tree::chown_at(dir, name, set.uid, set.gid)).map_err(|errno| {
+        let foreign = !matches!(inode.body, Body::Dir(_)) && self.has_foreign_sgid(caller, inode)?;
+        self.change_owner(inode, set.uid, set.gid).map_err(|errno| {
             // An id that the daemon's user namespace does not have.
             if errno == Errno::EINVAL { Errno::EOVERFLOW } else { errno }
         })?;
         if foreign { self.drop_sgid(inode) } else { Ok(()) }
+    }
+
+    /// Ends set-user-id, set-group-id and capabilities of anything but a directory.
+    fn change_owner(&self, inode: &Inode, uid: Option<u32>, gid: Option<u32>) -> Result<()> {
+        let upper = self.upper()?;
+        // Not while another thread has it widened, who would give back what goes here.
+        let _modes = upper.root.layer.modes.read();
+        self.at_object(inode, |dir, name| tree::chown_at(dir, name, uid, gid))
+    }
+
+    /// The attributes of an object of the upper layer, which another thread has not widened.
+    fn stat_steadily(&self, inode: &Inode) -> Result<Stat> {
+        let upper = self.upper()?;
+        upper.root.layer.steady(|| self.at_object(inode, stat::stat_at))
     }
 
     fn set_mode(&self, inode: &Inode, mode: u32) -> Result<()> {
@@ -221,7 +272,11 @@ impl Union {
         let fd = self.data_fd(inode, true)?;
         match ends_ids {
             Some(_) if keeps_mode => clear_capability(fd.as_fd())?,
-            Some(caller) => _ = clear_privileges(fd.as_fd(), &|group| caller.is_in(group))?,
+            Some(caller) => {
+                let upper = self.upper()?;
+                let _modes = upper.root.layer.modes.read();
+                clear_privileges(fd.as_fd(), &|group| caller.is_in(group))?;
+            }
             None => {}
         }
         data::truncate(fd.as_fd(), size)
@@ -291,8 +346,7 @@ impl SetBack<'_> {
         let now = union.at_object(inode, stat::stat_at)?;
         // Not for nothing: it ends capabilities, and set-user-id.
         if (now.uid, now.gid) != (before.uid, before.gid) {
-            let (uid, gid) = (Some(before.uid), Some(before.gid));
-            union.at_object(inode, |dir, name| tree::chown_at(dir, name, uid, gid))?;
+            union.change_owner(inode, Some(before.uid), Some(before.gid))?;
         }
         let mode = union.at_object(inode, stat::stat_at)?.mode;
         if mode == before.mode { Ok(()) } else { union.set_mode(inode, before.mode & 0o7777) }

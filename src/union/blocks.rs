@@ -12,13 +12,13 @@ use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::copy_up::CopyUp;
-use super::io::{end_privileges, open_to_read};
+use super::copy_up::{CopyUp, killed};
+use super::io::open_to_read;
 use super::{Caller, DirSink, InodeId, Kind, ListedEntry, Union, WriteHow};
 use crate::base::sync::{DashMap, Mutex};
 use crate::base::{Errno, Name, Result, panics};
 use crate::format::Metacopy;
-use crate::inode::{Inode, LeafBody};
+use crate::inode::{Inode, LeafBody, lock_up};
 use crate::merge::LowerFile;
 use crate::sys::path::OFlags;
 use crate::sys::stat::stat_fd;
@@ -147,11 +147,13 @@ impl Union {
         };
         if blocks.is_complete() {
             // From now on like any other.
-            self.copy_up(inode, &CopyUp::data(caller))?;
+            self.copy_up(inode, &CopyUp::written(caller))?;
             return Ok(None);
         }
-        if how.kill_privileges {
-            end_privileges(caller, leaf, blocks.file())?;
+        if how.kill_privileges && !leaf.has_no_privileges() {
+            // Who copies blocks meanwhile gives the file the mode back that it found.
+            let _up = lock_up(inode, &killed(caller.pid))?;
+            self.end_privileges(caller, inode, blocks.file())?;
         }
         let written = blocks.write(offset, bytes)?;
         if how.sync {
@@ -179,7 +181,7 @@ impl Union {
             return Ok(None);
         }
         let upper = self.upper()?;
-        self.copy_up(inode, &CopyUp::metadata(caller))?;
+        self.copy_up(inode, &CopyUp { seen: true, ..CopyUp::metadata(caller) })?;
         {
             let _up = inode.up.lock();
             // Copied whole where there is no room for a mark, or completed meanwhile.
@@ -319,6 +321,7 @@ impl Union {
         for (id, blocks) in self.live_blocks() {
             let Some(inode) = self.table.get(id) else { continue };
             let Ok(leaf) = inode.leaf() else { continue };
+            let before = left;
             while left > 0 && !leaf.state.lock().is_hidden() {
                 let _up = inode.up.lock();
                 let step = left.min(1 << 20);
@@ -335,6 +338,10 @@ impl Union {
                     log::info!("a file that arrives by blocks is not completed: {errno}");
                 }
                 break;
+            }
+            if left < before {
+                // What it takes on disk, and its time of change.
+                self.attributes_changed(id);
             }
         }
     }

@@ -1,4 +1,5 @@
-//! One change of a directory's names, from its lock to the notice that the kernel gets of it.
+//! What the kernel is told of a change: one of a directory's names, from its lock to the notice, and those of attributes
+//! that no request asked for.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
@@ -6,12 +7,15 @@ use std::sync::Arc;
 use super::{InodeId, Union};
 use crate::base::Result;
 use crate::base::sync::RwLockWriteGuard;
-use crate::inode::{Inode, Names};
+use crate::inode::{Ended, Inode, Names};
 
 /// Who is told what the kernel must not keep. Called with no lock held, before the change is answered.
 pub trait Notices: Send + Sync {
     /// The kernel must drop what it has of this directory's listing.
     fn names_changed(&self, dir: InodeId);
+
+    /// The kernel must ask for this inode's attributes when it needs them next. Waits for no request.
+    fn attributes_changed(&self, id: InodeId);
 }
 
 /// Exclusive hold of a directory's names.
@@ -25,13 +29,23 @@ pub(super) struct Changing<'a> {
 struct Notice<'a> {
     union: &'a Union,
     id: InodeId,
-    due: bool,
+    ended: Ended,
 }
 
 impl Union {
     /// Sends notices there from now on. Without a mount nobody needs them.
     pub fn set_notices(&self, notices: Box<dyn Notices>) {
         let _ = self.notices.set(notices);
+        // What another daemon has changed it may not have told any more; what it did not answer is asked again.
+        let known = self.journal.as_ref().map(|journal| journal.nodes()).unwrap_or_default();
+        let dirs = known.into_iter().filter_map(|(id, _)| self.table.get(InodeId(id)));
+        dirs.chain(self.table.get(InodeId::ROOT)).filter(|inode| self.is_copied_dir(inode)).for_each(|dir| {
+            self.attributes_changed(dir.id);
+        });
+    }
+
+    fn is_copied_dir(&self, inode: &Inode) -> bool {
+        inode.dir().is_ok_and(|dir| dir.state.read().view.upper.is_some())
     }
 
     /// Makes the kernel drop what it has of a directory's listing, if it was given any.
@@ -48,7 +62,20 @@ impl Union {
     /// # Errors
     /// `ENOTDIR`
     pub(super) fn changing<'a>(&'a self, dir: &'a Arc<Inode>) -> Result<Changing<'a>> {
-        Ok(Changing { names: dir.dir()?.names.write(), notice: Notice { union: self, id: dir.id, due: false } })
+        Ok(Changing {
+            names: dir.dir()?.names.write(),
+            notice: Notice { union: self, id: dir.id, ended: Ended::default() },
+        })
+    }
+
+    /// What the end of a change of a directory's names leaves to be told. No lock is held.
+    pub(super) fn changed(&self, dir: InodeId, ended: Ended) {
+        if ended.relist {
+            self.names_changed(dir);
+        }
+        if ended.uncertain {
+            self.attributes_changed(dir);
+        }
     }
 
     /// Tells the kernel. No lock is held.
@@ -56,6 +83,22 @@ impl Union {
         if let Some(notices) = self.notices.get() {
             notices.names_changed(dir);
         }
+    }
+
+    /// Tells the kernel that an inode's attributes are others than it was told, where it may keep them. No lock is held.
+    ///
+    /// Told is what the kernel does not see to by itself: it forgets times, size and blocks of what is written to, all of a
+    /// directory whose names a request changes, and the time of change of what gets another name or attribute.
+    pub(super) fn attributes_changed(&self, id: InodeId) {
+        if let Some(notices) = self.notices.get().filter(|_| !self.timeouts.attr.is_zero()) {
+            notices.attributes_changed(id);
+        }
+    }
+
+    /// What came of a change of this inode: one that failed may have changed its object on the way there, and of that the
+    /// kernel does not ask.
+    pub(super) fn told_if_failed<T>(&self, id: InodeId, done: Result<T>) -> Result<T> {
+        done.inspect_err(|_| self.attributes_changed(id))
     }
 }
 
@@ -75,14 +118,12 @@ impl DerefMut for Changing<'_> {
 
 impl Drop for Changing<'_> {
     fn drop(&mut self) {
-        self.notice.due = self.names.end();
+        self.notice.ended = self.names.end();
     }
 }
 
 impl Drop for Notice<'_> {
     fn drop(&mut self) {
-        if self.due {
-            self.union.names_changed(self.id);
-        }
+        self.union.changed(self.id, self.ended);
     }
 }

@@ -20,7 +20,7 @@ use crate::sys::path::{OFlags, open_beneath};
 use crate::sys::stat::{Kind, SetTime, Stat, stat_fd};
 use crate::sys::{caller, data, tree};
 use crate::upper::{
-    CopyData, Metadata, SMALL, Staged, Temp, Upper, WhiteoutStyle, Widened, clear_privileges, copy_data,
+    Applied, CopyData, Metadata, SMALL, Staged, Temp, Upper, WhiteoutStyle, Widened, clear_privileges, copy_data,
     copy_from_cache,
 };
 
@@ -37,6 +37,8 @@ pub(super) struct CopyUp {
     pub flags: Option<LowerFlags>,
     /// It gets this mode next.
     pub mode: Option<u32>,
+    /// The kernel asks for its attributes after this by itself, or is answered with them.
+    pub seen: bool,
     /// With that its set-user-id and set-group-id bits go: who has no right to keep them.
     pub ends_ids: Option<Caller>,
     /// Whose pending SIGKILL ends it; 0 for nobody's.
@@ -54,9 +56,14 @@ impl CopyUp {
         Self { data: true, ..Self::metadata(caller) }
     }
 
+    /// For what changes the data only, of which the kernel asks for all that changes with it.
+    pub fn written(caller: &Caller) -> Self {
+        Self { seen: true, ..Self::data(caller) }
+    }
+
     /// Of all, for no program.
     pub fn unasked() -> Self {
-        Self { data: true, len: None, renamed: false, flags: None, mode: None, ends_ids: None, pid: 0 }
+        Self { data: true, len: None, renamed: false, flags: None, mode: None, seen: false, ends_ids: None, pid: 0 }
     }
 }
 
@@ -130,7 +137,13 @@ impl Union {
             };
             missing.push(std::mem::replace(&mut at, parent));
         }
-        missing.iter().rev().try_for_each(|dir| self.copy_up_one_dir(upper, dir))
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let done = missing.iter().rev().try_for_each(|dir| self.copy_up_one_dir(upper, dir));
+        // The copy is another object, and the directory in which it appeared was changed by that.
+        missing.iter().chain([&at]).for_each(|dir| self.attributes_changed(dir.id));
+        done
     }
 
     fn copy_up_one_dir(&self, upper: &Upper, inode: &Arc<Inode>) -> Result<()> {
@@ -180,12 +193,16 @@ impl Union {
             }
             let copy = self.stage_leaf(upper, inode, leaf, how)?;
             cut = copy.cut;
+            let tells = copy.regrouped || !how.seen;
             if copy.entry.is_some() {
                 self.copy_into_index(upper, inode, leaf, copy)?;
+                self.copied(inode, tells);
                 break;
             }
             let Some((parent, name)) = at else {
-                return self.keep_copy_hidden(inode, leaf, copy).map(|()| cut);
+                self.keep_copy_hidden(inode, leaf, copy)?;
+                self.copied(inode, tells);
+                return Ok(cut);
             };
             let parent_dir = parent.dir()?;
             let mut names = self.changing(&parent)?;
@@ -203,12 +220,26 @@ impl Union {
                 self.now_upper(inode, leaf, place, &copy.made, copy.links, copy.meta);
             })?;
             drop(names);
+            self.attributes_changed(parent.id);
+            self.copied(inode, tells);
             // When all is entered: it stands there whatever this says.
             upper.sync_name(&into.place)?;
             return Ok(cut);
         }
         self.alias_known(upper, inode, leaf);
-        Ok(if how.data { self.complete(inode, leaf, how)? } else { false } || cut)
+        if !how.data || leaf.state.lock().meta().is_none() {
+            return Ok(cut);
+        }
+        let completed = self.complete(inode, leaf, how);
+        self.copied(inode, !how.seen);
+        completed.map(|now| now || cut)
+    }
+
+    /// What is seen of an inode is its copy now; that is told to the kernel where it would not ask.
+    fn copied(&self, inode: &Inode, tells: bool) {
+        if tells {
+            self.attributes_changed(inode.id);
+        }
     }
 
     /// A file without a name left that somebody still holds: its copy lives in workdir.
@@ -330,7 +361,7 @@ fn stage_dir<'a>(upper: &'a Upper, inode: &Inode, view: &DirView) -> Result<(Tem
     let staged = open_beneath(upper.work(), temp.name(), OFlags::RDONLY | OFlags::DIRECTORY)?;
     let target = Staged::Open(staged.as_fd());
     upper.set_origin(target, &from.layer, fd.as_fd(), c".")?;
-    let made = metadata.apply(target, false)?;
+    let made = metadata.apply(target, false)?.made;
     let flags = protect::of_lower(&from.layer, fd.as_fd(), c".", Kind::Dir)?;
     keep_flags(upper, inode, &temp, flags)?;
     upper.sync_staged(staged.as_fd(), false)?;
@@ -378,6 +409,8 @@ pub(super) struct Copy<'a> {
     pub temp: Temp<'a>,
     /// The attributes that it was made with: its number is the copy's.
     pub made: Stat,
+    /// It is in another group than the lower object.
+    pub regrouped: bool,
     /// It tells the number of the lower object.
     pub has_origin: bool,
     /// Of the lower object.
@@ -417,7 +450,7 @@ impl Union {
             }
             Ok(())
         };
-        let (meta, made) = match inode.kind {
+        let (meta, Applied { made, regrouped }) = match inode.kind {
             Kind::File => {
                 // What has several names is found by its path.
                 let redirect = (how.renamed && stat.nlink == 1).then(|| Redirect::Relative(place.name.clone()));
@@ -446,7 +479,7 @@ impl Union {
         keep_flags(upper, inode, &temp, flags)?;
         let has_origin = origin.is_some();
         let entry = origin.filter(|_| indexed).and_then(|origin| IndexDir::name(&origin).ok());
-        Ok(Copy { temp, made, has_origin, links: stat.nlink, meta, cut, entry })
+        Ok(Copy { temp, made, regrouped, has_origin, links: stat.nlink, meta, cut, entry })
     }
 
     fn stage_file(
@@ -456,7 +489,7 @@ impl Union {
         source: &Source<'_>,
         how: &CopyUp,
         mark: &mut dyn FnMut(Staged<'_>) -> Result<()>,
-    ) -> Result<(Option<MetaFile>, Stat)> {
+    ) -> Result<(Option<MetaFile>, Applied)> {
         let size = source.metadata.stat.size;
         let len = how.len.map_or(size, |len| len.min(size));
         let to = tree::create_at(upper.work(), temp.name(), OFlags::RDWR, source.metadata.mode_at_first())?;
@@ -486,13 +519,13 @@ impl Union {
             written = !(shared && upper.features.orders_clones);
         }
         let set = source.metadata.apply(staged, false);
-        let made = set.inspect_err(|errno| log::info!("{:?} is not copied up: {errno}", source.lower.place))?;
+        let applied = set.inspect_err(|errno| log::info!("{:?} is not copied up: {errno}", source.lower.place))?;
         if meta.is_none() && below.is_some_and(|file| file.place.dir.layer.nosuid) {
             // As it was seen: what came with the name is not for this data.
             clear_privileges(to.as_fd(), &|_| false)?;
         }
         upper.sync_staged(to.as_fd(), written)?;
-        Ok((meta, made))
+        Ok((meta, applied))
     }
 }
 

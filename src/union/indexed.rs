@@ -97,6 +97,7 @@ impl Union {
             })?;
             names.raised(&self.cookies, name, inode.kind);
             drop(names);
+            self.attributes_changed(parent.id);
             return upper.sync_name(&into.place);
         }
         Ok(())

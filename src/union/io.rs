@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 
 use super::copy_up::CopyUp;
 use super::protect::Change;
-use super::{Caller, InodeId, Union};
+use super::{Caller, InodeId, SetAttr, Union};
 use crate::base::{Errno, Result};
 use crate::format::Protattr;
 use crate::inode::{DataFd, Inode, LeafBody, LeafObject};
@@ -90,14 +90,26 @@ impl Union {
         if let Some(written) = self.write_blocks(caller, &inode, offset, bytes, how)? {
             return Ok(written);
         }
-        self.copy_up(&inode, &CopyUp::data(caller))?;
-        let fd = self.data_fd(&inode, true)?;
+        let done = self.write_all(caller, &inode, offset, bytes, how);
+        self.told_if_failed(id, done)
+    }
+
+    fn write_all(
+        &self,
+        caller: &Caller,
+        inode: &Arc<Inode>,
+        offset: u64,
+        bytes: &[u8],
+        how: WriteHow,
+    ) -> Result<usize> {
+        self.copy_up(inode, &CopyUp::written(caller))?;
+        let fd = self.data_fd(inode, true)?;
         // Whatever the offset, such a file writes at its end.
         if inode.appends() && stat_fd(fd.as_fd())?.size != offset {
             return Err(Errno::EPERM);
         }
         if how.kill_privileges {
-            end_privileges(caller, inode.leaf()?, fd.as_fd())?;
+            self.end_privileges(caller, inode, fd.as_fd())?;
         }
         let mut written = 0;
         while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
@@ -112,16 +124,43 @@ impl Union {
             }
         }
         if how.sync {
-            self.sync_file(&inode, inode.leaf()?, true, || data::fdatasync(fd.as_fd()))?;
+            self.sync_file(inode, inode.leaf()?, true, || data::fdatasync(fd.as_fd()))?;
         }
         Ok(written)
     }
 
-    /// The descriptor for a change of the data; `at` is where something is written.
+    /// Clears what a write by who may not keep it ends, before anything is written. Looked at once until the mode changes.
+    /// The kernel, which has asked for that before ([`Union::setattr`]), is told where it was answered with the bits.
+    pub(super) fn end_privileges(&self, caller: &Caller, inode: &Inode, file: BorrowedFd<'_>) -> Result<()> {
+        let leaf = inode.leaf()?;
+        if leaf.has_no_privileges() {
+            return Ok(());
+        }
+        let upper = self.upper()?;
+        let cleared = {
+            // Not while another thread has it widened, who would give back what goes here.
+            let _modes = upper.root.layer.modes.read();
+            clear_privileges(file, &|group| caller.is_in(group))?
+        };
+        if cleared.changed {
+            self.attributes_changed(inode.id);
+        }
+        // Set-group-id can stay for one caller and go with the next.
+        if cleared.all {
+            leaf.set_no_privileges();
+        }
+        Ok(())
+    }
+
+    /// The descriptor for a change of the data, which ends what a write ends; `at` is where something is written.
     fn writable(&self, caller: &Caller, inode: &Arc<Inode>, at: Option<u64>) -> Result<Arc<OwnedFd>> {
         self.check_writable(inode, at)?;
-        self.copy_up(inode, &CopyUp::data(caller))?;
-        self.data_fd(inode, true)
+        self.copy_up(inode, &CopyUp::written(caller))?;
+        let fd = self.data_fd(inode, true)?;
+        if !caller.keeps_privileges() {
+            self.end_privileges(caller, inode, fd.as_fd())?;
+        }
+        Ok(fd)
     }
 
     /// Whether its data may change.
@@ -248,6 +287,16 @@ impl Union {
         self.copy_up(&inode, &CopyUp::data(caller))
     }
 
+    /// Empties a file for a program that opens it so (`O_TRUNC`). Of that the kernel sees by itself only that it is empty.
+    ///
+    /// # Errors
+    /// As for [`Union::setattr`].
+    pub fn open_to_empty(&self, caller: &Caller, id: InodeId) -> Result<()> {
+        self.setattr(caller, id, &SetAttr { size: Some(0), ..SetAttr::default() })?;
+        self.attributes_changed(id);
+        Ok(())
+    }
+
     /// Whether a read of this part of a file would not wait for a disk.
     pub fn is_in_cache(&self, id: InodeId, offset: u64, len: u64) -> bool {
         let fd = self.inode(id).and_then(|inode| self.data_fd(&inode, false));
@@ -291,9 +340,9 @@ impl Union {
 
     fn fallocate_once(&self, caller: &Caller, id: InodeId, mode: i32, offset: u64, len: u64) -> Result<()> {
         let inode = self.inode(id)?;
-        let fd = self.writable(caller, &inode, None)?;
-        data::fallocate(fd.as_fd(), mode, offset, len)?;
-        if caller.keeps_privileges() { Ok(()) } else { end_privileges(caller, inode.leaf()?, fd.as_fd()) }
+        let fd = self.writable(caller, &inode, None);
+        let done = fd.and_then(|fd| data::fallocate(fd.as_fd(), mode, offset, len));
+        self.told_if_failed(id, done)
     }
 
     /// The next data or hole at or after `offset`.
@@ -336,27 +385,26 @@ impl Union {
         if self.blocks(&source, source.file()?)?.is_some() {
             return Err(Errno::EOPNOTSUPP);
         }
-        let out = self.writable(caller, &target, Some(to.1))?;
-        let input = self.data_fd(&source, false)?;
+        let done = self.copy_to(caller, (&source, from.1), (&target, to.1), len);
+        self.told_if_failed(to.0, done)
+    }
+
+    fn copy_to(
+        &self,
+        caller: &Caller,
+        (source, from): (&Arc<Inode>, u64),
+        (target, to): (&Arc<Inode>, u64),
+        len: u64,
+    ) -> Result<u32> {
+        let out = self.writable(caller, target, Some(to))?;
+        let input = self.data_fd(source, false)?;
         let step = usize::try_from(len.min(MOST_COPIED)).unwrap_or(0);
-        let copied = data::copy_range(input.as_fd(), from.1, out.as_fd(), to.1, step).map_err(|errno| match errno {
+        let copied = data::copy_range(input.as_fd(), from, out.as_fd(), to, step).map_err(|errno| match errno {
             Errno::EXDEV | Errno::EBADF | Errno::ENOSYS => Errno::EOPNOTSUPP,
             errno => errno,
         })?;
-        if !caller.keeps_privileges() {
-            end_privileges(caller, target.leaf()?, out.as_fd())?;
-        }
         Ok(u32::try_from(copied).unwrap_or(0))
     }
-}
-
-/// Clears what a write by who may not keep it ends. Looked at once until the mode changes.
-pub(super) fn end_privileges(caller: &Caller, leaf: &LeafBody, file: BorrowedFd<'_>) -> Result<()> {
-    // Set-group-id can stay for one caller and go with the next.
-    if !leaf.has_no_privileges() && clear_privileges(file, &|group| caller.is_in(group))? {
-        leaf.set_no_privileges();
-    }
-    Ok(())
 }
 
 /// Opens what an inode's object itself has as its data.

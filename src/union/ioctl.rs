@@ -36,8 +36,11 @@ impl Union {
 
     fn set_flags_once(&self, caller: &Caller, id: InodeId, set: u32) -> Result<()> {
         let inode = self.changeable(caller, id)?;
-        flags::set_flags(self.flags_fd(&inode)?.as_fd(), FLAGS.without(set))?;
-        self.protect(&inode, FLAGS.in_(set))
+        let set_own = |fd: Arc<OwnedFd>| flags::set_flags(fd.as_fd(), FLAGS.without(set));
+        let done = self.flags_fd(&inode).and_then(set_own).and_then(|()| self.protect(&inode, FLAGS.in_(set)));
+        // The kernel asks for nothing after an ioctl(2).
+        self.attributes_changed(id);
+        done
     }
 
     /// `FS_IOC_FSGETXATTR`: a `struct fsxattr`.
@@ -68,8 +71,10 @@ impl Union {
         let inode = self.changeable(caller, id)?;
         let (mut own, wished) = (*set, xflags(set));
         set_xflags(&mut own, XFLAGS.without(wished));
-        flags::set_fsx(self.flags_fd(&inode)?.as_fd(), &own)?;
-        self.protect(&inode, XFLAGS.in_(wished))
+        let set_own = |fd: Arc<OwnedFd>| flags::set_fsx(fd.as_fd(), &own);
+        let done = self.flags_fd(&inode).and_then(set_own).and_then(|()| self.protect(&inode, XFLAGS.in_(wished)));
+        self.attributes_changed(id);
+        done
     }
 
     fn changeable(&self, caller: &Caller, id: InodeId) -> Result<Arc<Inode>> {

@@ -19,6 +19,7 @@ impl Union {
     /// `EEXIST`, `EPERM` for a directory, `EMLINK`, `EROFS`; what copy-up and the system calls say.
     pub fn link(&self, caller: &Caller, id: InodeId, parent: InodeId, name: &Name) -> Result<Entry> {
         let made = self.again(|| self.link_new(caller, id, parent, name));
+        let made = self.told_if_failed(id, made);
         self.or_made_before(caller, parent, name, made)
     }
 
@@ -29,9 +30,9 @@ impl Union {
         let Body::Leaf(leaf) = &inode.body else { return Err(Errno::EPERM) };
         let flags = self.check_flags(&inode, Change::Other)?;
         self.check_flags(&parent, Change::Addition)?;
-        self.copy_up(&inode, &CopyUp { flags, ..CopyUp::metadata(caller) })?;
+        self.copy_up(&inode, &CopyUp { flags, seen: true, ..CopyUp::metadata(caller) })?;
         if !self.may_get_names(upper, leaf)? {
-            self.copy_up(&inode, &CopyUp::data(caller))?;
+            self.copy_up(&inode, &CopyUp::written(caller))?;
         }
         self.copy_up_dir(&parent)?;
         let body = parent.dir()?;
@@ -43,9 +44,9 @@ impl Union {
         };
         let into = &view.upper.as_ref().ok_or(Errno::ESTALE)?.place;
         let before = self.attr(&inode)?;
+        names.begin();
         self.make_impure_for(upper, &inode, &parent, into)?;
         self.count_with_upper(upper, leaf, 1)?;
-        names.begin();
         self.link_to(upper, &inode, into, name, absent)?;
         let key = {
             let mut state = leaf.state.lock();

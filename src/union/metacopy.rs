@@ -246,7 +246,7 @@ impl Union {
 
 /// Gives the open upper file `to` the data of `from`, or makes it empty, and takes its mark away.
 fn fill(upper: &Upper, to: BorrowedFd<'_>, from: Option<BorrowedFd<'_>>, how: &CopyUp) -> Result<()> {
-    let before = stat_fd(to)?;
+    let before = upper.root.layer.steady(|| stat_fd(to))?;
     let filled = try_fill(upper, to, from, how, &before);
     if filled.is_err() {
         // The room that it took is given back; to others nothing has changed.
@@ -281,11 +281,14 @@ fn try_fill(
     let cut = from.is_none();
     // What writing took away, unless the change itself takes it.
     let mode = match how.ends_ids.filter(|_| cut) {
-        Some(caller) => without_ids(before, &|group| caller.is_in(group)),
+        Some(caller) => without_ids((before.mode, before.gid), &|group| caller.is_in(group)),
         None => before.mode,
     };
-    if stat_fd(to)?.mode != mode {
-        tree::chmod_fd(to, mode & 0o7777)?;
+    {
+        let _modes = upper.root.layer.modes.read();
+        if stat_fd(to)?.mode != mode {
+            tree::chmod_fd(to, mode & 0o7777)?;
+        }
     }
     if let Some(value) = capability.filter(|_| !cut) {
         xattr::set_fd(to, CAPABILITY, &value, 0)?;

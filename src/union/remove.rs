@@ -74,6 +74,7 @@ impl Union {
                     unless_foreign(self.copy_up(&inode, &CopyUp::metadata(caller))).map(|()| false)
                 }
             };
+            let done = self.told_if_failed(inode.id, done);
             self.forget(inode.id, 1);
             if done? {
                 return Ok(());

@@ -14,7 +14,7 @@ use super::resent::or_gone_before;
 use super::{Caller, InodeId, Union};
 use crate::base::sync::RwLockWriteGuard;
 use crate::base::{Errno, Name, Result};
-use crate::inode::{Body, Inode, LeafBody, LeafObject, Names, is_ancestor, lock_names};
+use crate::inode::{Body, Ended, Inode, LeafBody, LeafObject, Names, is_ancestor, lock_names};
 use crate::layer::{DirPlace, Place};
 use crate::merge::{self, Absent, Answer, DirView, Found};
 use crate::sys::stat::Kind;
@@ -164,11 +164,16 @@ impl Union {
             };
             names.each(|names, first| self.moved_names(names, first, (name, left), (new_name, &from, &to)));
         }
-        let (mut tell, mut tell_new) = (false, false);
-        names.each(|names, first| *(if first { &mut tell } else { &mut tell_new }) = names.end());
+        let (mut ended, mut new_ended) = (Ended::default(), Ended::default());
+        names.each(|names, first| *(if first { &mut ended } else { &mut new_ended }) = names.end());
         drop(names);
-        for dir in [tell_new.then_some(new_parent), tell.then_some(parent)].into_iter().flatten() {
-            self.names_changed(dir.id);
+        self.changed(new_parent.id, new_ended);
+        self.changed(parent.id, ended);
+        for moved in [&from, &to].into_iter().filter_map(|side| side.inode.as_ref()) {
+            // A directory's marks may take a block; the kernel asks for its time of change only.
+            if done.is_err() || moved.kind == Kind::Dir || caller.resent {
+                self.attributes_changed(moved.id);
+            }
         }
         self.put(&from);
         self.put(&to);

@@ -49,6 +49,12 @@ impl Caller {
         caller::in_group(self.pid, self.gid, group)
     }
 
+    /// Whether it is the owner `uid` of an object, or may act as that (`CAP_FOWNER`).
+    pub(super) fn owns(self, uid: u32) -> bool {
+        const CAP_FOWNER: u32 = 3;
+        self.uid == uid || self.has_cap(CAP_FOWNER)
+    }
+
     /// `CAP_SYS_ADMIN`: it sees `trusted.*`.
     pub(super) fn sees_trusted(self) -> bool {
         const CAP_SYS_ADMIN: u32 = 21;
@@ -138,6 +144,11 @@ pub struct SetAttr {
 }
 
 impl SetAttr {
+    /// Whether it names no attribute at all.
+    pub(super) fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+
     /// Whether it takes more than one system call: something else could then fail between them.
     pub(super) fn is_several(&self) -> bool {
         let times = if self.size.is_some() { self.times_beside_size() } else { Some([self.atime, self.mtime]) };

@@ -76,7 +76,14 @@ impl Union {
     /// # Errors
     /// `EEXIST`, `ENODATA`, `EOPNOTSUPP`, `ENOSPC`, `EROFS`; what copy-up says.
     pub fn setxattr(&self, caller: &Caller, id: InodeId, name: &[u8], value: &[u8], flags: u32) -> Result<()> {
-        self.again(|| self.setxattr_once(caller, id, name, value, flags))
+        self.again(|| {
+            let done = self.setxattr_once(caller, id, name, value, flags);
+            // The kernel asks for the time of change only; a block for attributes is among what the object takes on disk.
+            if self.is_writable() {
+                self.attributes_changed(id);
+            }
+            done
+        })
     }
 
     fn setxattr_once(&self, caller: &Caller, id: InodeId, name: &[u8], value: &[u8], flags: u32) -> Result<()> {
@@ -104,6 +111,9 @@ impl Union {
     /// `ENODATA`, `EOPNOTSUPP`, `EROFS`; what copy-up says.
     pub fn removexattr(&self, caller: &Caller, id: InodeId, name: &[u8]) -> Result<()> {
         let done = self.again(|| self.removexattr_there(caller, id, name));
+        if done.is_ok() {
+            self.attributes_changed(id);
+        }
         or_gone_before(caller, Errno::ENODATA, done)
     }
 
@@ -118,6 +128,11 @@ impl Union {
         let _up = matches!(inode.body, Body::Leaf(_)).then(|| lock_up(&inode, &killed(caller.pid))).transpose()?;
         self.at_object(&inode, |dir, at| xattr::remove_at(dir, at, &key))?;
         self.xattr_changed(&inode, &key);
+        match &inode.body {
+            // A write or a change of owner that ends more comes next, by the same thread.
+            Body::Leaf(leaf) if key.as_c_str() == CAPABILITY => leaf.set_capability_ender(caller.pid),
+            _ => {}
+        }
         Ok(())
     }
 
@@ -149,17 +164,20 @@ impl Union {
     /// An ACL that sets the mode drops set-group-id where the caller is neither in the group nor privileged: the
     /// kernel leaves that to the daemon.
     fn drop_foreign_sgid(&self, caller: &Caller, inode: &Arc<Inode>) -> Result<()> {
-        if self.has_foreign_sgid(caller, inode)? { self.drop_sgid(inode) } else { Ok(()) }
+        let foreign = !matches!(inode.body, Body::Dir(_)) && self.has_foreign_sgid(caller, inode)?;
+        if foreign { self.drop_sgid(inode) } else { Ok(()) }
     }
 
-    /// Whether a file has set-group-id for a group that the caller is not in, and may not give.
+    /// Whether an object has set-group-id for a group that the caller is not in, and may not give.
     pub(super) fn has_foreign_sgid(&self, caller: &Caller, inode: &Arc<Inode>) -> Result<bool> {
         let stat = self.at_object(inode, stat_at)?;
-        let sgid = stat.mode & libc::S_ISGID != 0 && !stat.is_dir();
+        let sgid = stat.mode & libc::S_ISGID != 0;
         Ok(sgid && !caller.keeps_sgid() && !caller.is_in(stat.gid))
     }
 
     pub(super) fn drop_sgid(&self, inode: &Arc<Inode>) -> Result<()> {
+        let upper = self.upper()?;
+        let _modes = upper.root.layer.modes.read();
         self.at_object(inode, |dir, at| tree::chmod_at(dir, at, stat_at(dir, at)?.mode & 0o7777 & !libc::S_ISGID))
     }
 }

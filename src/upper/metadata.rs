@@ -26,6 +26,15 @@ pub struct Metadata {
     xattrs: Vec<(CString, Vec<u8>)>,
 }
 
+/// What an object was given, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct Applied {
+    /// Its attributes of before.
+    pub made: Stat,
+    /// It is in another group than what it is a copy of, with another mode.
+    pub regrouped: bool,
+}
+
 /// A staged object: open, or by name where it cannot be opened (symlinks, devices).
 #[derive(Debug, Clone, Copy)]
 pub enum Staged<'a> {
@@ -124,7 +133,7 @@ impl Metadata {
     pub fn truncated(mut self, ends_ids: Option<&dyn Fn(u32) -> bool>) -> Self {
         self.xattrs.retain(|(key, _)| key.as_c_str() != CAPABILITY);
         if let Some(is_in) = ends_ids {
-            self.stat.mode = without_ids(&self.stat, is_in);
+            self.stat.mode = without_ids((self.stat.mode, self.stat.gid), is_in);
         }
         self.is_now = true;
         self
@@ -185,18 +194,18 @@ impl Metadata {
 
     /// Sets everything on a staged object whose data is complete: the owner first (it clears set-user-id bits and
     /// capabilities), the mode after what needs write permission, the times last. What it has already is not set again:
-    /// to a journal that is a change, too. Returns its attributes of before.
+    /// to a journal that is a change, too.
     ///
     /// # Errors
     /// `EPERM` for what the process may not set, `EOVERFLOW` for an id that its user namespace does not have: nothing
     /// is ever copied with another owner, nor with another group that gains by it.
-    pub fn apply(&self, to: Staged<'_>, symlink: bool) -> Result<Stat> {
+    pub fn apply(&self, to: Staged<'_>, symlink: bool) -> Result<Applied> {
         let made = to.stat()?;
         let owned = self.is_owned(&made);
         let chowned = if owned { Ok(()) } else { to.chown(self.stat.uid, self.stat.gid) };
-        let mode = match chowned {
-            Ok(()) => self.stat.mode & 0o7777,
-            Err(Errno::EPERM) if self.may_leave_group(to)? => without_group(self.stat.mode),
+        let (mode, regrouped) = match chowned {
+            Ok(()) => (self.stat.mode & 0o7777, false),
+            Err(Errno::EPERM) if self.may_leave_group(to)? => (without_group(self.stat.mode), true),
             Err(Errno::EINVAL) => return Err(Errno::EOVERFLOW),
             Err(errno) => return Err(errno),
         };
@@ -215,7 +224,7 @@ impl Metadata {
         }
         let mtime = if self.is_now { SetTime::Now } else { SetTime::At(self.stat.mtime) };
         to.utimens([SetTime::At(self.stat.atime), mtime])?;
-        Ok(made)
+        Ok(Applied { made, regrouped })
     }
 }
 
@@ -229,27 +238,36 @@ fn must_copy(key: &CStr) -> bool {
     key == CAPABILITY.to_bytes() || key.starts_with(b"system.posix_acl_") || key.starts_with(b"user.")
 }
 
-/// A mode without set-user-id, and without set-group-id where it gives a privilege (the group may execute the file) or who
-/// changes the file is not in its group.
-pub fn without_ids(stat: &Stat, is_in: &dyn Fn(u32) -> bool) -> u32 {
-    let mode = stat.mode & !libc::S_ISUID;
-    let sgid = mode & libc::S_ISGID != 0 && (mode & libc::S_IXGRP != 0 || !is_in(stat.gid));
+/// The mode of a file of this group without set-user-id, and without set-group-id where it gives a privilege (the group may
+/// execute the file) or who changes the file is not in the group.
+pub fn without_ids((mode, group): (u32, u32), is_in: &dyn Fn(u32) -> bool) -> u32 {
+    let mode = mode & !libc::S_ISUID;
+    let sgid = mode & libc::S_ISGID != 0 && (mode & libc::S_IXGRP != 0 || !is_in(group));
     if sgid { mode & !libc::S_ISGID } else { mode }
 }
 
+/// What [`clear_privileges`] did, and left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cleared {
+    /// The mode is another one now.
+    pub changed: bool,
+    /// Neither set-user-id nor set-group-id is left.
+    pub all: bool,
+}
+
 /// Clears what a write by someone else than a privileged process ends: set-user-id, set-group-id as [`without_ids`], and
-/// (for everyone) file capabilities. True where neither of both bits is left.
+/// (for everyone) file capabilities.
 ///
 /// # Errors
 /// What the system calls say.
-pub fn clear_privileges(file: BorrowedFd<'_>, is_in: &dyn Fn(u32) -> bool) -> Result<bool> {
+pub fn clear_privileges(file: BorrowedFd<'_>, is_in: &dyn Fn(u32) -> bool) -> Result<Cleared> {
     let stat = stat::stat_fd(file)?;
-    let cleared = without_ids(&stat, is_in);
+    let cleared = without_ids((stat.mode, stat.gid), is_in);
     if cleared != stat.mode {
         tree::chmod_fd(file, cleared & 0o7777)?;
     }
     clear_capability(file)?;
-    Ok(cleared & libc::S_ISGID == 0)
+    Ok(Cleared { changed: cleared != stat.mode, all: cleared & libc::S_ISGID == 0 })
 }
 
 /// Clears file capabilities, which nobody keeps.

@@ -17,7 +17,7 @@ pub use blocks::Blocks;
 pub use content::{CopyData, SMALL, copy_data, copy_from_cache};
 pub use features::Features;
 pub use index::{Belongings, Index, IndexError};
-pub use metadata::{CAPABILITY, Metadata, Staged, clear_capability, clear_privileges, without_ids};
+pub use metadata::{Applied, CAPABILITY, Metadata, Staged, clear_capability, clear_privileges, without_ids};
 pub use stage::{Nursery, Temp, Widened, relocate};
 pub use workdir::{WorkError, Workdir, remove};
 

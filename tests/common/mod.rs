@@ -6,6 +6,7 @@
 // Each suite is a crate of its own and uses a part of this module.
 #![allow(dead_code, unused_imports, unused_macros, clippy::indexing_slicing)]
 
+pub mod kept;
 pub mod legs;
 pub mod mount;
 pub mod raw;
@@ -17,6 +18,7 @@ pub mod tree;
 pub mod view;
 pub mod worker;
 
+pub use kept::Kept;
 pub use mount::{Kernel, Mount};
 pub use raw::{SharedMap, deny_calls, heed_signals, with_umask};
 pub use rustix::io::Errno;
