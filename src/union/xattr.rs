@@ -133,7 +133,7 @@ impl Union {
             Body::Leaf(leaf) if key.as_c_str() == CAPABILITY => leaf.set_capability_ender(caller.pid),
             _ => {}
         }
-        Ok(())
+        if key.as_c_str() == ACL_ACCESS { self.drop_foreign_sgid(caller, &inode) } else { Ok(()) }
     }
 
     fn stored(&self, name: &[u8]) -> Result<CString> {
@@ -161,11 +161,10 @@ impl Union {
         }
     }
 
-    /// An ACL that sets the mode drops set-group-id where the caller is neither in the group nor privileged: the
-    /// kernel leaves that to the daemon.
+    /// An ACL that is set or removed drops set-group-id, of a directory, too, where the caller is neither in the group nor
+    /// privileged: the kernel leaves that to the daemon.
     fn drop_foreign_sgid(&self, caller: &Caller, inode: &Arc<Inode>) -> Result<()> {
-        let foreign = !matches!(inode.body, Body::Dir(_)) && self.has_foreign_sgid(caller, inode)?;
-        if foreign { self.drop_sgid(inode) } else { Ok(()) }
+        if self.has_foreign_sgid(caller, inode)? { self.drop_sgid(inode) } else { Ok(()) }
     }
 
     /// Whether an object has set-group-id for a group that the caller is not in, and may not give.

@@ -93,19 +93,58 @@ fn an_acl_set_from_outside_the_group_drops_sgid() {
         if who() != Who::Root {
             skip!("two users are needed");
         }
-        let stack = Stack::new(1);
-        for name in ["outside", "inside"] {
-            stack.lowers[0].file(name, "x").chown(name, 1234, if name == "inside" { 1234 } else { 4321 }).unwrap();
-            stack.lowers[0].perm(name, 0o2755);
-        }
-        let mount = stack.mount();
+        const NAMES: [&str; 10] = [
+            "f-out",
+            "f-in",
+            "d-out",
+            "d-in",
+            "d-out-default",
+            "d-in-default",
+            "f-out-gone",
+            "d-out-gone",
+            "d-in-gone",
+            "d-chown",
+        ];
         let value = acl(&[(1, 7, NOBODY), (2, 7, 9), (4, 5, NOBODY), (0x10, 7, NOBODY), (0x20, 5, NOBODY)]);
-        as_user(1234, 1234, || {
-            for name in ["outside", "inside"] {
-                mount.set_xattr(name, ACCESS, &value).unwrap();
+        let fill = |layer: &stack::Layer| {
+            for name in NAMES {
+                if name.starts_with('f') {
+                    layer.file(name, "x")
+                } else {
+                    layer.dir(name, 0o755)
+                };
+                if name.ends_with("gone") {
+                    layer.set_xattr(name, ACCESS, &value).unwrap();
+                }
+                layer.chown(name, 1234, if name.contains("in") { 1234 } else { 4321 }).unwrap();
+                layer.perm(name, 0o2755);
             }
-        });
-        assert_eq!((mount.mode("outside"), mount.mode("inside")), (0o775, 0o2775));
+        };
+        let modes = |tree: &Tree| {
+            NAMES.map(|name| {
+                tree.stat(name).unwrap();
+                let set = || match name {
+                    _ if name.ends_with("default") => tree.set_xattr(name, DEFAULT, &value),
+                    _ if name.ends_with("gone") => tree.remove_xattr(name, ACCESS),
+                    "d-chown" => tree.chown(name, 1234, 1234),
+                    _ => tree.set_xattr(name, ACCESS, &value),
+                };
+                let done = as_user(1234, 1234, set);
+                (name, done, Kept::mode(tree, name).unwrap())
+            })
+        };
+        for lower in [true, false] {
+            let (stack, theirs) = (Stack::new(1), Stack::new(1));
+            for stack in [&stack, &theirs] {
+                fill(if lower { &stack.lowers[0] } else { stack.upper() });
+            }
+            let mount = stack.mount();
+            let ours = modes(&mount);
+            assert_eq!([ours[0].2, ours[1].2, ours[2].2, ours[3].2], [0o775, 0o2775, 0o775, 0o2775], "lower {lower}");
+            if let Some(kernel) = theirs.mount_kernel() {
+                assert_eq!(ours, modes(&kernel), "lower {lower}");
+            }
+        }
     });
 }
 
