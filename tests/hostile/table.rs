@@ -346,6 +346,7 @@ pub const ROWS: &[Row] = &[
         &[
             here!(clear::privileges_of_a_changed_file_go_as_in_a_plain_directory),
             here!(clear::privileges_go_in_each_way_that_data_goes),
+            here!(clear::privileges_of_an_upper_file_go_in_each_way_that_data_goes),
             here!(clear::a_program_that_a_user_has_written_runs_as_that_user),
             There(PERMISSIONS, "changes_of_owner_and_content_clear_what_they_must"),
             There("tests/data_path.rs", "a_users_write_ends_set_user_id_that_was_set_while_the_file_was_open"),
