@@ -13,7 +13,7 @@
 //! 5. A leaf's `data`: held to open the file, and to change a mark that all of its names share.
 //! 6. The map of a file that arrives by blocks: across the calls that read, write and record. `Upper::records`: across
 //!    those that make or remove a record. Neither under the other.
-//! 7. A layer's `modes`: across the calls that widen or set one mode.
+//! 7. A layer's `modes`: across the calls that widen, set or clear one mode, and across a look at one that is widened.
 //! 8. A shard of the table: never two at once. The one of a name looks into the `state` of inodes that may have it.
 //! 9. `state` of an inode: short, no system call inside; neither `data` nor the table is asked under it.
 //! 10. A place's link or descriptor, the descriptor queue, the list of cached listings, the shared whiteout, what is left

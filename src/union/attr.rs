@@ -361,3 +361,41 @@ impl Drop for SetBack<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_mode_that_is_widened_for_an_instant_is_not_shown() {
+        let base = tempfile::tempdir().unwrap();
+        let dirs = ["lower", "upper", "work"].map(|dir| base.path().join(dir));
+        dirs.iter().for_each(|dir| fs::create_dir(dir).unwrap());
+        let [lower, upper, work] = dirs;
+        fs::write(upper.join("closed"), "x").unwrap();
+        fs::set_permissions(upper.join("closed"), Permissions::from_mode(0o000)).unwrap();
+        let union = Union::builder().lower(lower).upper(upper, work).build().unwrap();
+        let name = Name::new(b"closed").unwrap();
+        let found = union.lookup(InodeId::ROOT, &name).unwrap().unwrap();
+        let root = union.upper().unwrap().root.clone();
+        let (begun, widened) = channel();
+        std::thread::scope(|threads| {
+            threads.spawn(|| {
+                let look = || {
+                    begun.send(()).unwrap();
+                    std::thread::sleep(Duration::from_millis(50));
+                    Ok(())
+                };
+                root.layer.widened(root.fd().unwrap().as_fd(), name.as_c_str(), 0o600, look).unwrap();
+            });
+            widened.recv().unwrap();
+            let again = union.lookup(InodeId::ROOT, &name).unwrap().unwrap();
+            assert_eq!((union.getattr(found.id).unwrap().mode, again.attr.mode), (0, 0));
+        });
+    }
+}
