@@ -135,15 +135,17 @@ pub fn layers(value: &[u8]) -> Result<Layers, Failure> {
     Ok(layers)
 }
 
-/// One more layer, of `lowerdir+=` or `datadir+=`: a colon is no separator there.
+/// One more layer, of `lowerdir+=` or `datadir+=`: the path as it stands, as for the kernel. A colon is no separator there
+/// and a backslash no escape; only a comma still ends the word.
 ///
 /// # Errors
 /// An empty path, a file that cannot be read.
 pub fn more_layers(key: &str, value: &[u8]) -> Result<Vec<PathBuf>, Failure> {
+    let plain = |bytes: &[u8]| PathBuf::from(OsString::from_vec(bytes.to_vec()));
     match value.strip_prefix(b"@") {
-        Some(file) => layers_in_file(key, &path(file)),
+        Some(file) => layers_in_file(key, &plain(file)),
         None if value.is_empty() => Err(Failure::usage(key, "an empty path", format!("{key}=DIR"))),
-        None => Ok(vec![path(value)]),
+        None => Ok(vec![plain(value)]),
     }
 }
 
@@ -282,7 +284,9 @@ mod tests {
             let expected = expected.map(|paths| paths.iter().map(ToString::to_string).collect::<Vec<_>>());
             assert_eq!(layers(value.as_bytes()).ok().map(shown), expected, "{value}");
         }
-        assert_eq!(more_layers("lowerdir+", br"/a::b\,c").unwrap(), [PathBuf::from("/a::b,c")]);
+        for path in ["/a::b", r"/a\:b", r"/a\\b", r"/a\,b", r#""/a""#, r"\@x", "./@x"] {
+            assert_eq!(more_layers("lowerdir+", path.as_bytes()).unwrap(), [PathBuf::from(path)], "as it stands");
+        }
         assert!(more_layers("datadir+", b"").unwrap_err().to_string().starts_with("datadir+"));
     }
 

@@ -128,10 +128,10 @@ const fn row(name: &'static str, form: Form, source: Source, fate: Fate, help: &
 #[rustfmt::skip]
 pub const TABLE: &[Spec] = &[
     row("lowerdir", Value("TOP:…:BOTTOM[::DATA…]"), Overlay, Honoured(Key::LowerDir), "the lower layers, the topmost first, and behind `::` each data-only layer; `\\:` is a colon in a path; `@FILE` reads one path a line"),
-    row("lowerdir+", Value("DIR"), Overlay, Honoured(Key::LowerDirMore), "one more lower layer below those before it; repeatable"),
+    row("lowerdir+", Value("DIR"), Overlay, Honoured(Key::LowerDirMore), "one more lower layer below those before it, the path as it stands (`\\:` is no escape here); repeatable; not after lowerdir="),
     row("upperdir", Value("DIR"), Overlay, Honoured(Key::UpperDir), "the writable layer; without one every change fails with EROFS"),
     row("workdir", Value("DIR"), Overlay, Honoured(Key::WorkDir), "a directory for unfinished work, on the upper's file system"),
-    row("datadir+", Value("DIR"), Overlay, Honoured(Key::DataDirMore), "one more data-only layer below all others, whose files are reached from metacopy files only; repeatable"),
+    row("datadir+", Value("DIR"), Overlay, Honoured(Key::DataDirMore), "one more data-only layer below all others, whose files are reached from metacopy files only, the path as it stands; repeatable; not after lowerdir="),
     row("default_permissions", Flag, Overlay, Honoured(Key::DefaultPermissions), "the kernel checks modes and owners; always so"),
     row("redirect_dir", Choice(&["on", "follow", "nofollow", "off"]), Overlay, Honoured(Key::RedirectDir), "on: directories of lower layers can be renamed; follow: they cannot, but renames that a layer has are followed; nofollow, off: those are refused (default: on where the upper layer can hold it, else follow)"),
     row("index", ON_OFF, Overlay, Honoured(Key::Index), "hard links of lower files stay together over a remount (default: on where the layers allow it)"),

@@ -40,6 +40,8 @@ pub struct Resolved {
 struct Wishes {
     lowers: Vec<PathBuf>,
     data_only: Vec<PathBuf>,
+    /// `lowerdir=` was given: all layers stand in it.
+    lowerdir: bool,
     upper: Option<PathBuf>,
     work: Option<PathBuf>,
     redirect_dir: Option<RedirectDir>,
@@ -102,7 +104,12 @@ impl Wishes {
         match key {
             Key::LowerDir => {
                 let layers = grammar::layers(value)?;
-                (self.lowers, self.data_only) = (layers.lowers, layers.data_only);
+                (self.lowers, self.data_only, self.lowerdir) = (layers.lowers, layers.data_only, true);
+            }
+            // As the kernel; what came before a lowerdir= is given up.
+            Key::LowerDirMore | Key::DataDirMore if self.lowerdir => {
+                let hint = "lowerdir+= and datadir+= for each layer, or lowerdir=TOP:…:BOTTOM[::DATA…] for all";
+                return Err(Failure::usage(word.display(), "cannot follow lowerdir=", hint));
             }
             Key::LowerDirMore if !self.data_only.is_empty() => {
                 let hint = "give datadir+= and `::` after all others";
@@ -367,8 +374,8 @@ mod tests {
         let lowers = |options: &str| with(options, ROOT).unwrap().config.lowers;
         assert_eq!(lowers("lowerdir=/a:/b"), [Path::new("/a"), Path::new("/b")]);
         assert_eq!(
-            lowers("lowerdir=/a,lowerdir+=/b:x,lowerdir+=/c"),
-            [Path::new("/a"), Path::new("/b:x"), Path::new("/c")]
+            lowers(r"lowerdir+=/a,lowerdir+=/b:x,lowerdir+=/c\:y"),
+            [Path::new("/a"), Path::new("/b:x"), Path::new(r"/c\:y")]
         );
         assert_eq!(lowers("lowerdir+=/a,lowerdir=/b"), [Path::new("/b")]);
         assert_eq!(lowers("lowerdir=a"), [std::env::current_dir().unwrap().join("a")]);
@@ -378,13 +385,18 @@ mod tests {
     fn data_only_layers_lie_below_all_others() {
         for (options, expected) in [
             ("lowerdir=/a:/b::/c::/d", Some((&["/a", "/b"][..], &["/c", "/d"][..]))),
-            ("lowerdir=/a,datadir+=/c,datadir+=/d:e", Some((&["/a"], &["/c", "/d:e"]))),
+            ("lowerdir+=/a,datadir+=/c,datadir+=/d:e", Some((&["/a"], &["/c", "/d:e"]))),
             ("lowerdir+=/a,lowerdir+=/b,datadir+=/c", Some((&["/a", "/b"], &["/c"]))),
-            ("lowerdir=/a::/c,datadir+=/d", Some((&["/a"], &["/c", "/d"]))),
+            (r"lowerdir+=/a,datadir+=/c\:d", Some((&["/a"], &[r"/c\:d"]))),
+            ("lowerdir=/a,datadir+=/c", None),
+            ("lowerdir=/a::/c,datadir+=/d", None),
+            ("lowerdir=/a,lowerdir+=/b", None),
             ("lowerdir=/a::/c,lowerdir=/b", Some((&["/b"], &[]))),
             ("datadir+=/c,lowerdir=/a", Some((&["/a"], &[]))),
+            ("lowerdir+=/x,datadir+=/c,lowerdir=/a", Some((&["/a"], &[]))),
             ("datadir+=/c", None),
             ("datadir+=/c,lowerdir+=/a", None),
+            ("lowerdir+=/a,datadir+=/c,lowerdir+=/b", None),
             ("lowerdir=/a::/c,lowerdir+=/b", None),
             ("lowerdir=/a::/c:/b", None),
         ] {

@@ -120,9 +120,10 @@ fn layers_are_named_as_the_kernel_names_them() {
         for (options, expected) in [
             (format!(r"lowerdir={base}/co\:lon:{base}/com\,ma:{base}/back\\slash"), "colon comma same slash"),
             (
-                format!(r"lowerdir={base}/plain,lowerdir+={base}/co:lon,lowerdir+={base}/com\,ma"),
-                "colon comma plain same",
+                format!(r"lowerdir+={base}/plain,lowerdir+={base}/co:lon,lowerdir+={base}/back\slash"),
+                "colon plain same slash",
             ),
+            (format!("lowerdir+=@{base}/list"), "colon comma same"),
             (format!("lowerdir=@{base}/list"), "colon comma same"),
             (format!("lowerdir={base}/co\\:lon,lowerdir={base}/plain"), "plain same"),
             (format!("lowerdir={base}/\"q\""), "q same"),
@@ -132,7 +133,7 @@ fn layers_are_named_as_the_kernel_names_them() {
                 fs::read_dir(&stack.merged).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
             names.sort();
             assert_eq!(names.join(" "), expected, "{options}");
-            let first = options.trim_start_matches("lowerdir=").split(':').next().unwrap();
+            let first = options.split('=').nth(1).unwrap().split(':').next().unwrap();
             let top = fs::read_to_string(stack.merged.join("same")).unwrap();
             assert!(first.contains('@') || first.contains(&top[..2]), "{options}: {top} is on top");
         }
@@ -144,6 +145,62 @@ fn layers_are_named_as_the_kernel_names_them() {
         assert!(out.status.success(), "{}", stderr(&out));
         assert_eq!(fs::read_to_string(stack.merged.join("same")).unwrap(), "@at");
         unmount_any(&stack.merged, false).unwrap();
+    });
+}
+
+#[test]
+fn a_layer_that_is_given_by_itself_is_the_path_as_it_stands() {
+    bounded(|| {
+        let stack = Stack::read_only(0);
+        for dir in ["a", "b", "c:d", r"c\:d", r"e\\f", r"g\,h", r#""q""#] {
+            fs::write(stack.scratch.dir(dir).join(format!("in {dir}")), "x").unwrap();
+        }
+        let base = stack.scratch.path().display().to_string();
+        let kernel = who() == Who::Root && Kernel::usable();
+        if !kernel {
+            say_skipped("the kernel's answers: its OverlayFS as root is needed");
+        }
+        for (options, expected) in [
+            ("lowerdir+=/a,lowerdir+=/c:d", Some("in a|in c:d")),
+            (r"lowerdir+=/a,lowerdir+=/c\:d", Some(r"in a|in c\:d")),
+            (r"lowerdir+=/a,lowerdir+=/e\\f", Some(r"in a|in e\\f")),
+            (r"lowerdir+=/a,lowerdir+=/g\,h", Some(r"in a|in g\,h")),
+            (r#"lowerdir+=/a,lowerdir+=/"q""#, Some(r#"in "q"|in a"#)),
+            (r"lowerdir+=/a,lowerdir+=/e\f", None),
+            ("lowerdir+=/a,lowerdir+=/a:/b", None),
+            (r"lowerdir+=/a,lowerdir+=/b,datadir+=/c\:d", Some("in a|in b")),
+            (r"lowerdir+=/a,lowerdir+=/b,datadir+=/e\f", None),
+            // One list of all layers, or each by itself.
+            ("lowerdir=/a:/b,lowerdir+=/c:d", None),
+            ("lowerdir=/a:/b,datadir+=/c:d", None),
+            ("lowerdir=/a:/b::/c\\:d,datadir+=/e\\\\f", None),
+            ("lowerdir+=/c:d,lowerdir+=/g\\,h,lowerdir=/a:/b", Some("in a|in b")),
+            ("lowerdir+=/c:d,datadir+=/g\\,h,lowerdir=/a:/b", Some("in a|in b")),
+        ] {
+            let options = options.replace("=/", &format!("={base}/")).replace(":/", &format!(":{base}/"));
+            let names = || {
+                let mut names: Vec<_> = fs::read_dir(&stack.merged)
+                    .unwrap()
+                    .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+                    .collect();
+                names.sort();
+                names.join("|")
+            };
+            if kernel {
+                let got = Kernel::with(&options, &stack.merged).ok().map(|_view| names());
+                assert_eq!(got.as_deref(), expected, "the kernel: {options}");
+            }
+            match expected {
+                Some(expected) => {
+                    let _view = Background::run(&stack, plyfs(["-o", &options]).arg(&stack.merged));
+                    assert_eq!(names(), expected, "{options}");
+                }
+                None => {
+                    let out = plyfs(["-o", &options]).arg(&stack.merged).output().unwrap();
+                    assert!(!out.status.success() && stderr(&out).lines().count() == 1, "{options}: {}", stderr(&out));
+                }
+            }
+        }
     });
 }
 
