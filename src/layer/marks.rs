@@ -37,13 +37,6 @@ pub struct DirMarks {
     pub protection: Protattr,
 }
 
-impl Layer {
-    /// Both namespaces, the layer's own first.
-    fn namespaces(&self) -> [Namespace; 2] {
-        [self.namespace, self.namespace.other()]
-    }
-}
-
 /// Looks `name` up in one directory of a layer. `xattr_whiteouts` is that directory's mark.
 ///
 /// # Errors
@@ -73,7 +66,7 @@ pub(super) fn is_xattr_whiteout(dir: &DirPlace, name: &Name, stat: &Stat) -> Res
         return Ok(false);
     }
     let keys = keys_of(dir.fd()?.as_fd(), name.as_c_str())?;
-    Ok(dir.layer.namespaces().into_iter().any(|namespace| has(&keys, namespace.key(Mark::Whiteout))))
+    Ok(dir.layer.reads.iter().any(|namespace| has(&keys, namespace.key(Mark::Whiteout))))
 }
 
 /// The keys of an object, or of the marks on it alone where there are more than the kernel lists: such an object can be
@@ -131,14 +124,14 @@ impl Layer {
     /// files of other layers through a root's mount.
     ///
     /// # Errors
-    /// `EPERM` where it stands in the other namespace.
+    /// `EPERM` where it stands in the other namespace, in a layer of which that is [read](Layer::reads).
     fn leads(&self, keys: &[Vec<u8>], mark: Mark, at: &dyn std::fmt::Debug) -> Result<bool> {
         let own = self.believed;
         if has(keys, own.key(mark)) {
             return Ok(true);
         }
         let other = own.other();
-        if has(keys, other.key(mark)) {
+        if self.reads.contains(&other) && has(keys, other.key(mark)) {
             let hint =
                 if own == Namespace::Trusted { "mount with userxattr" } else { "mount as root without userxattr" };
             log::warn!("{at:?} has {:?}, which is not followed here ({hint})", other.key(mark));
@@ -165,7 +158,7 @@ pub fn read_dir_marks(place: &Arc<DirPlace>, at: BorrowedFd<'_>, name: &CStr, be
     if keys.is_empty() && !(below && layer.wh_names) {
         return Ok(marks);
     }
-    for namespace in layer.namespaces() {
+    for namespace in layer.reads {
         let key = namespace.key(Mark::Opaque);
         if has(&keys, key) {
             match Opacity::parse(Some(&layer.value(at, name, key)?)) {
@@ -176,7 +169,7 @@ pub fn read_dir_marks(place: &Arc<DirPlace>, at: BorrowedFd<'_>, name: &CStr, be
         }
         marks.impure |= has(&keys, namespace.key(Mark::Impure));
     }
-    if has(&keys, LEGACY_OPAQUE) {
+    if layer.reads.contains(&Namespace::User) && has(&keys, LEGACY_OPAQUE) {
         marks.opaque |= Opacity::parse(Some(&layer.value(at, name, LEGACY_OPAQUE)?)) == Opacity::Opaque;
     }
     if below && !marks.opaque && layer.wh_names {

@@ -53,7 +53,9 @@ pub struct Layer {
     pub isolated: bool,
     /// Directories in it that are not shown.
     pub hidden: Hidden,
-    /// The namespace whose marks come first.
+    /// The namespaces whose whiteouts and opaque marks count, the mount's own first; what stands in another one is a user's.
+    pub reads: &'static [Namespace],
+    /// The namespace of all other marks.
     pub namespace: Namespace,
     /// The namespace whose marks may lead elsewhere.
     pub believed: Namespace,

@@ -22,6 +22,7 @@ mod link;
 mod lookup;
 mod metacopy;
 mod overlap;
+mod past;
 mod protect;
 mod remove;
 mod rename;

@@ -7,16 +7,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::overlap::Ground;
+use super::past::Past;
 use super::setup::{Setup, SetupError};
-use crate::base::config::{UpperDirs, Uuid};
+use crate::base::config::{Config, UpperDirs, Uuid};
 use crate::base::{Errno, Result};
 use crate::format::Origin;
-use crate::format::mark::{Mark, Namespace, WhiteoutStyle};
+use crate::format::mark::{Namespace, WhiteoutStyle};
 use crate::layer::{DirPlace, FdCache, Handles, Hidden, HiddenDir, Layer};
 use crate::merge::{self, DirPart};
 use crate::sys::path::{OFlags, open_beneath, open_root};
 use crate::sys::stat::{mount_flags_nosuid, stat_fd, statfs_fd};
-use crate::sys::{dirent, handle, mount, xattr};
+use crate::sys::{dirent, handle, mount};
 
 /// A layer's root, opened.
 pub(super) struct Root {
@@ -44,6 +45,20 @@ pub(super) struct Common {
     pub fds: Arc<FdCache>,
 }
 
+impl Common {
+    /// Of several layers, whose own marks are in `own`.
+    pub fn new(config: &Config, own: Namespace, fds: FdCache) -> Self {
+        Self {
+            suid_view: config.suid_view,
+            namespace: own,
+            believed: own,
+            uuid: config.uuid,
+            written: Arc::default(),
+            fds: Arc::new(fds),
+        }
+    }
+}
+
 impl Root {
     /// A clone of the mount in which nothing else is mounted, so that the daemon can never walk into a foreign mount or
     /// its own. Where the process may not make one, every step checks for mounts instead.
@@ -55,7 +70,9 @@ impl Root {
         self
     }
 
-    pub fn layer(&self, common: &Common, wh_names: bool, upper_style: Option<WhiteoutStyle>) -> Arc<Layer> {
+    pub fn layer(&self, common: &Common, past: &Past, wh_names: bool, style: Option<WhiteoutStyle>) -> Arc<Layer> {
+        // What is written must be read again; other layers are read in the namespace that is the mount's.
+        let own = if style.is_some() { common.namespace } else { common.believed };
         let uuid = uuid(self.fd.as_fd(), common.uuid);
         Arc::new(Layer {
             path: self.path.clone(),
@@ -63,11 +80,12 @@ impl Root {
             handles: self.handles,
             exact_names: statfs_fd(self.fd.as_fd()).is_ok_and(|fs| EXACT_NAMES.contains(&fs.magic)),
             uuid,
-            hidden: self.hidden(common, upper_style),
+            hidden: self.hidden(common, style),
             nosuid: common.suid_view && self.nosuid,
             wh_names,
-            upper_style,
+            upper_style: style,
             isolated: self.isolated,
+            reads: past.reads(own),
             namespace: common.namespace,
             believed: common.believed,
             fds: common.fds.clone(),
@@ -88,7 +106,7 @@ impl Root {
 
     /// As a data-only layer.
     pub fn into_data(self, common: &Common) -> Setup<Arc<DirPlace>> {
-        let layer = self.layer(common, false, None);
+        let layer = self.layer(common, &Past::default(), false, None);
         let ino = stat_fd(self.fd.as_fd()).map_err(|errno| unreadable(&self.path, errno))?.ino;
         Ok(DirPlace::root(layer, self.fd, ino))
     }
@@ -97,8 +115,8 @@ impl Root {
     pub fn into_lower(self, common: &Common, level: usize, below: bool) -> Setup<(DirPart, bool)> {
         let path = self.path.clone();
         let failed = |errno: Errno| unreadable(&path, errno);
-        let wh_names = !is_overlay_style(self.fd.as_fd()).map_err(failed)?;
-        let layer = self.layer(common, wh_names, None);
+        let past = Past::of(self.fd.as_fd()).map_err(failed)?;
+        let layer = self.layer(common, &past, !past.overlay_style, None);
         let ino = stat_fd(self.fd.as_fd()).map_err(failed)?.ino;
         let root = DirPlace::root(layer, self.fd, ino);
         merge::root_part(&root, level, below).map_err(failed)
@@ -168,24 +186,6 @@ pub(super) fn isolate_pair(dirs: &UpperDirs, UpperRoots { upper, work }: UpperRo
     }
 }
 
-/// An overlay wrote this layer: `.wh.` names are ordinary files there.
-pub(super) fn is_overlay_style(root: BorrowedFd<'_>) -> Result<bool> {
-    let keys = xattr::list_at(root, c".")?;
-    let marks = [Mark::Origin, Mark::Impure, Mark::Uuid, Mark::Style];
-    let has = |mark: Mark| {
-        let is = |ns: Namespace| keys.iter().any(|key| ns.key(mark).to_bytes() == key.as_slice());
-        is(Namespace::Trusted) || is(Namespace::User)
-    };
-    let ours_with_wh = |ns: Namespace| {
-        xattr::get_at(root, c".", ns.key(Mark::Style))
-            .map(|value| value.as_deref() == Some(WhiteoutStyle::File.value()))
-    };
-    if has(Mark::WhNames) {
-        return Ok(false);
-    }
-    Ok(marks.into_iter().any(has) && !ours_with_wh(Namespace::Trusted)? && !ours_with_wh(Namespace::User)?)
-}
-
 pub(super) fn is_empty(root: BorrowedFd<'_>) -> Result<bool> {
     let fd = open_beneath(root, c".", OFlags::RDONLY | OFlags::DIRECTORY)?;
     let mut empty = true;
@@ -205,7 +205,6 @@ const EXACT_NAMES: [u64; 9] =
 
 /// btrfs and bcachefs: each subvolume has a `st_dev` of its own.
 const SUBVOLUMES: [u64; 2] = [0x9123_683e, 0xca45_1a4e];
-
 /// What the file handles below a root are good for: they hold inode numbers where the root's does.
 fn handles(root: BorrowedFd<'_>) -> Handles {
     const FUSE_SUPER_MAGIC: u64 = 0x6573_5546;

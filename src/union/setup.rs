@@ -8,7 +8,8 @@ use std::sync::Arc;
 use super::blocks::ByBlocks;
 use super::in_use;
 use super::overlap::{self, Ground};
-use super::roots::{Common, Root, UpperRoots, is_empty, is_overlay_style, isolate_pair, open_layer, open_upper, uuid};
+use super::past::Past;
+use super::roots::{Common, Root, UpperRoots, is_empty, isolate_pair, open_layer, open_upper, uuid};
 use super::{Union, restore};
 use crate::base::config::{Config, Fsync, RedirectDir, UpperDirs, Uuid, Xino};
 use crate::base::{Errno, Result};
@@ -107,14 +108,7 @@ impl Union {
         let Roots { mut lowers, data_only, upper, locks, traps, written, mut notes } = open_roots(&config)?;
         let numbers = number(&config, &lowers, upper.as_ref())?;
         let own = if config.userxattr || !may_write_trusted() { Namespace::User } else { Namespace::Trusted };
-        let mut common = Common {
-            suid_view: config.suid_view,
-            namespace: own,
-            believed: own,
-            uuid: config.uuid,
-            written,
-            fds: Arc::new(FdCache::new(fd_limit())),
-        };
+        let mut common = Common { written, ..Common::new(&config, own, FdCache::new(fd_limit())) };
         let prepared = match upper {
             Some(roots) => {
                 let kept = journal.as_deref().and_then(restore::kept_in_workdir);
@@ -359,10 +353,11 @@ fn prepare(
     if config.fsync == Fsync::Volatile {
         workdir.mark_volatile().map_err(failed)?;
     }
-    let fresh = is_overlay_style(root).map_err(failed)? || is_empty(root).map_err(failed)?;
+    let past = Past::of(root).map_err(failed)?;
+    let fresh = past.overlay_style || is_empty(root).map_err(failed)?;
     // Without attributes opaque directories hold `.wh..wh..opq`, whatever whiteouts are.
     let wh_names = style == WhiteoutStyle::File || features.marks.is_none() || !fresh;
-    let layer = roots.upper.layer(common, wh_names, Some(style));
+    let layer = roots.upper.layer(common, &past, wh_names, Some(style));
     let ino = stat_fd(root).map_err(failed)?.ino;
     if let Some(namespace) = features.marks {
         // What a later mount must know, when other marks have made the layer look like an overlay's.

@@ -10,6 +10,7 @@ mod common;
 mod index;
 mod marks;
 mod metacopy;
+mod namespaces;
 mod probe;
 mod redirect;
 mod row;
@@ -131,7 +132,9 @@ fn hostile_and_broken_layers_get_the_documented_answer() {
         }
         let (mut wrong, mut table, mut skipped) = (Vec::new(), String::new(), std::collections::BTreeMap::new());
         let rows =
-            [redirect::rows(), metacopy::rows(), index::rows(), marks::rows(), verity::rows()].into_iter().flatten();
+            [redirect::rows(), metacopy::rows(), index::rows(), marks::rows(), namespaces::rows(), verity::rows()]
+                .into_iter()
+                .flatten();
         for row in rows.filter(|row| row.name.contains(&chosen)) {
             let theirs = match &row.kernel {
                 Theirs::Asked(answer, _) if kernel && (!row.fs_verity || verity::usable().is_ok()) => {

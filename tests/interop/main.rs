@@ -16,6 +16,7 @@ mod directories;
 mod files;
 mod fuse_overlayfs;
 mod histories;
+mod namespaces;
 mod side;
 mod table;
 
