@@ -100,6 +100,11 @@ pub const DEVICE_VALUE: &[u8] = b"c0:0";
 /// What fuse-overlayfs 1.x writes where `trusted.overlay.opaque` is refused; its value is `y`.
 pub const LEGACY_OPAQUE: &CStr = c"user.fuseoverlayfs.opaque";
 
+/// Where fuse-overlayfs and containers/storage keep owner, mode and type of objects, on each object of such a layer, its root
+/// too. None of them is read here.
+pub const OVERRIDE_STAT: [&CStr; 3] =
+    [c"user.containers.override_stat", c"user.fuseoverlayfs.override_stat", c"security.fuseoverlayfs.override_stat"];
+
 /// What [`Mark::Opaque`] says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Opacity {

@@ -14,6 +14,7 @@ mod copy_up;
 mod covered;
 mod create;
 mod dir;
+mod fit;
 mod in_use;
 mod indexed;
 mod io;

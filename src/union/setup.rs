@@ -10,7 +10,7 @@ use super::in_use;
 use super::overlap::{self, Ground};
 use super::past::Past;
 use super::roots::{Common, Root, UpperRoots, is_empty, isolate_pair, open_layer, open_upper, uuid};
-use super::{Union, restore};
+use super::{Union, fit, restore};
 use crate::base::config::{Config, Fsync, RedirectDir, UpperDirs, Uuid, Xino};
 use crate::base::{Errno, Result};
 use crate::format::journal::Record;
@@ -218,6 +218,7 @@ fn open_roots(config: &Config) -> Setup<Roots> {
     let (lowers, data_only) = (open(&config.lowers)?, open(&config.data_only)?);
     let ground = Ground::look();
     let upper = config.upper.as_ref().map(|dirs| open_upper(dirs, &ground)).transpose()?;
+    fit::check(&lowers, &data_only, upper.as_ref())?;
     let (mut notes, mut locks) = (Vec::new(), Vec::new());
     if let Some(upper) = &upper {
         notes = overlap::check(lowers.iter().chain(&data_only), upper, &ground)?;

@@ -1,0 +1,31 @@
+//! Layers of which no right view can be made are refused.
+
+use std::os::fd::AsFd;
+
+use super::roots::{Root, UpperRoots};
+use super::setup::{Setup, SetupError};
+use crate::format::mark::OVERRIDE_STAT;
+use crate::sys::xattr;
+
+/// Refuses layers of which no right view can be made.
+pub(super) fn check(lowers: &[Root], data_only: &[Root], upper: Option<&UpperRoots>) -> Setup<()> {
+    let lower = lowers.iter().chain(data_only).map(|root| ("lowerdir", root));
+    for (option, root) in lower.chain(upper.map(|upper| ("upperdir", &upper.upper))) {
+        check_owners(option, root)?;
+    }
+    Ok(())
+}
+
+/// Refuses a layer whose owners and modes stand in attributes: without them a file may show more to more users than it
+/// should. As fuse-overlayfs and containers/storage do it, the root says so for the whole layer.
+fn check_owners(option: &str, root: &Root) -> Setup<()> {
+    let what = || format!("{option}={}", root.path.display());
+    for key in OVERRIDE_STAT {
+        let found = xattr::get_at(root.fd.as_fd(), c".", key);
+        if found.map_err(|errno| SetupError::new(what(), errno.to_string(), "check the layer"))?.is_some() {
+            let reason = format!("its owners and modes stand in {}, which is not read yet", key.to_string_lossy());
+            return Err(SetupError::new(what(), reason, "mount it with fuse-overlayfs, or make it without force_mask"));
+        }
+    }
+    Ok(())
+}
