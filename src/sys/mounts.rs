@@ -118,8 +118,9 @@ impl MountChanges {
     }
 }
 
-/// Where an open directory is in its file system, whatever of that is mounted where.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Where an open directory is in its file system, whatever of that is mounted where. What is in a directory comes right
+/// behind it in their order.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PlaceInFs {
     /// `st_dev` of the file system.
     device: u64,

@@ -2,18 +2,19 @@
 
 use std::os::fd::AsFd;
 
+use super::overlap::{self, Ground};
 use super::roots::{Root, UpperRoots};
 use super::setup::{Setup, SetupError};
 use crate::format::mark::OVERRIDE_STAT;
 use crate::sys::xattr;
 
 /// Refuses layers of which no right view can be made.
-pub(super) fn check(lowers: &[Root], data_only: &[Root], upper: Option<&UpperRoots>) -> Setup<()> {
+pub(super) fn check(lowers: &[Root], data_only: &[Root], upper: Option<&UpperRoots>, ground: &Ground) -> Setup<()> {
     let lower = lowers.iter().chain(data_only).map(|root| ("lowerdir", root));
     for (option, root) in lower.chain(upper.map(|upper| ("upperdir", &upper.upper))) {
         check_owners(option, root)?;
     }
-    Ok(())
+    overlap::check_nesting(lowers.iter().chain(data_only), ground)
 }
 
 /// Refuses a layer whose owners and modes stand in attributes: without them a file may show more to more users than it

@@ -1,6 +1,7 @@
 //! Layers that lie in each other. An upper and a work directory may lie in a lower layer, which is shown without them; a
 //! lower layer that lies in what is written is refused.
 
+use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
@@ -89,6 +90,37 @@ pub(super) fn check<'a>(
         }
     }
     Ok(notes)
+}
+
+/// No lower layer may be another one or lie in one (`ELOOP` in the kernel): an object would have two places in the view, and
+/// one number, one entry of the index and one origin for both.
+pub(super) fn check_nesting<'a>(lowers: impl Iterator<Item = &'a Root>, ground: &Ground) -> Setup<()> {
+    let mut seen: HashMap<DirId, &Root> = HashMap::new();
+    let mut spots = Vec::new();
+    for lower in lowers {
+        let what = || format!("lowerdir={}", lower.path.display());
+        if let Some(other) = id(lower.fd.as_fd()).ok().and_then(|id| seen.insert(id, lower)) {
+            let reason = format!("it is the same directory as lowerdir={}", other.path.display());
+            return Err(SetupError::new(what(), reason, "name each layer once"));
+        }
+        spots.push((ground.spot(lower.fd.as_fd()), lower));
+    }
+    spots.sort_by(|(a, _), (b, _)| a.place.cmp(&b.place));
+    // In their order what lies in a directory comes right behind it. Without places each is compared with each.
+    let near = if spots.iter().all(|(spot, _)| spot.place.is_some()) { 1 } else { spots.len() };
+    for (at, (one, first)) in spots.iter().enumerate() {
+        for (two, second) in spots.iter().skip(at + 1).take(near) {
+            let (inner, outer) = match (two.lies_in(one), near > 1 && one.lies_in(two)) {
+                (true, _) => (second, first),
+                (_, true) => (first, second),
+                _ => continue,
+            };
+            let reason = format!("it lies in lowerdir={}: its objects would have two places", outer.path.display());
+            let hint = "use directories that do not lie in each other, or a copy of one";
+            return Err(SetupError::new(format!("lowerdir={}", inner.path.display()), reason, hint));
+        }
+    }
+    Ok(())
 }
 
 /// What is written, for lower layers that may hold it.

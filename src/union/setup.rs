@@ -218,7 +218,7 @@ fn open_roots(config: &Config) -> Setup<Roots> {
     let (lowers, data_only) = (open(&config.lowers)?, open(&config.data_only)?);
     let ground = Ground::look();
     let upper = config.upper.as_ref().map(|dirs| open_upper(dirs, &ground)).transpose()?;
-    fit::check(&lowers, &data_only, upper.as_ref())?;
+    fit::check(&lowers, &data_only, upper.as_ref(), &ground)?;
     let (mut notes, mut locks) = (Vec::new(), Vec::new());
     if let Some(upper) = &upper {
         notes = overlap::check(lowers.iter().chain(&data_only), upper, &ground)?;

@@ -274,3 +274,52 @@ fn a_layer_whose_owners_stand_in_attributes_is_refused() {
         }
     });
 }
+
+/// A lower layer that is another one or lies in one, which the kernel answers with ELOOP.
+#[test]
+fn a_layer_twice_or_within_another_is_refused() {
+    bounded(|| {
+        let stack = Stack::new(2);
+        stack.lowers[0].file("in/deep/file", "x").file("in/f", "x");
+        stack.lowers[1].file("g", "x");
+        let base = stack.scratch.path();
+        std::os::unix::fs::symlink("lower0/in", base.join("link")).unwrap();
+        stack.scratch.dir("bound");
+        let bound = (who() != Who::User)
+            .then(|| rustix::mount::mount_bind(base.join("lower0/in"), base.join("bound")).ok())
+            .flatten()
+            .map(|()| scratch::Mounted::adopt(&base.join("bound")));
+        let kernel = who() == Who::Root && Kernel::usable();
+        let base = base.display().to_string();
+        for (layers, says) in [
+            ("/lower0:/lower0", &["lower0", "same directory"][..]),
+            ("/lower0:/lower1:/lower0", &["lower0", "same directory"]),
+            ("/lower0/in:/lower1:/link", &["link", "lower0/in", "same directory"]),
+            ("/lower0:/lower0/in", &["lower0/in", "lies in"]),
+            ("/lower0/in/deep:/lower1:/lower0", &["lower0/in/deep", "lies in", "lower0"]),
+            ("/link/deep:/lower0", &["link/deep", "lies in"]),
+            ("/lower0::/lower0", &["lower0", "same directory"]),
+            ("/lower0::/lower0/in", &["lower0/in", "lies in"]),
+            ("/lower1::/lower0/in::/lower0", &["lower0/in", "lies in"]),
+            ("/lower0/in:/bound", &["bound", "lower0/in", "same directory"]),
+            ("/bound:/lower0", &["bound", "lies in", "lower0"]),
+            ("/lower0/in/deep:/lower1:/bound", &["lower0/in/deep", "lies in", "bound"]),
+        ] {
+            if layers.contains("bound") && bound.is_none() {
+                say_skipped("bind mounts are needed");
+                continue;
+            }
+            let layers =
+                layers.split(':').map(|path| if path.is_empty() { String::new() } else { format!("{base}{path}") });
+            let layers = layers.collect::<Vec<_>>().join(":");
+            for upper in [String::new(), format!(",upperdir={base}/upper,workdir={base}/work")] {
+                let options = format!("lowerdir={layers}{upper}");
+                refused(&stack, &options, says);
+                if kernel {
+                    let answer = Kernel::with(&options, &stack.merged).map(drop);
+                    assert_eq!(answer.map_err(|e| e.raw_os_error()), Err(Some(rustix::io::Errno::LOOP.raw_os_error())));
+                }
+            }
+        }
+    });
+}
