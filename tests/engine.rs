@@ -1,14 +1,15 @@
 //! The engine without a mount: what only an odd file system or a fault can show.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::fs;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use plyfs::base::config::{Config, Fsync, UpperDirs};
-use plyfs::sys::seam::{Call, Lacking, Lacks, Plan, with_plan};
+use plyfs::sys::seam::{Call, Guise, Guised, Lacking, Lacks, Plan, with_plan};
 use plyfs::sys::{data, xattr};
 use plyfs::union::{Caller, InodeId, ListedEntry, Make, RenameFlags, SetAttr, WriteHow};
 use plyfs::{Errno, Name, Union};
@@ -288,4 +289,97 @@ fn a_small_file_is_read_whole_wherever_its_data_is_or_not_at_all() {
     // Each hold was given back.
     union.forget(id, 1);
     assert!(union.hold(id).is_none());
+}
+
+/// Opens these layers where the directory `at` is case-insensitive, or on a file system with that magic number.
+fn open_guised(base: &Path, (lowers, upper): (&[&str], bool), at: &str, magic: Option<u64>) -> Result<Union, String> {
+    let ino = fs::metadata(base.join(at)).unwrap().ino();
+    let guise = match magic {
+        Some(magic) => Guise { casefolded: 0, magic: (ino, magic) },
+        None => Guise { casefolded: ino, magic: (0, 0) },
+    };
+    let _guised = Guised::new(guise);
+    let mut builder = lowers.iter().fold(Union::builder(), |builder, lower| builder.lower(base.join(lower)));
+    if upper {
+        builder = builder.upper(base.join("upper"), base.join("work"));
+    }
+    builder.build().map_err(|error| format!("{}: {} ({})", error.what, error.reason, error.hint))
+}
+
+/// On other machines file systems say so themselves: here no kernel may have them.
+#[test]
+fn a_case_insensitive_layer_is_refused_unless_it_is_alone() {
+    let (vfat, exfat, ntfs) = (0x4d44, 0x2011_bab0, 0x7366_746e);
+    let both: &[&str] = &["lower", "other"];
+    for (layers, at, magic, refused) in [
+        ((both, true), "lower", None, Some("lowerdir=")),
+        ((both, true), "other", None, Some("lowerdir=")),
+        ((both, false), "other", None, Some("lowerdir=")),
+        ((&["lower"], true), "upper", None, Some("upperdir=")),
+        ((&["lower"], true), "work/work", None, Some("workdir=")),
+        ((&["lower"], true), "lower", Some(vfat), Some("lowerdir=")),
+        ((&["lower"], true), "upper", Some(vfat), Some("upperdir=")),
+        ((&["lower"], true), "upper", Some(exfat), Some("upperdir=")),
+        ((both, false), "lower", Some(exfat), Some("lowerdir=")),
+        // Nothing is merged with it.
+        ((&["lower"], false), "lower", None, None),
+        ((&["lower"], false), "lower", Some(vfat), None),
+        // NTFS is case-sensitive unless it is mounted otherwise: then it finds what it does not list.
+        ((both, true), "lower", Some(ntfs), None),
+    ] {
+        let base = self::layers();
+        for dir in ["other", "work/work"] {
+            fs::create_dir_all(base.path().join(dir)).unwrap();
+        }
+        let opened = open_guised(base.path(), layers, at, magic);
+        let case = format!("{layers:?} {at} {magic:x?}");
+        match refused {
+            Some(option) => {
+                let said = opened.map(drop).expect_err(&case);
+                assert!(said.starts_with(option) && said.contains(at.split('/').next().unwrap()), "{case}: {said}");
+                assert!(said.contains("case-insensitive") && said.contains("alone"), "{case}: {said}");
+            }
+            None => assert_eq!(names(&opened.unwrap(), InodeId::ROOT), ["a", "b", "dir"], "{case}"),
+        }
+    }
+}
+
+/// Deep in a layer it is refused where it is met, as by the kernel's OverlayFS.
+#[test]
+fn a_case_insensitive_directory_below_a_root_is_refused_where_it_is_met() {
+    for (at, upper) in [("lower/dir", true), ("other/dir", true), ("upper/dir", true), ("other/dir", false)] {
+        let base = layers();
+        for dir in ["other/dir", "upper/dir"] {
+            fs::create_dir_all(base.path().join(dir)).unwrap();
+        }
+        let union = open_guised(base.path(), (&["lower", "other"], upper), at, None).unwrap();
+        let guise = Guise { casefolded: fs::metadata(base.path().join(at)).unwrap().ino(), magic: (0, 0) };
+        let _guised = Guised::new(guise);
+        let (me, root) = (Caller::this_process(), InodeId::ROOT);
+        for _ in 0..2 {
+            assert_eq!(union.lookup(root, &name("dir")).map(drop), Err(Errno::EREMOTE), "{at}");
+            assert_eq!(names(&union, root), ["a", "b", "dir"], "{at}: it is listed");
+        }
+        if upper {
+            assert_eq!(union.rmdir(&me, root, &name("dir")), Err(Errno::EREMOTE), "{at}");
+            let to = name("moved");
+            let moved = union.rename(&me, root, &name("dir"), root, &to, RenameFlags::empty());
+            assert_eq!(moved, Err(Errno::EREMOTE), "{at}");
+            union.make(&me, root, &name("new"), Make::File { mode: 0o644 }).unwrap();
+        }
+        assert_eq!(union.lookup(root, &name("a")).unwrap().unwrap().attr.size, 7, "{at}: the rest is of use");
+    }
+}
+
+/// Nothing in a view becomes so.
+#[test]
+fn chattr_makes_no_directory_of_a_view_case_insensitive() {
+    const CASEFOLD: u32 = 0x4000_0000;
+    let base = layers();
+    let (union, me, root) = (open(base.path()), Caller::this_process(), InodeId::ROOT);
+    let dir = union.make(&me, root, &name("new"), Make::Dir { mode: 0o755 }).unwrap().id;
+    let Ok(flags) = union.get_flags(dir) else { return eprintln!("SKIPPED: no flags on this file system") };
+    let (set, calls) = with_plan(Plan::count().only(Call::SetFlags), || union.set_flags(&me, dir, flags | CASEFOLD));
+    assert_eq!((set, calls), (Err(Errno::EOPNOTSUPP), 0));
+    assert_eq!(union.set_flags(&me, dir, flags), Ok(()));
 }

@@ -2,8 +2,8 @@
 
 use std::os::fd::AsFd;
 
-use super::DirPlace;
 use super::marks::is_xattr_whiteout;
+use super::{DirPlace, Folding};
 use crate::base::{Errno, Name, Result};
 use crate::format::wh::AufsName;
 use crate::sys::stat::Kind;
@@ -29,9 +29,6 @@ pub trait NameSink {
     fn take(&mut self, name: &ListedName<'_>) -> bool;
 }
 
-/// `FS_CASEFOLD_FL` ([ioctl_iflags(2)](https://man7.org/linux/man-pages/man2/ioctl_iflags.2.html)).
-const CASEFOLD: u32 = 0x4000_0000;
-
 /// Lists a directory of a layer; a covered one is empty. True where no other name is found there than it lists.
 ///
 /// # Errors
@@ -41,8 +38,7 @@ pub fn list_names(dir: &DirPlace, xattr_whiteouts: bool, sink: &mut dyn NameSink
         Err(Errno::EXDEV) => return Ok(dir.layer.exact_names),
         fd => fd?,
     };
-    // A file system without such flags has no such directories.
-    let folds = flags::get_flags(fd.as_fd()).is_ok_and(|flags| flags & CASEFOLD != 0);
+    let folds = dir.layer.folding != Folding::Never && flags::is_casefolded(fd.as_fd());
     let mut failed = None;
     dirent::read_dir(fd.as_fd(), &mut |entry| match list_one(dir, xattr_whiteouts, &entry, sink) {
         Ok(more) => more,

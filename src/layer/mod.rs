@@ -3,6 +3,7 @@
 //! Nothing here knows of the union: a layer's role is its position in a stack, which floors above hold.
 
 mod fd_cache;
+mod folding;
 mod hidden;
 mod index;
 mod list;
@@ -12,6 +13,7 @@ mod place;
 pub mod verity;
 
 pub use fd_cache::{Evict, FdCache};
+pub use folding::{Folding, is_folding_root};
 pub use hidden::{DirId, Hidden, HiddenDir};
 pub use index::IndexDir;
 pub use list::{ListedName, NameSink, list_names};
@@ -43,6 +45,8 @@ pub struct Layer {
     pub handles: Handles,
     /// A name is found there if and only if the directory lists it.
     pub exact_names: bool,
+    /// What its directories may be.
+    pub folding: Folding,
     /// Objects of this layer give no set-user-id, set-group-id or file capability.
     pub nosuid: bool,
     /// `.wh.` names are whiteouts here (not in a layer of overlay style, where a user may make such a name).

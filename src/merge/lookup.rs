@@ -220,6 +220,9 @@ impl Search<'_> {
             );
         })?;
         let place = within.place.child(name, stat.ino);
+        if stat.ino != 0 {
+            place.layer.check_folding(within.place.fd()?.as_fd(), name.as_c_str())?;
+        }
         let below = within.level < self.stack.last();
         let marks = read_dir_marks(&place, within.place.fd()?.as_fd(), name.as_c_str(), below)?;
         // An upper that writes xattr whiteouts has them everywhere.

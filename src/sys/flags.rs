@@ -3,6 +3,7 @@
 
 use std::ffi::CStr;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use rustix::fs::IFlags;
@@ -10,6 +11,7 @@ use rustix::ioctl::{Getter, Opcode, Setter, ioctl, opcode};
 
 use super::path::ProcPath;
 use super::seam::{self, Call};
+use super::stat::stat_fd;
 use crate::base::{Errno, Result};
 
 /// `struct fsxattr`: flags, extent size, extent count, project id, and more, 28 bytes.
@@ -36,6 +38,32 @@ pub fn get_flags(fd: BorrowedFd<'_>) -> Result<u32> {
 pub fn set_flags(fd: BorrowedFd<'_>, flags: u32) -> Result<()> {
     seam::enter(Call::SetFlags)?;
     Ok(rustix::fs::ioctl_setflags(fd, IFlags::from_bits_retain(flags))?)
+}
+
+/// `FS_CASEFOLD_FL` ([ioctl_iflags(2)](https://man7.org/linux/man-pages/man2/ioctl_iflags.2.html)): the directory finds
+/// names in other spellings.
+pub const CASEFOLD: u32 = 0x4000_0000;
+
+/// Whether an open directory has the flag [`CASEFOLD`]. A file system without flags has no such directories.
+pub fn is_casefolded(dir: BorrowedFd<'_>) -> bool {
+    seam::guise().is_some_and(|guise| guise.casefolded == stat_fd(dir).map_or(0, |stat| stat.ino))
+        || get_flags(dir).is_ok_and(|flags| flags & CASEFOLD != 0)
+}
+
+/// Whether this kernel has directories with the flag [`CASEFOLD`] at all (`CONFIG_UNICODE`), as far as it tells
+/// ([sysfs-fs-ext4](https://docs.kernel.org/admin-guide/ext4.html), `/sys/fs/ext4/features`).
+pub fn kernel_folds() -> bool {
+    if seam::guise().is_some() || seam::enter(Call::GetFlags).is_err() {
+        return true;
+    }
+    let features = ["ext4", "f2fs", "tmpfs"].map(|name| PathBuf::from(format!("/sys/fs/{name}/features")));
+    let mut told = features.iter().filter(|path| path.is_dir()).peekable();
+    told.peek().is_none() || told.any(|path| path.join("casefold").exists())
+}
+
+/// Whether an empty directory of the process's own takes the flag [`CASEFOLD`]: then others of its file system may have it.
+pub fn takes_casefold(dir: BorrowedFd<'_>) -> bool {
+    seam::guise().is_some() || get_flags(dir).and_then(|flags| set_flags(dir, flags | CASEFOLD)).is_ok()
 }
 
 /// The `struct fsxattr` of an open file or directory

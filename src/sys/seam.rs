@@ -161,6 +161,44 @@ pub(crate) fn lacks() -> Lacks {
     if PLANS.load(Ordering::Relaxed) == 0 { Lacks::default() } else { LACKS.get() }
 }
 
+/// What directories are taken to be that the machine may not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Guise {
+    /// The inode number of the directory that is taken to be case-insensitive; 0: none.
+    pub casefolded: u64,
+    /// The inode number of a directory, and the magic number that its file system is taken to have.
+    pub magic: (u64, u64),
+}
+
+thread_local! {
+    static GUISE: std::cell::Cell<Option<Guise>> = const { std::cell::Cell::new(None) };
+}
+
+/// For as long as the value lives the thread that made it, which must drop it, sees directories so.
+pub struct Guised(());
+
+impl Guised {
+    /// In place of what they were taken to be before.
+    pub fn new(guise: Guise) -> Self {
+        PLANS.fetch_add(1, Ordering::Relaxed);
+        GUISE.set(Some(guise));
+        Self(())
+    }
+}
+
+impl Drop for Guised {
+    fn drop(&mut self) {
+        GUISE.set(None);
+        PLANS.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What the calling thread takes directories to be.
+#[inline]
+pub(crate) fn guise() -> Option<Guise> {
+    if PLANS.load(Ordering::Relaxed) == 0 { None } else { GUISE.get() }
+}
+
 struct Running {
     plan: Plan,
     count: u64,

@@ -270,9 +270,13 @@ pub fn statfs_fd(fd: BorrowedFd<'_>) -> Result<StatFs> {
     seam::enter(Call::StatFs)?;
     let raw = rustix::fs::fstatfs(fd)?;
     let bsize = raw.f_bsize as u32;
+    // 32 bits everywhere; on some architectures they arrive with their sign extended.
+    let mut magic = u64::from(raw.f_type as u32);
+    if let Some(guise) = seam::guise().filter(|guise| stat_fd(fd).is_ok_and(|stat| stat.ino == guise.magic.0)) {
+        magic = guise.magic.1;
+    }
     Ok(StatFs {
-        // 32 bits everywhere; on some architectures they arrive with their sign extended.
-        magic: u64::from(raw.f_type as u32),
+        magic,
         bsize,
         frsize: if raw.f_frsize == 0 { bsize } else { raw.f_frsize as u32 },
         blocks: raw.f_blocks as u64,

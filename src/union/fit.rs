@@ -11,10 +11,20 @@ use crate::sys::xattr;
 /// Refuses layers of which no right view can be made.
 pub(super) fn check(lowers: &[Root], data_only: &[Root], upper: Option<&UpperRoots>, ground: &Ground) -> Setup<()> {
     let lower = lowers.iter().chain(data_only).map(|root| ("lowerdir", root));
+    let alone = upper.is_none() && lowers.len() + data_only.len() == 1;
     for (option, root) in lower.chain(upper.map(|upper| ("upperdir", &upper.upper))) {
         check_owners(option, root)?;
+        if root.folds && !alone {
+            return Err(folded(format!("{option}={}", root.path.display())));
+        }
     }
     overlap::check_nesting(lowers.iter().chain(data_only), ground)
+}
+
+/// What is said of a case-insensitive layer: a name that it finds is another one to other layers, and to what is remembered.
+pub(super) fn folded(what: String) -> SetupError {
+    let reason = "it is case-insensitive (FAT, exFAT, NTFS, chattr +F): its names cannot be merged with others";
+    SetupError::new(what, reason, "copy it to a case-sensitive directory; alone and without upperdir it can be mounted")
 }
 
 /// Refuses a layer whose owners and modes stand in attributes: without them a file may show more to more users than it

@@ -35,6 +35,10 @@ impl Union {
     }
 
     fn set_flags_once(&self, caller: &Caller, id: InodeId, set: u32) -> Result<()> {
+        if set & flags::CASEFOLD != 0 {
+            // The layers' other directories of this name are not case-insensitive.
+            return Err(Errno::EOPNOTSUPP);
+        }
         let inode = self.changeable(caller, id)?;
         let set_own = |fd: Arc<OwnedFd>| flags::set_flags(fd.as_fd(), FLAGS.without(set));
         let done = self.flags_fd(&inode).and_then(set_own).and_then(|()| self.protect(&inode, FLAGS.in_(set)));

@@ -13,7 +13,7 @@ use crate::base::config::{Config, UpperDirs, Uuid};
 use crate::base::{Errno, Result};
 use crate::format::Origin;
 use crate::format::mark::{Namespace, WhiteoutStyle};
-use crate::layer::{DirPlace, FdCache, Handles, Hidden, HiddenDir, Layer};
+use crate::layer::{DirPlace, FdCache, Folding, Handles, Hidden, HiddenDir, Layer, is_folding_root};
 use crate::merge::{self, DirPart};
 use crate::sys::path::{OFlags, open_beneath, open_root};
 use crate::sys::stat::{mount_flags_nosuid, stat_fd, statfs_fd};
@@ -26,6 +26,10 @@ pub(super) struct Root {
     pub nosuid: bool,
     pub handles: Handles,
     pub isolated: bool,
+    /// The magic number of its file system.
+    magic: u64,
+    /// It finds names in other spellings than it lists.
+    pub folds: bool,
 }
 
 /// The upper and work directories, opened.
@@ -42,6 +46,10 @@ pub(super) struct Common {
     pub believed: Namespace,
     pub uuid: Uuid,
     pub written: Arc<[HiddenDir]>,
+    /// It has one layer, which is not written.
+    pub alone: bool,
+    /// The `st_dev` of a file system that has no case-insensitive directories.
+    pub exact_dev: Option<u64>,
     pub fds: Arc<FdCache>,
 }
 
@@ -54,6 +62,8 @@ impl Common {
             believed: own,
             uuid: config.uuid,
             written: Arc::default(),
+            alone: false,
+            exact_dev: None,
             fds: Arc::new(fds),
         }
     }
@@ -74,11 +84,14 @@ impl Root {
         // What is written must be read again; other layers are read in the namespace that is the mount's.
         let own = if style.is_some() { common.namespace } else { common.believed };
         let uuid = uuid(self.fd.as_fd(), common.uuid);
+        let dev = stat_fd(self.fd.as_fd()).map_or(0, |stat| stat.dev);
+        let exact_dev = common.exact_dev == Some(dev);
         Arc::new(Layer {
             path: self.path.clone(),
-            dev: stat_fd(self.fd.as_fd()).map_or(0, |stat| stat.dev),
+            dev,
             handles: self.handles,
-            exact_names: statfs_fd(self.fd.as_fd()).is_ok_and(|fs| EXACT_NAMES.contains(&fs.magic)),
+            exact_names: EXACT_NAMES.contains(&self.magic) && !self.folds,
+            folding: if exact_dev { Folding::Never } else { Folding::of(self.magic, common.alone) },
             uuid,
             hidden: self.hidden(common, style),
             nosuid: common.suid_view && self.nosuid,
@@ -139,11 +152,15 @@ pub(super) fn open_layer(option: &str, path: &Path) -> Setup<Root> {
         SetupError::new(what(), errno.to_string(), hint)
     })?;
     // Reading is needed to list it; finding that out now beats an empty view later.
-    open_beneath(fd.as_fd(), c".", OFlags::RDONLY | OFlags::DIRECTORY)
-        .map_err(|errno| SetupError::new(what(), errno.to_string(), "the user that mounts must be able to read it"))?;
+    let readable =
+        |errno: Errno| SetupError::new(what(), errno.to_string(), "the user that mounts must be able to read it");
+    let open = open_beneath(fd.as_fd(), c".", OFlags::RDONLY | OFlags::DIRECTORY).map_err(readable)?;
+    let magic = statfs_fd(fd.as_fd()).map_or(0, |fs| fs.magic);
+    let exact = EXACT_NAMES.contains(&magic) && magic != XFS;
+    let folds = is_folding_root(open.as_fd(), magic, exact).map_err(readable)?;
     let nosuid = mount_flags_nosuid(fd.as_fd()).unwrap_or(false);
     let handles = handles(fd.as_fd());
-    Ok(Root { path: path.to_owned(), fd, nosuid, handles, isolated: false })
+    Ok(Root { path: path.to_owned(), fd, nosuid, handles, isolated: false, magic, folds })
 }
 
 pub(super) fn open_upper(dirs: &UpperDirs, ground: &Ground) -> Setup<UpperRoots> {
@@ -205,6 +222,9 @@ const EXACT_NAMES: [u64; 9] =
 
 /// btrfs and bcachefs: each subvolume has a `st_dev` of its own.
 const SUBVOLUMES: [u64; 2] = [0x9123_683e, 0xca45_1a4e];
+/// XFS has exact names unless it was made with `version=ci`.
+const XFS: u64 = 0x5846_5342;
+
 /// What the file handles below a root are good for: they hold inode numbers where the root's does.
 fn handles(root: BorrowedFd<'_>) -> Handles {
     const FUSE_SUPER_MAGIC: u64 = 0x6573_5546;

@@ -125,6 +125,7 @@ impl Union {
             }
             None => None,
         };
+        common.alone = prepared.is_none() && lowers.len() + data_only.len() == 1;
         let parts = lower_parts(lowers, &common)?;
         let data_only = data_only.into_iter().map(|root| root.into_data(&common)).collect::<Setup<Vec<_>>>()?;
         let mut stack = Stack {
@@ -345,6 +346,13 @@ fn prepare(
         SetupError::new(format!("upperdir={}", path.display()), errno.to_string(), "it must be writable")
     };
     let root = roots.upper.fd.as_fd();
+    if features.folds {
+        let work = config.upper.as_ref().map(|dirs| dirs.work.display().to_string());
+        return Err(fit::folded(format!("workdir={}", work.unwrap_or_default())));
+    }
+    if !features.takes_casefold {
+        common.exact_dev = stat_fd(root).ok().map(|stat| stat.dev);
+    }
     common.namespace = features.marks.unwrap_or(Namespace::User);
     let style = remembered_style(root, common.namespace)
         .map_err(failed)?

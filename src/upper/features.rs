@@ -1,24 +1,29 @@
 //! What the upper layer's file system can do, found by trying it once in workdir.
 
 use std::ffi::{CStr, CString};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use super::WhiteoutStyle;
 use crate::base::{Errno, Result};
 use crate::format::mark::{Mark, Namespace};
-use crate::sys::path::OFlags;
+use crate::sys::flags::{is_casefolded, kernel_folds, takes_casefold};
+use crate::sys::path::{OFlags, open_beneath};
 use crate::sys::random::temp_name;
 use crate::sys::stat::{stat_at, statfs_fd};
 use crate::sys::tree::{self, RenameFlags};
 use crate::sys::xattr;
 
 /// What was found.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Features {
     /// The namespace in which marks can be written.
     pub marks: Option<Namespace>,
     /// 0/0 character devices can be made.
     pub devices: bool,
+    /// A name is found in another spelling.
+    pub folds: bool,
+    /// A directory can be made case-insensitive (`chattr +F`).
+    pub takes_casefold: bool,
     /// `RENAME_EXCHANGE` works.
     pub exchange: bool,
     /// `RENAME_WHITEOUT` works.
@@ -54,12 +59,21 @@ impl<'a> Tried<'a> {
 
 impl Drop for Tried<'_> {
     fn drop(&mut self) {
-        match tree::unlink_at(self.0, &self.1) {
+        let removed = match tree::unlink_at(self.0, &self.1) {
+            Err(Errno::EISDIR) => tree::rmdir_at(self.0, &self.1),
+            removed => removed,
+        };
+        match removed {
             Ok(()) | Err(Errno::ENOENT) => {}
             // The next mount empties the directory.
             Err(errno) => log::info!("workdir: {} stays: {errno}", self.1.to_string_lossy()),
         }
     }
+}
+
+/// The name in capital letters.
+fn other_case(name: &CStr) -> Result<CString> {
+    CString::new(name.to_bytes().to_ascii_uppercase()).map_err(|_| Errno::EINVAL)
 }
 
 impl Features {
@@ -71,6 +85,15 @@ impl Features {
         // No name is used twice: a call that fails may have done its work (servers, and FUSE).
         let [a, b, c, d] = [Tried::new(work)?, Tried::new(work)?, Tried::new(work)?, Tried::new(work)?];
         drop(tree::create_at(work, a.name(), OFlags::WRONLY, 0o600)?);
+        if is_casefolded(work) || stat_at(work, &other_case(a.name())?).is_ok() {
+            // Nothing else matters.
+            return Ok(Self { folds: true, ..Self::default() });
+        }
+        let takes_casefold = kernel_folds() && {
+            let dir = Tried::new(work)?;
+            tree::mkdir_at(work, dir.name(), 0o700)?;
+            takes_casefold(open_beneath(work, dir.name(), OFlags::RDONLY | OFlags::DIRECTORY)?.as_fd())
+        };
         let marks = [wish, Namespace::User].into_iter().find(|ns| {
             let key = ns.key(Mark::Whiteout);
             xattr::set_at(work, a.name(), key, b"y", 0).is_ok()
@@ -87,7 +110,8 @@ impl Features {
             devices && tree::rename_at(work, a.name(), work, d.name(), RenameFlags::WHITEOUT).is_ok() && is_device(&a);
         let magic = statfs_fd(work).map_or(0, |fs| fs.magic);
         let (orders_clones, crowds_marks) = (magic == ORDERS_CLONES, magic == CROWDS_MARKS);
-        Ok(Self { marks, devices, exchange, rename_whiteout, orders_clones, crowds_marks })
+        let folds = false;
+        Ok(Self { marks, devices, folds, takes_casefold, exchange, rename_whiteout, orders_clones, crowds_marks })
     }
 
     /// How deleted names are written there.

@@ -323,3 +323,49 @@ fn a_layer_twice_or_within_another_is_refused() {
         }
     });
 }
+
+/// As the kernel's OverlayFS does with what it knows to be so. By itself and read-only there is nothing to merge.
+#[test]
+fn a_case_insensitive_layer_is_refused() {
+    if who() != Who::Root {
+        skip!("root is needed to mount file systems");
+    }
+    bounded(|| {
+        for kind in ["ntfs", "exfat"] {
+            let stack = stack();
+            let system = match systems::System::folding(kind, &stack.scratch) {
+                Ok(system) => system,
+                Err(why) => {
+                    say_skipped(&format!("{kind}: {why}"));
+                    continue;
+                }
+            };
+            let at = system.root().display().to_string();
+            for dir in ["low", "upper", "work", "none"] {
+                fs::create_dir(system.root().join(dir)).unwrap();
+            }
+            fs::write(system.root().join("low/Bar"), "x").unwrap();
+            let base = stack.scratch.path().display().to_string();
+            for (options, says) in [
+                (format!("lowerdir={at}/low,upperdir={base}/upper,workdir={base}/work"), "lowerdir="),
+                (format!("lowerdir={at}/low:{base}/lower0"), "lowerdir="),
+                (format!("lowerdir={base}/lower0::{at}/low"), "lowerdir="),
+                (format!("lowerdir={base}/lower0,upperdir={at}/low,workdir={at}/work"), "upperdir="),
+                // An empty one shows it by what is made in the workdir.
+                (format!("lowerdir={base}/lower0,upperdir={at}/upper,workdir={at}/work"), "case-insensitive"),
+                (format!("lowerdir={at}/low:{at}/none,upperdir={at}/upper,workdir={at}/work"), "lowerdir="),
+            ] {
+                refused(&stack, &options, &[says, "case-insensitive", &at]);
+            }
+            let view = Background::run(&stack, plyfs(["-o", &format!("lowerdir={at}/low")]).arg(&stack.merged));
+            for name in ["Bar", "bar", "BAR"] {
+                assert_eq!(fs::read_to_string(stack.merged.join(name)).unwrap(), "x", "{kind}: {name}");
+            }
+            // One of the two shows all names in small letters.
+            let listed =
+                |dir: &Path| fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>();
+            assert_eq!(listed(&stack.merged), listed(&system.root().join("low")), "{kind}");
+            drop((view, system));
+        }
+    });
+}

@@ -74,6 +74,33 @@ impl System {
         Ok(System::of(at).holding(mounted))
     }
 
+    /// A case-insensitive file system that a FUSE daemon serves: `ntfs` or `exfat`.
+    pub fn folding(kind: &str, scratch: &Scratch) -> Made {
+        let at = scratch.fresh(kind);
+        let image = at.with_extension("img");
+        let made = std::fs::File::create(&image).and_then(|file| file.set_len(32 << 20));
+        made.map_err(|e| format!("{}: {e}", image.display()))?;
+        match kind {
+            "ntfs" => {
+                run("ntfs-3g", Command::new("mkntfs").arg("-qF").arg(&image))?;
+                let mut mount = Command::new("lowntfs-3g");
+                run("ntfs-3g", mount.args(["-o", "ignore_case"]).args([&image, &at]))?;
+            }
+            "exfat" => {
+                run("exfatprogs", Command::new("mkfs.exfat").arg(&image))?;
+                let out =
+                    Command::new("losetup").args(["-f", "--show"]).arg(&image).output().map_err(|e| e.to_string())?;
+                let device = PathBuf::from(String::from_utf8_lossy(&out.stdout).trim());
+                let mounted = run("exfat-fuse", Command::new("mount.exfat-fuse").args([&device, &at]));
+                // It goes with the mount.
+                run("mount", Command::new("losetup").arg("-d").arg(&device))?;
+                mounted?;
+            }
+            other => return Err(format!("not known: {other}")),
+        }
+        Ok(System::of(at.clone()).holding(Mounted::adopt(&at)))
+    }
+
     /// A read-only image, `squashfs` or `erofs`, of what `fill` makes.
     pub fn packed(kind: &str, scratch: &Scratch, fill: impl FnOnce(&Layer)) -> Made {
         let (at, source) = (scratch.fresh(kind), scratch.fresh(kind));
