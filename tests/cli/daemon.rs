@@ -191,7 +191,7 @@ fn a_signal_that_was_ignored_at_the_start_stays_ignored() {
                 assert!(wait_until(|| all_of(&stack.merged).is_empty()), "{what}: {heeded:?}");
                 assert_eq!(child.wait().unwrap().code(), Some(0), "{what}");
                 // Those that this process has adopted.
-                all.iter().for_each(|pid| drop(rustix::process::waitpid(Some(*pid), WaitOptions::NOHANG)));
+                all.iter().for_each(|pid| _ = rustix::process::waitpid(Some(*pid), WaitOptions::NOHANG));
             }
         }
     });

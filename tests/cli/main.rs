@@ -158,7 +158,7 @@ impl Drop for End<'_> {
             let _ = unmount_any(self.0, true);
         }
         wait_until(|| all_of(self.0).is_empty() || !std::thread::panicking());
-        all_of(self.0).into_iter().for_each(|pid| drop(kill_process(pid, Signal::KILL)));
+        all_of(self.0).into_iter().for_each(|pid| _ = kill_process(pid, Signal::KILL));
     }
 }
 
