@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use super::copy_up::{CopyUp, killed};
+use super::protect::Change;
 use super::{Attr, Caller, InodeId, SetAttr, Union};
 use crate::base::sync::yield_now;
 use crate::base::{Errno, Name, Result};
@@ -176,8 +177,8 @@ impl Union {
                 forbidden = Change::Other;
             }
         }
-        self.check_flags(inode, forbidden)?;
-        self.copy_up(inode, &CopyUp { seen: true, ..CopyUp::metadata(caller) })?;
+        let flags = self.check_flags(inode, forbidden)?;
+        self.copy_up(inode, &CopyUp { flags, seen: true, ..CopyUp::metadata(caller) })?;
         let _up = matches!(inode.body, Body::Leaf(_)).then(|| lock_up(inode, &killed(caller.pid))).transpose()?;
         if wanted != shown.mode {
             self.set_mode(inode, wanted)?;
