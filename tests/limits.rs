@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use plyfs::Errno;
 use plyfs::base::config::Config;
-use plyfs::sys::seam::{Call, Plan, with_plan};
+use plyfs::sys::seam::{Call, Lacking, Lacks, Plan, with_plan};
 
 use common::stack::prefix;
 use common::{Scratch, Tree};
@@ -198,4 +198,94 @@ fn a_name_of_a_foreign_hard_link_is_removed_without_a_copy() {
     let before = engine.view().unwrap();
     drop(engine);
     assert_eq!(Engine::open(&base).view(), Ok(before));
+}
+
+/// What a file has after a change, and the change.
+type Change = (&'static str, fn(&Engine) -> Result<()>);
+
+/// Without an index each name that was looked up has a link of the copy before a change is answered, whatever fails or ends.
+#[test]
+fn every_known_name_has_the_change_or_none_was_answered() {
+    let (known, before) = (["one", "two", "into/three"], "linked");
+    let changes: [Change; 3] = [
+        ("TWOked", |engine| engine.write("two", 0, "TWO")),
+        ("li", |engine| engine.truncate("two", 2)),
+        ("linked", |engine| engine.chmod("two", 0o604)),
+    ];
+    let start = || {
+        let (scratch, base) = layers();
+        fs::hard_link(base.join("lower/one"), base.join("lower/into/three")).unwrap();
+        let engine = off(&base);
+        for name in known {
+            engine.id(name).unwrap();
+        }
+        (scratch, base, engine)
+    };
+    for (after, change) in changes {
+        let (_scratch, _, engine) = start();
+        let (_, calls) = with_plan(Plan::count(), || change(&engine));
+        assert!(calls > 5, "{calls}");
+        for at in 0..calls {
+            for (ends, plan) in [(false, Plan::fail(at, Errno::ENOSPC)), (true, Plan::dead_from(at))] {
+                let (_scratch, base, engine) = start();
+                let (answer, _) = with_plan(plan, || change(&engine));
+                let again = !ends && at % 2 == 0 && answer.is_err();
+                if again {
+                    change(&engine).unwrap();
+                }
+                drop(engine);
+                let engine = off(&base);
+                let shown = |name| (engine.text(name).unwrap(), engine.attr(name).unwrap().mode);
+                for name in known {
+                    let (text, mode) = shown(name);
+                    assert!(text == before || text == after, "{after}, call {at}, {name}: {text}");
+                    if answer.is_ok() || again {
+                        assert_eq!((text.as_str(), mode), (after, shown("one").1), "call {at}, {name}");
+                    }
+                }
+                assert!(fs::read_dir(base.join("work/work")).unwrap().next().is_none(), "call {at}");
+            }
+        }
+    }
+}
+
+/// A directory of another owner cannot be copied up, and so no name in it gets a link: who writes is told so, as what is
+/// written may have come by that name. Nothing is changed, and it is the caller's to try again.
+#[test]
+fn a_known_name_that_cannot_have_the_change_refuses_it() {
+    let (_scratch, base) = layers();
+    fs::hard_link(base.join("lower/one"), base.join("lower/into/three")).unwrap();
+    let engine = off(&base);
+    for name in ["one", "into/three"] {
+        engine.id(name).unwrap();
+    }
+    let refused = with_plan(Plan::fail(0, Errno::EPERM).only(Call::Link), || engine.write("one", 0, "ONE")).0;
+    assert_eq!((refused, engine.text("one").as_deref()), (Err(Errno::EPERM), Ok("linked")));
+    engine.write("one", 0, "ONE").unwrap();
+    drop(engine);
+    assert_eq!(off(&base).text("into/three").as_deref(), Ok("ONEked"));
+}
+
+/// An upper layer that takes no hard links cannot hold two names of one file: there they are files of their own from the
+/// start, and each keeps what is written by it.
+#[test]
+fn names_are_files_of_their_own_where_the_upper_layer_takes_no_hard_links() {
+    let (_scratch, base) = layers();
+    let _lacking = Lacking::new(Lacks { links: true, ..Lacks::default() });
+    let engine = Engine::with(config(&base.join("lower"), &base));
+    assert!(engine.0.notes().iter().any(|note| note.contains("takes no hard links")), "{:?}", engine.0.notes());
+    assert_ne!(engine.id("one").unwrap(), engine.id("two").unwrap());
+    engine.write("two", 0, "TWO").unwrap();
+    let texts = |engine: &Engine| [engine.text("one").unwrap(), engine.text("two").unwrap()];
+    assert_eq!(texts(&engine), ["linked", "TWOked"]);
+    engine.write("one", 0, "ONE").unwrap();
+    engine.forget_all();
+    assert_eq!(texts(&engine), ["ONEked", "TWOked"]);
+    drop(engine);
+    assert_eq!(texts(&Engine::with(config(&base.join("lower"), &base))), ["ONEked", "TWOked"]);
+}
+
+/// Over `base/lower` without an index.
+fn off(base: &Path) -> Engine {
+    Engine::with(Config { index: Some(false), ..config(&base.join("lower"), base) })
 }

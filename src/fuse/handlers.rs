@@ -191,6 +191,7 @@ impl Filesystem for Adapter {
                 let may = if writes { union.may_open_to_write(id(ino), appends) } else { Ok(()) };
                 let prepared = match (changes, cuts) {
                     _ if may.is_err() => may,
+                    (false, _) if data.passthrough && writes => union.settle_names(&who, id(ino)),
                     (false, _) => Ok(()),
                     (true, false) => union.open_to_write(&who, id(ino)),
                     (true, true) => union.open_to_empty(&who, id(ino)),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::table::{link_key, make};
+use super::table::make;
 use super::{Body, Inode, InodeId, Key, Node, Table};
 use crate::base::{Few, Name};
 use crate::merge::Found;
@@ -16,7 +16,8 @@ impl Table {
     /// Enters what was found under `name` as the inode `id`; `None` where one is known by that name or number already. It
     /// is held once, until [`Table::adopted`].
     pub fn adopt(&self, id: InodeId, parent: &Arc<Inode>, name: &Name, found: &Found) -> Option<Arc<Inode>> {
-        let inode = Arc::new(make(id, parent, name, found));
+        let key = self.link_key(found);
+        let inode = Arc::new(make(id, parent, name, found, key));
         if !self.by_id.insert_new(&id, &inode) {
             return None;
         }
@@ -24,7 +25,7 @@ impl Table {
             self.by_id.remove_inode(&id, &inode);
             return None;
         }
-        if let Some(key) = link_key(found) {
+        if let Some(key) = key {
             self.by_key.insert_new(&key, &inode);
         }
         parent.acquire();
@@ -33,7 +34,7 @@ impl Table {
 
     /// The same for an inode that has no name any more.
     pub fn adopt_nameless(&self, id: InodeId, name: &Name, found: &Found, hidden: bool) -> Option<Arc<Inode>> {
-        let inode = Arc::new(make(id, &self.root, name, found));
+        let inode = Arc::new(make(id, &self.root, name, found, self.link_key(found)));
         match &inode.body {
             Body::Leaf(leaf) => {
                 let mut state = leaf.state.lock();

@@ -89,7 +89,7 @@ struct More {
     meta: Option<Box<MetaFile>>,
     /// Its entry in the index.
     index: Option<Name>,
-    /// Names of it may have no link of the copy in the index: the links of the lower file.
+    /// Names of it may have no link of the copy yet: the links of the lower file.
     unaliased: Option<u64>,
     /// The link count in the union, where it differs from the object's own.
     nlink: Option<u32>,
@@ -105,6 +105,17 @@ struct More {
     counted_from_lower: bool,
     /// The upper layer has no room to say where the data is once the file is renamed.
     stuck: bool,
+}
+
+/// What became of a name that was to be remembered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Added {
+    /// It was known.
+    Known,
+    /// It is.
+    New,
+    /// It is not.
+    TooMany,
 }
 
 /// An object in a layer.
@@ -226,6 +237,11 @@ impl LeafState {
         }
     }
 
+    /// Whether it is held in the table for the sake of its other names: no index leads from them to its copy.
+    pub fn is_pinned(&self) -> bool {
+        self.more.as_ref().is_some_and(|more| more.pinned)
+    }
+
     /// A hard-link key leads to it; false where that was known.
     pub fn add_key(&mut self, key: Key) -> bool {
         let keys = &mut self.more_mut().keys;
@@ -285,14 +301,21 @@ impl LeafState {
         self.more_mut().counted_from_lower = lower;
     }
 
-    /// A name of it may have no link of its copy in the index; the lower file has so many links.
+    /// A name of it may have no link of its copy; the lower file has so many links.
     pub fn set_unaliased(&mut self, lower_links: u64) {
         self.more_mut().unaliased = Some(lower_links);
     }
 
-    /// The links of the lower file, if names of it may have no link of its copy in the index; asked once.
-    pub fn take_unaliased(&mut self) -> Option<u64> {
-        self.more.as_mut()?.unaliased.take()
+    /// The links of the lower file, if names of it may have no link of its copy.
+    pub fn unaliased(&self) -> Option<u64> {
+        self.more.as_ref()?.unaliased
+    }
+
+    /// All names that are known have a link of its copy.
+    pub fn set_aliased(&mut self) {
+        if let Some(more) = &mut self.more {
+            more.unaliased = None;
+        }
     }
 
     /// What comparing the data with its digest came to, if it was done.
@@ -315,21 +338,32 @@ impl LeafState {
         self.more_mut().stuck = true;
     }
 
-    /// Most names that are remembered: one is enough to work, a few save a rename into workdir.
-    const MAX_NAMES: usize = 8;
+    /// So many names are enough to remember where the layers tell the others: one to work, a few save a rename into
+    /// workdir.
+    pub const FEW_NAMES: usize = 8;
+    /// Most names that are remembered: each is compared with a new one.
+    pub const MOST_NAMES: usize = 1 << 10;
 
     /// Whether this is one of the names known.
     pub fn has_name(&self, parent: &Arc<Inode>, name: &Name) -> bool {
         self.names.iter().any(|(p, n)| Arc::ptr_eq(p, parent) && n == name)
     }
 
-    /// Remembers a name.
-    pub fn add_name(&mut self, parent: &Arc<Inode>, name: &Name) -> bool {
-        if self.has_name(parent, name) || self.names.len() >= Self::MAX_NAMES {
-            return false;
+    /// Remembers a name, unless there are so many.
+    pub fn add_name(&mut self, parent: &Arc<Inode>, name: &Name, most: usize) -> Added {
+        if self.has_name(parent, name) {
+            return Added::Known;
+        }
+        if self.names.len() >= most {
+            return Added::TooMany;
         }
         self.names.push((parent.clone(), name.clone()));
-        true
+        Added::New
+    }
+
+    /// Whether it is found by the key of its object, as one of several names.
+    pub fn is_linked(&self) -> bool {
+        self.more.as_ref().is_some_and(|more| !more.keys.is_empty())
     }
 
     /// Forgets a name; true where it was known.

@@ -18,4 +18,4 @@ pub use ino::{InodeId, Numbers, System};
 pub use journal::{Journal, Move, Node};
 pub use locks::{Topology, is_ancestor, lock_names, lock_up};
 pub use names::{Ended, MOST_INDEXED, Names};
-pub use table::{Key, Table};
+pub use table::{HardLinks, Key, Table};

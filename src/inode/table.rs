@@ -4,15 +4,16 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::body::LeafState;
+use super::body::{Added, LeafState};
 use super::shards::{Keyed, Named, Shards};
 use super::{Body, DirBody, Inode, InodeId, Journal, LeafBody, Node, Numbers};
 use crate::base::sync::yield_now;
 use crate::base::{Few, Name};
+use crate::format::Namespace;
 use crate::format::journal::Record;
-use crate::layer::read_leaf_marks;
+use crate::layer::{Layer, read_leaf_marks};
 use crate::merge::{DirView, Found, FoundLeaf};
-use crate::sys::stat::Stat;
+use crate::sys::stat::{Kind, Stat};
 
 /// An object of a layer: `st_dev` and `st_ino`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -30,6 +31,26 @@ impl Key {
     }
 }
 
+/// What becomes of the names of one lower object.
+#[derive(Debug, Clone, Copy)]
+pub struct HardLinks {
+    /// They are one inode. Not where a copy cannot have several names: there each is a file of its own.
+    pub unite: bool,
+    /// Objects are copied up: then each known name gets a link of the copy.
+    pub copied: bool,
+    /// The copies stand in an index, by which other names find them; the namespace of its marks.
+    pub indexed: Option<Namespace>,
+}
+
+impl HardLinks {
+    /// Whether the copy of such an object goes into the index. `user.*` marks do not go on symlinks, fifos, sockets and
+    /// devices.
+    pub fn is_indexed(&self, layer: &Layer, kind: Kind) -> bool {
+        let takes = |marks| kind == Kind::File || marks == Namespace::Trusted;
+        layer.handles.are_lasting() && self.indexed.is_some_and(takes)
+    }
+}
+
 /// All live inodes: by number, by parent and name, and (those with several links) by object.
 ///
 /// Directories are never found by object: a bind mount shows one directory under two names.
@@ -39,17 +60,19 @@ pub struct Table {
     pub(super) by_key: Shards<Keyed>,
     pub(super) numbers: Numbers,
     pub(super) root: Arc<Inode>,
+    /// Of lower objects.
+    pub hard_links: HardLinks,
     /// Written where another daemon may have to go on from here.
     journal: Option<Arc<Journal>>,
 }
 
 impl Table {
     /// A table with nothing but the root.
-    pub fn new(numbers: Numbers, root: DirView, journal: Option<Arc<Journal>>) -> Self {
+    pub fn new(numbers: Numbers, root: DirView, hard_links: HardLinks, journal: Option<Arc<Journal>>) -> Self {
         let root = Arc::new(Inode { id: InodeId::ROOT, body: Body::Dir(Box::new(DirBody::new(None, root))) });
         let by_id = Shards::new();
         by_id.insert(&InodeId::ROOT, &root);
-        Self { by_id, by_name: Shards::new(), by_key: Shards::new(), numbers, root, journal }
+        Self { by_id, by_name: Shards::new(), by_key: Shards::new(), numbers, root, hard_links, journal }
     }
 
     /// The inode with this number.
@@ -105,15 +128,16 @@ impl Table {
                 self.by_name.remove_inode(&(parent.id, name), &inode);
                 self.note(|| [unnamed(inode.id.0, parent, name)]);
             }
-            match self.by_link(parent, name, found) {
-                Linked::No => {}
+            let key = match self.by_link(parent, name, found) {
+                Linked::No => self.link_key(found),
+                Linked::Apart => None,
                 Linked::Yes(inode) => return inode,
                 Linked::Again => {
                     yield_now();
                     continue;
                 }
-            }
-            if let Some(inode) = self.insert(parent, name, found) {
+            };
+            if let Some(inode) = self.insert(parent, name, found, key) {
                 return inode;
             }
         }
@@ -126,11 +150,19 @@ impl Table {
 
     fn by_link(&self, parent: &Arc<Inode>, name: &Name, found: &Found) -> Linked {
         let Found::Leaf(leaf) = found else { return Linked::No };
-        let Some(inode) = self.by_key.get(&Key::of(&leaf.stat)) else { return Linked::No };
+        let united = self.hard_links.unite || leaf.upper;
+        let Some(inode) = self.by_key.get(&Key::of(&leaf.stat)).filter(|_| united) else { return Linked::No };
         if !self.hold(&inode) {
             return Linked::Again;
         }
-        self.add_name(&inode, parent, name);
+        let lower = (!leaf.upper).then_some(leaf.stat.nlink);
+        let added = self.add_name(&inode, parent, name, lower);
+        let told = leaf.upper || !self.hard_links.copied;
+        if added == Added::TooMany && !told && !self.hard_links.is_indexed(&leaf.place.dir.layer, inode.kind) {
+            // What is written by it must stand under it: it is a file of its own.
+            self.forget(inode.id, 1, &mut |_| {});
+            return Linked::Apart;
+        }
         Linked::Yes(inode)
     }
 
@@ -150,8 +182,9 @@ impl Table {
         }
     }
 
-    fn insert(&self, parent: &Arc<Inode>, name: &Name, found: &Found) -> Option<Arc<Inode>> {
-        let inode = self.number(parent, name, found);
+    /// A new inode, found by `key`, too, if it has one; `None` where another thread was first.
+    fn insert(&self, parent: &Arc<Inode>, name: &Name, found: &Found, key: Option<Key>) -> Option<Arc<Inode>> {
+        let inode = self.number(parent, name, found, key);
         // Who finds it waits until it is known where its data is. Nobody has these locks of a new inode.
         let unsure = match (&inode.body, found) {
             (Body::Leaf(leaf), Found::Leaf(found)) if found.upper && found.meta.is_some() => Some((leaf, found)),
@@ -163,7 +196,6 @@ impl Table {
             let (id, kind) = (inode.id.0, Node::kind_of(inode.kind));
             [Record::Node { id, kind }, named(id, parent, name), Record::Held { id, lookups: 1 }]
         });
-        let key = link_key(found);
         let linked = key.is_none_or(|key| self.by_key.insert_new(&key, &inode));
         if linked && self.by_name.insert_new(&(parent.id, name), &inode) {
             if let Some((leaf, found)) = unsure {
@@ -182,10 +214,10 @@ impl Table {
     }
 
     /// A new inode in the table by its number: its lasting one, unless something else still holds that.
-    fn number(&self, parent: &Arc<Inode>, name: &Name, found: &Found) -> Arc<Inode> {
+    fn number(&self, parent: &Arc<Inode>, name: &Name, found: &Found, key: Option<Key>) -> Arc<Inode> {
         let mut id = self.lasting(found).unwrap_or_else(|| self.numbers.private());
         loop {
-            let inode = Arc::new(make(id, parent, name, found));
+            let inode = Arc::new(make(id, parent, name, found, key));
             if self.by_id.insert_new(&id, &inode) {
                 return inode;
             }
@@ -208,16 +240,34 @@ impl Table {
         }
     }
 
-    /// `inode` has this name too, from now on.
-    pub fn add_name(&self, inode: &Arc<Inode>, parent: &Arc<Inode>, name: &Name) {
-        let known = match &inode.body {
-            Body::Leaf(leaf) => !leaf.state.lock().add_name(parent, name),
-            Body::Dir(_) => true,
+    /// `inode` has this name too, from now on. `lower_links`: a lower layer has it, and so many of its object.
+    pub fn add_name(&self, inode: &Arc<Inode>, parent: &Arc<Inode>, name: &Name, lower_links: Option<u64>) -> Added {
+        let Body::Leaf(leaf) = &inode.body else { return Added::Known };
+        let all = lower_links.is_some() && self.hard_links.copied;
+        let added = {
+            let mut state = leaf.state.lock();
+            let added = state.add_name(parent, name, if all { LeafState::MOST_NAMES } else { LeafState::FEW_NAMES });
+            if let (Added::New, Some(links), true, None) = (added, lower_links, state.upper().is_some(), state.index())
+            {
+                state.set_unaliased(links);
+            }
+            added
         };
-        if !known {
+        if added == Added::New {
             parent.acquire();
             self.by_name.insert(&(parent.id, name), inode);
             self.note(|| [named(inode.id.0, parent, name)]);
+        }
+        added
+    }
+
+    /// Objects with several links are found by key, so that every name leads to one inode.
+    pub(super) fn link_key(&self, found: &Found) -> Option<Key> {
+        match found {
+            Found::Leaf(leaf) if leaf.stat.nlink > 1 || leaf.index.is_some() => {
+                (self.hard_links.unite || leaf.upper).then(|| Key::of(&leaf.stat))
+            }
+            _ => None,
         }
     }
 
@@ -374,16 +424,10 @@ impl Drop for HeldKey<'_> {
 
 enum Linked {
     No,
+    /// By one of so many names that it is to be a file of its own.
+    Apart,
     Yes(Arc<Inode>),
     Again,
-}
-
-/// Objects with several links are found by key, so that every name leads to one inode.
-pub(super) fn link_key(found: &Found) -> Option<Key> {
-    match found {
-        Found::Leaf(leaf) if leaf.stat.nlink > 1 || leaf.index.is_some() => Some(Key::of(&leaf.stat)),
-        _ => None,
-    }
 }
 
 fn matches(inode: &Inode, found: &Found) -> bool {
@@ -398,14 +442,15 @@ fn matches(inode: &Inode, found: &Found) -> bool {
     }
 }
 
-pub(super) fn make(id: InodeId, parent: &Arc<Inode>, name: &Name, found: &Found) -> Inode {
+/// An inode for what was found; `key`: the hard-link key that leads to it.
+pub(super) fn make(id: InodeId, parent: &Arc<Inode>, name: &Name, found: &Found, key: Option<Key>) -> Inode {
     let (body, protection) = match found {
         Found::Dir(dir) => {
             let at = Some((parent.clone(), name.clone()));
             (Body::Dir(Box::new(DirBody::new(at, dir.view.clone()))), dir.protection)
         }
         Found::Leaf(leaf) => {
-            let state = LeafState::new(parent, name, leaf, link_key(found));
+            let state = LeafState::new(parent, name, leaf, key);
             (Body::Leaf(LeafBody::new(leaf.stat.kind(), state)), leaf.protection)
         }
     };

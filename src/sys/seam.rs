@@ -128,11 +128,13 @@ pub struct Lacks {
     pub marks: bool,
     /// A device that fails so is made all the same.
     pub late: bool,
+    /// Hard links.
+    pub links: bool,
 }
 
 thread_local! {
     static LACKS: std::cell::Cell<Lacks> = const {
-        std::cell::Cell::new(Lacks { rename_flags: false, devices: false, marks: false, late: false })
+        std::cell::Cell::new(Lacks { rename_flags: false, devices: false, marks: false, late: false, links: false })
     };
 }
 

@@ -61,6 +61,9 @@ pub fn symlink_at(target: &CStr, dir: BorrowedFd<'_>, name: &CStr) -> Result<()>
 /// `EEXIST`, `EMLINK`, `EPERM` for a directory, and those of linkat(2).
 pub fn link_at(old_dir: BorrowedFd<'_>, old: &CStr, new_dir: BorrowedFd<'_>, new: &CStr) -> Result<()> {
     seam::enter(Call::Link)?;
+    if seam::lacks().links {
+        return Err(Errno::EPERM);
+    }
     Ok(rustix::fs::linkat(old_dir, old, new_dir, new, AtFlags::empty())?)
 }
 

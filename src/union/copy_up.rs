@@ -224,9 +224,9 @@ impl Union {
             self.copied(inode, tells);
             // When all is entered: it stands there whatever this says.
             upper.sync_name(&into.place)?;
-            return Ok(cut);
+            break;
         }
-        self.alias_known(upper, inode, leaf);
+        self.alias_known(upper, inode, leaf, &how.killed())?;
         if !how.data || leaf.state.lock().meta().is_none() {
             return Ok(cut);
         }
@@ -272,6 +272,9 @@ impl Union {
             }
             let pinned = links > 1 && state.index().is_none();
             state.set_pinned(pinned);
+            if pinned {
+                state.set_unaliased(links);
+            }
             pinned
         };
         if links > 1 {
@@ -413,7 +416,7 @@ pub(super) struct Copy<'a> {
     pub regrouped: bool,
     /// It tells the number of the lower object.
     pub has_origin: bool,
-    /// Of the lower object.
+    /// Of the lower object, as far as its names lead to this inode.
     pub links: u64,
     /// Its data stays below.
     pub meta: Option<MetaFile>,
@@ -443,7 +446,7 @@ impl Union {
         let indexed = self.is_indexed(&place.dir.layer, inode.kind, stat.nlink);
         let temp = Temp::new(upper, inode.kind)?;
         let mut origin = None;
-        // A lower hard link that is not indexed gets no origin: after a remount its names are files of their own.
+        // A lower hard link that is not indexed gets no origin: names that are not known now will be files of their own.
         let mut mark = |staged: Staged<'_>| -> Result<()> {
             if stat.nlink == 1 || indexed {
                 origin = upper.set_origin(staged, &place.dir.layer, from.as_fd(), name)?;
@@ -479,7 +482,9 @@ impl Union {
         keep_flags(upper, inode, &temp, flags)?;
         let has_origin = origin.is_some();
         let entry = origin.filter(|_| indexed).and_then(|origin| IndexDir::name(&origin).ok());
-        Ok(Copy { temp, made, regrouped, has_origin, links: stat.nlink, meta, cut, entry })
+        // One of several names that are files of their own has no others.
+        let links = if leaf.state.lock().is_linked() { stat.nlink } else { 1 };
+        Ok(Copy { temp, made, regrouped, has_origin, links, meta, cut, entry })
     }
 
     fn stage_file(

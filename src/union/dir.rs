@@ -244,7 +244,8 @@ impl Plain<'_> {
         if let Some(inode) = self.union.table.by_name(self.dir.id, name) {
             return Some((inode.id, inode.kind));
         }
-        let kind = listed.kind?;
+        // Of two names that are files of their own one gets another number.
+        let kind = listed.kind.filter(|_| self.union.table.hard_links.unite)?;
         let part = self.view.parts(usize::from(listed.slot)).next().map(|(_, part)| part)?;
         // A mount or another file system begins at directories, and an upper one may have an origin elsewhere.
         if kind == Kind::Dir && !(part.place.layer.isolated && listed.slot > 0) {

@@ -2,15 +2,18 @@
 //!
 //! A name that is changed first gets a link of the copy (an alias), so that one call on it changes the real and the
 //! union's count of links alike: the mark `nlink` holds their difference, which stays right whenever the process ends.
+//!
+//! Without an index nothing but its links leads to the copy. By which of the names a program changes the file nobody says,
+//! so each that was looked up has its link before the change begins: then none of them loses it over a remount.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use super::Union;
-use super::copy_up::{Copy, keeping_times};
+use super::copy_up::{Copy, keeping_times, killed};
+use super::{Caller, InodeId, Union};
 use crate::base::{Errno, Name, Result};
-use crate::format::{Base, Namespace, Nlink};
-use crate::inode::{Inode, Key, LeafBody};
+use crate::format::{Base, Nlink};
+use crate::inode::{Body, Inode, Key, LeafBody, LeafState, lock_up};
 use crate::layer::{DirPlace, IndexDir, Layer};
 use crate::merge::FoundLeaf;
 use crate::sys::stat::{Kind, stat_at};
@@ -18,14 +21,9 @@ use crate::sys::tree::{self, RenameFlags};
 use crate::upper::{Temp, Upper, relocate};
 
 impl Union {
-    /// Whether the copy of a lower object with so many links goes into the index. `user.*` marks do not go on symlinks,
-    /// fifos, sockets and devices: there the names of one object part over a remount.
+    /// Whether the copy of a lower object with so many links goes into the index.
     pub(super) fn is_indexed(&self, layer: &Layer, kind: Kind, links: u64) -> bool {
-        let marks = self.upper.as_ref().and_then(Upper::namespace);
-        links > 1
-            && self.stack.index.is_some()
-            && layer.handles.are_lasting()
-            && (kind == Kind::File || marks == Some(Namespace::Trusted))
+        links > 1 && self.table.hard_links.is_indexed(layer, kind)
     }
 
     /// Whether a change of this name must wait for the copy-up of its file.
@@ -61,17 +59,62 @@ impl Union {
         upper.sync_name(index.dir())
     }
 
-    /// Gives the known names of an indexed file that have none yet a link of its copy. They lead to it anyway, by the index;
-    /// but where the upper layer becomes a lower one there is none.
-    pub(super) fn alias_known(&self, upper: &Upper, inode: &Arc<Inode>, leaf: &LeafBody) {
+    /// Gives the known names of a copied-up hard link that have none yet a link of its copy.
+    ///
+    /// # Errors
+    /// Without an index what copying up a directory or `linkat(2)` says: a change by that name would be lost.
+    pub(super) fn alias_known(
+        &self,
+        upper: &Upper,
+        inode: &Arc<Inode>,
+        leaf: &LeafBody,
+        killed: &dyn Fn() -> bool,
+    ) -> Result<()> {
         let (names, lower_links) = {
             let mut state = leaf.state.lock();
-            let Some(lower_links) = state.take_unaliased() else { return };
-            (state.names.clone(), lower_links)
+            let Some(lower_links) = state.unaliased() else { return Ok(()) };
+            if state.index().is_none() {
+                drop(state);
+                return self.alias_all(upper, inode, leaf, killed);
+            }
+            state.set_aliased();
+            (state.names.iter().take(LeafState::FEW_NAMES).cloned().collect::<Vec<_>>(), lower_links)
         };
-        for (parent, name) in names.iter() {
-            if let Err(errno) = self.alias_one(upper, inode, leaf, (parent, name), lower_links) {
+        // They lead to it anyway, by the index; but where the upper layer becomes a lower one there is none.
+        for (parent, name) in &names {
+            let aliased =
+                self.copy_up_dir(parent).and_then(|()| self.alias_one(upper, inode, leaf, (parent, name), lower_links));
+            if let Err(errno) = aliased {
                 log::debug!("{name:?} gets no link of its copy: {errno}");
+            }
+        }
+        Ok(())
+    }
+
+    /// The same where no index leads to it. Whoever changes the file meanwhile waits.
+    fn alias_all(&self, upper: &Upper, inode: &Arc<Inode>, leaf: &LeafBody, killed: &dyn Fn() -> bool) -> Result<()> {
+        loop {
+            let names = leaf.state.lock().names.clone();
+            for (parent, name) in names.iter() {
+                // Before `up` is held. Where a directory is removed it has no such name any more.
+                let copied = self.copy_up_dir(parent);
+                if leaf.state.lock().has_name(parent, name) {
+                    copied?;
+                }
+            }
+            let _up = lock_up(inode, killed)?;
+            let Some(lower_links) = leaf.state.lock().unaliased() else { return Ok(()) };
+            for (parent, name) in names.iter() {
+                self.alias_one(upper, inode, leaf, (parent, name), lower_links)?;
+            }
+            let mut state = leaf.state.lock();
+            let known = |(parent, name): &(Arc<Inode>, Name)| {
+                names.iter().any(|(other, also)| Arc::ptr_eq(other, parent) && also == name)
+            };
+            // One that was looked up meanwhile may lead to the next change.
+            if state.names.len() <= names.len() && state.names.iter().all(known) {
+                state.set_aliased();
+                return Ok(());
             }
         }
     }
@@ -84,23 +127,45 @@ impl Union {
         (parent, name): (&Arc<Inode>, &Name),
         lower_links: u64,
     ) -> Result<()> {
-        self.copy_up_dir(parent)?;
         let dir = parent.dir()?;
         let mut names = self.changing(parent)?;
-        let still = leaf.state.lock().has_name(parent, name);
-        let Some(into) = dir.live_view()?.upper.filter(|_| still) else { return Ok(()) };
+        let (still, indexed) = {
+            let state = leaf.state.lock();
+            (state.has_name(parent, name), state.index().is_some())
+        };
+        let Some(into) = dir.view().upper.filter(|_| still) else { return Ok(()) };
         if into.place.stat(name)?.is_none() {
             names.begin();
             keeping_times(&into.place, |_| {
-                self.make_impure(upper, parent, &into.place)?;
+                if indexed {
+                    self.make_impure(upper, parent, &into.place)?;
+                }
                 self.alias(upper, inode, leaf, &into.place, name, lower_links)
             })?;
+            if !indexed {
+                inode.set_loose(true);
+            }
             names.raised(&self.cookies, name, inode.kind);
             drop(names);
             self.attributes_changed(parent.id);
             return upper.sync_name(&into.place);
         }
         Ok(())
+    }
+
+    /// Before the kernel writes to a file by itself, as [`Union::write`] would do: what is written by one of its names
+    /// stays there.
+    ///
+    /// # Errors
+    /// As for [`Union::write`].
+    pub fn settle_names(&self, caller: &Caller, id: InodeId) -> Result<()> {
+        let inode = self.inode(id)?;
+        match (&inode.body, &self.upper) {
+            (Body::Leaf(leaf), Some(upper)) if leaf.state.lock().upper().is_some() => {
+                self.alias_known(upper, &inode, leaf, &killed(caller.pid))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Gives a lower name, whose file is copied up, a link of the copy. The caller holds the directory's `names`.

@@ -56,7 +56,7 @@ impl Union {
             state.upper().ok_or(Errno::ESTALE)?.key
         };
         self.table.add_key(&inode, key);
-        self.table.add_name(&inode, &parent, name);
+        self.table.add_name(&inode, &parent, name, None);
         names.added(&self.cookies, name, inode.kind);
         if !self.table.hold(&inode) {
             return Err(Errno::ESTALE);

@@ -125,26 +125,28 @@ impl Union {
 
     /// Finds the inode another place before `name` goes; true where it has none and must be kept in workdir.
     pub(super) fn leave_name(&self, leaf: &LeafBody, parent: &Arc<Inode>, name: &Name, stat: &Stat) -> bool {
-        let (names, object) = {
+        let object = {
             let state = leaf.state.lock();
             // The copy of an indexed one stands in the index, whatever becomes of this name.
             if state.is_hidden() || state.index().is_some() {
                 return false;
             }
-            (state.names.clone(), state.upper().cloned())
+            state.upper().cloned()
         };
         let Some(object) = object else { return false };
         if stat.nlink < 2 {
             return true;
         }
-        for (other, other_name) in names.iter() {
-            if Arc::ptr_eq(other, parent) && other_name == name {
+        // One by one: there may be many, and the next often does.
+        for at in 0.. {
+            let Some((other, other_name)) = leaf.state.lock().names.get(at).cloned() else { break };
+            if Arc::ptr_eq(&other, parent) && other_name == *name {
                 continue;
             }
             let Some(part) = other.dir().ok().and_then(|dir| dir.view().upper) else { continue };
-            let there = part.place.stat(other_name).ok().flatten();
+            let there = part.place.stat(&other_name).ok().flatten();
             if there.is_some_and(|stat| crate::inode::Key::of(&stat) == object.key) {
-                let place = Place { dir: part.place.clone(), name: other_name.clone() };
+                let place = Place { dir: part.place.clone(), name: other_name };
                 leaf.state.lock().set_upper(LeafObject { place, key: object.key });
                 return false;
             }

@@ -177,7 +177,11 @@ impl Union {
                 && let Ok(Some(found)) = self.look_again(&parent, name)
                 && self.leads_to(inode, node, &found)
             {
-                self.table.add_name(inode, &parent, name);
+                let lower = match &found {
+                    Found::Leaf(leaf) if !leaf.upper => Some(leaf.stat.nlink),
+                    _ => None,
+                };
+                self.table.add_name(inode, &parent, name, lower);
             }
         }
         let id = inode.id.0;

@@ -15,7 +15,7 @@ use crate::base::config::{Config, Fsync, RedirectDir, UpperDirs, Uuid, Xino};
 use crate::base::{Errno, Result};
 use crate::format::journal::Record;
 use crate::format::mark::{Mark, Namespace, WhiteoutStyle};
-use crate::inode::{Journal, Numbers, System, Table};
+use crate::inode::{HardLinks, Journal, Numbers, System, Table};
 use crate::layer::{DirPlace, FdCache, HiddenDir, IndexDir};
 use crate::merge::{self, CookieKey, DirPart, DirView, Stack, Traps};
 use crate::sys::path::{OFlags, open_beneath};
@@ -178,9 +178,14 @@ impl Union {
         let Some(top) = view.top().map(|part| part.place.clone()) else {
             return Err(failed("lowerdir", Errno::ENOENT));
         };
+        let hard_links = HardLinks {
+            unite: upper.as_ref().is_none_or(|upper| upper.features.links),
+            copied: upper.is_some(),
+            indexed: upper.as_ref().and_then(Upper::namespace).filter(|_| stack.index.is_some()),
+        };
         let cookies = cookie_key(journal.as_deref()).map_err(|errno| failed("getrandom(2)", errno))?;
         Ok(Self {
-            table: Table::new(numbers, view, journal.clone()),
+            table: Table::new(numbers, view, hard_links, journal.clone()),
             journal,
             stack,
             upper,
@@ -429,7 +434,7 @@ fn open_index(
     let (Some(lower), true) = (stack.lowers.first(), config.index != Some(false)) else { return Ok(None) };
     let failed = |errno: Errno| SetupError::new("index", errno.to_string(), "leave it out, or say index=off");
     let open = || -> std::result::Result<Index, IndexError> {
-        let namespace = upper.namespace().ok_or(IndexError::NoHandles)?;
+        let namespace = upper.namespace().filter(|_| upper.features.links).ok_or(IndexError::NoHandles)?;
         let (upper_fd, lower_fd) = (upper.root.fd()?, lower.place.fd()?);
         let belongings = Belongings {
             workdir: workdir.as_fd(),
@@ -479,9 +484,10 @@ fn index_failed(error: &IndexError) -> (String, &'static str) {
             "workdir/index was made with marks in the other namespace".into(),
             "mount it as before (root writes trusted.*, or user.* with userxattr), or say index=off",
         ),
-        IndexError::NoHandles => {
-            ("the layers' file systems have no file handles or no extended attributes".into(), "nothing is to be done")
-        }
+        IndexError::NoHandles => (
+            "the layers' file systems lack file handles, extended attributes or hard links".into(),
+            "nothing is to be done",
+        ),
         IndexError::Failed(errno) => (format!("workdir/index: {errno}"), "check the directory, or say index=off"),
     }
 }

@@ -85,8 +85,7 @@ impl Union {
                 self.sync_parent(leaf)?;
             }
         }
-        let parent = leaf.state.lock().names.first().map(|(parent, _)| parent.clone());
-        self.sync_ancestors(parent)
+        named_in(leaf).into_iter().try_for_each(|parent| self.sync_ancestors(Some(parent)))
     }
 
     /// The first sync after a copy-up; false where another one was first, which may not have seen the data of now.
@@ -101,6 +100,8 @@ impl Union {
         }
         data::fsync(self.synced_fd(inode, leaf)?.as_fd())?;
         self.sync_parent(leaf)?;
+        // Where it has several links each is as good as the first.
+        named_in(leaf).iter().skip(1).try_for_each(|parent| self.sync_dir(parent))?;
         inode.set_loose(false);
         Ok(true)
     }
@@ -139,6 +140,7 @@ impl Union {
         }
     }
 
+    /// The directory with the name of its object.
     fn sync_parent(&self, leaf: &LeafBody) -> Result<()> {
         let place = leaf.state.lock().upper().map(|object| object.place.dir.clone());
         match place {
@@ -146,4 +148,18 @@ impl Union {
             None => Ok(()),
         }
     }
+}
+
+/// The directories whose names lead to a file over a remount: one is enough, but for a hard link without an index, which
+/// each of its names must lead to.
+fn named_in(leaf: &LeafBody) -> Vec<Arc<Inode>> {
+    let state = leaf.state.lock();
+    let most = if state.is_pinned() { usize::MAX } else { 1 };
+    let mut dirs: Vec<Arc<Inode>> = Vec::new();
+    for (parent, _) in state.names.iter().take(most) {
+        if dirs.last().is_none_or(|last| !Arc::ptr_eq(last, parent)) {
+            dirs.push(parent.clone());
+        }
+    }
+    dirs
 }

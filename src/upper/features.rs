@@ -28,6 +28,8 @@ pub struct Features {
     pub exchange: bool,
     /// `RENAME_WHITEOUT` works.
     pub rename_whiteout: bool,
+    /// An object can have several names.
+    pub links: bool,
     /// A name that is on disk has the blocks behind it that its file shared before: such a copy needs no sync.
     pub orders_clones: bool,
     /// What a metacopy file that has another name than its data needs in marks does not fit beside its inode.
@@ -83,7 +85,8 @@ impl Features {
     /// What making a file there says: then nothing at all can be written.
     pub fn probe(work: BorrowedFd<'_>, wish: Namespace) -> Result<Self> {
         // No name is used twice: a call that fails may have done its work (servers, and FUSE).
-        let [a, b, c, d] = [Tried::new(work)?, Tried::new(work)?, Tried::new(work)?, Tried::new(work)?];
+        let [a, b, c, d, e] = [(); 5].map(|()| Tried::new(work));
+        let (a, b, c, d, e) = (a?, b?, c?, d?, e?);
         drop(tree::create_at(work, a.name(), OFlags::WRONLY, 0o600)?);
         if is_casefolded(work) || stat_at(work, &other_case(a.name())?).is_ok() {
             // Nothing else matters.
@@ -105,13 +108,25 @@ impl Features {
         if !devices {
             drop(tree::create_at(work, c.name(), OFlags::WRONLY, 0o600)?);
         }
+        let links = tree::link_at(work, a.name(), work, e.name()).is_ok();
         let exchange = tree::rename_at(work, a.name(), work, other.name(), RenameFlags::EXCHANGE).is_ok();
         let rename_whiteout =
             devices && tree::rename_at(work, a.name(), work, d.name(), RenameFlags::WHITEOUT).is_ok() && is_device(&a);
         let magic = statfs_fd(work).map_or(0, |fs| fs.magic);
         let (orders_clones, crowds_marks) = (magic == ORDERS_CLONES, magic == CROWDS_MARKS);
         let folds = false;
-        Ok(Self { marks, devices, folds, takes_casefold, exchange, rename_whiteout, orders_clones, crowds_marks })
+        let found = Self {
+            marks,
+            devices,
+            folds,
+            takes_casefold,
+            exchange,
+            rename_whiteout,
+            links,
+            orders_clones,
+            crowds_marks,
+        };
+        Ok(found)
     }
 
     /// How deleted names are written there.
@@ -151,6 +166,9 @@ impl Features {
             WhiteoutStyle::File => {
                 lines.push("takes no device nodes: whiteouts are written as .wh.NAME files".into());
             }
+        }
+        if !self.links {
+            lines.push("takes no hard links: the names of a lower hard link are files of their own".into());
         }
         if !self.exchange {
             lines.push("has no RENAME_EXCHANGE: removing or replacing a directory takes two steps there".into());

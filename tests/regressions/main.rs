@@ -9,6 +9,7 @@ mod common;
 
 mod copy_up;
 mod headline;
+mod links;
 mod marks;
 mod open_files;
 mod refusals;
