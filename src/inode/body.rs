@@ -127,6 +127,13 @@ pub struct LeafObject {
     pub key: Key,
 }
 
+impl LeafObject {
+    /// Whether what stands at its place, and has this key, may be it.
+    pub fn may_be(&self, key: Key) -> bool {
+        self.key.dev == key.dev && self.place.dir.layer.may_be(self.key.ino, key.ino)
+    }
+}
+
 impl LeafState {
     /// The object that is seen: the upper one as soon as there is one.
     pub fn current(&self) -> Result<&LeafObject> {
@@ -173,6 +180,21 @@ impl LeafState {
         if let Some(lower) = self.object.replace(object).filter(|old| !old.place.is_upper()) {
             self.more_mut().lower = Some(lower);
         }
+    }
+
+    /// The object of the upper or of a lower layer has this key from now on; the one that it had, if that was another.
+    pub fn renumber(&mut self, upper: bool, key: Key) -> Option<Key> {
+        let object = match &mut self.object {
+            Some(object) if object.place.is_upper() == upper => object,
+            _ => self.more.as_mut()?.lower.as_mut().filter(|_| !upper)?,
+        };
+        let old = std::mem::replace(&mut object.key, key);
+        (old != key).then_some(old)
+    }
+
+    /// Whether a hard-link key leads to it.
+    pub fn has_key(&self, key: Key) -> bool {
+        self.more.as_ref().is_some_and(|more| more.keys.contains(&key))
     }
 
     /// The upper object, if there is one, is at this place from now on; true where there is one.

@@ -119,6 +119,7 @@ impl Table {
             if let Some(inode) = self.by_name(parent.id, name) {
                 if matches(&inode, found) {
                     if self.hold(&inode) {
+                        self.renumber(&inode, found);
                         return inode;
                     }
                     yield_now();
@@ -155,6 +156,10 @@ impl Table {
         if !self.hold(&inode) {
             return Linked::Again;
         }
+        if !self.still_has(&inode, leaf) {
+            self.forget(inode.id, 1, &mut |_| {});
+            return Linked::Again;
+        }
         let lower = (!leaf.upper).then_some(leaf.stat.nlink);
         let added = self.add_name(&inode, parent, name, lower);
         let told = leaf.upper || !self.hard_links.copied;
@@ -164,6 +169,48 @@ impl Table {
             return Linked::Apart;
         }
         Linked::Yes(inode)
+    }
+
+    /// What was found under a name of `inode` is its object, whose number is another now.
+    fn renumber(&self, inode: &Arc<Inode>, found: &Found) {
+        if let (Body::Leaf(leaf), Found::Leaf(found)) = (&inode.body, found)
+            && !found.place.dir.layer.lasting_numbers
+        {
+            self.set_key(inode, leaf, found.upper, Key::of(&found.stat));
+        }
+    }
+
+    fn set_key(&self, inode: &Arc<Inode>, leaf: &LeafBody, upper: bool, key: Key) {
+        let old = {
+            let mut state = leaf.state.lock();
+            state.renumber(upper, key).filter(|old| state.has_key(*old))
+        };
+        if let Some(old) = old {
+            self.drop_key(inode, old);
+            self.add_key(inode, key);
+        }
+    }
+
+    /// Whether the object that `inode` was entered for still has the number that was found: where numbers do not last it may
+    /// be another's by now.
+    fn still_has(&self, inode: &Arc<Inode>, found: &FoundLeaf) -> bool {
+        let Body::Leaf(leaf) = &inode.body else { return false };
+        if found.place.dir.layer.lasting_numbers {
+            return true;
+        }
+        let object = {
+            let state = leaf.state.lock();
+            if found.upper { state.upper().cloned() } else { state.lower().cloned() }
+        };
+        let key = object.and_then(|object| object.place.stat().ok()).map(|stat| Key::of(&stat));
+        if key == Some(Key::of(&found.stat)) {
+            return true;
+        }
+        self.drop_key(inode, Key::of(&found.stat));
+        if let Some(key) = key {
+            self.set_key(inode, leaf, found.upper, key);
+        }
+        false
     }
 
     /// One reference more; false where the inode is on its way out.
@@ -436,7 +483,7 @@ fn matches(inode: &Inode, found: &Found) -> bool {
         (Body::Leaf(leaf), Found::Leaf(found)) => {
             let state = leaf.state.lock();
             let held = if found.upper { state.upper() } else { state.lower() };
-            held.is_some_and(|object| object.key == Key::of(&found.stat))
+            held.is_some_and(|object| object.may_be(Key::of(&found.stat))) && inode.kind == found.stat.kind()
         }
         _ => false,
     }

@@ -47,6 +47,9 @@ pub struct Layer {
     pub exact_names: bool,
     /// What its directories may be.
     pub folding: Folding,
+    /// An object has one inode number for as long as it is there. Elsewhere (FUSE, vfat, CIFS) it may get another when the
+    /// kernel forgets it.
+    pub lasting_numbers: bool,
     /// Objects of this layer give no set-user-id, set-group-id or file capability.
     pub nosuid: bool,
     /// `.wh.` names are whiteouts here (not in a layer of overlay style, where a user may make such a name).
@@ -96,6 +99,12 @@ impl Handles {
 }
 
 impl Layer {
+    /// Whether what stands at a place, with inode number `now`, may be what was seen there with number `then`. Where numbers do
+    /// not last nothing but its name tells, as it does for the kernel's OverlayFS.
+    pub fn may_be(&self, then: u64, now: u64) -> bool {
+        then == now || !self.lasting_numbers
+    }
+
     /// Does something that needs these permissions of the owner on `name` in `dir`, an object of the upper layer, which
     /// an unprivileged daemon may own without them.
     ///

@@ -110,7 +110,7 @@ impl DirPlace {
             fd = Arc::new(open_beneath(fd.as_fd(), &path, OFlags::PATH | OFlags::DIRECTORY)?);
         }
         // A foreign object in its place (a layer that is changed underneath, or a race of the hostile kind).
-        if stat::stat_fd(fd.as_fd())?.ino == self.ino { Ok(fd) } else { Err(Errno::ESTALE) }
+        if self.layer.may_be(self.ino, stat::stat_fd(fd.as_fd())?.ino) { Ok(fd) } else { Err(Errno::ESTALE) }
     }
 
     /// The nearest open ancestor and the names from there to here. A root keeps its descriptor, so there is one.
@@ -304,6 +304,7 @@ impl Place {
         let flags = flags | OFlags::NONBLOCK | OFlags::NOCTTY;
         let fd = open_beneath(self.dir.fd()?.as_fd(), self.name.as_c_str(), flags)?;
         let stat = stat::stat_fd(fd.as_fd())?;
-        if stat.is_file() && stat.ino == ino { Ok((fd, stat)) } else { Err(Errno::ESTALE) }
+        let same = stat.is_file() && self.dir.layer.may_be(ino, stat.ino);
+        if same { Ok((fd, stat)) } else { Err(Errno::ESTALE) }
     }
 }

@@ -431,7 +431,7 @@ impl Union {
         let lower = leaf.state.lock().lower().cloned().ok_or(Errno::ESTALE)?;
         let place = &lower.place;
         let stat = place.stat()?;
-        if stat.kind() != inode.kind || Key::of(&stat) != lower.key {
+        if stat.kind() != inode.kind || !lower.may_be(Key::of(&stat)) {
             return Err(Errno::ESTALE);
         }
         let from = place.dir.fd()?;

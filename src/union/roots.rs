@@ -92,6 +92,7 @@ impl Root {
             handles: self.handles,
             exact_names: EXACT_NAMES.contains(&self.magic) && !self.folds,
             folding: if exact_dev { Folding::Never } else { Folding::of(self.magic, common.alone) },
+            lasting_numbers: LASTING_NUMBERS.contains(&self.magic),
             uuid,
             hidden: self.hidden(common, style),
             nosuid: common.suid_view && self.nosuid,
@@ -224,6 +225,28 @@ const EXACT_NAMES: [u64; 9] =
 const SUBVOLUMES: [u64; 2] = [0x9123_683e, 0xca45_1a4e];
 /// XFS has exact names unless it was made with `version=ci`.
 const XFS: u64 = 0x5846_5342;
+
+/// File systems whose inode numbers stand on disk or on the server: ext2 to ext4, XFS, btrfs, tmpfs and ramfs, squashfs, EROFS,
+/// f2fs, bcachefs, JFS, ZFS, UBIFS, ISO 9660, UDF, NFS, Ceph. Others (FUSE, vfat, exFAT, CIFS, OverlayFS, 9p) may make
+/// them up for as long as an object is known.
+const LASTING_NUMBERS: [u64; 16] = [
+    0xef53,
+    0x5846_5342,
+    0x9123_683e,
+    0x0102_1994,
+    0x8584_58f6,
+    0x7371_7368,
+    0xe0f5_e1e2,
+    0xf2f5_2010,
+    0xca45_1a4e,
+    0x3153_464a,
+    0x2fc1_2fc1,
+    0x2405_1905,
+    0x9660,
+    0x1501_3346,
+    0x6969,
+    0x00c3_6400,
+];
 
 /// What the file handles below a root are good for: they hold inode numbers where the root's does.
 fn handles(root: BorrowedFd<'_>) -> Handles {

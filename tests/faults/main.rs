@@ -7,6 +7,7 @@ mod common;
 
 mod few;
 mod lower;
+mod renumbered;
 mod stale;
 mod table;
 mod upper;
