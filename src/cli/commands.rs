@@ -226,7 +226,9 @@ fn complete(words: &[Word]) -> Result<(), Failure> {
 fn no_mountpoint(merged: &Path, errno: Errno) -> Failure {
     let hint = match errno.raw() {
         libc::ENOENT => format!("mkdir {}", merged.display()),
-        libc::ENOTCONN => format!("a mount whose daemon died is in the way: fusermount3 -u {}", merged.display()),
+        libc::ENOTCONN | libc::ECONNABORTED => {
+            format!("a mount whose daemon died is in the way: fusermount3 -u {}", merged.display())
+        }
         _ => "the mountpoint is an existing directory".to_owned(),
     };
     Failure::refused(merged.display().to_string(), errno.to_string(), hint)

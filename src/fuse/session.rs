@@ -269,7 +269,7 @@ fn open_mountpoint(path: &Path) -> Result<OwnedFd, SetupError> {
         what: path.display().to_string(),
         reason: errno.to_string(),
         hint: match errno {
-            errno if errno.raw() == libc::ENOTCONN => {
+            errno if matches!(errno.raw(), libc::ENOTCONN | libc::ECONNABORTED) => {
                 format!("a mount whose daemon died is in the way: fusermount3 -u {}", path.display())
             }
             Errno::ENOENT => format!("mkdir {}", path.display()),
