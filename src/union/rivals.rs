@@ -142,7 +142,7 @@ fn split(text: &[u8], separator: u8) -> Vec<&[u8]> {
 }
 
 fn check(own: &Rivals) -> Setup<Vec<String>> {
-    let (mut notes, mut known) = (Vec::new(), HashSet::new());
+    let (mut notes, mut known) = (Vec::new(), Known::new());
     let upper = format!("upperdir={}", own.upper[0].display());
     let mut take = |shared: Shared, who: String, end: String| match shared {
         Shared::Written(option) => {
@@ -195,9 +195,12 @@ fn fuse_overlayfs(own: &Rivals) -> impl Iterator<Item = (u32, Shared)> {
     all.filter_map(|pid| Some((pid, of_fuse_overlayfs(pid, own)?)))
 }
 
+/// File systems that were looked at, by their `st_dev` and options: the number alone is soon given to another one.
+type Known = HashSet<(u64, Vec<u8>)>;
+
 /// What an overlay of the kernel has of ours, unless it is known already.
-fn first_look(mount: &MountEntry, of: Option<u32>, known: &mut HashSet<u64>, own: &Rivals) -> Option<Shared> {
-    if !known.insert(mount.device) {
+fn first_look(mount: &MountEntry, of: Option<u32>, known: &mut Known, own: &Rivals) -> Option<Shared> {
+    if !known.insert((mount.device, mount.options.clone())) {
         return None;
     }
     let root = of.map(|pid| others::ways_into(pid).0);
@@ -239,7 +242,7 @@ const SHARE: u32 = 200;
 
 fn look_on(own: &Rivals) -> Result<()> {
     let changes = MountChanges::open()?;
-    let (mut known, mut first) = (HashSet::new(), true);
+    let (mut known, mut first) = (Known::new(), true);
     loop {
         let start = Instant::now();
         let (mut new_fuse_overlayfs, table) = (false, mounts::table()?);
@@ -252,12 +255,11 @@ fn look_on(own: &Rivals) -> Result<()> {
                         tell(&shared, &format!("the kernel's OverlayFS at {}", mount.at.display()));
                     }
                 }
-                "fuse.fuse-overlayfs" => new_fuse_overlayfs |= known.insert(mount.device),
+                "fuse.fuse-overlayfs" => new_fuse_overlayfs |= known.insert((mount.device, mount.options.clone())),
                 _ => {}
             }
         }
-        // A number is given to another file system when its own is gone.
-        known.retain(|device| table.iter().any(|mount| mount.device == *device));
+        known.retain(|(device, _)| table.iter().any(|mount| mount.device == *device));
         if new_fuse_overlayfs && !first {
             fuse_overlayfs(own).for_each(|(pid, shared)| tell(&shared, &in_use::process(pid)));
         }

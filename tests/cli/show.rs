@@ -56,7 +56,7 @@ fn a_view_tells_its_layers_and_options_as_they_took_effect() {
 fn many_layers_and_bytes_that_are_no_text_are_told_whole() {
     bounded(|| {
         let stack = Stack::read_only(0);
-        let odd = stack.scratch.path().join(OsString::from_vec(b"odd\xff\n\"b\\".to_vec()));
+        let odd = stack.scratch.path().join(OsString::from_vec(b"odd\xff\n\"b\\c".to_vec()));
         std::fs::create_dir(&odd).unwrap();
         let mut list = odd.as_os_str().as_bytes().to_vec();
         // No newline in a list of paths.
@@ -64,17 +64,14 @@ fn many_layers_and_bytes_that_are_no_text_are_told_whole() {
         list.clear();
         more.iter().for_each(|path| list.extend([path.as_os_str().as_bytes(), b"\n"].concat()));
         std::fs::write(stack.scratch.path().join("list"), &list).unwrap();
-        let mut options = b"lowerdir=".to_vec();
-        odd.as_os_str()
-            .as_bytes()
-            .iter()
-            .for_each(|byte| options.extend(if *byte == b'\\' { vec![b'\\', b'\\'] } else { vec![*byte] }));
+        let mut options = b"lowerdir+=".to_vec();
+        options.extend(odd.as_os_str().as_bytes());
         options.extend(format!(",lowerdir+=@{}/list", stack.scratch.path().display()).bytes());
         let _view = Background::run(&stack, plyfs(["-o"]).arg(OsString::from_vec(options)).arg(&stack.merged));
         let text = show(&stack.merged, &[]).unwrap();
         let told = lines(&text, "lowerdir");
         assert_eq!(told.len(), 121, "{text}");
-        assert!(told[0].ends_with(r#"/odd\xff\n"b\\"#), "{}", told[0]);
+        assert!(told[0].ends_with(r#"/odd\xff\n"b\\c"#), "{}", told[0]);
         assert_eq!(told[1..], more.iter().map(|path| path.to_str().unwrap()).collect::<Vec<_>>());
         let source = Entry::of(&stack.merged).unwrap().source;
         assert!(source.starts_with("lowerdir=") && source.ends_with(":…") && source.len() < 1100, "{source}");
