@@ -3,14 +3,13 @@
 
 use std::fs;
 use std::os::fd::AsFd;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use plyfs::base::config::{Config, Fsync, UpperDirs};
 use plyfs::sys::seam::{Call, Guise, Guised, Lacking, Lacks, Plan, with_plan};
-use plyfs::sys::{data, xattr};
+use plyfs::sys::{data, newer, xattr};
 use plyfs::union::{Caller, InodeId, ListedEntry, Make, RenameFlags, SetAttr, WriteHow};
 use plyfs::{Errno, Name, Union};
 
@@ -184,6 +183,9 @@ fn a_copy_up_whose_sync_fails_can_be_gone_on_with() {
 /// What a renamed metacopy file needs beside its inode costs more than a few bytes of data do.
 #[test]
 fn a_rename_copies_what_is_small_and_in_memory_where_nothing_is_synced() {
+    if newer::is_absent(newer::Newer::NoWait) {
+        return eprintln!("skipped: what is in memory is not known");
+    }
     let dense = |len| vec![b'x'; len];
     let kept = |path: &Path, bytes: Vec<u8>| {
         fs::write(path, bytes).unwrap();
@@ -223,8 +225,7 @@ fn a_rename_copies_what_is_small_and_in_memory_where_nothing_is_synced() {
         let root = InodeId::ROOT;
         union.rename(&Caller::this_process(), root, &name("a"), root, &name("moved"), RenameFlags::empty()).unwrap();
         let upper = base.path().join("upper/moved");
-        let marks =
-            xattr::list_at(rustix::fs::CWD, &std::ffi::CString::new(upper.as_os_str().as_bytes()).unwrap()).unwrap();
+        let marks = xattr::list_fd(fs::File::open(&upper).unwrap().as_fd()).unwrap();
         assert_eq!(marks.iter().any(|mark| mark.ends_with(b".metacopy")), !copied, "{case}");
         let has_data = fs::read(&upper).unwrap() == fs::read(&lower).unwrap();
         assert!(has_data || !copied, "{case}");

@@ -20,7 +20,7 @@ use crate::fuse::Adapter;
 use crate::fuse::guard::Guard;
 use crate::fuse::reattach::Successive;
 use crate::fuse::session;
-use crate::sys::process;
+use crate::sys::{newer, process};
 use crate::union::{Rivals, Union};
 
 /// What a command line asks for.
@@ -58,7 +58,7 @@ struct Mount {
 /// Runs the command line `args` (with the program's name); its exit status.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     process::heed_children();
-    let done = parse(args).and_then(|command| match command {
+    let done = newer::check().map_err(no_such_word).and_then(|()| parse(args)).and_then(|command| match command {
         Command::Help => print(&help::text()),
         Command::Version => print(&help::version()),
         Command::Show { at, json } => show::show(Path::new(&at), json).and_then(|text| print(&text)),
@@ -66,6 +66,10 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Complete(words) => complete(&words),
     });
     daemon::finish(done)
+}
+
+fn no_such_word(word: &str) -> Failure {
+    Failure::usage(newer::VARIABLE, format!("{word} is not known"), "docs/kernels.md has the words; all is one")
 }
 
 fn print(text: &str) -> Result<(), Failure> {

@@ -11,7 +11,7 @@ use super::daemon::Report;
 use super::report::Failure;
 use super::resolve::Resolved;
 use crate::base::Errno;
-use crate::fuse::reattach::Successive;
+use crate::fuse::reattach::{self, Successive};
 use crate::fuse::session;
 use crate::sys::handover;
 use crate::sys::process::{self, Event, Fork};
@@ -31,6 +31,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// Why daemons could not be started; that too many died. Where a daemon has said itself why it could not mount, this
 /// process ends with its status.
 pub fn run(resolved: &Resolved, report: &mut dyn Report) -> Result<(), Failure> {
+    reattach::can_succeed().map_err(|reason| Failure::refused("--supervise", reason, "leave it out"))?;
     process::block_endings();
     let failed = |what: &str, errno: Errno| Failure::refused(what, errno.to_string(), "leave --supervise out");
     let files = Journal::files().map_err(|errno| failed("memfd_create(2)", errno))?;

@@ -99,6 +99,17 @@ impl Origin {
         Ok(Decoded::Known(Self { kind, uuid, fid: fid.to_vec() }))
     }
 
+    /// Whether it holds no UUID: the file system has none, or it was not known.
+    pub fn is_nameless(&self) -> bool {
+        self.uuid == [0; 16]
+    }
+
+    /// Whether both name one object, as far as they say of which file system it is.
+    pub fn agrees_with(&self, other: &Self) -> bool {
+        let alike = self.uuid == other.uuid || self.is_nameless() || other.is_nameless();
+        alike && (self.kind, &self.fid) == (other.kind, &other.fid)
+    }
+
     /// The node id that a handle of a FUSE file system holds.
     pub fn node_id(&self) -> Option<u64> {
         const INO64_GEN: u8 = 0x81;

@@ -9,10 +9,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use fuser::{FileHandle, FopenFlags, Generation, INodeNo, Notifier, ReplyCreate, ReplyEntry, Request};
+use fuser::{FileHandle, Generation, INodeNo, Notifier, ReplyCreate, ReplyEntry, Request};
 
 use super::convert::{attr, errno, id};
-use super::opens::{DataPath, OpenFiles};
+use super::init::Agreed;
+use super::opens::{DataPath, OpenFiles, cached_flags};
 use super::prefetch::Prefetch;
 use super::relist::Relist;
 use super::requests::{Op, Requests};
@@ -36,6 +37,7 @@ pub struct Adapter {
     pub(super) requests: Arc<Requests>,
     pub(super) turns: Arc<Turns>,
     pub(super) data: DataPath,
+    pub(super) agreed: Agreed,
     pub(super) open_files: Arc<OpenFiles>,
     pub(super) ahead: Arc<ReadAhead>,
     pub(super) splice: Option<Splice>,
@@ -135,6 +137,7 @@ impl Adapter {
             requests,
             turns,
             data,
+            agreed: Agreed::default(),
             open_files,
             ahead,
             splice: None,
@@ -209,8 +212,7 @@ impl Adapter {
     pub(super) fn created(&self, reply: ReplyCreate, entry: &Entry) {
         let (ttl, shown) = (self.timeouts.entry.min(self.timeouts.attr), attr(&entry.attr));
         if !self.data.opens_seen {
-            let flags = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH;
-            return reply.created(&ttl, &shown, GENERATION, FileHandle(0), flags);
+            return reply.created(&ttl, &shown, GENERATION, FileHandle(0), cached_flags());
         }
         let (ino, through) = (INodeNo(entry.id.0), self.data.passthrough);
         let opened = self.open_files.open(&self.union, ino, through, |fd| reply.open_backing(fd));

@@ -7,17 +7,17 @@ use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno as FuseErrno, FileHandle, Filesystem, INodeNo, IoctlFlags,
-    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
-    Request, TimeOrNow, WriteFlags,
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno as FuseErrno, FileHandle, Filesystem, FopenFlags, INodeNo,
+    IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use super::adapter::{Adapter, GENERATION, to_name};
 use super::convert::{caller, decode_dev, errno, id, negative, set_time};
 use super::reply::{Plain, Plus, attributes, empty, written, xattr};
 use super::requests::Op;
-use super::{init, ioctl, splice};
+use super::{init, ioctl, opens, splice};
 use crate::base::{Errno, panics};
 use crate::sys::ask;
 use crate::union::{self, InodeId, Make, Seek, SetAttr, Union, WriteHow, symlink_target};
@@ -29,7 +29,7 @@ thread_local! {
 
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        let agreed = panics::caught(|| init::negotiate(&self.union, self.data, config));
+        let agreed = panics::caught(|| self.agreed = init::negotiate(&self.union, self.data, config));
         if agreed { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EIO)) }
     }
 
@@ -176,8 +176,10 @@ impl Filesystem for Adapter {
     /// Answered away unless opens are to be seen: the kernel opens files without asking from then on.
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         self.serve(req, Op::Open, || {
-            if !self.data.opens_seen {
-                return reply.error(FuseErrno::ENOSYS);
+            match (self.data.opens_seen, self.agreed.no_open) {
+                (true, _) => {}
+                (false, true) => return reply.error(FuseErrno::ENOSYS),
+                (false, false) => return reply.opened(FileHandle(0), opens::cached_flags()),
             }
             let (who, data, files) = (caller(req, 0), self.data, self.open_files.clone());
             let (writes, cuts) = (flags.0 & libc::O_ACCMODE != libc::O_RDONLY, flags.0 & libc::O_TRUNC != 0);
@@ -318,7 +320,11 @@ impl Filesystem for Adapter {
     /// Answered away, as [`Adapter::open`]: the kernel keeps listings, and is told when to drop one.
     fn opendir(&self, req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         self.serve(req, Op::OpenDir, || {
-            reply.error(FuseErrno::ENOSYS);
+            match self.agreed.no_opendir {
+                true => reply.error(FuseErrno::ENOSYS),
+                // Not cached: kernels of that time have not learned all there is to it.
+                false => reply.opened(FileHandle(0), FopenFlags::empty()),
+            }
         });
     }
 

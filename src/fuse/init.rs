@@ -4,6 +4,7 @@ use fuser::{InitFlags, KernelConfig};
 
 use super::DataPath;
 use crate::base::config::Timeouts;
+use crate::sys::newer::{self, Newer};
 use crate::union::Union;
 
 /// Requests of one kind that may wait: RELEASE and read-ahead must never starve behind others.
@@ -12,8 +13,35 @@ const MAX_BACKGROUND: u16 = 1024;
 const STACK_DEPTH: u32 = 1;
 /// Bytes in one WRITE; the kernel's own limit is 256 pages.
 const MAX_WRITE: u32 = 1 << 20;
+/// The same before it was told how many pages (`FUSE_MAX_PAGES`).
+const OLD_MAX_WRITE: u32 = 1 << 17;
 
-pub(super) fn negotiate(union: &Union, data: DataPath, config: &mut KernelConfig) {
+/// By which flag of INIT the kernel says that it has something.
+const FLAGS: [(Newer, InitFlags); 12] = [
+    (Newer::ReadDirPlus, InitFlags::FUSE_DO_READDIRPLUS),
+    (Newer::AsyncDio, InitFlags::FUSE_ASYNC_DIO),
+    (Newer::Writeback, InitFlags::FUSE_WRITEBACK_CACHE),
+    (Newer::NoOpen, InitFlags::FUSE_NO_OPEN_SUPPORT),
+    (Newer::ParallelDirOps, InitFlags::FUSE_PARALLEL_DIROPS),
+    (Newer::PosixAcl, InitFlags::FUSE_POSIX_ACL),
+    (Newer::CacheSymlinks, InitFlags::FUSE_CACHE_SYMLINKS),
+    (Newer::MaxPages, InitFlags::FUSE_MAX_PAGES),
+    (Newer::NoOpenDir, InitFlags::FUSE_NO_OPENDIR_SUPPORT),
+    (Newer::KillPriv, InitFlags::FUSE_HANDLE_KILLPRIV_V2),
+    (Newer::Passthrough, InitFlags::FUSE_PASSTHROUGH),
+    (Newer::Resend, InitFlags::FUSE_HAS_RESEND),
+];
+
+/// What the kernel does by itself, once it was told to.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Agreed {
+    /// It opens files without asking.
+    pub no_open: bool,
+    /// It opens directories without asking.
+    pub no_opendir: bool,
+}
+
+pub(super) fn negotiate(union: &Union, data: DataPath, config: &mut KernelConfig) -> Agreed {
     let mut wished = InitFlags::FUSE_DO_READDIRPLUS
         // Attributes come with the first names of a listing, and with the next ones if somebody asked for some.
         | InitFlags::FUSE_READDIRPLUS_AUTO
@@ -44,11 +72,25 @@ pub(super) fn negotiate(union: &Union, data: DataPath, config: &mut KernelConfig
     if union.timeouts().attr != Timeouts::FOREVER {
         wished |= InitFlags::FUSE_AUTO_INVAL_DATA;
     }
+    let offered = config.capabilities();
+    for (newer, flag) in FLAGS {
+        // What nobody wishes for, such as passthrough, is not missed.
+        let needed = wished.contains(flag) || matches!(newer, Newer::MaxPages | Newer::Resend);
+        if needed && (newer::is_absent(newer) || !offered.contains(flag)) {
+            newer::lacks(newer);
+            wished.remove(flag);
+        }
+    }
     for flag in wished.iter() {
         if config.add_capabilities(flag).is_err() {
             log::info!("this kernel has no {flag:?}");
         }
     }
     let _ = config.set_max_background(MAX_BACKGROUND);
-    let _ = config.set_max_write(MAX_WRITE);
+    let max_write = if newer::is_absent(Newer::MaxPages) { OLD_MAX_WRITE } else { MAX_WRITE };
+    let _ = config.set_max_write(max_write);
+    Agreed {
+        no_open: wished.contains(InitFlags::FUSE_NO_OPEN_SUPPORT),
+        no_opendir: wished.contains(InitFlags::FUSE_NO_OPENDIR_SUPPORT),
+    }
 }

@@ -11,6 +11,7 @@ use fuser::{BackingId, FileHandle, FopenFlags, INodeNo};
 
 use crate::base::sync::DashMap;
 use crate::sys::caller;
+use crate::sys::newer::{self, Newer};
 use crate::union::{InodeId, Union};
 
 /// How data goes between programs and layers.
@@ -73,11 +74,11 @@ impl OpenFiles {
             if opens.backing.is_some() {
                 opens.through += 1;
                 let backing = opens.backing.clone();
-                return Opened { handle: THROUGH, flags: FopenFlags::FOPEN_NOFLUSH, backing };
+                return Opened { handle: THROUGH, flags: no_flush(), backing };
             }
         }
         opens.cached += 1;
-        let mut flags = FopenFlags::FOPEN_NOFLUSH;
+        let mut flags = no_flush();
         // What was written by the kernel itself meanwhile is not in its cache.
         if !passthrough || union.is_lower(InodeId(ino.0)) {
             flags |= FopenFlags::FOPEN_KEEP_CACHE;
@@ -109,11 +110,24 @@ impl OpenFiles {
     }
 }
 
+/// How a file is opened whose data the kernel may keep in its cache.
+pub(super) fn cached_flags() -> FopenFlags {
+    FopenFlags::FOPEN_KEEP_CACHE | no_flush()
+}
+
+/// Nothing is left to do at close(2).
+fn no_flush() -> FopenFlags {
+    if newer::is_absent(Newer::NoFlush) { FopenFlags::empty() } else { FopenFlags::FOPEN_NOFLUSH }
+}
+
 /// Whether this connection can hand files to the kernel: tried with one.
 ///
 /// # Errors
 /// `EPERM` without CAP_SYS_ADMIN in the initial user namespace, `EOPNOTSUPP` or `ENOTTY` where the kernel cannot.
 pub fn can_pass(device: impl AsFd) -> io::Result<()> {
+    if newer::is_absent(Newer::Passthrough) {
+        return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
+    }
     let file = std::fs::File::open("/proc/self/exe")?;
     BackingId::create_raw(device, file).map(drop)
 }

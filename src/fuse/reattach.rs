@@ -13,11 +13,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use fuser::{Config, Session, SessionACL};
+use fuser::{Config, InitFlags, Session, SessionACL};
 
 use super::Adapter;
 use super::convert::{RESENT, out_header};
 use crate::base::{Errno, Result};
+use crate::sys::newer::{self, Newer};
 use crate::sys::{handover, process};
 use crate::union::Journal;
 
@@ -41,6 +42,9 @@ const OPCODE: std::ops::Range<usize> = 4..8;
 const UNIQUE: std::ops::Range<usize> = 8..16;
 /// `FUSE_FORGET`, `FUSE_INTERRUPT` and `FUSE_BATCH_FORGET` of linux/fuse.h.
 const UNANSWERED: [u32; 3] = [2, 36, 42];
+/// `struct fuse_init_in`, behind the header: the flags.
+const FLAGS: usize = 40 + 12;
+const NO_RESEND: &str = "needs Linux 6.9, where requests can be sent again";
 /// `FUSE_NOTIFY_RESEND`
 const NOTIFY_RESEND: i32 = 7;
 
@@ -54,10 +58,14 @@ impl Successive {
         let init = match &before {
             Some(init) => init.clone(),
             None => {
-                handover::send_fd(self.supervisor.as_fd(), connection.as_fd())?;
                 let mut message = vec![0; MESSAGE];
                 let len = handover::read(connection.as_fd(), &mut message)?;
                 message.truncate(len);
+                // Else no other daemon can do better.
+                if newer::is_absent(Newer::Resend) || !offers_resend(&message) {
+                    return Err(io::Error::other(NO_RESEND));
+                }
+                handover::send_fd(self.supervisor.as_fd(), connection.as_fd())?;
                 message
             }
         };
@@ -71,10 +79,6 @@ impl Successive {
             None => {
                 self.journal.set_init(init);
                 handover::write(connection.as_fd(), answer.get(..len).unwrap_or_default())?;
-                // Nothing is there to be sent again: only to know that it can be done.
-                if resend(connection.as_fd()) == Err(Errno::EINVAL) {
-                    return Err(io::Error::other("supervise needs Linux 6.9, where requests can be sent again"));
-                }
             }
             Some(_) => self.take_over(connection.as_fd())?,
         }
@@ -100,8 +104,33 @@ impl Successive {
     }
 }
 
+/// Whether an INIT is that of a kernel that has `FUSE_NOTIFY_RESEND`.
+fn offers_resend(init: &[u8]) -> bool {
+    let word = |at: usize| init.get(at..at + 4).and_then(|word| word.try_into().ok()).map_or(0, u32::from_ne_bytes);
+    let flags = u64::from(word(FLAGS)) | u64::from(word(FLAGS + 4)) << 32;
+    InitFlags::from_bits_retain(flags).contains(InitFlags::FUSE_INIT_EXT | InitFlags::FUSE_HAS_RESEND)
+}
+
+/// Looks before anything is mounted whether a daemon can go on where another one has died.
+///
+/// # Errors
+/// Why not.
+pub fn can_succeed() -> std::result::Result<(), String> {
+    // What was brought into an older kernel of a distribution is not known before there is a mount.
+    if newer::is_absent(Newer::Resend) || !newer::release_is_at_least(6, 9) {
+        return Err(format!("{NO_RESEND} (this is {})", newer::release()));
+    }
+    Ok(())
+}
+
 /// Asks for all that was read and not answered once more.
+///
+/// # Errors
+/// `EINVAL` where the kernel cannot; those of the connection.
 pub(super) fn resend(connection: BorrowedFd<'_>) -> Result<()> {
+    if newer::is_absent(Newer::Resend) {
+        return Err(Errno::EINVAL);
+    }
     handover::write(connection, &out_header(0, NOTIFY_RESEND, 0))
 }
 

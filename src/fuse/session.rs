@@ -19,6 +19,7 @@ use super::splice::Splice;
 use super::turns::Turns;
 use super::walk::Walk;
 use crate::base::{Errno, panics};
+use crate::sys::newer::{self, Newer};
 use crate::sys::{mount, process};
 use crate::union::{SetupError, Union};
 
@@ -115,6 +116,11 @@ pub fn serve(
         }
         session => session.map_err(end_early)?,
     };
+    if settings.data.writeback && newer::is_absent(Newer::Writeback) {
+        mounted.give_up();
+        let (what, reason) = ("io=writeback".to_owned(), "this kernel cannot hold data back".to_owned());
+        return Err(SetupError { what, reason, hint: "leave it out; Linux 3.15 has it".to_owned() });
+    }
     if settings.data.passthrough
         && let Err(error) = device.as_ref().map_or(Ok(()), opens::can_pass)
     {
@@ -177,7 +183,10 @@ fn read_ahead(
         }
     }
     // Of what the kernel had from a daemon before this one nothing is known.
-    let Some((connection, guard)) = guarded.filter(|_| settings.reads_ahead()) else { return };
+    let Some((connection, guard)) = guarded.filter(|_| settings.reads_ahead() && !newer::is_absent(Newer::NoOpen))
+    else {
+        return;
+    };
     let start = |guard: Guard| {
         // `EINVAL` before Linux 6.9.
         let guarded = guard.take(connection.as_fd())?;

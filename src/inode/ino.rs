@@ -35,10 +35,12 @@ pub struct Numbers {
 pub struct System {
     /// `st_dev` of a layer's root.
     pub dev: u64,
-    /// Its identity, or zeros.
-    pub uuid: [u8; 16],
+    /// What marks hold of it, and its UUID; zeros for none.
+    pub uuids: [[u8; 16]; 2],
     /// What its file handles are good for.
     pub handles: Handles,
+    /// A lower layer is on it.
+    pub lower: bool,
 }
 
 impl Numbers {
@@ -46,8 +48,11 @@ impl Numbers {
     pub fn new(layers: impl IntoIterator<Item = System>, xino: Xino) -> Self {
         let mut systems: Vec<System> = Vec::new();
         for layer in layers {
-            if !systems.iter().any(|system| system.dev == layer.dev) {
-                systems.push(layer);
+            match systems.iter_mut().find(|system| system.dev == layer.dev) {
+                // What marks hold is said of lower layers.
+                Some(system) if layer.lower => *system = layer,
+                Some(_) => {}
+                None => systems.push(layer),
             }
         }
         Self { systems, xino, next: AtomicU64::new(PRIVATE) }
@@ -64,9 +69,13 @@ impl Numbers {
         self.compose(system, ino)
     }
 
-    /// The number of the object that an `origin` mark names.
+    /// The number of the lower object that an `origin` mark names: on the only file system that has this UUID, or where it
+    /// holds none the only one with a lower layer.
     pub fn of_origin(&self, origin: &Origin) -> Option<InodeId> {
-        let mut same = self.systems.iter().enumerate().filter(|(_, system)| system.uuid == origin.uuid);
+        let named = |system: &System| system.lower && system.uuids.contains(&origin.uuid);
+        let nameless = origin.is_nameless() && !self.systems.iter().any(named);
+        let counts = |system: &System| if nameless { system.lower } else { named(system) };
+        let mut same = self.systems.iter().enumerate().filter(|(_, system)| counts(system));
         match (same.next(), same.next()) {
             (Some((at, system)), None) => {
                 let ino = match system.handles {
@@ -117,7 +126,7 @@ mod tests {
     const UUID: [u8; 16] = [7; 16];
 
     const fn on(dev: u64, uuid: [u8; 16]) -> System {
-        System { dev, uuid, handles: Handles::Tell }
+        System { dev, uuids: [uuid; 2], handles: Handles::Tell, lower: true }
     }
 
     #[test]

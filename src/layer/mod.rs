@@ -39,8 +39,10 @@ pub struct Layer {
     pub path: std::path::PathBuf,
     /// `st_dev` of the root.
     pub dev: u64,
-    /// Identifier of the root's file system (zero where it has none).
+    /// By what marks name the root's file system (zeros where it has no UUID).
     pub uuid: [u8; 16],
+    /// The UUID of that, also where marks are without.
+    pub real_uuid: [u8; 16],
     /// What the file handles of its objects are good for.
     pub handles: Handles,
     /// A name is found there if and only if the directory lists it.

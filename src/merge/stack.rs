@@ -74,11 +74,15 @@ impl Stack {
         self.home(origin).is_some_and(lost)
     }
 
-    /// A root on the file system that an origin names: the only one that has this identity.
+    /// A root on the file system that an origin names: the only one that has this UUID, or where it holds none the only
+    /// one.
     fn home(&self, origin: &Origin) -> Option<&DirPlace> {
-        let mut same = self.lowers.iter().filter(|root| root.place.layer.uuid == origin.uuid);
-        let root = &same.next()?.place;
-        same.all(|other| other.place.layer.dev == root.layer.dev).then_some(root)
+        let named = |place: &DirPlace| [place.layer.uuid, place.layer.real_uuid].contains(&origin.uuid);
+        let places = || self.lowers.iter().map(|root| &*root.place);
+        let nameless = origin.is_nameless() && !places().any(named);
+        let mut same = places().filter(|place| nameless || named(place));
+        let root = same.next()?;
+        same.all(|other| other.layer.dev == root.layer.dev).then_some(root)
     }
 
     /// The regular file at `path` in the data-only layers: the topmost that has one.

@@ -6,12 +6,16 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use rustix::fs::{FallocateFlags, SeekFrom};
 use rustix::io::Errno as Raw;
 
+use super::newer::{self, Newer};
 use super::seam::{self, Call};
 use crate::base::{Errno, Result};
 
 /// Whether some bytes of each 64 KiB of a part are in the page cache
 /// ([preadv2(2)](https://man7.org/linux/man-pages/man2/preadv2.2.html), `RWF_NOWAIT`), up to the end of the file.
 pub fn is_in_cache(fd: BorrowedFd<'_>, offset: u64, len: u64) -> bool {
+    if newer::is_absent(Newer::NoWait) {
+        return false;
+    }
     let mut byte = [0; 1];
     (offset..offset.saturating_add(len)).step_by(64 << 10).all(|at| {
         let mut room = [std::io::IoSliceMut::new(&mut byte)];
@@ -62,6 +66,9 @@ pub fn pread_full(fd: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> Result<
 pub fn read_from_cache(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> bool {
     let wanted = buffer.len();
     let Ok(len) = seam::enter_moving(Call::Pread, wanted) else { return false };
+    if newer::is_absent(Newer::NoWait) {
+        return false;
+    }
     let mut room = [std::io::IoSliceMut::new(buffer.get_mut(..len).unwrap_or_default())];
     rustix::io::preadv2(fd, &mut room, 0, rustix::io::ReadWriteFlags::NOWAIT) == Ok(wanted)
 }
@@ -101,6 +108,9 @@ pub fn pwrite_all(fd: BorrowedFd<'_>, bytes: &[u8], offset: u64) -> Result<()> {
 /// `EOPNOTSUPP`, `EXDEV`, `EINVAL` or `ENOTTY` where that is not possible, and those of the ioctl.
 pub fn reflink(src: BorrowedFd<'_>, dst: BorrowedFd<'_>) -> Result<()> {
     seam::enter(Call::Reflink)?;
+    if newer::is_absent(Newer::Clone) {
+        return Err(Errno::EOPNOTSUPP);
+    }
     Ok(rustix::fs::ioctl_ficlone(dst, src)?)
 }
 
@@ -121,6 +131,9 @@ pub fn copy_range(
 ) -> Result<usize> {
     again_if_interrupted(|| {
         let len = seam::enter_moving(Call::CopyRange, len)?;
+        if newer::is_absent(Newer::CopyRange) {
+            return Err(Errno::ENOSYS);
+        }
         let (mut from, mut to) = (src_offset, dst_offset);
         Ok(rustix::fs::copy_file_range(src, Some(&mut from), dst, Some(&mut to), len)?)
     })

@@ -1,10 +1,8 @@
-//! File handles, which name an inode over renames and remounts, and the identity of file systems.
+//! File handles, which name an inode over renames and remounts.
 #![allow(unsafe_code)]
 
 use std::ffi::CStr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-
-use rustix::ioctl::{Getter, Opcode, ioctl, opcode};
 
 use super::seam::{self, Call};
 use crate::base::{Errno, Result};
@@ -87,31 +85,6 @@ fn name_to_handle(dir: BorrowedFd<'_>, name: &CStr, flags: libc::c_int) -> Resul
     Ok(Handle { kind: found.kind, bytes: bytes.to_vec() })
 }
 
-/// `struct fsuuid2`
-#[repr(C)]
-struct FsUuid {
-    len: u8,
-    uuid: [u8; 16],
-}
-
-const FS_IOC_GETFSUUID: Opcode = opcode::read::<FsUuid>(0x15, 0);
-
-/// The UUID of the file system that `fd` is on (`FS_IOC_GETFSUUID`, Linux 6.9); `None` if it has none or the kernel
-/// cannot say.
-///
-/// # Errors
-/// `EBADF` for an `O_PATH` descriptor, `EIO`.
-pub fn fs_uuid(fd: BorrowedFd<'_>) -> Result<Option<[u8; 16]>> {
-    seam::enter(Call::FsUuid)?;
-    // SAFETY: the number carries the size of what the kernel writes: 17 bytes, for which any value is valid.
-    let answer = unsafe { ioctl(fd, Getter::<FS_IOC_GETFSUUID, FsUuid>::new()) };
-    match answer.map_err(Errno::from) {
-        Ok(found) => Ok((found.len == 16).then_some(found.uuid)),
-        Err(Errno::ENOTTY | Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP | Errno::EPERM) => Ok(None),
-        Err(errno) => Err(errno),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsFd;
@@ -154,14 +127,5 @@ mod tests {
         drop(file);
         std::fs::remove_file(here.path().join("f")).unwrap();
         assert!(open_by_handle(mount.as_fd(), &handle).is_err());
-    }
-
-    #[test]
-    fn a_file_system_has_one_uuid_or_none() {
-        let here = tempfile::tempdir().unwrap();
-        let dir = reopen(open_root(here.path()).unwrap().as_fd(), OFlags::RDONLY).unwrap();
-        assert_eq!(fs_uuid(dir.as_fd()), fs_uuid(tempfile::tempfile_in(here.path()).unwrap().as_fd()));
-        let proc = std::fs::File::open("/proc/version").unwrap();
-        assert_eq!(fs_uuid(proc.as_fd()), Ok(None));
     }
 }

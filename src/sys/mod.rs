@@ -15,6 +15,7 @@ pub mod lock;
 pub mod memory;
 pub mod mount;
 pub mod mounts;
+pub mod newer;
 pub mod others;
 pub mod path;
 pub mod process;
@@ -23,6 +24,7 @@ pub mod seam;
 pub mod splice;
 pub mod stat;
 pub mod tree;
+pub mod uuid;
 pub mod verity;
 pub mod xattr;
 
@@ -33,7 +35,7 @@ pub use data::{
 };
 pub use dirent::{Dirent, read_dir};
 pub use flags::{get_flags, get_fsx, set_flags, set_fsx};
-pub use handle::{Handle, fs_uuid, handle_at, handle_fd};
+pub use handle::{Handle, handle_at, handle_fd};
 pub use lock::try_lock;
 pub use path::{OFlags, open_beneath, open_root, reopen};
 pub use random::{boot_id, random_bytes, temp_name};
@@ -42,6 +44,7 @@ pub use tree::{
     RenameFlags, chmod_at, chmod_fd, chown_at, chown_fd, create_at, link_at, link_fd, mkdir_at, mknod_at, readlink_at,
     rename_at, rmdir_at, symlink_at, tmpfile_at, unlink_at, utimens_at, utimens_fd,
 };
+pub use uuid::fs_uuid;
 pub use verity::measure;
 pub use xattr::{get_at, get_at_raw, get_fd, get_fd_raw, list_at, list_fd, remove_at, remove_fd, set_at, set_fd};
 

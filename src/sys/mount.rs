@@ -15,6 +15,7 @@ use rustix::mount::{MountFlags, OpenTreeFlags, UnmountFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::mounts;
+use super::newer::{self, Newer};
 use crate::base::{Errno, Result};
 
 /// The device that requests come from.
@@ -254,8 +255,8 @@ fn run(command: &mut Command) -> std::result::Result<String, String> {
 /// # Errors
 /// Those of statx(2) and of reading /proc.
 pub fn fs_type(fd: BorrowedFd<'_>) -> Result<Option<String>> {
-    let found = rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, StatxFlags::MNT_ID)?;
-    Ok(mounts::table()?.into_iter().find(|mount| mount.id == found.stx_mnt_id).map(|mount| mount.kind))
+    let id = mounts::mount_id(fd)?;
+    Ok(mounts::table()?.into_iter().find(|mount| mount.id == id).map(|mount| mount.kind))
 }
 
 /// The device number of the file system mounted at `path`, without asking its daemon anything.
@@ -265,7 +266,11 @@ pub fn fs_type(fd: BorrowedFd<'_>) -> Result<Option<String>> {
 /// calls does not know that one, `ENOENT` if the mount table has no such mount.
 pub fn device_at(path: &Path) -> Result<u64> {
     let flags = AtFlags::STATX_DONT_SYNC | AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
-    match rustix::fs::statx(rustix::fs::CWD, path, flags, StatxFlags::empty()).map_err(Errno::from) {
+    let found = match newer::is_absent(Newer::Statx) {
+        true => Err(Errno::ENOSYS),
+        false => rustix::fs::statx(rustix::fs::CWD, path, flags, StatxFlags::empty()).map_err(Errno::from),
+    };
+    match found {
         Err(errno) if !super::has_call(errno) => {
             mounts::table()?.iter().rfind(|mount| mount.at == path).map(|mount| mount.device).ok_or(Errno::ENOENT)
         }
@@ -319,6 +324,9 @@ struct MountAttr {
 /// privileged namespace), `ENOSYS` before Linux 5.12
 /// ([open_tree(2)](https://man7.org/linux/man-pages/man2/open_tree.2.html)).
 pub fn clone_tree(fd: BorrowedFd<'_>, read_only: bool) -> Result<OwnedFd> {
+    if newer::is_absent(Newer::OpenTree) {
+        return Err(Errno::ENOSYS);
+    }
     let how = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
     let tree = rustix::mount::open_tree(fd, c"", how)?;
     let read_only = if read_only { libc::MOUNT_ATTR_RDONLY } else { 0 };

@@ -10,6 +10,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{AtFlags, StatxFlags};
 use rustix::io::Errno as Raw;
 
+use super::newer::{self, Newer};
 use super::seam::{self, Call};
 use crate::base::{Errno, Result};
 
@@ -135,7 +136,7 @@ impl PlaceInFs {
     /// Those of statx(2) and of reading `/proc`.
     pub fn of(fd: BorrowedFd<'_>, table: &[MountEntry]) -> Result<Option<Self>> {
         seam::enter(Call::Process)?;
-        let Some(id) = mount_id(fd)? else { return Ok(None) };
+        let id = mount_id(fd)?;
         let path = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
         let Some(mount) = table.iter().find(|mount| mount.id == id) else { return Ok(None) };
         let within = path.strip_prefix(&mount.at).ok();
@@ -148,16 +149,34 @@ impl PlaceInFs {
     }
 }
 
-/// The number of the mount that `fd` is on; `None` where the kernel (before Linux 5.8) does not say.
+/// The number of the mount that `fd` is on. A FUSE daemon, maybe this process, is not asked.
 ///
 /// # Errors
-/// Those of [statx(2)](https://man7.org/linux/man-pages/man2/statx.2.html).
-pub fn mount_id(fd: BorrowedFd<'_>) -> Result<Option<u64>> {
+/// Those of [statx(2)](https://man7.org/linux/man-pages/man2/statx.2.html); before Linux 5.8 those of reading `/proc`.
+pub fn mount_id(fd: BorrowedFd<'_>) -> Result<u64> {
+    if newer::is_absent(Newer::MountId) || newer::is_absent(Newer::Statx) {
+        return listed_mount_id(fd);
+    }
     let wish = StatxFlags::MNT_ID;
     match rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, wish).map_err(Errno::from) {
-        Err(errno) if !super::has_call(errno) => Ok(None),
-        found => found.map(|found| (found.stx_mask & wish.bits() != 0).then_some(found.stx_mnt_id)),
+        Ok(found) if found.stx_mask & wish.bits() != 0 => Ok(found.stx_mnt_id),
+        Ok(_) => {
+            newer::lacks(Newer::MountId);
+            listed_mount_id(fd)
+        }
+        Err(errno) if !super::has_call(errno) => {
+            newer::lacks(Newer::Statx);
+            listed_mount_id(fd)
+        }
+        Err(errno) => Err(errno),
     }
+}
+
+/// [`mount_id`] by [proc_pid_fdinfo(5)](https://man7.org/linux/man-pages/man5/proc_pid_fdinfo.5.html).
+fn listed_mount_id(fd: BorrowedFd<'_>) -> Result<u64> {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()))?;
+    let line = info.lines().find_map(|line| line.strip_prefix("mnt_id:"));
+    line.and_then(|id| id.trim().parse().ok()).ok_or(Errno::ENOSYS)
 }
 
 #[cfg(test)]
@@ -181,6 +200,14 @@ mod tests {
         for (field, path) in [("/a\\040b\\134c", "/a b\\c"), ("/a\\", "/a\\"), ("/a\\9", "/a\\9"), ("", "")] {
             assert_eq!(unescaped(field.as_bytes()), path.as_bytes());
         }
+    }
+
+    #[test]
+    fn a_mount_is_known_without_statx() {
+        let fds = ["/", "/proc", "/proc/self"].map(|path| open_root(Path::new(path)).unwrap());
+        let ids = [0, 1, 2].map(|i| listed_mount_id(fds[i].as_fd()));
+        assert_eq!((ids[0] == ids[1], ids[1] == ids[2]), (false, true), "{ids:?}");
+        assert_eq!(ids[0], mount_id(fds[0].as_fd()));
     }
 
     #[test]

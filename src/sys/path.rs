@@ -5,13 +5,14 @@ use std::fmt::Write as _;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::OnceLock;
 
-use rustix::fs::{AtFlags, CWD, Mode, ResolveFlags, StatxFlags, openat, openat2, statx};
+use rustix::fs::{CWD, Mode, ResolveFlags, openat, openat2};
 use rustix::io::Errno as Raw;
 
 pub use rustix::fs::OFlags;
 
+use super::mounts::mount_id;
+use super::newer::{self, Newer};
 use super::seam::{self, Call};
 use crate::base::{Errno, Result};
 
@@ -70,7 +71,7 @@ pub fn parent_of(dir: BorrowedFd<'_>) -> Result<Option<(OwnedFd, CString)>> {
     seam::enter(Call::OpenBeneath)?;
     let parent = openat(dir, c"..", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     let same = |stat: rustix::fs::Stat| (stat.st_dev, stat.st_ino);
-    if mount_of(dir)? != mount_of(parent.as_fd())? || same(rustix::fs::fstat(dir)?) == same(rustix::fs::fstat(&parent)?)
+    if mount_id(dir)? != mount_id(parent.as_fd())? || same(rustix::fs::fstat(dir)?) == same(rustix::fs::fstat(&parent)?)
     {
         return Ok(None);
     }
@@ -101,8 +102,7 @@ pub(super) fn open_again(fd: BorrowedFd<'_>, flags: OFlags) -> Result<OwnedFd> {
 }
 
 fn has_openat2() -> bool {
-    static HAS: OnceLock<bool> = OnceLock::new();
-    *HAS.get_or_init(|| {
+    newer::has(Newer::Openat2, || {
         openat2(CWD, c"/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::empty())
             .map_or_else(|errno| super::has_call(errno.into()), |_| true)
     })
@@ -116,7 +116,7 @@ fn open_by_components(dir: BorrowedFd<'_>, path: &CStr, flags: OFlags) -> Result
         Some(b'/') => return Err(Errno::EXDEV),
         Some(_) => {}
     }
-    let home = mount_of(dir)?;
+    let home = mount_id(dir)?;
     let mut components = bytes.split(|&byte| byte == b'/').filter(|part| !part.is_empty() && *part != b".").peekable();
     let mut at = openat(dir, c".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     while let Some(component) = components.next() {
@@ -124,7 +124,7 @@ fn open_by_components(dir: BorrowedFd<'_>, path: &CStr, flags: OFlags) -> Result
             return Err(Errno::EXDEV);
         }
         at = openat(&at, component, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
-        if mount_of(at.as_fd())? != home {
+        if mount_id(at.as_fd())? != home {
             return Err(Errno::EXDEV);
         }
         let wanted = components.peek().is_none() && flags.contains(OFlags::PATH);
@@ -137,25 +137,6 @@ fn open_by_components(dir: BorrowedFd<'_>, path: &CStr, flags: OFlags) -> Result
         return if flags.contains(OFlags::DIRECTORY) && !is_dir()? { Err(Errno::ENOTDIR) } else { Ok(at) };
     }
     open_again(at.as_fd(), flags)
-}
-
-/// The mount that `fd` is on, or its device before Linux 5.8. A FUSE daemon, maybe this process, is not asked.
-fn mount_of(fd: BorrowedFd<'_>) -> Result<(u64, u32, u32)> {
-    let mount_id = StatxFlags::MNT_ID;
-    let found = match statx(fd, c"", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, mount_id).map_err(Errno::from) {
-        Err(errno) if !super::has_call(errno) => return Ok((listed_mount_of(fd)?, 0, 0)),
-        found => found?,
-    };
-    let known = found.stx_mask & mount_id.bits() != 0;
-    Ok((if known { found.stx_mnt_id } else { 0 }, found.stx_dev_major, found.stx_dev_minor))
-}
-
-/// [`mount_of`] without statx
-/// ([proc_pid_fdinfo(5)](https://man7.org/linux/man-pages/man5/proc_pid_fdinfo.5.html), `mnt_id`).
-fn listed_mount_of(fd: BorrowedFd<'_>) -> Result<u64> {
-    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()))?;
-    let line = info.lines().find_map(|line| line.strip_prefix("mnt_id:"));
-    line.and_then(|id| id.trim().parse().ok()).ok_or(Errno::ENOSYS)
 }
 
 /// `/proc/self/fd/N` or `/proc/self/fd/N/name` as a C string, without allocation.
@@ -243,13 +224,6 @@ mod tests {
                 assert_eq!(open(dir.as_fd(), path, flags).err(), expected, "{path:?} {flags:?}");
             }
         }
-    }
-
-    #[test]
-    fn a_mount_is_told_without_statx() {
-        let ids = ["/", "/proc", "/proc/self"].map(|path| listed_mount_of(open_root(Path::new(path)).unwrap().as_fd()));
-        assert_eq!((ids[0] == ids[1], ids[1] == ids[2]), (false, true), "{ids:?}");
-        assert_eq!(ids[0], Ok(mount_of(open_root(Path::new("/")).unwrap().as_fd()).unwrap().0));
     }
 
     #[test]

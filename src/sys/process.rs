@@ -13,6 +13,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Resource, Rlimit, WaitOptions};
 use rustix::thread::{CapabilitySet, LinkNameSpaceType};
 
+use super::newer::{self, Newer};
 use crate::base::{Errno, Result};
 
 /// Which side of a [`fork`] this is.
@@ -84,8 +85,8 @@ impl Forked {
     /// # Errors
     /// `EMFILE`, `ENFILE`; `ENOSYS` before Linux 5.3. Then it is killed.
     pub fn new(pid: Pid) -> Result<Self> {
-        let handle = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty());
-        let end = |_: &rustix::io::Errno| {
+        let handle = pidfd(pid);
+        let end = |_: &Errno| {
             let _ = signal(pid, libc::SIGKILL).and_then(|()| wait_for(pid));
         };
         Ok(Self { pid, handle: handle.inspect_err(end)? })
@@ -105,6 +106,18 @@ impl Drop for Forked {
     }
 }
 
+/// A descriptor for a process ([pidfd_open(2)](https://man7.org/linux/man-pages/man2/pidfd_open.2.html)).
+fn pidfd(pid: Pid) -> Result<OwnedFd> {
+    if newer::is_absent(Newer::PidFd) {
+        return Err(Errno::ENOSYS);
+    }
+    let opened = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).map_err(Errno::from);
+    if opened.as_ref().err() == Some(&Errno::ENOSYS) {
+        newer::lacks(Newer::PidFd);
+    }
+    opened
+}
+
 /// The process that has forked this one.
 #[derive(Debug)]
 pub struct Watched {
@@ -122,7 +135,7 @@ impl Watched {
     pub fn new(pid: Pid) -> Result<Self> {
         let signal = Some(rustix::process::Signal::USR1);
         rustix::process::set_parent_process_death_signal(signal)?;
-        let handle = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?;
+        let handle = pidfd(pid)?;
         // By that number there may be another one by now.
         if rustix::process::getppid() == Some(pid) { Ok(Self { pid, handle }) } else { Err(Errno::ESRCH) }
     }
@@ -208,9 +221,12 @@ pub fn close_inherited(keep: BorrowedFd<'_>) -> Result<()> {
         if first > last {
             continue;
         }
-        // SAFETY: no descriptor in the range belongs to an object of this process (the function's contract).
-        let closed = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
-        if closed != 0 {
+        let closed = !newer::is_absent(Newer::CloseRange) && {
+            // SAFETY: no descriptor in the range belongs to an object of this process (the function's contract).
+            unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) == 0 }
+        };
+        if !closed {
+            newer::lacks(Newer::CloseRange);
             return close_listed(keep);
         }
     }

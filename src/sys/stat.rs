@@ -1,11 +1,14 @@
 //! Attributes of objects and of file systems.
 
 use std::ffi::CStr;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
-use rustix::fs::{AtFlags, FileType, StatVfsMountFlags, StatxAttributes, StatxFlags};
+use rustix::fs::{
+    AtFlags, FileType, IFlags, Mode, StatVfsMountFlags, StatxAttributes, StatxFlags, ioctl_getflags, openat,
+};
 
-use super::path::{OFlags, open_confined};
+use super::newer::{self, Newer};
+use super::path::{OFlags, open_again, open_confined};
 use super::seam::{self, Call};
 use crate::base::{Errno, Result};
 
@@ -218,13 +221,16 @@ pub struct Protection {
 }
 
 /// Whether `name` in `dir` (or `dir` itself, `.`) may be changed, as
-/// [statx(2)](https://man7.org/linux/man-pages/man2/statx.2.html) says without opening it; where it cannot say, nothing is
-/// forbidden.
+/// [statx(2)](https://man7.org/linux/man-pages/man2/statx.2.html) says without opening it (Linux 4.11; else it is opened);
+/// where nobody says, nothing is forbidden.
 ///
 /// # Errors
 /// `ENOENT`, `ENOTDIR` and those of statx(2).
 pub fn protection_at(dir: BorrowedFd<'_>, name: &CStr) -> Result<Protection> {
     seam::enter(Call::Stat)?;
+    if newer::is_absent(Newer::Statx) {
+        return protection_by_flags(dir, name);
+    }
     let ask = |name: &CStr, flags| rustix::fs::statx(dir, name, flags, StatxFlags::TYPE).map_err(Errno::from);
     let mut answer = ask(name, AtFlags::SYMLINK_NOFOLLOW);
     if super::is_closed_itself(name, &answer) {
@@ -235,9 +241,28 @@ pub fn protection_at(dir: BorrowedFd<'_>, name: &CStr) -> Result<Protection> {
             let has = |flag| found.stx_attributes.contains(flag);
             Ok(Protection { append: has(StatxAttributes::APPEND), immutable: has(StatxAttributes::IMMUTABLE) })
         }
-        Err(errno) if !super::has_call(errno) => Ok(Protection::default()),
+        Err(errno) if !super::has_call(errno) => {
+            newer::lacks(Newer::Statx);
+            protection_by_flags(dir, name)
+        }
         Err(errno) => Err(errno),
     }
+}
+
+/// [`protection_at`] without statx: a file or directory is opened, if this user may read it.
+fn protection_by_flags(dir: BorrowedFd<'_>, name: &CStr) -> Result<Protection> {
+    let object = match name.to_bytes() {
+        b"." => None,
+        _ => Some(openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?),
+    };
+    let object = object.as_ref().map_or(dir, AsFd::as_fd);
+    // Nodes are not opened.
+    if !matches!(Kind::from_mode(rustix::fs::fstat(object)?.st_mode), Kind::File | Kind::Dir) {
+        return Ok(Protection::default());
+    }
+    let flags = open_again(object, OFlags::RDONLY | OFlags::NONBLOCK).ok().and_then(|fd| ioctl_getflags(&fd).ok());
+    let has = |flag| flags.is_some_and(|flags| flags.contains(flag));
+    Ok(Protection { append: has(IFlags::APPEND), immutable: has(IFlags::IMMUTABLE) })
 }
 
 /// The size and state of a file system, as [statfs(2)](https://man7.org/linux/man-pages/man2/statfs.2.html) has them.
@@ -300,7 +325,6 @@ pub fn mount_flags_nosuid(fd: BorrowedFd<'_>) -> Result<bool> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd;
     use std::os::unix::fs::{MetadataExt, symlink};
     use std::path::Path;
 

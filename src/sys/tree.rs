@@ -5,13 +5,13 @@
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::OnceLock;
 
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid, openat};
 use rustix::io::Errno as Raw;
 
 pub use rustix::fs::RenameFlags;
 
+use super::newer::{self, Newer};
 use super::path::{OFlags, ProcPath};
 use super::seam::{self, Call};
 use super::stat::{Kind, SetTime};
@@ -94,10 +94,19 @@ pub fn rename_at(
     flags: RenameFlags,
 ) -> Result<()> {
     seam::enter(Call::Rename)?;
-    if seam::lacks().rename_flags && !flags.is_empty() {
+    if flags.is_empty() {
+        return Ok(rustix::fs::renameat(old_dir, old, new_dir, new)?);
+    }
+    if seam::lacks().rename_flags || newer::is_absent(Newer::RenameFlags) {
         return Err(Errno::EINVAL);
     }
-    Ok(rustix::fs::renameat_with(old_dir, old, new_dir, new, flags)?)
+    match rustix::fs::renameat_with(old_dir, old, new_dir, new, flags) {
+        Err(Raw::NOSYS) => {
+            newer::lacks(Newer::RenameFlags);
+            Err(Errno::EINVAL)
+        }
+        done => Ok(done?),
+    }
 }
 
 /// Removes a name of anything but a directory
@@ -139,6 +148,9 @@ pub fn create_at(dir: BorrowedFd<'_>, name: &CStr, flags: OFlags, mode: u32) -> 
 /// `EOPNOTSUPP`, or `EISDIR`, where the file system has no such files; those of openat(2).
 pub fn tmpfile_at(dir: BorrowedFd<'_>, flags: OFlags, mode: u32) -> Result<OwnedFd> {
     seam::enter(Call::Tmpfile)?;
+    if newer::is_absent(Newer::Tmpfile) {
+        return Err(Errno::EOPNOTSUPP);
+    }
     Ok(openat(dir, c".", flags | OFlags::TMPFILE | OFlags::CLOEXEC, permissions(mode))?)
 }
 
@@ -157,10 +169,9 @@ pub fn readlink_at(dir: BorrowedFd<'_>, name: &CStr) -> Result<Vec<u8>> {
 /// # Errors
 /// `EOPNOTSUPP` for a symlink, and those of fchmodat2(2).
 pub fn chmod_at(dir: BorrowedFd<'_>, name: &CStr, mode: u32) -> Result<()> {
-    static HAS_FCHMODAT2: OnceLock<bool> = OnceLock::new();
     seam::enter(Call::Chmod)?;
-    let has = HAS_FCHMODAT2.get_or_init(|| fchmodat2(-1, c".", 0).err().is_none_or(super::has_call));
-    let done = if *has { fchmodat2(dir.as_raw_fd(), name, mode & 0o7777) } else { chmod_by_fd(dir, name, mode) };
+    let has = newer::has(Newer::Fchmodat2, || fchmodat2(-1, c".", 0).err().is_none_or(super::has_call));
+    let done = if has { fchmodat2(dir.as_raw_fd(), name, mode & 0o7777) } else { chmod_by_fd(dir, name, mode) };
     if super::is_closed_itself(name, &done) { chmod_open(dir, mode) } else { done }
 }
 

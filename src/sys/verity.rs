@@ -5,6 +5,7 @@ use std::os::fd::BorrowedFd;
 
 use rustix::ioctl::{Opcode, Updater, ioctl, opcode};
 
+use super::newer::{self, Newer};
 use super::seam::{self, Call};
 use crate::base::{Errno, Result};
 
@@ -34,6 +35,9 @@ const FS_IOC_MEASURE_VERITY: Opcode = opcode::read_write::<Head>(b'f', 134);
 /// `EBADF` for an `O_PATH` descriptor, `EOVERFLOW` for a digest longer than 64 bytes, `EIO`.
 pub fn measure(fd: BorrowedFd<'_>) -> Result<Option<(u16, Vec<u8>)>> {
     seam::enter(Call::Verity)?;
+    if newer::is_absent(Newer::Verity) {
+        return Ok(None);
+    }
     let mut found = Measured { head: Head { algorithm: 0, size: MAX as u16 }, digest: [0; MAX] };
     // SAFETY: the kernel reads and writes the head, whose size the number carries, and writes at most as many bytes
     // behind it as `size` says; any value is valid.

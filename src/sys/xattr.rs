@@ -6,8 +6,8 @@
 
 use std::ffi::CStr;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::sync::OnceLock;
 
+use super::newer::{self, Newer};
 use super::path::ProcPath;
 use super::seam::{self, Call};
 use crate::base::{Errno, Result};
@@ -197,8 +197,7 @@ fn read(fill: impl Fn(&mut [u8]) -> Result<usize>) -> Result<Vec<u8>> {
 
 /// Whether the calls that take a directory and a name are there (Linux 6.13).
 fn has_xattrat() -> bool {
-    static HAS: OnceLock<bool> = OnceLock::new();
-    *HAS.get_or_init(|| raw::probe().err().is_none_or(super::has_call))
+    newer::has(Newer::XattrAt, || raw::probe().err().is_none_or(super::has_call))
 }
 
 /// The system calls as they are.

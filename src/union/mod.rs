@@ -15,6 +15,7 @@ mod covered;
 mod create;
 mod dir;
 mod fit;
+mod identity;
 mod in_use;
 mod indexed;
 mod io;

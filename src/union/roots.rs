@@ -6,10 +6,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::identity::Identity;
 use super::overlap::Ground;
 use super::past::Past;
 use super::setup::{Setup, SetupError};
-use crate::base::config::{Config, UpperDirs, Uuid};
+use crate::base::config::{Config, UpperDirs};
 use crate::base::{Errno, Result};
 use crate::format::Origin;
 use crate::format::mark::{Namespace, WhiteoutStyle};
@@ -25,6 +26,7 @@ pub(super) struct Root {
     pub fd: OwnedFd,
     pub nosuid: bool,
     pub handles: Handles,
+    pub identity: Identity,
     pub isolated: bool,
     /// The magic number of its file system.
     magic: u64,
@@ -44,7 +46,6 @@ pub(super) struct Common {
     pub suid_view: bool,
     pub namespace: Namespace,
     pub believed: Namespace,
-    pub uuid: Uuid,
     pub written: Arc<[HiddenDir]>,
     /// It has one layer, which is not written.
     pub alone: bool,
@@ -60,7 +61,6 @@ impl Common {
             suid_view: config.suid_view,
             namespace: own,
             believed: own,
-            uuid: config.uuid,
             written: Arc::default(),
             alone: false,
             exact_dev: None,
@@ -83,7 +83,6 @@ impl Root {
     pub fn layer(&self, common: &Common, past: &Past, wh_names: bool, style: Option<WhiteoutStyle>) -> Arc<Layer> {
         // What is written must be read again; other layers are read in the namespace that is the mount's.
         let own = if style.is_some() { common.namespace } else { common.believed };
-        let uuid = uuid(self.fd.as_fd(), common.uuid);
         let dev = stat_fd(self.fd.as_fd()).map_or(0, |stat| stat.dev);
         let exact_dev = common.exact_dev == Some(dev);
         Arc::new(Layer {
@@ -93,7 +92,8 @@ impl Root {
             exact_names: EXACT_NAMES.contains(&self.magic) && !self.folds,
             folding: if exact_dev { Folding::Never } else { Folding::of(self.magic, common.alone) },
             lasting_numbers: LASTING_NUMBERS.contains(&self.magic),
-            uuid,
+            uuid: self.identity.written,
+            real_uuid: self.identity.real,
             hidden: self.hidden(common, style),
             nosuid: common.suid_view && self.nosuid,
             wh_names,
@@ -161,7 +161,16 @@ pub(super) fn open_layer(option: &str, path: &Path) -> Setup<Root> {
     let folds = is_folding_root(open.as_fd(), magic, exact).map_err(readable)?;
     let nosuid = mount_flags_nosuid(fd.as_fd()).unwrap_or(false);
     let handles = handles(fd.as_fd());
-    Ok(Root { path: path.to_owned(), fd, nosuid, handles, isolated: false, magic, folds })
+    Ok(Root {
+        path: path.to_owned(),
+        fd,
+        nosuid,
+        handles,
+        identity: Identity::default(),
+        isolated: false,
+        magic,
+        folds,
+    })
 }
 
 pub(super) fn open_upper(dirs: &UpperDirs, ground: &Ground) -> Setup<UpperRoots> {
@@ -222,7 +231,7 @@ const EXACT_NAMES: [u64; 9] =
     [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0x7371_7368, 0xe0f5_e1e2, 0x794c_7630, 0xf2f5_2010, 0xca45_1a4e];
 
 /// btrfs and bcachefs: each subvolume has a `st_dev` of its own.
-const SUBVOLUMES: [u64; 2] = [0x9123_683e, 0xca45_1a4e];
+pub(super) const SUBVOLUMES: [u64; 2] = [0x9123_683e, 0xca45_1a4e];
 /// XFS has exact names unless it was made with `version=ci`.
 const XFS: u64 = 0x5846_5342;
 
@@ -258,13 +267,4 @@ fn handles(root: BorrowedFd<'_>) -> Handles {
     let told =
         handle::handle_at(root, c".").ok().and_then(|handle| Origin::new(handle.kind, [0; 16], &handle.bytes)?.ino());
     if told.is_some() && told == stat_fd(root).ok().map(|stat| stat.ino) { Handles::Tell } else { Handles::Silent }
-}
-
-/// The identity of the file system below a root, as origins hold it.
-pub(super) fn uuid(root: BorrowedFd<'_>, wish: Uuid) -> [u8; 16] {
-    if wish == Uuid::Off {
-        return [0; 16];
-    }
-    let open = open_beneath(root, c".", OFlags::RDONLY | OFlags::DIRECTORY);
-    open.ok().and_then(|fd| handle::fs_uuid(fd.as_fd()).ok().flatten()).unwrap_or_default()
 }

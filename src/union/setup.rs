@@ -9,8 +9,8 @@ use super::blocks::ByBlocks;
 use super::in_use;
 use super::overlap::{self, Ground};
 use super::past::Past;
-use super::roots::{Common, Root, UpperRoots, is_empty, isolate_pair, open_layer, open_upper, uuid};
-use super::{Union, fit, restore};
+use super::roots::{Common, Root, UpperRoots, is_empty, isolate_pair, open_layer, open_upper};
+use super::{Union, fit, identity, restore};
 use crate::base::config::{Config, Fsync, RedirectDir, UpperDirs, Uuid, Xino};
 use crate::base::{Errno, Result};
 use crate::format::journal::Record;
@@ -221,13 +221,13 @@ struct Roots {
 
 fn open_roots(config: &Config) -> Setup<Roots> {
     let open = |paths: &[PathBuf]| paths.iter().map(|path| open_layer("lowerdir", path)).collect::<Setup<Vec<_>>>();
-    let (lowers, data_only) = (open(&config.lowers)?, open(&config.data_only)?);
+    let (mut lowers, data_only) = (open(&config.lowers)?, open(&config.data_only)?);
     let ground = Ground::look();
-    let upper = config.upper.as_ref().map(|dirs| open_upper(dirs, &ground)).transpose()?;
+    let mut upper = config.upper.as_ref().map(|dirs| open_upper(dirs, &ground)).transpose()?;
     fit::check(&lowers, &data_only, upper.as_ref(), &ground)?;
-    let (mut notes, mut locks) = (Vec::new(), Vec::new());
+    let (mut notes, mut locks) = (identity::settle(config.uuid, &mut lowers, upper.as_mut()), Vec::new());
     if let Some(upper) = &upper {
-        notes = overlap::check(lowers.iter().chain(&data_only), upper, &ground)?;
+        notes.extend(overlap::check(lowers.iter().chain(&data_only), upper, &ground)?);
         locks = lock(upper)?;
     }
     let traps = overlap::traps(lowers.iter().chain(&data_only), upper.as_ref());
@@ -323,13 +323,13 @@ fn work_failed(error: WorkError) -> SetupError {
 }
 
 fn number(config: &Config, lowers: &[Root], upper: Option<&UpperRoots>) -> Setup<Numbers> {
-    let roots = upper.iter().map(|upper| &upper.upper).chain(lowers);
+    let roots = upper.iter().map(|upper| (&upper.upper, false)).chain(lowers.iter().map(|root| (root, true)));
     let mut layers = Vec::new();
-    for root in roots {
+    for (root, lower) in roots {
         let stat = stat_fd(root.fd.as_fd())
             .map_err(|errno| SetupError::new(root.path.display().to_string(), errno.to_string(), "check the path"))?;
-        let fd = root.fd.as_fd();
-        layers.push(System { dev: stat.dev, uuid: uuid(fd, config.uuid), handles: root.handles });
+        let uuids = [root.identity.written, root.identity.real];
+        layers.push(System { dev: stat.dev, uuids, handles: root.handles, lower });
     }
     let numbers = Numbers::new(layers, config.xino);
     if config.xino == Xino::On && numbers.systems() > 64 {

@@ -63,6 +63,12 @@ pub struct Belongings<'a> {
     pub is_gone: &'a dyn Fn(&Origin) -> bool,
 }
 
+/// Whether two marks name one object.
+fn agree(one: &[u8], other: &[u8]) -> bool {
+    matches!((Origin::decode(one), Origin::decode(other)), (Ok(Decoded::Known(one)), Ok(Decoded::Known(other)))
+        if one.agrees_with(&other))
+}
+
 impl Belongings<'_> {
     /// Makes or takes over `workdir/index`: it must belong to these layers; what is left of earlier mounts goes. Nothing
     /// is changed before all is checked.
@@ -84,7 +90,7 @@ impl Belongings<'_> {
         let at = index.as_fd();
         // Old kernels kept the upper layer's mark there.
         if let Some(old) = xattr::get_at(at, c".", self.key(Mark::Origin))?.filter(|old| !old.is_empty())
-            && Origin::decode(&old) != Origin::decode(&upper)
+            && !agree(&old, &upper)
         {
             return Err(IndexError::OtherUpper);
         }
@@ -137,6 +143,8 @@ impl Belongings<'_> {
             None => Ok(false),
             Some(value) if value.is_empty() => Ok(false),
             Some(value) if value == expected => Ok(true),
+            // Made where the UUID of the upper layer's file system was not known.
+            Some(value) if mark == Mark::Upper && Origin::is_upper(&value) && agree(&value, expected) => Ok(true),
             Some(_) => Err(other),
         }
     }

@@ -71,6 +71,12 @@ pub fn who() -> Who {
     }
 }
 
+/// Whether the kernel is to seem without this (`PLYFS_ABSENT`).
+pub fn lacks(word: &str) -> bool {
+    let words = std::env::var("PLYFS_ABSENT").unwrap_or_default();
+    words.split(',').any(|absent| absent == word || absent == "all")
+}
+
 /// The name of an errno as the manuals have it.
 pub fn code(errno: Errno) -> String {
     let name = match errno {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use rustix::fs::{OFlags, RenameFlags};
 
-use super::{Stack, Tree, env_number, tree};
+use super::{Errno, Stack, Tree, env_number, lacks, tree};
 
 /// Lower files of each client.
 const LOWER_FILES: u64 = 40;
@@ -139,7 +139,11 @@ impl<'a> Worker<'a> {
             9 => self.tree.chmod(&path, [0o600, 0o644, 0o640][self.random.below(3)]).unwrap(),
             10 => {
                 let other = self.some_file().unwrap();
-                self.tree.rename_with(&path, &other, RenameFlags::EXCHANGE).unwrap();
+                let done = self.tree.rename_with(&path, &other, RenameFlags::EXCHANGE);
+                if done == Err(Errno::INVAL) && lacks("rename-flags") {
+                    return;
+                }
+                done.unwrap();
                 let (a, b) = (self.files[&path].clone(), self.files[&other].clone());
                 self.files.insert(path, b);
                 self.files.insert(other, a);

@@ -243,8 +243,18 @@ pub const PROMISES: [Promise; 35] = [
     ),
     promise(
         LIVES,
-        "an older kernel or a filter of system calls does not keep it from its work",
-        &[(HERE, "a_daemon_without_openat2_and_what_came_later")],
+        "without what newer kernels brought (docs/kernels.md), or what a filter of system calls takes away, it works all the \
+         same, or says once what is not to be had",
+        &[
+            (HERE, "a_daemon_without_openat2_and_what_came_later"),
+            (HERE, "a_daemon_without_statx_and_copy_file_range"),
+            ("tests/kernels/absent.rs", "each_newer_call_and_ability_can_be_missing_and_so_can_all"),
+            (
+                "tests/kernels/absent.rs",
+                "a_directory_is_listed_and_what_is_missing_is_said_where_the_kernel_asks_at_each_open",
+            ),
+            ("tests/kernels/refused.rs", "what_cannot_be_had_is_refused_once_and_in_one_line"),
+        ],
     ),
     promise(
         NO_DOOR,

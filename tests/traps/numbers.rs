@@ -21,6 +21,10 @@ fn numbers_are_unique_over_layers_on_several_file_systems() {
             if !xino.is_empty() && !mount::is_plyfs() {
                 continue;
             }
+            if xino == "xino=off" && lacks("readdirplus") {
+                say_skipped("numbers of a plain listing are those of no inode with xino=off");
+                continue;
+            }
             let mut stack = Stack::new(5);
             let at = |i: usize| stack.lowers[i].root().to_owned();
             let mut mounted: Vec<_> = [0, 1].iter().filter_map(|i| Mounted::tmpfs(&at(*i))).collect();
