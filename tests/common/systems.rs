@@ -42,6 +42,12 @@ impl System {
         &self.root
     }
 
+    /// A new directory on a file system that was mounted before.
+    pub fn within(mounted: &Path) -> Self {
+        let dir = tempfile::Builder::new().prefix("plyfs-").tempdir_in(mounted).unwrap();
+        System::of(dir.path().to_owned()).holding(dir)
+    }
+
     fn of(root: PathBuf) -> Self {
         System { root, held: Vec::new() }
     }

@@ -35,6 +35,9 @@ pub const REFLINK: &str = "a copy shares its blocks";
 pub const KERNEL: &str = "the kernel beside it";
 pub const READ: &str = "the kernel reads it";
 
+/// In the first column: such a layer cannot be mounted.
+pub const REFUSED: &str = "refused";
+
 pub const LOWERS: Table<7> = Table {
     heading: "lower layer on",
     columns: [
@@ -54,6 +57,13 @@ pub const LOWERS: Table<7> = Table {
         ("squashfs", ["device, opaque", "yes", "no data", "one file", "kept", "kept", "same"]),
         // mkfs.erofs stores the zeros of holes.
         ("erofs", ["device, opaque", "yes", "no data", "one file", "kept", "filled", "same"]),
+        ("vfat", [REFUSED, "", "", "", "", "", "refuses"]),
+        ("exfat", [REFUSED, "", "", "", "", "", "refuses"]),
+        ("ntfs3", ["device, opaque", "yes", "no data", "one file", "kept", "filled", "same"]),
+        ("9p", ["nothing", "yes", "no data", "parted", "new", "filled", "same"]),
+        ("virtiofs", ["device", "yes", "no data", "parted", "new", "kept", "same"]),
+        ("NFS 3", ["device", "yes", "no data", "one file", "kept", "filled", "same"]),
+        ("NFS 4.2", ["device", "yes", "no data", "one file", "kept", "kept", "same"]),
         // A number that was free there may come to name another file: good enough for st_ino, not for the index.
         ("plyfs", ["device, opaque", "yes", "no data", "parted", "kept", "kept", "same"]),
         // Makes no 0/0 device, and has no file handles that last (the kernel's own overlay on it loses the same).
@@ -81,6 +91,14 @@ pub const UPPERS: Table<10> = Table {
         ("btrfs", ["trusted", "device", "yes", "no data", "one file", "kept", "kept", "yes", "same", "yes"]),
         ("tmpfs", ["trusted", "device", "yes", "no data", "one file", "kept", "kept", "no", "same", "yes"]),
         ("plyfs", ["trusted", "device", "yes", "no data", "one file", "kept", "kept", "no", "same", "yes"]),
+        ("vfat", [REFUSED, "", "", "", "", "", "", "", "refuses", ""]),
+        ("exfat", [REFUSED, "", "", "", "", "", "", "", "refuses", ""]),
+        // A file that is made longer gets its blocks at once; the kernel takes the layer and cannot replace a directory.
+        ("ntfs3", ["trusted", "device", "yes", "all data", "one file", "kept", "filled", "no", "fails", "yes"]),
+        ("9p", ["trusted", "device", "yes", "no data", "parted", "kept", "kept", "no", "refuses", "yes"]),
+        ("virtiofs", ["user", "device", "EXDEV", "all data", "one file", "new", "kept", "no", "refuses", "no"]),
+        ("NFS 3", ["none", "device", "EXDEV", "all data", "parted", "new", "kept, not told", "no", "refuses", "no"]),
+        ("NFS 4.2", ["user", "device", "EXDEV", "all data", "one file", "new", "kept", "no", "refuses", "no"]),
         // mknod(2) of a 0/0 device is EPERM; there are no file handles for an index.
         ("OverlayFS", ["trusted", "marked file", "yes", "no data", "parted", "kept", "kept", "no", "refuses", "yes"]),
         // `bindfs --xattr-none`: no attributes, no flags of rename, no SEEK_DATA; opaque directories hold `.wh..wh..opq`,

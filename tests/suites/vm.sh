@@ -4,7 +4,7 @@
 #   vm_kernel SUITE [VERSION]       sets $kernel to a directory with the newest kernel of a Debian suite (bullseye 5.10,
 #                                   bookworm 6.1, trixie 6.12, trixie-backports, sid, experimental) whose version begins so;
 #                                   1 where none can be had
-#   vm_root                         sets $root to the image of a Debian with what tests call
+#   vm_root [PACKAGE,…]             sets $root to the image of a Debian with what tests call, and these packages
 #   vm_pack DIR IMAGE [MIB]         an ext4 image of what stands in DIR, with so much room beside it
 #   vm_run SECONDS SCRIPT [IMAGE]…  boots $kernel on a copy of $root, which is gone afterwards, and runs the file SCRIPT
 #                                   there; images are /dev/vdb, /dev/vdc …, and keep what is written to them. What the
@@ -84,18 +84,19 @@ vm_get_kernel() {
 }
 
 vm_root() {
-    root=$vm_cache/root.img
+    root=$vm_cache/root${1:+-${1//,/-}}.img
     exec 8>"$vm_cache/lock"
     flock 8
-    vm_get_root || true
+    vm_get_root "${1:-}" || true
     exec 8>&-
     [ -e "$root" ]
 }
 
 vm_get_root() {
+    local more=${1:-}
     [ -e "$root" ] && return
     rm -rf "$vm_cache/root"
-    debootstrap --variant=minbase --include="$vm_packages" bookworm "$vm_cache/root" "$(vm_mirror)" >"$vm_cache/root.log" ||
+    debootstrap --variant=minbase --include="$vm_packages${more:+,$more}" bookworm "$vm_cache/root" "$(vm_mirror)" >"$vm_cache/root.log" ||
         { tail -n 5 "$vm_cache/root.log" >&2; return 1; }
     rm -rf "$vm_cache"/root/var/cache/apt "$vm_cache"/root/var/lib/apt/lists "$vm_cache"/root/usr/share/{doc,man,locale}
     chroot "$vm_cache/root" useradd --create-home --user-group tests
@@ -189,7 +190,7 @@ vm_run() {
         -drive "file=$root,if=virtio,format=raw,snapshot=on" "${drives[@]}" \
         -object rng-random,filename=/dev/urandom,id=rng -device virtio-rng-pci,rng=rng \
         -serial "file:$vm_log" -serial stdio ${VM_QEMU:-} 2>"$at/qemu" </dev/null
-      echo $? >"$at/status"; } | tee "$at/said" | grep -v '^VM STATUS ' || true
+      echo $? >"$at/status"; } | tee "$at/said" | grep -v --line-buffered '^VM STATUS ' || true
     status=$(cat "$at/status")
     [ "$status" = 124 ] || status=$(sed -n 's/^VM STATUS //p' "$at/said" | tail -n 1)
     [ -n "$status" ] || { grep -v 'could not open\|failed to initialize kvm' "$at/qemu" >&2 || true; status=125; }
