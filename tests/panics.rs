@@ -103,7 +103,7 @@ fn use_it(base: &Path) {
 /// Waits until the log is so.
 fn logged(base: &Path, is: impl Fn(&str) -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
-    let log = || fs::read_to_string(base.join("log")).unwrap();
+    let log = || fs::read_to_string(base.join("bugs")).unwrap();
     while !is(&log()) {
         assert!(Instant::now() < deadline, "not in the log:\n{}", log());
         thread::sleep(Duration::from_millis(10));
@@ -145,7 +145,8 @@ fn the_daemon() {
     let Some(base) = std::env::var_os(PLACE).map(PathBuf::from) else { return };
     let at = base.join("merged");
     let dir = |name: &str| base.join(name).display().to_string();
-    let options = format!("lowerdir={},upperdir={},workdir={}", dir("lower"), dir("upper"), dir("work"));
+    let layers = format!("lowerdir={},upperdir={},workdir={}", dir("lower"), dir("upper"), dir("work"));
+    let options = format!("{layers},log={}", dir("bugs"));
     let args: Vec<OsString> = ["plyfs", "-f", "-o", &options, &dir("merged")].map(OsString::from).into();
     let daemon = thread::spawn(|| plyfs::cli::commands::run(args));
     assert!(mount::wait_until(|| mount::is_mounted(&at)));
@@ -169,7 +170,7 @@ fn a_bug_costs_one_request_and_is_logged_once_with_its_backtrace() {
         daemon.args(["--exact", "the_daemon", "--nocapture"]).env(PLACE, base).env_remove("RUST_BACKTRACE");
         daemon.env_remove("RUST_LOG").stdout(log.try_clone().unwrap()).stderr(log);
         let ended = daemon.status().unwrap();
-        let said = fs::read_to_string(base.join("log")).unwrap();
+        let said = fs::read_to_string(base.join("log")).unwrap() + &fs::read_to_string(base.join("bugs")).unwrap();
         let _ = mount::unmount_any(&base.join("merged"), true);
         assert!(ended.success(), "{said}");
         let records: Vec<_> = said.lines().filter(|line| line.contains(BUG)).collect();

@@ -13,6 +13,9 @@ use super::sync::Mutex;
 /// Places that are told apart; what panics elsewhere then is counted as one place.
 const MOST_PLACES: usize = 256;
 
+/// The target of records that are logged however many others there are: each is asked for, or counted by itself.
+pub const ALWAYS: &str = "plyfs";
+
 /// Where there was a panic, and how often.
 static SEEN: Mutex<Vec<(String, u64)>> = Mutex::new(Vec::new());
 /// A backtrace is being written.
@@ -54,14 +57,14 @@ fn hook(info: &PanicHookInfo<'_>) {
     let line = format!("a bug: panic at {place}, thread {name}: {what}: {end}; please report this");
     if count > 1 {
         if 10u64.pow(count.ilog10()) == count {
-            log::error!("{line} ({count} times by now)");
+            log::error!(target: ALWAYS, "{line} ({count} times by now)");
         }
         return;
     }
     // Finding the names reads the program's file, which may lie under the mount itself.
     if WRITING.swap(true, Ordering::AcqRel) {
         SEEN.lock().retain(|(at, _)| *at != place);
-        return log::error!("{line} (without a backtrace: another one is being written)");
+        return log::error!(target: ALWAYS, "{line} (without a backtrace: another one is being written)");
     }
     let trace = Backtrace::force_capture();
     if !is_caught {
@@ -72,12 +75,12 @@ fn hook(info: &PanicHookInfo<'_>) {
     let writer = std::thread::Builder::new().name("plyfs-panic".into()).spawn(move || write(&line, &trace));
     if let Err(error) = writer {
         WRITING.store(false, Ordering::Release);
-        log::error!("{short} (without a backtrace: no thread for it: {error})");
+        log::error!(target: ALWAYS, "{short} (without a backtrace: no thread for it: {error})");
     }
 }
 
 fn write(line: &str, trace: &Backtrace) {
-    log::error!("{line}\n{trace}");
+    log::error!(target: ALWAYS, "{line}\n{trace}");
     WRITING.store(false, Ordering::Release);
 }
 

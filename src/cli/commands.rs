@@ -1,21 +1,23 @@
 //! The forms of the command line, and what each does.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io::Write as _;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use super::daemon::{self, Console, Report};
+use super::daemon::{self, Console, Report, Stderr};
 use super::describe::describe;
-use super::grammar::{self, Word};
+use super::grammar::Word;
 use super::help;
+use super::line::{self, Command, Mount};
+use super::log;
 use super::report::Failure;
 use super::resolve::{self, Abilities, Resolved};
 use super::show;
 use super::supervise;
-use crate::base::{Errno, panics};
+use super::umount;
+use crate::base::Errno;
 use crate::fuse::Adapter;
 use crate::fuse::guard::Guard;
 use crate::fuse::reattach::Successive;
@@ -23,49 +25,21 @@ use crate::fuse::session;
 use crate::sys::{newer, process};
 use crate::union::{Rivals, Union};
 
-/// What a command line asks for.
-#[derive(Debug, PartialEq, Eq)]
-enum Command {
-    Help,
-    Version,
-    Mount(Mount),
-    /// `plyfs show DIR`: what a mounted view is.
-    Show {
-        at: OsString,
-        json: bool,
-    },
-    /// `plyfs complete -o …`: files of the upper layer that arrive by blocks get all their data.
-    Complete(Vec<Word>),
-}
-
-/// `plyfs … MERGED`
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Mount {
-    source: Option<OsString>,
-    merged: OsString,
-    words: Vec<Word>,
-    foreground: bool,
-    debug: bool,
-    /// `-s` of mount(8).
-    sloppy: bool,
-    /// `-f` of mount(8): do everything but the mount.
-    fake: bool,
-    /// `-N` of mount(8).
-    namespace: Option<OsString>,
-    supervise: bool,
-}
-
 /// Runs the command line `args` (with the program's name); its exit status.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     process::heed_children();
-    let done = newer::check().map_err(no_such_word).and_then(|()| parse(args)).and_then(|command| match command {
-        Command::Help => print(&help::text()),
+    let mut args = args.into_iter().peekable();
+    let for_mount8 = args.peek().is_some_and(|program| line::is_for_mount8(program));
+    let parsed = newer::check().map_err(no_such_word).and_then(|()| line::parse(args));
+    let done = parsed.and_then(|command| match command {
+        Command::Help(verb) => print(&verb.map_or_else(help::text, help::of)),
         Command::Version => print(&help::version()),
         Command::Show { at, json } => show::show(Path::new(&at), json).and_then(|text| print(&text)),
-        Command::Mount(mount) => self::mount(mount),
-        Command::Complete(words) => complete(&words),
+        Command::Umount { at, lazy } => umount::umount(Path::new(&at), lazy),
+        Command::Mount(mount) => self::mount(mount, for_mount8),
+        Command::Complete { words, debug } => complete(&words, debug),
     });
-    daemon::finish(done)
+    daemon::finish(done, for_mount8)
 }
 
 fn no_such_word(word: &str) -> Failure {
@@ -80,110 +54,7 @@ fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
-fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Failure> {
-    let mut args = args.into_iter();
-    // mount(8) runs /sbin/mount.TYPE, where -f has another meaning.
-    let program = args.next().unwrap_or_default();
-    let for_mount8 = Path::new(&program).file_name().is_some_and(|name| name.as_bytes().starts_with(b"mount."));
-    let mut mount = Mount::default();
-    let mut places: Vec<OsString> = Vec::new();
-    let mut first = true;
-    let mut complete = false;
-    let (mut show, mut json) = (false, false);
-    while let Some(arg) = args.next() {
-        let is_first = std::mem::take(&mut first);
-        match arg.as_bytes() {
-            b"mount" if is_first && !for_mount8 => {}
-            b"complete" if is_first && !for_mount8 => complete = true,
-            b"show" if is_first && !for_mount8 => show = true,
-            b"--json" if show => json = true,
-            b"--" => places.extend(args.by_ref()),
-            b"--help" => return Ok(Command::Help),
-            b"--version" => return Ok(Command::Version),
-            b"--debug" => mount.debug = true,
-            b"--foreground" => mount.foreground = true,
-            b"--supervise" => mount.supervise = true,
-            [b'-', b'-', ..] => return Err(unknown_flag(&arg)),
-            [b'-', letters @ ..] if !letters.is_empty() => {
-                if let Some(command) = short(&mut mount, letters, &mut args, for_mount8)? {
-                    return Ok(command);
-                }
-            }
-            _ => places.push(arg),
-        }
-    }
-    if complete {
-        return match places.first() {
-            None => Ok(Command::Complete(mount.words)),
-            Some(extra) => Err(Failure::usage(extra.to_string_lossy(), "one word too many: complete -o OPTIONS", HELP)),
-        };
-    }
-    if show {
-        let [at] = <[OsString; 1]>::try_from(places)
-            .map_err(|_| Failure::usage("show", "names one directory: show MOUNTPOINT [--json]", HELP))?;
-        return Ok(Command::Show { at, json });
-    }
-    let mut places = places.into_iter();
-    (mount.source, mount.merged) = match (places.next(), places.next(), places.next()) {
-        (Some(merged), None, _) => (None, merged),
-        (Some(source), Some(merged), None) => (Some(source), merged),
-        (None, ..) => return Err(Failure::usage("MERGED", "no directory to mount on is given", HELP)),
-        (.., Some(extra)) => {
-            return Err(Failure::usage(
-                extra.to_string_lossy(),
-                "one word too many: [SOURCE] MERGED and options",
-                HELP,
-            ));
-        }
-    };
-    Ok(Command::Mount(mount))
-}
-
-const HELP: &str = "plyfs -o lowerdir=TOP:…:BOTTOM[,upperdir=DIR,workdir=DIR] MERGED, or plyfs --help";
-
-fn unknown_flag(flag: &OsStr) -> Failure {
-    Failure::usage(flag.to_string_lossy(), "unknown flag", "plyfs --help lists all")
-}
-
-/// The letters behind one `-`; the last may take what follows it, or the next argument.
-fn short(
-    mount: &mut Mount,
-    letters: &[u8],
-    args: &mut impl Iterator<Item = OsString>,
-    for_mount8: bool,
-) -> Result<Option<Command>, Failure> {
-    for (at, &letter) in letters.iter().enumerate() {
-        match letter {
-            b'f' if for_mount8 => mount.fake = true,
-            b'f' => mount.foreground = true,
-            b'd' => mount.debug = true,
-            b's' => mount.sloppy = true,
-            b'n' | b'v' => {}
-            b'h' => return Ok(Some(Command::Help)),
-            b'V' => return Ok(Some(Command::Version)),
-            b'o' | b't' | b'N' => {
-                let value = match letters.get(at + 1..) {
-                    None | Some([]) => args.next().map(OsString::into_vec),
-                    Some(rest) => Some(rest.to_vec()),
-                };
-                let flag = format!("-{}", char::from(letter));
-                let value =
-                    value.ok_or_else(|| Failure::usage(flag, "a value is missing", "plyfs --help lists all"))?;
-                match letter {
-                    b'o' => mount.words.append(&mut grammar::split_options(&value)),
-                    b'N' => mount.namespace = Some(OsString::from_vec(value)),
-                    // The type by which mount(8) found this program.
-                    _ => {}
-                }
-                return Ok(None);
-            }
-            other => return Err(unknown_flag(OsStr::new(&format!("-{}", char::from(other))))),
-        }
-    }
-    Ok(None)
-}
-
-fn mount(command: Mount) -> Result<(), Failure> {
+fn mount(command: Mount, for_mount8: bool) -> Result<(), Failure> {
     if let Some(namespace) = &command.namespace {
         process::enter_mount_namespace(Path::new(namespace))
             .map_err(|errno| Failure::refused(format!("-N {}", namespace.to_string_lossy()), errno.to_string(), ""))?;
@@ -199,23 +70,39 @@ fn mount(command: Mount) -> Result<(), Failure> {
         return Ok(());
     }
     let debug = command.debug || resolved.debug;
-    start_log(debug);
+    let foreground = debug || command.foreground;
     let supervise = command.supervise || resolved.supervise;
     if supervise && resolved.mount.data.opens_seen {
         let reason = "what is open is not known to a daemon that is started again";
         return Err(Failure::usage("supervise", reason, "use io=stateless, and not copyup=open"));
     }
+    let file = log::begin(&mut resolved, foreground, debug)?;
     let serve = |report: &mut dyn Report| match supervise {
         true => supervise::run(&resolved, report),
         false => serve(&resolved, None, report),
     };
-    if debug || command.foreground { serve(&mut Console::default()) } else { daemon::in_background(&mountpoint, serve) }
+    if !foreground {
+        let stderr = match file {
+            Some(file) => Stderr::File(file),
+            None if resolved.log == Some(log::To::Stderr) => Stderr::Kept,
+            None => Stderr::Null,
+        };
+        return daemon::in_background(&mountpoint, stderr, serve);
+    }
+    file.as_ref().map_or(Ok(()), daemon::log_to)?;
+    serve(&mut Console::new(for_mount8))
 }
 
-fn complete(words: &[Word]) -> Result<(), Failure> {
+fn complete(words: &[Word], debug: bool) -> Result<(), Failure> {
     let abilities = Abilities { mounts_directly: process::is_admin(), ids_are_initial: process::ids_are_initial() };
-    let resolved = resolve::resolve(words, None, Path::new("/"), false, abilities)?;
-    start_log(resolved.debug);
+    let mut resolved = resolve::resolve(words, None, Path::new("/"), false, abilities)?;
+    let Some(upper) = &resolved.config.upper else {
+        let reason = "without an upper layer no file arrives by blocks";
+        return Err(Failure::usage("complete", reason, "upperdir=DIR,workdir=DIR, as the view was mounted"));
+    };
+    // Nothing is mounted; a log does not go there either.
+    resolved.mount.mountpoint.clone_from(&upper.dir);
+    log::begin(&mut resolved, true, debug)?.as_ref().map_or(Ok(()), daemon::log_to)?;
     let union = Union::open(resolved.config)?;
     let done = union.complete_all().map_err(|errno| Failure::refused("complete", errno.to_string(), "upperdir=DIR"))?;
     match done.failed {
@@ -236,35 +123,6 @@ fn no_mountpoint(merged: &Path, errno: Errno) -> Failure {
         _ => "the mountpoint is an existing directory".to_owned(),
     };
     Failure::refused(merged.display().to_string(), errno.to_string(), hint)
-}
-
-/// Standard error, as `RUST_LOG` says; nobody hears it in the background.
-fn start_log(debug: bool) {
-    let level = if debug { "debug" } else { "warn" };
-    let log = env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(level)).build();
-    log::set_max_level(log.filter());
-    // Only once in a process: there is no other log.
-    let _ = log::set_boxed_logger(Box::new(Log(log)));
-    panics::record();
-}
-
-/// The log, in which a panic stands once.
-struct Log(env_logger::Logger);
-
-impl log::Log for Log {
-    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
-        self.0.enabled(metadata)
-    }
-
-    fn log(&self, record: &log::Record<'_>) {
-        if !panics::is_echo(record) {
-            self.0.log(record);
-        }
-    }
-
-    fn flush(&self) {
-        self.0.flush();
-    }
 }
 
 /// So many descriptors are expected at most; the table takes 8 bytes for each.
@@ -295,14 +153,17 @@ fn open_and_serve(resolved: &Resolved, successive: Option<Successive>, report: &
     let guard = if mount.reads_ahead() && successive.is_none() { Guard::start() } else { Err(Errno::ENODEV) };
     let rivals = Rivals::of(&config);
     // The next of several daemons goes on with what is mounted, whatever stands beside it.
-    let notes =
-        if successive.as_ref().is_none_or(|one| one.connection.is_none()) { rivals.check()? } else { Vec::new() };
+    let mut notes = Vec::new();
+    if successive.as_ref().is_none_or(|one| one.connection.is_none()) {
+        notes.clone_from(&resolved.notes);
+        notes.append(&mut rivals.check()?);
+    }
     let union = Arc::new(Union::open_with(config, successive.as_ref().map(|one| one.journal.clone()))?);
     for note in notes.iter().chain(union.notes()) {
         report.note(note);
     }
     mount.flags.ro |= !union.is_writable();
-    let failed = |error: std::io::Error| Failure::refused("a thread", error.to_string(), "");
+    let failed = |error: std::io::Error| Failure::system("a thread", error.to_string(), "");
     let _tender = union.tend().map_err(failed)?;
     if union.is_writable() {
         rivals.watch().map_err(failed)?;
@@ -310,64 +171,4 @@ fn open_and_serve(resolved: &Resolved, successive: Option<Successive>, report: &
     let described = describe(resolved, &mount, &union, &notes);
     session::serve(Adapter::new(union, mount.data, described), (&mount, guard.ok()), successive, || report.up())?;
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parsed(line: &str) -> Result<Command, Failure> {
-        parse(line.split(' ').filter(|word| !word.is_empty()).map(OsString::from))
-    }
-
-    fn mounted(line: &str) -> Mount {
-        match parsed(line) {
-            Ok(Command::Mount(mount)) => mount,
-            other => panic!("{line}: {other:?}"),
-        }
-    }
-
-    #[test]
-    fn each_form_of_the_command_means_the_same_mount() {
-        let plain = mounted("plyfs -o lowerdir=/l,ro /m");
-        assert_eq!((plain.source.as_deref(), &*plain.merged), (None, OsStr::new("/m")));
-        for line in [
-            "plyfs mount -o lowerdir=/l,ro /m",
-            "plyfs /m -o lowerdir=/l,ro",
-            "plyfs -olowerdir=/l -o ro /m",
-            "plyfs -o lowerdir=/l -n -v -t fuse.plyfs /m -o ro",
-            "plyfs -o lowerdir=/l,ro -- /m",
-            "/sbin/mount.plyfs -o lowerdir=/l,ro /m",
-        ] {
-            assert_eq!(mounted(line), plain, "{line}");
-        }
-        let helper = mounted("plyfs overlay /m -o lowerdir=/l,ro");
-        assert_eq!(helper, Mount { source: Some("overlay".into()), ..mounted("plyfs -o lowerdir=/l,ro /m") });
-    }
-
-    #[test]
-    fn flags_may_stand_alone_or_together() {
-        let mount = mounted("plyfs -fds -N /proc/1/ns/mnt /m");
-        assert!(mount.foreground && mount.debug && mount.sloppy && !mount.fake);
-        assert_eq!(mount.namespace.as_deref(), Some(OsStr::new("/proc/1/ns/mnt")));
-        assert!(mounted("/sbin/mount.fuse.plyfs -f s /m").fake);
-        for (line, command) in [
-            ("plyfs -V", Command::Version),
-            ("plyfs --version", Command::Version),
-            ("plyfs -h", Command::Help),
-            ("plyfs mount --help /m", Command::Help),
-        ] {
-            assert_eq!(parsed(line), Ok(command), "{line}");
-        }
-    }
-
-    #[test]
-    fn a_command_that_makes_no_sense_is_answered_with_status_2() {
-        for line in ["plyfs", "plyfs -o", "plyfs -o ro", "plyfs -x /m", "plyfs --what /m", "plyfs a b c", "plyfs mount"]
-        {
-            let failure = parsed(line).unwrap_err();
-            assert_eq!(failure.status, Failure::USAGE, "{line}");
-            assert!(!failure.hint.is_empty(), "{line}");
-        }
-    }
 }

@@ -2,13 +2,14 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
 use rustix::process::Pid;
 
-use super::report::{Failure, one_line};
+use super::report::{Failure, Status, one_line};
 use crate::base::Errno;
 use crate::sys::process::{self, Fork};
 
@@ -25,18 +26,53 @@ pub trait Report {
 }
 
 /// In the foreground: standard error. The notes wait until the view is up, so that a failure is one line.
-#[derive(Debug, Default)]
-pub struct Console(Vec<String>);
+#[derive(Debug)]
+pub struct Console {
+    notes: Vec<String>,
+    for_mount8: bool,
+}
+
+/// Standard error as the caller knows it, where it is the log's file now.
+static CALLERS: OnceLock<File> = OnceLock::new();
+
+/// In the foreground: the log goes to standard error, which becomes this file; messages to the caller do not.
+///
+/// # Errors
+/// `EMFILE`
+pub fn log_to(file: &File) -> Result<(), Failure> {
+    let callers = std::io::stderr().as_fd().try_clone_to_owned().map_err(Errno::from).and_then(|callers| {
+        process::stderr_to(file.as_fd())?;
+        Ok(callers)
+    });
+    let callers = callers.map_err(|errno| Failure::system("log", errno.to_string(), ""))?;
+    let _ = CALLERS.set(File::from(callers));
+    Ok(())
+}
+
+/// Tells the caller; nobody may be reading any more, which is no reason to end.
+fn say(line: &str) {
+    let text = format!("plyfs: {line}\n");
+    let _ = match CALLERS.get() {
+        Some(mut stderr) => stderr.write_all(text.as_bytes()),
+        None => std::io::stderr().write_all(text.as_bytes()),
+    };
+}
+
+impl Console {
+    /// One without notes; `for_mount8`: its exit statuses are those of a helper of mount(8).
+    pub fn new(for_mount8: bool) -> Self {
+        Self { notes: Vec::new(), for_mount8 }
+    }
+}
 
 impl Report for Console {
     fn note(&mut self, line: &str) {
-        self.0.push(one_line(line));
+        self.notes.push(one_line(line));
     }
 
     fn up(&mut self) {
-        for note in self.0.drain(..) {
-            // Nobody may be reading any more; that is no reason to end.
-            let _ = writeln!(std::io::stderr(), "plyfs: note: {note}");
+        for note in self.notes.drain(..) {
+            say(&format!("note: {note}"));
         }
     }
 
@@ -44,8 +80,8 @@ impl Report for Console {
 
     fn end(&mut self, done: Result<(), Failure>) -> u8 {
         let Err(failure) = done else { return 0 };
-        let _ = writeln!(std::io::stderr(), "plyfs: {failure}");
-        failure.status
+        say(&failure.to_string());
+        failure.status.number(self.for_mount8)
     }
 }
 
@@ -82,10 +118,23 @@ impl Report for Messenger {
 
     fn end(&mut self, done: Result<(), Failure>) -> u8 {
         let Err(failure) = done else { return 0 };
-        log::error!("{failure}");
-        self.send(FAILED, &encode(&failure));
-        failure.status
+        match &self.0 {
+            Some(_) => self.send(FAILED, &encode(&failure)),
+            None => log::error!("{failure}"),
+        }
+        failure.status.number(false)
     }
+}
+
+/// What standard error is in the background.
+#[derive(Debug)]
+pub enum Stderr {
+    /// That of the caller.
+    Kept,
+    /// A file.
+    File(File),
+    /// Nothing.
+    Null,
 }
 
 /// Runs `serve` in a process of its own and returns once it reports that the view is up and `mountpoint` answers.
@@ -95,6 +144,7 @@ impl Report for Messenger {
 /// What `serve` failed with before it was up; that no process could be made.
 pub fn in_background(
     mountpoint: &Path,
+    stderr: Stderr,
     serve: impl FnOnce(&mut dyn Report) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let (hear, tell) = process::pipe().map_err(|errno| no_process("pipe(2)", errno))?;
@@ -105,7 +155,7 @@ pub fn in_background(
         }
         Fork::Child => {
             drop(hear);
-            let prepared = process::close_inherited(tell.as_fd()).and_then(|()| process::detach());
+            let prepared = prepare(tell.as_fd(), stderr);
             let mut messenger = Messenger(Some(File::from(tell)));
             let served = prepared
                 .map_err(|errno| no_process("the background process", errno))
@@ -115,8 +165,18 @@ pub fn in_background(
     }
 }
 
+/// The new process leaves all that was its caller's.
+fn prepare(keep: BorrowedFd<'_>, stderr: Stderr) -> Result<(), Errno> {
+    let keeps_stderr = !matches!(stderr, Stderr::Null);
+    if let Stderr::File(file) = stderr {
+        process::stderr_to(file.as_fd())?;
+    }
+    process::close_inherited(keep)?;
+    process::detach(keeps_stderr)
+}
+
 fn no_process(what: &str, errno: Errno) -> Failure {
-    Failure::refused(what, errno.to_string(), "-f stays in the foreground")
+    Failure::system(what, errno.to_string(), "-f stays in the foreground")
 }
 
 /// Listens to the background process until it is up or has failed.
@@ -124,7 +184,7 @@ fn wait_until_up(mountpoint: &Path, mut pipe: File, child: Pid) -> Result<(), Fa
     let mut heard = String::new();
     // What a broken-off line lacks is said below.
     let _ = pipe.read_to_string(&mut heard);
-    let mut console = Console::default();
+    let mut console = Console::new(false);
     for line in heard.lines() {
         if let Some(note) = line.strip_prefix(NOTE) {
             console.note(note);
@@ -152,23 +212,25 @@ fn answers(mountpoint: &Path) -> Result<(), Failure> {
     })
 }
 
+/// In the order of their numbers on the pipe.
+const STATUSES: [Status; 3] = [Status::Refused, Status::Usage, Status::System];
+
 /// A failure in one line: the status, then its three texts between unit separators.
 fn encode(failure: &Failure) -> String {
-    [&failure.status.to_string(), &failure.what, &failure.reason, &failure.hint]
-        .map(|text| one_line(text))
-        .join("\u{2063}")
+    let status = STATUSES.iter().position(|status| *status == failure.status).unwrap_or_default();
+    [&status.to_string(), &failure.what, &failure.reason, &failure.hint].map(|text| one_line(text)).join("\u{2063}")
 }
 
 fn decode(line: &str) -> Failure {
     let mut parts = line.splitn(4, '\u{2063}').map(str::to_owned);
-    let status = parts.next().and_then(|status| status.parse().ok()).unwrap_or(Failure::REFUSED);
+    let status = parts.next().and_then(|status| STATUSES.get(status.parse::<usize>().ok()?).copied());
     let mut text = || parts.next().unwrap_or_default();
-    Failure { what: text(), reason: text(), hint: text(), status }
+    Failure { what: text(), reason: text(), hint: text(), status: status.unwrap_or(Failure::REFUSED) }
 }
 
 /// The exit status and the one line of a command's end.
-pub fn finish(result: Result<(), Failure>) -> ExitCode {
-    ExitCode::from(Console::default().end(result))
+pub fn finish(result: Result<(), Failure>, for_mount8: bool) -> ExitCode {
+    ExitCode::from(Console::new(for_mount8).end(result))
 }
 
 #[cfg(test)]
@@ -177,7 +239,9 @@ mod tests {
 
     #[test]
     fn a_failure_arrives_as_it_was_sent() {
-        for failure in [Failure::refused("/a", "b: c", "d"), Failure::usage("/a", "b", "")] {
+        for failure in
+            [Failure::refused("/a", "b: c", "d"), Failure::usage("/a", "b", ""), Failure::system("x", "y", "")]
+        {
             assert_eq!(decode(&encode(&failure)), failure);
         }
         assert_eq!(decode("").status, Failure::REFUSED);

@@ -90,6 +90,7 @@ fn is_told(word: &Word) -> bool {
                     | Key::AllowOther
                     | Key::DefaultPermissions
                     | Key::Debug
+                    | Key::Log
             ),
             _ => false,
         }
@@ -133,6 +134,7 @@ fn options_of(resolved: &Resolved, mount: &MountSettings, union: &Union) -> Vec<
         all.push((name, if is_forever { "forever".to_owned() } else { time.as_secs_f64().to_string() }));
     }
     all.push(("threads", mount.threads.to_string()));
+    all.extend(resolved.log.iter().map(|log| ("log", log.word())));
     if let Some(shift) = config.copyup_block {
         all.push(("copyup_block", (1_u64 << shift).to_string()));
         all.push(("copyup_rate", config.copyup_rate.to_string()));

@@ -187,16 +187,22 @@ pub fn seconds(word: &Word) -> Result<std::time::Duration, Failure> {
         .ok_or_else(|| Failure::usage(word.display(), "not a time", format!("{}=SECONDS, such as 1 or 0.5", word.key)))
 }
 
-/// A number of bytes, such as 65536, 64K, 1M or 1G.
+/// A number of bytes, such as 65536, 64K, 64k, 1M, 1MiB or 1G.
 ///
 /// # Errors
 /// What is none.
 pub fn size(word: &Word) -> Result<u64, Failure> {
     let text = word.value.as_deref().and_then(|value| std::str::from_utf8(value).ok()).unwrap_or_default();
-    let units = [("K", 10), ("M", 20), ("G", 30)];
-    let unit = units.iter().find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, *shift)));
-    let (digits, shift) = unit.unwrap_or((text, 0));
-    let bytes = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (digits, unit) = text.split_at(end);
+    let shift = match &*unit.to_ascii_lowercase() {
+        "" => Some(0),
+        "k" | "kib" => Some(10),
+        "m" | "mib" => Some(20),
+        "g" | "gib" => Some(30),
+        _ => None,
+    };
+    let bytes = shift.zip(digits.parse::<u64>().ok()).and_then(|(shift, number)| number.checked_mul(1 << shift));
     bytes.ok_or_else(|| Failure::usage(word.display(), "not a size", format!("{}=64K, or 1M, or bytes", word.key)))
 }
 
@@ -318,12 +324,20 @@ mod tests {
     #[test]
     fn sizes_have_units() {
         let bytes = |text: &str| size(&split_options(format!("copyup_block={text}").as_bytes())[0]).ok();
-        for (text, expected) in
-            [("4096", Some(4096)), ("64K", Some(65536)), ("1M", Some(1 << 20)), ("2G", Some(1 << 31))]
-        {
-            assert_eq!(bytes(text), expected, "{text}");
+        for (text, expected) in [
+            ("4096", 4096),
+            ("64K", 65536),
+            ("4k", 4096),
+            ("1M", 1 << 20),
+            ("1m", 1 << 20),
+            ("1MiB", 1 << 20),
+            ("2G", 1 << 31),
+            ("2gib", 1 << 31),
+        ] {
+            assert_eq!(bytes(text), Some(expected), "{text}");
         }
-        for text in ["", "K", "-1", "1T", "1.5M", "99999999999G"] {
+        // `KB` is 1000 to some.
+        for text in ["", "K", "-1", "+1", "1T", "1.5M", "1KB", "1 K", "0x10", "99999999999G", "1\u{212a}"] {
             assert_eq!(bytes(text), None, "{text}");
         }
     }

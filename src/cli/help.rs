@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use super::line::Verb;
 use super::options::{Fate, Form, Source, Spec, TABLE};
 
 const USAGE: &str = "\
@@ -12,7 +13,8 @@ plyfs: a union of read-only lower directories and one writable upper directory
   plyfs mount …                            the same, spelled out
   plyfs show MOUNTPOINT [--json]           the layers of a mounted view, and its options as they took effect
   plyfs complete -o …                      not mounted: what copyup_block= left to copy is copied
-  fusermount3 -u MERGED, umount MERGED     ends it
+  plyfs umount MOUNTPOINT [-l]             ends it, as umount and fusermount3 -u do
+  plyfs help [COMMAND]                     this, or how one command is used
 
   -o OPTION,…      options, below; repeatable; `\\,` is a comma in a value
   -f               stay in the foreground
@@ -23,7 +25,52 @@ plyfs: a union of read-only lower directories and one writable upper directory
   -n -s -v -N NAMESPACE -t TYPE    for mount(8): -s passes over unknown options, -N mounts in another namespace
 
 In the background (the default) it returns 0 once the view answers; 1 means that it cannot be done, 2 a wrong command.
+By the name mount.TYPE it returns what mount(8) expects: 1 for a wrong use, 2 for the system's lack, 32 for a failed mount.
 ";
+
+const MOUNT: &str = "\
+plyfs [mount] [SOURCE] MERGED -o lowerdir=TOP:…:BOTTOM[,upperdir=DIR,workdir=DIR][,OPTION…] [-f] [-d] [--supervise]
+
+Mounts a view on the directory MERGED, and returns once it answers. plyfs --help lists flags and options.
+Status: 0 mounted (with -f: it was unmounted); 1 it cannot be done; 2 a wrong command.
+";
+const SHOW: &str = "\
+plyfs show MOUNTPOINT [--json]
+
+Asks the daemon of a mounted view for its layers and its options as they took effect.
+Status: 0 told; 1 there is no view of plyfs, or it does not tell this user; 2 a wrong command.
+";
+const UMOUNT: &str = "\
+plyfs umount MOUNTPOINT [-l, --lazy]
+
+Unmounts a view, as root or by fusermount3, and waits until its daemon has ended and the layers are free.
+-l takes a view that is in use out of the tree at once; who is in it can finish, and nothing is waited for.
+Status: 0 unmounted; 1 in use, not permitted, no view of plyfs there, or its daemon goes on; 2 a wrong command.
+";
+const COMPLETE: &str = "\
+plyfs complete -o lowerdir=…,upperdir=DIR,workdir=DIR[,OPTION…] [-d]
+
+Copies what copyup_block= left to copy, so that others can use the upper layer again. The view must not be mounted; the
+options are those with which it was.
+Status: 0 all is copied; 1 not all; 2 a wrong command.
+";
+const HELP: &str = "\
+plyfs help [mount|show|umount|complete|help]
+
+Lists commands, flags and options, or says how one command is used.
+";
+
+/// How one command is used.
+pub fn of(verb: Verb) -> String {
+    match verb {
+        Verb::Mount => MOUNT,
+        Verb::Show => SHOW,
+        Verb::Umount => UMOUNT,
+        Verb::Complete => COMPLETE,
+        Verb::Help => HELP,
+    }
+    .to_owned()
+}
 
 /// The groups in their order, and their headings.
 const GROUPS: [(Source, &str); 5] = [
@@ -107,6 +154,15 @@ mod tests {
             let usage = USAGE.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   ")).count();
             usage + TABLE.len()
         });
+    }
+
+    #[test]
+    fn each_command_says_how_it_is_used() {
+        for (word, verb) in super::super::line::VERBS {
+            assert!(
+                of(verb).starts_with("plyfs ") && of(verb).contains(word) && USAGE.contains(&format!("plyfs {word} "))
+            );
+        }
     }
 
     #[test]

@@ -14,15 +14,38 @@ pub struct Failure {
     pub reason: String,
     /// What to type or look at instead; may be empty.
     pub hint: String,
-    /// The exit status: [`Failure::USAGE`] or [`Failure::REFUSED`].
-    pub status: u8,
+    /// What the exit status says.
+    pub status: Status,
+}
+
+/// What an exit status says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// The command itself makes no sense.
+    Usage,
+    /// The command is well formed, and cannot be done.
+    Refused,
+    /// The system lacks something that has nothing to do with this command: processes, descriptors, memory.
+    System,
+}
+
+impl Status {
+    /// The number: that of this program, or the one that mount(8) expects of its helpers, where 1 is a wrong use and 32 a
+    /// failed mount ([mount(8)](https://man7.org/linux/man-pages/man8/mount.8.html)).
+    pub fn number(self, for_mount8: bool) -> u8 {
+        match (self, for_mount8) {
+            (Self::Usage, false) | (Self::System, true) => 2,
+            (Self::Refused | Self::System, false) | (Self::Usage, true) => 1,
+            (Self::Refused, true) => 32,
+        }
+    }
 }
 
 impl Failure {
     /// The command itself makes no sense.
-    pub const USAGE: u8 = 2;
+    pub const USAGE: Status = Status::Usage;
     /// The command is well formed, and cannot be done.
-    pub const REFUSED: u8 = 1;
+    pub const REFUSED: Status = Status::Refused;
 
     /// The command line is wrong.
     pub fn usage(what: impl Into<String>, reason: impl Into<String>, hint: impl Into<String>) -> Self {
@@ -32,6 +55,11 @@ impl Failure {
     /// Something that the command line names does not do.
     pub fn refused(what: impl Into<String>, reason: impl Into<String>, hint: impl Into<String>) -> Self {
         Self { what: what.into(), reason: reason.into(), hint: hint.into(), status: Self::REFUSED }
+    }
+
+    /// The system has no room for what this takes.
+    pub fn system(what: impl Into<String>, reason: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { what: what.into(), reason: reason.into(), hint: hint.into(), status: Status::System }
     }
 }
 
@@ -79,5 +107,12 @@ mod tests {
         let failure = Failure::refused("/a\nb", "No such file", "look\tagain");
         assert_eq!(failure.to_string(), r"/a\nb: No such file (look\tagain)");
         assert_eq!(Failure::usage("x", "unknown", "").to_string(), "x: unknown");
+    }
+
+    #[test]
+    fn a_helper_of_mount_has_other_numbers() {
+        let numbers =
+            |for_mount8| [Status::Usage, Status::Refused, Status::System].map(|status| status.number(for_mount8));
+        assert_eq!((numbers(false), numbers(true)), ([2, 1, 1], [1, 32, 2]));
     }
 }

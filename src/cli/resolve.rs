@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::data_path::{DataWishes, io};
 use super::describe;
 use super::grammar::{self, Word};
+use super::log;
 use super::options::{self, Key};
 use super::report::Failure;
 use crate::base::config::{Config, Fsync, RedirectDir, Timeouts, UpperDirs, Uuid, Verity, Xino};
@@ -33,6 +34,10 @@ pub struct Resolved {
     pub debug: bool,
     /// `-o supervise`
     pub supervise: bool,
+    /// `log=`
+    pub log: Option<log::To>,
+    /// What was asked for and has no effect.
+    pub notes: Vec<String>,
 }
 
 /// What was explicitly set; `None` where nothing was said.
@@ -68,9 +73,13 @@ struct Wishes {
     data: DataWishes,
     no_prefetch: bool,
     supervise: bool,
+    log: Option<log::To>,
     debug: bool,
     security: Vec<OsString>,
     flags: Flags,
+    /// Said last, and not taken back.
+    suid: bool,
+    dev: bool,
 }
 
 /// Reads the words of all `-o`, in their order: of an option given twice, or with its opposite, the last one counts.
@@ -144,6 +153,7 @@ impl Wishes {
             Key::Io => self.data.io = io(value),
             Key::CopyUp => self.data.copy_up_at_open = Some(value == b"open"),
             Key::Supervise => self.supervise = true,
+            Key::Log => self.log = Some(log::To::parse(value)),
             Key::Debug => self.debug = true,
             Key::Security => {
                 self.security.push(OsString::from_vec([word.key.as_bytes(), b"=", value].concat()));
@@ -160,10 +170,14 @@ impl Wishes {
         match key {
             Key::Ro => flags.ro = true,
             Key::Rw => flags.ro = false,
-            Key::NoSuid => flags.nosuid = true,
-            Key::Suid => flags.nosuid = false,
-            Key::NoDev => flags.nodev = true,
-            Key::Dev => flags.nodev = false,
+            Key::NoSuid | Key::Suid => {
+                self.suid = key == Key::Suid;
+                flags.nosuid = !self.suid;
+            }
+            Key::NoDev | Key::Dev => {
+                self.dev = key == Key::Dev;
+                flags.nodev = !self.dev;
+            }
             Key::NoExec => flags.noexec = true,
             Key::Exec => flags.noexec = false,
             Key::NoAtime => flags.noatime = true,
@@ -240,7 +254,9 @@ impl Wishes {
             prefetch: !self.no_prefetch,
             security: self.security,
         };
-        Ok(Resolved { config, mount, debug: self.debug, supervise: self.supervise })
+        let notes = if abilities.mounts_directly { None } else { without_effect(self.suid, self.dev) };
+        let notes = notes.into_iter().collect();
+        Ok(Resolved { config, mount, debug: self.debug, supervise: self.supervise, log: self.log, notes })
     }
 
     /// What `metacopy` is: a digest is part of its mark, and a metacopy file that was renamed has a redirect.
@@ -275,6 +291,14 @@ impl Wishes {
             (None, _) => Ok(None),
         }
     }
+}
+
+/// What fusermount3 does not let a normal user have.
+fn without_effect(suid: bool, dev: bool) -> Option<String> {
+    let words: Vec<&str> =
+        [("suid", suid), ("dev", dev)].iter().filter(|(_, said)| *said).map(|(word, _)| *word).collect();
+    let said = words.join(",");
+    (!words.is_empty()).then(|| format!("{said}: without effect, a normal user's mounts are nosuid and nodev"))
 }
 
 /// The size of a block, as a power of two.

@@ -18,6 +18,20 @@ pub fn show(at: &Path, json: bool) -> Result<String, Failure> {
     Ok(if json { self::json(&told) } else { text(&told) })
 }
 
+/// The process that serves the view at `at`, as it tells.
+///
+/// # Errors
+/// [`is_no_view`]; others where it cannot be asked.
+pub fn pid_at(at: &Path) -> Result<Option<u32>, Errno> {
+    let told = ask_at(at)?;
+    Ok(told.all("pid").next().and_then(|pid| std::str::from_utf8(pid).ok()?.parse().ok()))
+}
+
+/// Whether this is the answer of what is no view of plyfs.
+pub fn is_no_view(errno: Errno) -> bool {
+    [libc::ENOTTY, libc::ENOSYS, libc::EINVAL, libc::EOPNOTSUPP].contains(&errno.raw())
+}
+
 fn ask_at(at: &Path) -> Result<Described, Errno> {
     let dir = mount::open_to_ask(at)?;
     let told = Described::from_bytes(ask::ask(dir.as_fd())?);
@@ -26,7 +40,7 @@ fn ask_at(at: &Path) -> Result<Described, Errno> {
 
 fn refused(at: &Path, errno: Errno) -> Failure {
     let (reason, hint) = match errno.raw() {
-        libc::ENOTTY | libc::ENOSYS | libc::EINVAL | libc::EOPNOTSUPP => (
+        _ if is_no_view(errno) => (
             "no view of plyfs is mounted there, or one of a version that cannot tell".to_owned(),
             "findmnt -t fuse.plyfs lists what is mounted",
         ),

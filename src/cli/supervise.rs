@@ -33,7 +33,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 pub fn run(resolved: &Resolved, report: &mut dyn Report) -> Result<(), Failure> {
     reattach::can_succeed().map_err(|reason| Failure::refused("--supervise", reason, "leave it out"))?;
     process::block_endings();
-    let failed = |what: &str, errno: Errno| Failure::refused(what, errno.to_string(), "leave --supervise out");
+    let failed = |what: &str, errno: Errno| Failure::system(what, errno.to_string(), "leave --supervise out");
     let files = Journal::files().map_err(|errno| failed("memfd_create(2)", errno))?;
     let mut connection: Option<OwnedFd> = None;
     let mut short_lives = 0;

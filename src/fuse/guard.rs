@@ -88,7 +88,8 @@ impl Guarded {
 /// The life of the process.
 fn guard(daemon: Pid, socket: &OwnedFd) -> Result<()> {
     process::close_inherited(socket.as_fd())?;
-    process::detach()?;
+    // Standard error is where the log of this process goes, too.
+    process::detach(true)?;
     process::set_name(NAME);
     let daemon = Watched::new(daemon)?;
     let connection = handover::receive_fd(socket.as_fd())?;

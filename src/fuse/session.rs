@@ -267,6 +267,22 @@ fn helper_would_mount(settings: &MountSettings) -> Result<(), SetupError> {
     Ok(())
 }
 
+/// Unmounts what stands at `at`, as this process can; a `lazy` one is out of the tree at once, in use or not.
+///
+/// # Errors
+/// Why not, in one line.
+pub fn unmount(at: &Path, lazy: bool) -> Result<(), String> {
+    let by_helper = |said: String| helper(at).map_or(Err(said), |helper| helper.unmount(at, lazy));
+    if !mounts_directly() {
+        return by_helper("this user may not unmount, and there is no fusermount3".to_owned());
+    }
+    match mount::unmount(at, lazy) {
+        // Of a mount namespace that belongs to another user namespace.
+        Err(Errno::EPERM) => by_helper(Errno::EPERM.to_string()),
+        done => done.map_err(|errno| errno.to_string()),
+    }
+}
+
 /// Unmounts a view that nobody serves any more, or will.
 pub fn give_up(mountpoint: &Path) {
     let Ok(way) = way(mountpoint) else { return };
@@ -327,7 +343,7 @@ impl Mounted {
     fn unmount_when_told(&self, requests: &Requests) {
         loop {
             match process::wait_for_signal() {
-                Ok(libc::SIGUSR1) => log::warn!("{requests}"),
+                Ok(libc::SIGUSR1) => log::warn!(target: panics::ALWAYS, "{requests}"),
                 Ok(signal) => break log::info!("signal {signal}: unmounting {}", self.path.display()),
                 Err(errno) => return log::error!("signals: {errno}"),
             }

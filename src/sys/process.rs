@@ -118,7 +118,7 @@ fn pidfd(pid: Pid) -> Result<OwnedFd> {
     opened
 }
 
-/// The process that has forked this one.
+/// A process that this one watches: the one that has forked it, or another one.
 #[derive(Debug)]
 pub struct Watched {
     pid: Pid,
@@ -138,6 +138,20 @@ impl Watched {
         let handle = pidfd(pid)?;
         // By that number there may be another one by now.
         if rustix::process::getppid() == Some(pid) { Ok(Self { pid, handle }) } else { Err(Errno::ESRCH) }
+    }
+
+    /// Watches another process, which may be anybody's.
+    ///
+    /// # Errors
+    /// `ESRCH` where it has ended; `ENOSYS` before Linux 5.3.
+    pub fn other(pid: Pid) -> Result<Self> {
+        let handle = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?;
+        Ok(Self { pid, handle })
+    }
+
+    /// Its number.
+    pub fn pid(&self) -> Pid {
+        self.pid
     }
 
     /// Waits for the end of its main thread: a SIGKILL ends that at once, whatever other threads wait for. Or for the
@@ -191,17 +205,28 @@ pub fn wait_for(pid: Pid) -> Result<Option<i32>> {
     }
 }
 
-/// Leaves the caller's session, terminal and directory; standard input, output and error become `/dev/null`.
+/// Standard error is this file from now on.
+///
+/// # Errors
+/// `EMFILE`, `EBUSY` of [dup2(2)](https://man7.org/linux/man-pages/man2/dup.2.html).
+pub fn stderr_to(file: BorrowedFd<'_>) -> Result<()> {
+    Ok(rustix::stdio::dup2_stderr(file)?)
+}
+
+/// Leaves the caller's session, terminal and directory; standard input and output, and error unless it is to stay, become
+/// `/dev/null`.
 ///
 /// # Errors
 /// `EPERM` of [setsid(2)](https://man7.org/linux/man-pages/man2/setsid.2.html) for a process group's leader (a forked
 /// child is none); those of opening `/dev/null`.
-pub fn detach() -> Result<()> {
+pub fn detach(keep_stderr: bool) -> Result<()> {
     rustix::process::setsid()?;
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
     rustix::stdio::dup2_stdin(&null)?;
     rustix::stdio::dup2_stdout(&null)?;
-    rustix::stdio::dup2_stderr(&null)?;
+    if !keep_stderr {
+        rustix::stdio::dup2_stderr(&null)?;
+    }
     rustix::process::chdir("/")?;
     Ok(())
 }

@@ -68,8 +68,42 @@ fn only_a_sloppy_mount_passes_over_unknown_options() {
         let options = format!("{},nosuchoption", stack.layer_options("work"));
         let out =
             Command::new(helper(&stack)).arg("overlay").arg(&stack.merged).args(["-o", &options]).output().unwrap();
-        assert_eq!(out.status.code(), Some(2));
+        assert_eq!(out.status.code(), Some(1));
         assert!(stderr(&out).contains("nosuchoption"), "{}", stderr(&out));
+    });
+}
+
+/// mount(8): 1 for a wrong use, 2 for what the system lacks, 32 for a failed mount. It hands them on.
+#[test]
+fn a_helper_answers_with_the_statuses_of_mount() {
+    bounded(|| {
+        let stack = stack();
+        let (good, bad) = (stack.layer_options("work"), "lowerdir=/nonexistent/layer");
+        let merged = stack.merged.to_str().unwrap();
+        for (args, by_mount, by_hand) in [
+            (&["overlay", merged, "-o", &good, "-x"][..], 1, 2),
+            (&["overlay"], 1, 2),
+            (&["overlay", merged, "-o", "ro"], 1, 2),
+            (&["overlay", "", "-o", &good], 1, 2),
+            (&["overlay", merged, "-o", bad], 32, 1),
+            (&["overlay", merged, "-o", &format!("{bad},debug")], 32, 1),
+            (&["overlay", "/nonexistent/place", "-o", &good], 32, 1),
+        ] {
+            let status = |program: PathBuf| Command::new(program).args(args).output().unwrap().status.code();
+            assert_eq!(status(helper(&stack)), Some(by_mount), "{args:?} by mount");
+            if args.len() > 1 {
+                assert_eq!(status(common::mount::binary().into()), Some(by_hand), "{args:?} by hand");
+            }
+        }
+        // There can be no other process.
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", "ulimit -n 4; exec \"$@\"", "sh"])
+            .arg(helper(&stack))
+            .args(["overlay", merged, "-o", &good]);
+        let out = command.output().unwrap();
+        assert_eq!(out.status.code(), Some(2), "{}", stderr(&out));
+        assert!(!is_mounted(&stack.merged));
     });
 }
 

@@ -60,6 +60,33 @@ fn each_flag_stands_in_the_mount_table_and_the_last_of_two_counts() {
     });
 }
 
+/// fusermount3 drops the two words without an error.
+#[test]
+fn what_a_normal_user_asks_for_in_vain_is_said_in_one_line() {
+    bounded(|| {
+        let stack = stack();
+        for (options, words) in [
+            ("suid", Some("suid: without effect")),
+            ("dev", Some("dev: without effect")),
+            ("suid,dev", Some("suid,dev: without effect")),
+            ("suid,nosuid", None),
+            ("defaults", None),
+            ("nosuid,nodev", None),
+        ] {
+            let _end = End(&stack.merged);
+            let mut command = plyfs(["-o", &format!("{},{options}", stack.layer_options("work"))]);
+            let out = command.arg(&stack.merged).output().unwrap();
+            let said = stderr(&out);
+            let notes: Vec<&str> = said.lines().filter(|line| line.contains("without effect")).collect();
+            assert!(out.status.success(), "{options}: {said}");
+            match words.filter(|_| !mounts_directly()) {
+                Some(words) => assert!(notes.len() == 1 && notes[0].contains(words), "{options}: {said}"),
+                None => assert!(notes.is_empty(), "{options}: {said}"),
+            }
+        }
+    });
+}
+
 #[test]
 fn names_in_the_mount_table() {
     bounded(|| {
@@ -452,6 +479,9 @@ fn copyup_block_copies_blocks_and_complete_the_rest() {
         assert_eq!(complete(), (Some(0), "1 files completed\n".to_owned()));
         assert_eq!(complete(), (Some(0), "0 files completed\n".to_owned()));
         assert!(fs::read_to_string(stack.upper().at("large")).unwrap() == expected);
+        for right in ["copyup_block=4k", "copyup_block=1MiB", "copyup_block=16m,copyup_rate=5g"] {
+            let _view = Background::start(&stack, right);
+        }
         let wrong = ["copyup_block=1K", "copyup_block=5000", "copyup_block=32M", "copyup_rate=fast"];
         for option in wrong {
             let out = plyfs(["-o", &format!("{},{option}", stack.layer_options("work"))])
@@ -503,6 +533,13 @@ fn help_and_version_are_printed_without_a_mount() {
             assert!(text.contains(word), "{args:?}: {word}");
         }
     }
+    for command in ["mount", "show", "umount", "complete", "help"] {
+        let out = plyfs(["help", command]).output().unwrap();
+        let text = String::from_utf8(out.stdout).unwrap();
+        assert!(out.status.success() && out.stderr.is_empty(), "{command}");
+        assert!(text.starts_with("plyfs ") && text.contains(command) && text.lines().count() < 10, "{text}");
+    }
+    assert_eq!(plyfs(["help"]).output().unwrap().stdout, plyfs(["--help"]).output().unwrap().stdout);
     for flag in ["-V", "--version"] {
         let out = plyfs([flag]).output().unwrap();
         assert!(out.status.success());

@@ -1,0 +1,356 @@
+//! The command line: which command, its flags and its words.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
+
+use super::grammar::{self, Word};
+use super::report::Failure;
+
+/// What a command line asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Command {
+    /// What there is, or how one command is used.
+    Help(Option<Verb>),
+    /// Which version it is.
+    Version,
+    /// A view is mounted.
+    Mount(Mount),
+    /// What a mounted view is.
+    Show {
+        /// A directory in it.
+        at: OsString,
+        /// As one object of JSON.
+        json: bool,
+    },
+    /// A view is unmounted.
+    Umount {
+        /// Where it is mounted.
+        at: OsString,
+        /// Also while it is in use.
+        lazy: bool,
+    },
+    /// Files of the upper layer that arrive by blocks get all their data.
+    Complete {
+        /// The options with which the view is mounted.
+        words: Vec<Word>,
+        /// Everything is logged.
+        debug: bool,
+    },
+}
+
+/// The first word of a command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Verb {
+    Mount,
+    Show,
+    Umount,
+    Complete,
+    Help,
+}
+
+/// Their words.
+pub const VERBS: [(&str, Verb); 5] = [
+    ("mount", Verb::Mount),
+    ("show", Verb::Show),
+    ("umount", Verb::Umount),
+    ("complete", Verb::Complete),
+    ("help", Verb::Help),
+];
+
+/// `plyfs … MERGED`
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Mount {
+    /// The first of two places.
+    pub source: Option<OsString>,
+    /// The mountpoint.
+    pub merged: OsString,
+    /// Of all `-o`.
+    pub words: Vec<Word>,
+    /// `-f`
+    pub foreground: bool,
+    /// `-d`
+    pub debug: bool,
+    /// `-s` of mount(8).
+    pub sloppy: bool,
+    /// `-f` of mount(8): do everything but the mount.
+    pub fake: bool,
+    /// `-N` of mount(8).
+    pub namespace: Option<OsString>,
+    /// `--supervise`
+    pub supervise: bool,
+}
+
+/// What was read of a command line.
+#[derive(Debug, Default)]
+struct Line {
+    mount: Mount,
+    json: bool,
+    lazy: bool,
+    places: Vec<OsString>,
+}
+
+const HELP: &str = "plyfs -o lowerdir=TOP:…:BOTTOM[,upperdir=DIR,workdir=DIR] MERGED, or plyfs --help";
+
+/// Whether mount(8) runs the program, as /sbin/mount.TYPE: flags and exit statuses have another meaning there.
+pub fn is_for_mount8(program: &OsStr) -> bool {
+    Path::new(program).file_name().is_some_and(|name| name.as_bytes().starts_with(b"mount."))
+}
+
+/// Reads the command line `args`, which begins with the program's name.
+///
+/// # Errors
+/// A flag that is unknown or belongs to another command; words too many, or too few.
+pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Failure> {
+    let mut args = args.into_iter().peekable();
+    let for_mount8 = is_for_mount8(&args.next().unwrap_or_default());
+    let named = |arg: &OsString| VERBS.iter().find(|(word, _)| !for_mount8 && arg == word);
+    let verb = args.peek().and_then(named).map(|(_, verb)| *verb);
+    if verb.is_some() {
+        args.next();
+    }
+    let verb = verb.unwrap_or(Verb::Mount);
+    let mut line = Line::default();
+    while let Some(arg) = args.next() {
+        match arg.as_bytes() {
+            b"--" => line.places.extend(args.by_ref()),
+            b"--help" => return Ok(Command::Help((verb != Verb::Mount).then_some(verb))),
+            b"--version" => return Ok(Command::Version),
+            b"--json" if verb == Verb::Show => line.json = true,
+            b"--lazy" | b"-l" if verb == Verb::Umount => line.lazy = true,
+            b"--debug" => line.mount.debug = true,
+            b"--foreground" => line.mount.foreground = true,
+            b"--supervise" => line.mount.supervise = true,
+            [b'-', b'-', ..] => return Err(unknown_flag(&arg)),
+            [b'-', letters @ ..] if !letters.is_empty() => {
+                if let Some(command) = short(&mut line.mount, letters, &mut args, for_mount8)? {
+                    return Ok(command);
+                }
+            }
+            _ => line.places.push(arg),
+        }
+    }
+    line.finish(verb)
+}
+
+impl Line {
+    fn finish(self, verb: Verb) -> Result<Command, Failure> {
+        let Self { mut mount, json, lazy, places } = self;
+        match verb {
+            Verb::Mount => return mount.at(places).map(Command::Mount),
+            Verb::Complete => {
+                let (words, debug) = (std::mem::take(&mut mount.words), std::mem::take(&mut mount.debug));
+                only("complete -o OPTIONS", &mount)?;
+                return match places.first() {
+                    None => Ok(Command::Complete { words, debug }),
+                    Some(extra) => Err(one_too_many(extra, "complete -o OPTIONS")),
+                };
+            }
+            Verb::Help => {
+                only("help [COMMAND]", &mount)?;
+                return help(places);
+            }
+            Verb::Show | Verb::Umount => {}
+        }
+        let (word, usage) = match verb {
+            Verb::Show => ("show", "show MOUNTPOINT [--json]"),
+            _ => ("umount", "umount MOUNTPOINT [-l]"),
+        };
+        only(usage, &mount)?;
+        let [at] = <[OsString; 1]>::try_from(places)
+            .map_err(|_| Failure::usage(word, format!("names one directory: {usage}"), HELP))?;
+        let at = not_empty(at)?;
+        Ok(if verb == Verb::Show { Command::Show { at, json } } else { Command::Umount { at, lazy } })
+    }
+}
+
+impl Mount {
+    fn at(mut self, places: Vec<OsString>) -> Result<Self, Failure> {
+        let mut places = places.into_iter();
+        (self.source, self.merged) = match (places.next(), places.next(), places.next()) {
+            (Some(merged), None, _) => (None, merged),
+            // An empty source is none.
+            (Some(source), Some(merged), None) => (Some(source).filter(|source| !source.is_empty()), merged),
+            (None, ..) => return Err(Failure::usage("MERGED", "no directory to mount on is given", HELP)),
+            (.., Some(extra)) => return Err(one_too_many(&extra, "[SOURCE] MERGED and options")),
+        };
+        self.merged = not_empty(self.merged)?;
+        Ok(self)
+    }
+}
+
+/// The place of a view, which a script may have made of a variable that is not set.
+fn not_empty(at: OsString) -> Result<OsString, Failure> {
+    if at.is_empty() {
+        let hint = "an empty word is no directory; is a variable of a script not set?";
+        return Err(Failure::usage("\"\"", "the mountpoint is empty", hint));
+    }
+    Ok(at)
+}
+
+/// A command other than `mount` takes none of its flags, unless they are taken off before.
+fn only(usage: &str, left: &Mount) -> Result<(), Failure> {
+    if *left == Mount::default() {
+        return Ok(());
+    }
+    Err(Failure::usage(usage, "a flag that this command does not have", "plyfs help COMMAND lists those that it has"))
+}
+
+fn help(places: Vec<OsString>) -> Result<Command, Failure> {
+    let mut places = places.into_iter();
+    let Some(word) = places.next() else { return Ok(Command::Help(None)) };
+    if let Some(extra) = places.next() {
+        return Err(one_too_many(&extra, "help [COMMAND]"));
+    }
+    let verb = VERBS.iter().find(|(verb, _)| word == *verb).map(|(_, verb)| *verb);
+    verb.map(|verb| Command::Help(Some(verb))).ok_or_else(|| {
+        let all = VERBS.map(|(word, _)| word).join(", ");
+        Failure::usage(word.to_string_lossy(), "no such command", format!("there are {all}"))
+    })
+}
+
+fn one_too_many(extra: &OsStr, usage: &str) -> Failure {
+    Failure::usage(extra.to_string_lossy(), format!("one word too many: {usage}"), HELP)
+}
+
+fn unknown_flag(flag: &OsStr) -> Failure {
+    Failure::usage(flag.to_string_lossy(), "unknown flag", "plyfs --help lists all")
+}
+
+/// The letters behind one `-`; the last may take what follows it, or the next argument.
+fn short(
+    mount: &mut Mount,
+    letters: &[u8],
+    args: &mut impl Iterator<Item = OsString>,
+    for_mount8: bool,
+) -> Result<Option<Command>, Failure> {
+    for (at, &letter) in letters.iter().enumerate() {
+        match letter {
+            b'f' if for_mount8 => mount.fake = true,
+            b'f' => mount.foreground = true,
+            b'd' => mount.debug = true,
+            b's' => mount.sloppy = true,
+            b'n' | b'v' => {}
+            b'h' => return Ok(Some(Command::Help(None))),
+            b'V' => return Ok(Some(Command::Version)),
+            b'o' | b't' | b'N' => {
+                let value = match letters.get(at + 1..) {
+                    None | Some([]) => args.next().map(OsString::into_vec),
+                    Some(rest) => Some(rest.to_vec()),
+                };
+                let flag = format!("-{}", char::from(letter));
+                let value =
+                    value.ok_or_else(|| Failure::usage(flag, "a value is missing", "plyfs --help lists all"))?;
+                match letter {
+                    b'o' => mount.words.append(&mut grammar::split_options(&value)),
+                    b'N' => mount.namespace = Some(OsString::from_vec(value)),
+                    // The type by which mount(8) found this program.
+                    _ => {}
+                }
+                return Ok(None);
+            }
+            other => return Err(unknown_flag(OsStr::new(&format!("-{}", char::from(other))))),
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Command, Failure> {
+        parse(line.split(' ').filter(|word| !word.is_empty()).map(OsString::from))
+    }
+
+    fn mounted(line: &str) -> Mount {
+        match parsed(line) {
+            Ok(Command::Mount(mount)) => mount,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn each_form_of_the_command_means_the_same_mount() {
+        let plain = mounted("plyfs -o lowerdir=/l,ro /m");
+        assert_eq!((plain.source.as_deref(), &*plain.merged), (None, OsStr::new("/m")));
+        for line in [
+            "plyfs mount -o lowerdir=/l,ro /m",
+            "plyfs /m -o lowerdir=/l,ro",
+            "plyfs -olowerdir=/l -o ro /m",
+            "plyfs -o lowerdir=/l -n -v -t fuse.plyfs /m -o ro",
+            "plyfs -o lowerdir=/l,ro -- /m",
+            "/sbin/mount.plyfs -o lowerdir=/l,ro /m",
+        ] {
+            assert_eq!(mounted(line), plain, "{line}");
+        }
+        let helper = mounted("plyfs overlay /m -o lowerdir=/l,ro");
+        assert_eq!(helper, Mount { source: Some("overlay".into()), ..mounted("plyfs -o lowerdir=/l,ro /m") });
+    }
+
+    #[test]
+    fn flags_may_stand_alone_or_together() {
+        let mount = mounted("plyfs -fds -N /proc/1/ns/mnt /m");
+        assert!(mount.foreground && mount.debug && mount.sloppy && !mount.fake);
+        assert_eq!(mount.namespace.as_deref(), Some(OsStr::new("/proc/1/ns/mnt")));
+        assert!(mounted("/sbin/mount.fuse.plyfs -f s /m").fake);
+        for (line, command) in [
+            ("plyfs -V", Command::Version),
+            ("plyfs --version", Command::Version),
+            ("plyfs -h", Command::Help(None)),
+            ("plyfs mount --help /m", Command::Help(None)),
+            ("plyfs help", Command::Help(None)),
+            ("plyfs help umount", Command::Help(Some(Verb::Umount))),
+            ("plyfs umount --help", Command::Help(Some(Verb::Umount))),
+            ("plyfs umount /m", Command::Umount { at: "/m".into(), lazy: false }),
+            ("plyfs umount -l /m", Command::Umount { at: "/m".into(), lazy: true }),
+            ("plyfs umount -- -l", Command::Umount { at: "-l".into(), lazy: false }),
+            ("plyfs show /m --json", Command::Show { at: "/m".into(), json: true }),
+            ("plyfs complete -d", Command::Complete { words: vec![], debug: true }),
+        ] {
+            assert_eq!(parsed(line), Ok(command), "{line}");
+        }
+        assert_eq!(mounted("/sbin/mount.plyfs umount /m").source.as_deref(), Some(OsStr::new("umount")));
+    }
+
+    #[test]
+    fn an_empty_word_is_no_place() {
+        let parsed = |words: &[&str]| parse(words.iter().map(OsString::from));
+        for words in
+            [&["plyfs", "-o", "ro", ""][..], &["plyfs", "x", ""], &["plyfs", "umount", ""], &["plyfs", "show", ""]]
+        {
+            assert!(parsed(words).unwrap_err().reason.contains("empty"), "{words:?}");
+        }
+        assert_eq!(parsed(&["plyfs", "", "/m"]), parsed(&["plyfs", "/m"]));
+    }
+
+    #[test]
+    fn a_command_that_makes_no_sense_is_answered_with_status_2() {
+        for line in [
+            "plyfs",
+            "plyfs -o",
+            "plyfs -o ro",
+            "plyfs -x /m",
+            "plyfs --what /m",
+            "plyfs a b c",
+            "plyfs mount",
+            "plyfs umount",
+            "plyfs umount a b",
+            "plyfs umount -f /m",
+            "plyfs umount -o ro /m",
+            "plyfs umount --json /m",
+            "plyfs show -l /m",
+            "plyfs show -o ro /m",
+            "plyfs complete --supervise",
+            "plyfs complete /m",
+            "plyfs help nothing",
+            "plyfs help show umount",
+            "plyfs help -f",
+        ] {
+            let failure = parsed(line).unwrap_err();
+            assert_eq!(failure.status, Failure::USAGE, "{line}");
+            assert!(!failure.hint.is_empty(), "{line}");
+        }
+    }
+}
