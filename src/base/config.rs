@@ -16,6 +16,8 @@ pub struct Config {
     pub fsync: Fsync,
     /// How inode numbers of several file systems are kept apart.
     pub xino: Xino,
+    /// Inode numbers have 32 bits.
+    pub ino32: bool,
     /// Marks are `user.overlay.*` even where the process could write `trusted.overlay.*`.
     pub userxattr: bool,
     /// `None`: on where the upper layer can hold it, else follow.

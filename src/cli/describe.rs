@@ -140,6 +140,7 @@ fn options_of(resolved: &Resolved, mount: &MountSettings, union: &Union) -> Vec<
         all.push(("copyup_rate", config.copyup_rate.to_string()));
     }
     let set = [
+        ("ino32_t=1", config.ino32),
         ("userxattr", config.userxattr),
         ("noacl", config.noacl),
         ("static_nlink", config.static_nlink),

@@ -57,6 +57,7 @@ struct Wishes {
     verity: Verity,
     uuid: Uuid,
     xino: Option<Xino>,
+    ino32: bool,
     volatile: bool,
     fsync: Option<Fsync>,
     userxattr: bool,
@@ -136,6 +137,7 @@ impl Wishes {
             Key::Verity => self.verity = verity(value),
             Key::Uuid => self.uuid = uuid(value),
             Key::Xino => self.xino = Some(xino(value)),
+            Key::Ino32 => self.ino32 = value == b"1",
             Key::Volatile => self.volatile = true,
             Key::Fsync => self.fsync = Some(fsync(value)),
             Key::UserXattr => self.userxattr = true,
@@ -212,6 +214,14 @@ impl Wishes {
             (true, _) => Fsync::Volatile,
             (false, fsync) => fsync.unwrap_or_default(),
         };
+        if self.ino32 && self.xino == Some(Xino::On) {
+            let reason = "numbers of 32 bits have no room for several file systems";
+            return Err(Failure::usage(
+                "ino32_t=1",
+                format!("contradicts xino=on: {reason}"),
+                "leave one of the two out",
+            ));
+        }
         let data = self.data.settle(self.copyup_block.is_some(), abilities)?;
         let mut flags = self.flags;
         flags.ro |= upper.is_none();
@@ -229,6 +239,7 @@ impl Wishes {
             upper,
             fsync,
             xino: self.xino.unwrap_or_default(),
+            ino32: self.ino32,
             userxattr: self.userxattr,
             redirect_dir: self.redirect_dir,
             index: self.index,

@@ -30,6 +30,8 @@ pub enum Record {
     Detached { id: u64, at: Detached },
     /// The object of a layer that leads to it, whatever the layers say: another name of a hard link that was copied up.
     Key { id: u64, dev: u64, ino: u64 },
+    /// Where a name of this directory stands in its listing, by its hash: 0 where that says.
+    Place { id: u64, hash: u64, what: u64 },
     /// A rename is about to be published. `was`: the inode that stands at `from`.
     Moving { request: u64, was: u64, from: (u64, Name), to: (u64, Name) },
 }
@@ -67,6 +69,7 @@ const IN_LOWER: u8 = 10;
 const NO_DIR: u8 = 11;
 const KEY: u8 = 12;
 const MOVING: u8 = 13;
+const PLACE: u8 = 14;
 
 impl Record {
     /// Appends the record to `to`.
@@ -83,6 +86,7 @@ impl Record {
             Self::Forgot { id, lookups } => numbers(to, FORGOT, &[*id, *lookups]),
             Self::Dead { id } => numbers(to, DEAD, &[*id]),
             Self::Key { id, dev, ino } => numbers(to, KEY, &[*id, *dev, *ino]),
+            Self::Place { id, hash, what } => numbers(to, PLACE, &[*id, *hash, *what]),
             Self::Detached { id, at: Detached::Upper { ino, data } } => {
                 let to = tagged(to, IN_UPPER, &[*id, *ino]);
                 data.iter().for_each(|place| put_place(to, place));
@@ -133,6 +137,7 @@ impl Record {
             FORGOT => Self::Forgot { id, lookups: number(fields)? },
             DEAD => Self::Dead { id },
             KEY => Self::Key { id, dev: number(fields)?, ino: number(fields)? },
+            PLACE => Self::Place { id, hash: number(fields)?, what: number(fields)? },
             IN_UPPER => {
                 let ino = number(fields)?;
                 let data = if fields.is_empty() { None } else { Some(take_place(fields)?) };

@@ -22,11 +22,16 @@ const MAX_SYSTEMS: usize = 0x7f;
 /// Numbers that last as long as the inode is held start here: no file system's index is 0x7f.
 const PRIVATE: u64 = 0x7f << SYSTEM_SHIFT;
 
+/// With numbers of 32 bits they start here, and all of the first file system that are lower last.
+const PRIVATE_SMALL: u64 = 1 << 31;
+
 /// Gives out numbers.
 #[derive(Debug)]
 pub struct Numbers {
     systems: Vec<System>,
     xino: Xino,
+    /// None has more than 32 bits.
+    small: bool,
     next: AtomicU64,
 }
 
@@ -44,8 +49,8 @@ pub struct System {
 }
 
 impl Numbers {
-    /// `layers`: the file system of each layer; the first is the one whose numbers stay bare.
-    pub fn new(layers: impl IntoIterator<Item = System>, xino: Xino) -> Self {
+    /// `layers`: the file system of each layer; the first is the one whose numbers stay bare. `small`: 32 bits are enough.
+    pub fn new(layers: impl IntoIterator<Item = System>, xino: Xino, small: bool) -> Self {
         let mut systems: Vec<System> = Vec::new();
         for layer in layers {
             match systems.iter_mut().find(|system| system.dev == layer.dev) {
@@ -55,7 +60,8 @@ impl Numbers {
                 None => systems.push(layer),
             }
         }
-        Self { systems, xino, next: AtomicU64::new(PRIVATE) }
+        let first = if small { PRIVATE_SMALL } else { PRIVATE };
+        Self { systems, xino, small, next: AtomicU64::new(first) }
     }
 
     /// How many file systems the layers are on.
@@ -98,24 +104,28 @@ impl Numbers {
         if system > 0 && self.xino == Xino::Off {
             return None;
         }
+        if self.small && (system > 0 || ino >= PRIVATE_SMALL) {
+            return None;
+        }
         Some(InodeId((system as u64) << SYSTEM_SHIFT | ino))
     }
 
     /// Whether a number was made up for one inode, because no layer gives it one.
-    pub fn is_private(id: InodeId) -> bool {
-        id.0 >= PRIVATE
+    pub fn is_private(&self, id: InodeId) -> bool {
+        id.0 >= if self.small { PRIVATE_SMALL } else { PRIVATE }
     }
 
     /// Numbers that were given out before are not given out again.
     pub fn go_on_behind(&self, ids: impl Iterator<Item = u64>) {
-        if let Some(last) = ids.filter(|id| Self::is_private(InodeId(*id))).max() {
+        if let Some(last) = ids.filter(|id| self.is_private(InodeId(*id))).max() {
             self.next.fetch_max(last + 1, Relaxed);
         }
     }
 
-    /// A number that nothing else has had in this mount.
+    /// A number that nothing else has had in this mount; where they are small, none of the last two billion.
     pub fn private(&self) -> InodeId {
-        InodeId(self.next.fetch_add(1, Relaxed))
+        let next = self.next.fetch_add(1, Relaxed);
+        InodeId(if self.small { PRIVATE_SMALL | (next & (PRIVATE_SMALL - 1)) } else { next })
     }
 }
 
@@ -131,7 +141,7 @@ mod tests {
 
     #[test]
     fn numbers_of_several_file_systems_never_meet() {
-        let numbers = Numbers::new([on(10, UUID), on(20, [0; 16]), on(10, UUID)], Xino::Auto);
+        let numbers = Numbers::new([on(10, UUID), on(20, [0; 16]), on(10, UUID)], Xino::Auto, false);
         assert_eq!(numbers.systems(), 2);
         assert_eq!(numbers.of_object(10, 5), Some(InodeId(5)));
         assert_eq!(numbers.of_object(20, 5), Some(InodeId(1 << 56 | 5)));
@@ -148,8 +158,22 @@ mod tests {
 
     #[test]
     fn xino_off_keeps_the_high_bits_out_of_lasting_numbers() {
-        let numbers = Numbers::new([on(10, UUID), on(20, UUID)], Xino::Off);
+        let numbers = Numbers::new([on(10, UUID), on(20, UUID)], Xino::Off, false);
         assert_eq!(numbers.of_object(10, 5), Some(InodeId(5)));
         assert_eq!(numbers.of_object(20, 5), None);
+    }
+
+    #[test]
+    fn small_numbers_have_32_bits_and_begin_anew() {
+        let numbers = Numbers::new([on(10, UUID), on(20, UUID)], Xino::Auto, true);
+        assert_eq!(numbers.of_object(10, 5), Some(InodeId(5)));
+        assert_eq!(numbers.of_object(10, PRIVATE_SMALL - 1), Some(InodeId(PRIVATE_SMALL - 1)));
+        for (dev, ino) in [(10, PRIVATE_SMALL), (10, 1 << 40), (20, 5)] {
+            assert_eq!(numbers.of_object(dev, ino), None, "{dev} {ino}");
+        }
+        numbers.go_on_behind([7, u64::from(u32::MAX) - 1].into_iter());
+        assert_eq!(numbers.private(), InodeId(u32::MAX.into()));
+        assert_eq!(numbers.private(), InodeId(PRIVATE_SMALL));
+        assert!(numbers.is_private(InodeId(PRIVATE_SMALL)) && !numbers.is_private(InodeId(PRIVATE_SMALL - 1)));
     }
 }

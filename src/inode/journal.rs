@@ -4,7 +4,7 @@
 //! its beginning is there, the higher one of two; so a kill at any instant leaves one that is whole but for a torn last
 //! record.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use smallvec::SmallVec;
@@ -12,6 +12,7 @@ use smallvec::SmallVec;
 use crate::base::sync::Mutex;
 use crate::base::{Name, Result};
 use crate::format::journal::{Detached, Record};
+use crate::merge::Apartness;
 use crate::sys::data::{pread_full, pwrite_all, truncate};
 use crate::sys::memory::memory_file;
 use crate::sys::stat::Kind;
@@ -63,6 +64,8 @@ struct Known {
     cookies: Option<[u8; 16]>,
     nodes: HashMap<u64, Node>,
     moves: VecDeque<Move>,
+    /// Of directories: what names by these hashes have, [as a number](Apartness::to_number).
+    places: HashMap<u64, BTreeMap<u64, u64>>,
 }
 
 struct State {
@@ -148,6 +151,15 @@ impl Journal {
         self.state.lock().known.nodes.iter().map(|(id, node)| (*id, node.clone())).collect()
     }
 
+    /// Of directories: where names stand that do not stand where their hashes say, or may have to give way.
+    pub fn places(&self) -> Vec<(u64, u64, Apartness)> {
+        let state = self.state.lock();
+        let each = |(&id, places): (&u64, &BTreeMap<u64, u64>)| {
+            places.iter().map(move |(&hash, &what)| (id, hash, Apartness::from_number(what))).collect::<Vec<_>>()
+        };
+        state.known.places.iter().flat_map(each).collect()
+    }
+
     /// The last renames, the newest first.
     pub fn moves(&self) -> Vec<Move> {
         self.state.lock().known.moves.iter().rev().cloned().collect()
@@ -224,6 +236,15 @@ impl Known {
             }
             Record::Dead { id } => {
                 self.nodes.remove(&id);
+                self.places.remove(&id);
+            }
+            Record::Place { id, hash, what: 0 } => {
+                if let Some(places) = self.places.get_mut(&id) {
+                    places.remove(&hash);
+                }
+            }
+            Record::Place { id, hash, what } => {
+                self.places.entry(id).or_default().insert(hash, what);
             }
             Record::Moving { request, was, from, to } => {
                 if self.moves.len() >= MOVES {
@@ -271,6 +292,9 @@ impl Known {
             }
             node.detached.iter().for_each(|at| sink(Record::Detached { id, at: at.clone() }));
             node.keys.iter().for_each(|&(dev, ino)| sink(Record::Key { id, dev, ino }));
+        }
+        for (&id, places) in &self.places {
+            places.iter().for_each(|(&hash, &what)| sink(Record::Place { id, hash, what }));
         }
         for Move { request, was, from, to } in self.moves.iter().cloned() {
             sink(Record::Moving { request, was, from, to });

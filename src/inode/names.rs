@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 use crate::base::Name;
-use crate::merge::{CookieKey, Listing, NameIndex, Window};
+use crate::merge::{Apartness, CookieKey, Listing, NameIndex, Places, Window};
 use crate::sys::stat::Kind;
 
 /// What is known of the names in a directory. Under the lock [`DirBody::names`](super::DirBody).
@@ -19,6 +19,10 @@ pub struct Names {
     searched: AtomicU32,
     /// The kernel may have a part of a listing in its cache.
     walked: AtomicBool,
+    /// Somebody was given a part of a listing, and may go on.
+    told: AtomicBool,
+    /// Where names stand that do not stand where their hashes say; as long as this lives.
+    places: Places,
     /// A change was begun, and whether the layers have it is not known yet.
     uncertain: bool,
     /// A name changed under this hold.
@@ -57,25 +61,42 @@ impl Names {
         self.index.as_ref()
     }
 
-    /// What to read of the directory for who goes on after `cookie`: about `most` names, so that nothing holds them all.
+    /// Where its names stand.
+    pub fn places(&self) -> &Places {
+        &self.places
+    }
+
+    /// What is to be written down of that, for who goes on in another process.
+    pub fn unwritten(&mut self) -> Vec<(u64, Apartness)> {
+        self.places.unwritten()
+    }
+
+    /// What was written down by another process.
+    pub fn set_place(&mut self, hash: u64, what: Apartness) {
+        self.places.set(hash, what);
+        self.places.unwritten();
+    }
+
+    /// What to read of the directory for who goes on after the place `after`: about `most` names, so that nothing holds them all.
     ///
     /// Who reads on where another walk does not takes its window away. Two readings for each window are room enough for
     /// that; walks that disturb each other more than that go by all names.
-    pub fn next_window(&mut self, cookie: u64, most: usize) -> Window {
+    pub fn next_window(&mut self, after: u64, most: usize) -> Window {
         // Gone before the next is read: there are never two.
-        let Some(last) = self.listing.take() else { return Window { after: cookie, most, total: 0 } };
+        let Some(last) = self.listing.take() else { return Window { after, most, total: 0 } };
         let enough = 2 * last.total().div_ceil(most.max(1)) + MORE_WINDOWS;
         if self.windows as usize > enough {
             return Window::WHOLE;
         }
-        Window { after: last.next_after(cookie), most, total: last.total() }
+        Window { after: last.next_after(after), most, total: last.total() }
     }
 
     /// The directory was listed, or a part of it. Lookups go by a whole one from now on, if `index`.
-    pub fn set_listing(&mut self, listing: Listing, index: bool) {
+    pub fn set_listing(&mut self, key: &CookieKey, mut listing: Listing, index: bool) {
         self.windows = self.windows.saturating_add(1);
+        listing.settle(&mut self.places);
         if index && listing.is_exact() && listing.len() <= MOST_INDEXED {
-            self.index = Some(NameIndex::new(&listing));
+            self.index = Some(NameIndex::new(&listing, key, &self.places));
         }
         self.listing = Some(listing);
     }
@@ -87,8 +108,9 @@ impl Names {
     }
 
     /// Lookups go by this from now on; `None` where the directory has too many names.
-    pub fn set_index(&mut self, listing: Option<&Listing>) {
-        self.index = listing.map(NameIndex::new);
+    pub fn set_index(&mut self, key: &CookieKey, listing: Option<&Listing>) {
+        // Its names stand where their hashes say.
+        self.index = listing.map(|listing| NameIndex::new(listing, key, &Places::default()));
         self.searched.store(if listing.is_some() { 0 } else { NEVER }, Relaxed);
     }
 
@@ -113,6 +135,7 @@ impl Names {
     /// The kernel is given the beginning of a listing, which it keeps.
     pub fn walked(&self) {
         self.walked.store(true, Relaxed);
+        self.told.store(true, Relaxed);
     }
 
     /// Whether the kernel was given any since the last change.
@@ -127,32 +150,49 @@ impl Names {
 
     /// A new name stands in the upper layer.
     pub fn added(&mut self, key: &CookieKey, name: &Name, kind: Kind) {
-        let cookie = key.cookie(name);
-        if self.index.as_mut().is_some_and(|index| !index.insert(cookie)) {
+        let hash = key.hash(name);
+        if self.index.as_mut().is_some_and(|index| !index.insert(hash)) {
             self.index = None;
         }
-        self.enter(|listing| listing.insert(cookie, name, kind));
+        self.place(hash, name);
+        let place = self.places.of(hash);
+        self.enter(|listing| listing.insert(place, name, kind));
+    }
+
+    /// Finds a place for a new name. Where nothing is known of those that it may meet, it gives way to them later.
+    fn place(&mut self, hash: u64, name: &Name) {
+        match self.listing.as_ref().filter(|listing| listing.has(hash)) {
+            Some(listing) if listing.meets(hash, name) => {
+                let what = listing.free_near(hash, |_| false).map_or(Apartness::New, Apartness::Moved);
+                self.places.set(hash, what);
+            }
+            Some(_) => {}
+            None if self.told.load(Relaxed) => self.places.set(hash, Apartness::New),
+            None => {}
+        }
     }
 
     /// A name that was there stands in the upper layer now: what is seen is the same.
     pub fn raised(&mut self, key: &CookieKey, name: &Name, kind: Kind) {
-        let cookie = key.cookie(name);
+        let hash = key.hash(name);
         if let Some(index) = &mut self.index {
-            index.raise(cookie);
+            index.raise(hash);
         }
         if let Some(listing) = &mut self.listing {
-            listing.insert(cookie, name, kind);
+            listing.insert(self.places.of(hash), name, kind);
         }
         self.uncertain = false;
     }
 
     /// A name is gone.
     pub fn removed(&mut self, key: &CookieKey, name: &Name) {
-        let cookie = key.cookie(name);
+        let hash = key.hash(name);
         if let Some(index) = &mut self.index {
-            index.remove(cookie);
+            index.remove(hash);
         }
-        self.enter(|listing| listing.remove(cookie, name));
+        let place = self.places.of(hash);
+        self.places.set(hash, Apartness::Nowhere);
+        self.enter(|listing| listing.remove(place, name));
     }
 
     /// What stands under a name that was there is another object now.
@@ -193,9 +233,9 @@ mod tests {
 
     fn listed(key: &CookieKey, names: &[&str]) -> Names {
         let mut listing = Listing::default();
-        names.iter().for_each(|text| listing.insert(key.cookie(&name(text)), &name(text), Kind::File));
+        names.iter().for_each(|text| listing.insert(key.hash(&name(text)), &name(text), Kind::File));
         let mut known = Names::default();
-        known.set_listing(listing, true);
+        known.set_listing(key, listing, true);
         known
     }
 
@@ -236,7 +276,7 @@ mod tests {
         names.walked();
         names.raised(&key, &name("a"), Kind::File);
         assert!(!names.end().relist);
-        assert_eq!(names.index().and_then(|index| index.slot(key.cookie(&name("a")))), Some(0));
+        assert_eq!(names.index().and_then(|index| index.slot(key.hash(&name("a")))), Some(0));
     }
 
     #[test]
@@ -246,7 +286,7 @@ mod tests {
         let whole = |names: &mut Names| names.next_window(2, 1).most == usize::MAX;
         let before = (0..100).take_while(|_| {
             let some = !whole(&mut names);
-            names.set_listing(Listing::default(), true);
+            names.set_listing(&key, Listing::default(), true);
             some
         });
         assert_eq!(before.count(), MORE_WINDOWS);

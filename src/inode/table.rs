@@ -93,6 +93,11 @@ impl Table {
         self.numbers.private()
     }
 
+    /// Whether a number was made up for one inode, and lasts as long as it is live.
+    pub fn is_private(&self, id: InodeId) -> bool {
+        self.numbers.is_private(id)
+    }
+
     /// How many inodes are live.
     pub fn len(&self) -> usize {
         self.by_id.len()

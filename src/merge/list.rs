@@ -11,6 +11,7 @@ use std::iter::Peekable;
 use siphasher::sip::SipHasher13;
 
 use super::DirView;
+use super::places::{LAST, Places, WIDTH, cookie_of, end_of};
 use crate::base::{Name, Result};
 use crate::layer::{ListedName, NameSink, list_names};
 use crate::sys::random::random_bytes;
@@ -21,7 +22,7 @@ use crate::sys::stat::Kind;
 pub struct CookieKey([u8; 16]);
 
 impl CookieKey {
-    /// Cookies 0, 1 and 2 are the start, `.` and `..`; the sign bit stays clear (`off_t`).
+    /// Cookies 0, 1 and 2 are the start, `.` and `..`.
     pub const FIRST: u64 = 3;
 
     /// A key that nobody knows.
@@ -42,20 +43,17 @@ impl CookieKey {
         self.0
     }
 
-    /// Where `name` stands in its directory's order.
-    pub fn cookie(&self, name: &Name) -> u64 {
+    /// The hash of `name`, in the order of which a directory is listed: see [`Places`].
+    pub fn hash(&self, name: &Name) -> u64 {
         self.of(name.as_bytes())
     }
 
     fn of(&self, name: &[u8]) -> u64 {
         let mut hasher = SipHasher13::new_with_key(&self.0);
         hasher.write(name);
-        (hasher.finish() >> 1).max(Self::FIRST)
+        (hasher.finish() >> 1).max(end_of(Self::FIRST - 1) + 1)
     }
 }
-
-/// The last cookie that a name can have.
-const LAST: u64 = i64::MAX as u64;
 
 /// One name of a listing.
 #[derive(Debug, Clone, Copy)]
@@ -70,8 +68,8 @@ pub struct Listed {
 
 /// A name as it was read: 24 bytes beside the name's own.
 #[derive(Debug, Clone, Copy)]
-struct Read {
-    cookie: u64,
+pub(super) struct Read {
+    pub(super) place: u64,
     ino: u64,
     /// Where the name begins in `bytes`.
     at: u32,
@@ -87,33 +85,33 @@ const GONE: u16 = 1 << 15;
 const MOST_BYTES: usize = 1 << 28;
 
 impl Read {
-    fn name<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
+    pub(super) fn name<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
         bytes.get(self.at as usize..).and_then(|rest| rest.get(..usize::from(self.len))).unwrap_or_default()
     }
 
-    fn is_gone(&self) -> bool {
+    pub(super) fn is_gone(&self) -> bool {
         self.slot & GONE != 0
     }
 
-    fn compare(&self, cookie: u64, name: &[u8], bytes: &[u8]) -> Ordering {
-        self.cookie.cmp(&cookie).then_with(|| self.name(bytes).cmp(name))
+    pub(super) fn compare(&self, place: u64, name: &[u8], bytes: &[u8]) -> Ordering {
+        self.place.cmp(&place).then_with(|| self.name(bytes).cmp(name))
     }
 }
 
-/// The names of a directory whose cookies lie in one window, in the order of these. Changes are entered as they are made,
+/// The names of a directory whose places lie in one window, in the order of these. Changes are entered as they are made,
 /// so that a walk that goes on sees what the kernel's own cache of the directory would.
 #[derive(Debug)]
 pub struct Listing {
-    /// Names after this cookie …
-    after: u64,
+    /// Names after this place …
+    pub(super) after: u64,
     /// … and up to this one.
-    to: u64,
-    read: Vec<Read>,
-    bytes: Vec<u8>,
+    pub(super) to: u64,
+    pub(super) read: Vec<Read>,
+    pub(super) bytes: Vec<u8>,
     /// Names that came since.
-    added: BTreeMap<(u64, Name), Listed>,
-    /// The cookies of directories of several parts, with the slots of the parts below the topmost.
-    below: Vec<(u64, u16)>,
+    pub(super) added: BTreeMap<(u64, Name), Listed>,
+    /// The places of directories of several parts, with the slots of the parts below the topmost.
+    pub(super) below: Vec<(u64, u16)>,
     live: usize,
     /// How many names the layers have, in the window or not.
     total: usize,
@@ -133,82 +131,98 @@ impl Listing {
         Self { after, to: LAST, read, bytes, added, below, live: 0, total: 0, inexact: false }
     }
 
-    /// What comes after `cookie` within the window.
-    pub fn after(&self, cookie: u64) -> impl Iterator<Item = (u64, Name, Listed)> {
-        let from = self.read.partition_point(|read| read.cookie <= cookie);
+    /// One with these names.
+    #[cfg(test)]
+    pub(super) fn made(names: impl Iterator<Item = (u64, Name)>) -> Self {
+        let mut listing = Self::empty(0);
+        for (place, name) in names {
+            let (at, len) = (listing.bytes.len() as u32, name.as_bytes().len() as u8);
+            listing.read.push(Read { place, ino: 0, at, slot: 1, len, kind: None });
+            listing.bytes.extend_from_slice(name.as_bytes());
+        }
+        listing.live = listing.read.len();
+        let bytes = &listing.bytes;
+        listing.read.sort_unstable_by(|a, b| a.compare(b.place, b.name(bytes), bytes));
+        listing
+    }
+
+    /// What comes after `place` within the window.
+    pub fn after(&self, place: u64) -> impl Iterator<Item = (u64, Name, Listed)> {
+        let from = self.read.partition_point(|read| read.place <= place);
         let read = self.read.get(from..).unwrap_or_default().iter();
-        let added = self.added.iter().skip_while(move |((at, _), _)| *at <= cookie);
+        let added = self.added.iter().skip_while(move |((at, _), _)| *at <= place);
         Merged { read: read.peekable(), added: added.peekable(), bytes: &self.bytes }
     }
 
     /// Of a directory of a lower layer: the slots after the topmost in which it has a part or a whiteout, ascending.
     /// `None`: in any of them. (What is no directory may have its data elsewhere; the upper layer's names change.)
-    pub fn below(&self, cookie: u64, listed: &Listed) -> Option<impl Iterator<Item = usize> + Clone> {
+    pub fn below(&self, place: u64, listed: &Listed) -> Option<impl Iterator<Item = usize> + Clone> {
         if self.inexact || listed.slot == 0 || listed.kind != Some(Kind::Dir) {
             return None;
         }
-        let from = self.below.partition_point(|(of, _)| *of < cookie);
-        let slots = self.below.get(from..).unwrap_or_default().iter().take_while(move |(of, _)| *of == cookie);
+        let from = self.below.partition_point(|(of, _)| *of < place);
+        let slots = self.below.get(from..).unwrap_or_default().iter().take_while(move |(of, _)| *of == place);
         Some(slots.map(|(_, slot)| usize::from(*slot)))
     }
 
     /// Enters a name that now stands in the upper layer.
-    pub fn insert(&mut self, cookie: u64, name: &Name, kind: Kind) {
-        if !self.has(cookie) {
+    pub fn insert(&mut self, place: u64, name: &Name, kind: Kind) {
+        if !self.has(place) {
             return;
         }
         let kind = Some(kind);
-        let new = match self.find(cookie, name) {
+        let new = match self.find(place, name) {
             Some(read) => {
                 let was_gone = read.is_gone();
                 (read.kind, read.slot, read.ino) = (kind, 0, 0);
                 was_gone
             }
-            None => self.added.insert((cookie, name.clone()), Listed { kind, slot: 0, ino: 0 }).is_none(),
+            None => self.added.insert((place, name.clone()), Listed { kind, slot: 0, ino: 0 }).is_none(),
         };
         self.live += usize::from(new);
     }
 
     /// Takes a name out.
-    pub fn remove(&mut self, cookie: u64, name: &Name) {
-        let gone = match self.find(cookie, name) {
+    pub fn remove(&mut self, place: u64, name: &Name) {
+        let gone = match self.find(place, name) {
             Some(read) => {
                 let was_there = !read.is_gone();
                 read.slot |= GONE;
                 was_there
             }
-            None => self.added.remove(&(cookie, name.clone())).is_some(),
+            None => self.added.remove(&(place, name.clone())).is_some(),
         };
         self.live = self.live.saturating_sub(usize::from(gone));
     }
 
-    fn find(&mut self, cookie: u64, name: &Name) -> Option<&mut Read> {
+    fn find(&mut self, place: u64, name: &Name) -> Option<&mut Read> {
         let bytes = &self.bytes;
-        let at = self.read.binary_search_by(|read| read.compare(cookie, name.as_bytes(), bytes)).ok()?;
+        let at = self.read.binary_search_by(|read| read.compare(place, name.as_bytes(), bytes)).ok()?;
         self.read.get_mut(at)
     }
 
-    fn has(&self, cookie: u64) -> bool {
-        self.after < cookie && cookie <= self.to
+    /// Whether this place is in the window.
+    pub fn has(&self, place: u64) -> bool {
+        self.after < place && place <= self.to
     }
 
-    /// Whether what comes next after `cookie` is in this window, if anything comes: it goes on at [`Listing::to`] else.
-    pub fn goes_on(&self, cookie: u64) -> bool {
-        self.after <= cookie && (cookie < self.to || self.is_last())
+    /// Whether what comes next after `place` is in this window, if anything comes: it goes on at [`Listing::to`] else.
+    pub fn goes_on(&self, place: u64) -> bool {
+        self.after <= place && (place < self.to || self.is_last())
     }
 
-    /// The last cookie of the window.
+    /// The last place of the window.
     pub fn to(&self) -> u64 {
         self.to
     }
 
-    /// Where a window may begin that goes on after `cookie`: earlier, where this one ends there and has nothing left.
-    pub fn next_after(&self, cookie: u64) -> u64 {
-        if self.live == 0 && self.goes_on_at(cookie) { self.after } else { cookie }
+    /// Where a window may begin that goes on after `place`: earlier, where this one ends there and has nothing left.
+    pub fn next_after(&self, place: u64) -> u64 {
+        if self.live == 0 && self.goes_on_at(place) { self.after } else { place }
     }
 
-    fn goes_on_at(&self, cookie: u64) -> bool {
-        self.after <= cookie && cookie <= self.to
+    fn goes_on_at(&self, place: u64) -> bool {
+        self.after <= place && place <= self.to
     }
 
     /// Whether nothing comes after the window.
@@ -218,7 +232,7 @@ impl Listing {
 
     /// Whether it has all names.
     pub fn is_whole(&self) -> bool {
-        self.after < CookieKey::FIRST && self.is_last()
+        self.after <= end_of(CookieKey::FIRST - 1) && self.is_last()
     }
 
     /// Whether a name that is not in it is not there.
@@ -254,17 +268,17 @@ where
     fn next(&mut self) -> Option<Self::Item> {
         loop {
             let first = match (self.read.peek(), self.added.peek()) {
-                (Some(read), Some(((cookie, name), _))) => {
-                    read.compare(*cookie, name.as_bytes(), self.bytes) == Ordering::Less
+                (Some(read), Some(((place, name), _))) => {
+                    read.compare(*place, name.as_bytes(), self.bytes) == Ordering::Less
                 }
                 (read, _) => read.is_some(),
             };
             if !first {
-                return self.added.next().map(|((cookie, name), listed)| (*cookie, name.clone(), *listed));
+                return self.added.next().map(|((place, name), listed)| (*place, name.clone(), *listed));
             }
             let read = self.read.next()?;
             if let (false, Ok(name)) = (read.is_gone(), Name::new(read.name(self.bytes))) {
-                return Some((read.cookie, name, Listed { kind: read.kind, slot: read.slot, ino: read.ino }));
+                return Some((read.place, name, Listed { kind: read.kind, slot: read.slot, ino: read.ino }));
             }
         }
     }
@@ -273,7 +287,7 @@ where
 /// How much of a directory is read into one listing.
 #[derive(Debug, Clone, Copy)]
 pub struct Window {
-    /// What comes after this cookie.
+    /// What comes after this place, the last one of its cookie.
     pub after: u64,
     /// About so many names at most; where they are very many, a fixed share of them.
     pub most: usize,
@@ -293,8 +307,8 @@ const MOST_READINGS: usize = 16;
 ///
 /// # Errors
 /// What the layers' system calls say.
-pub fn list(dir: &DirView, key: &CookieKey, window: Window) -> Result<Listing> {
-    let mut reading = Reading::new(key, window);
+pub fn list(dir: &DirView, key: &CookieKey, places: &Places, window: Window) -> Result<Listing> {
+    let mut reading = Reading::new(key, places, window);
     for (slot, part) in dir.parts(0) {
         reading.slot = u16::try_from(slot).unwrap_or(0) & !GONE;
         let exact = list_names(&part.place, part.xattr_whiteouts, &mut reading)?;
@@ -308,7 +322,8 @@ pub fn list(dir: &DirView, key: &CookieKey, window: Window) -> Result<Listing> {
 /// # Errors
 /// As [`list`].
 pub fn list_some(dir: &DirView, key: &CookieKey, most: usize) -> Result<Option<Listing>> {
-    let mut reading = Reading { give_up: most, ..Reading::new(key, Window::WHOLE) };
+    let places = Places::default();
+    let mut reading = Reading { give_up: most, ..Reading::new(key, &places, Window::WHOLE) };
     for (slot, part) in dir.parts(0) {
         reading.slot = u16::try_from(slot).unwrap_or(0) & !GONE;
         let exact = list_names(&part.place, part.xattr_whiteouts, &mut reading)?;
@@ -335,7 +350,7 @@ pub fn is_empty(dir: &DirView, key: &CookieKey, most: usize) -> Result<bool> {
         return Ok(!top.found);
     }
     loop {
-        let listing = list(dir, key, window)?;
+        let listing = list(dir, key, &Places::default(), window)?;
         if listing.len() > 0 || listing.is_last() {
             return Ok(listing.len() == 0);
         }
@@ -367,6 +382,7 @@ impl NameSink for AnyName {
 /// A window being read.
 struct Reading<'a> {
     key: &'a CookieKey,
+    places: &'a Places,
     listing: Listing,
     /// More names than this make the window narrower.
     most: usize,
@@ -374,30 +390,32 @@ struct Reading<'a> {
     give_up: usize,
     /// The part that is being read.
     slot: u16,
-    cookie: u64,
+    place: u64,
 }
 
 impl<'a> Reading<'a> {
-    fn new(key: &'a CookieKey, window: Window) -> Self {
+    fn new(key: &'a CookieKey, places: &'a Places, window: Window) -> Self {
         let mut listing = Listing::empty(window.after);
         let most = window.most.max(window.total / MOST_READINGS);
         if window.total > most {
             // As wide as should do, a little less: what does not fit halves it.
             let share = u128::from(LAST) * (most - most / 64) as u128 / window.total as u128;
-            listing.to = window.after.saturating_add(u64::try_from(share).unwrap_or(LAST).max(1)).min(LAST);
+            let share = u64::try_from(share).unwrap_or(LAST).max(WIDTH);
+            // Names of one cookie are in one window.
+            listing.to = end_of(cookie_of(window.after.saturating_add(share).min(LAST)));
         }
-        Self { key, listing, most, give_up: usize::MAX, slot: 0, cookie: 0 }
+        Self { key, places, listing, most, give_up: usize::MAX, slot: 0, place: 0 }
     }
 
     /// Keeps the first half of the window only, until it has few enough names.
     fn narrow(&mut self) {
         let Listing { after, to, read, bytes, total, .. } = &mut self.listing;
         self.most = self.most.max(*total / MOST_READINGS);
-        while (read.len() > self.most || bytes.len() > MOST_BYTES) && *to - *after > 1 {
-            *to = *after + (*to - *after) / 2;
+        while (read.len() > self.most || bytes.len() > MOST_BYTES) && to.saturating_sub(*after) > WIDTH {
+            *to = end_of(cookie_of(*after + (*to - *after) / 2));
             let mut kept = Vec::with_capacity(bytes.len() / 2);
             read.retain_mut(|read| {
-                if read.cookie > *to {
+                if read.place > *to {
                     return false;
                 }
                 let at = kept.len() as u32;
@@ -413,11 +431,11 @@ impl<'a> Reading<'a> {
     fn finish(mut self) -> Listing {
         let Listing { read, bytes, below, .. } = &mut self.listing;
         let slot = |read: &Read| read.slot & !GONE;
-        read.sort_unstable_by(|a, b| a.compare(b.cookie, b.name(bytes), bytes).then(slot(a).cmp(&slot(b))));
+        read.sort_unstable_by(|a, b| a.compare(b.place, b.name(bytes), bytes).then(slot(a).cmp(&slot(b))));
         read.dedup_by(|later, first| {
-            let same = later.compare(first.cookie, first.name(bytes), bytes) == Ordering::Equal;
+            let same = later.compare(first.place, first.name(bytes), bytes) == Ordering::Equal;
             if same && first.kind == Some(Kind::Dir) {
-                below.push((later.cookie, slot(later)));
+                below.push((later.place, slot(later)));
             }
             same
         });
@@ -434,14 +452,14 @@ impl<'a> Reading<'a> {
 impl NameSink for Reading<'_> {
     fn wants(&mut self, name: &[u8]) -> bool {
         self.listing.total += 1;
-        self.cookie = self.key.of(name);
-        self.listing.has(self.cookie)
+        self.place = self.places.of(self.key.of(name));
+        self.listing.has(self.place)
     }
 
     fn take(&mut self, name: &ListedName<'_>) -> bool {
         let Listing { read, bytes, total, .. } = &mut self.listing;
         read.push(Read {
-            cookie: self.cookie,
+            place: self.place,
             ino: name.ino,
             at: bytes.len() as u32,
             slot: if name.whiteout { self.slot | GONE } else { self.slot },
@@ -465,7 +483,8 @@ mod tests {
 
     /// A window read from so many made-up names, `gone` of which a part above has deleted.
     fn read(key: &CookieKey, names: usize, gone: usize, window: Window) -> Listing {
-        let mut reading = Reading::new(key, window);
+        let places = Places::default();
+        let mut reading = Reading::new(key, &places, window);
         for (slot, range) in [(0, 0..gone), (1, 0..names)] {
             reading.slot = slot;
             for number in range {
@@ -515,24 +534,24 @@ mod tests {
         let key = CookieKey::random().unwrap();
         let mut listing = read(&key, 1000, 0, Window { after: 2, most: 400, total: 0 });
         assert!(!listing.is_last() && listing.len() <= 400);
-        let (cookie, name, listed) = listing.after(2).nth(17).unwrap();
+        let (place, name, listed) = listing.after(2).nth(17).unwrap();
         assert_eq!((listed.slot, listed.ino), (1, 7));
         let before = listing.len();
-        listing.remove(cookie, &name);
-        listing.remove(cookie, &name);
+        listing.remove(place, &name);
+        listing.remove(place, &name);
         assert_eq!((listing.len(), listing.after(2).count()), (before - 1, before - 1));
-        listing.insert(cookie, &name, Kind::Dir);
-        listing.insert(cookie, &name, Kind::Dir);
+        listing.insert(place, &name, Kind::Dir);
+        listing.insert(place, &name, Kind::Dir);
         let back = listing.after(2).nth(17).unwrap();
-        assert_eq!((back.0, back.1, back.2.slot, back.2.kind), (cookie, name, 0, Some(Kind::Dir)));
+        assert_eq!((back.0, back.1, back.2.slot, back.2.kind), (place, name, 0, Some(Kind::Dir)));
         for new in (0..200).map(|number| Name::new(format!("new-{number}").as_bytes()).unwrap()) {
-            let (cookie, in_window) = (key.cookie(&new), key.cookie(&new) <= listing.to());
+            let (place, in_window) = (key.hash(&new), key.hash(&new) <= listing.to());
             let before = listing.len();
-            listing.insert(cookie, &new, Kind::File);
+            listing.insert(place, &new, Kind::File);
             assert_eq!(listing.len() - before, usize::from(in_window));
-            assert_eq!(listing.after(cookie - 1).next().is_some_and(|(_, name, _)| name == new), in_window);
+            assert_eq!(listing.after(place - 1).next().is_some_and(|(_, name, _)| name == new), in_window);
         }
-        assert!(listing.after(2).map(|(cookie, _, _)| cookie).is_sorted());
+        assert!(listing.after(2).map(|(place, _, _)| place).is_sorted());
     }
 
     #[test]
@@ -546,7 +565,8 @@ mod tests {
             &[("several", dir, true), ("file", file, false)],
             &[("several", file, false), ("in-upper", dir, false), ("file", file, false)],
         ];
-        let mut reading = Reading::new(&key, Window::WHOLE);
+        let places = Places::default();
+        let mut reading = Reading::new(&key, &places, Window::WHOLE);
         for (slot, names) in (0..).zip(parts) {
             reading.slot = slot;
             for (name, kind, whiteout) in names {
@@ -557,8 +577,8 @@ mod tests {
         let listing = reading.finish();
         let told: BTreeMap<_, _> = listing
             .after(0)
-            .map(|(cookie, name, listed)| {
-                (name.as_bytes().to_vec(), listing.below(cookie, &listed).map(Iterator::collect::<Vec<_>>))
+            .map(|(place, name, listed)| {
+                (name.as_bytes().to_vec(), listing.below(place, &listed).map(Iterator::collect::<Vec<_>>))
             })
             .collect();
         let expected = [("file", None), ("in-upper", None), ("one", Some(vec![])), ("several", Some(vec![3, 4]))];
@@ -571,7 +591,7 @@ mod tests {
         let mut listing = read(&key, 1000, 0, Window { after: 2, most: 400, total: 0 });
         let (to, all): (u64, Vec<_>) = (listing.to(), listing.after(2).collect());
         assert_eq!((listing.next_after(to), listing.goes_on(to), listing.goes_on(2)), (to, false, true));
-        all.iter().for_each(|(cookie, name, _)| listing.remove(*cookie, name));
+        all.iter().for_each(|(place, name, _)| listing.remove(*place, name));
         assert_eq!((listing.next_after(to), listing.len()), (2, 0));
     }
 }

@@ -29,7 +29,7 @@ struct Seen {
     taken: AtomicBool,
 }
 
-/// A name: its cookie, the slot of its topmost part, and the slots below that have one, where known.
+/// A name: its place, the slot of its topmost part, and the slots below that have one, where known.
 type ToLookAt = (u64, Name, usize, Option<Vec<usize>>);
 
 /// What is left of it for who lists the directory.
@@ -38,12 +38,12 @@ pub(super) struct Rest(VecDeque<(u64, Name, Found)>);
 
 impl Rest {
     /// What was found by this name. The names are asked for in the order of the listing.
-    pub fn take(&mut self, cookie: u64, name: &Name) -> Option<Found> {
-        while self.0.front().is_some_and(|(at, _, _)| *at < cookie) {
+    pub fn take(&mut self, place: u64, name: &Name) -> Option<Found> {
+        while self.0.front().is_some_and(|(at, _, _)| *at < place) {
             self.0.pop_front();
         }
         let (at, known, _) = self.0.front()?;
-        if *at != cookie || known != name {
+        if *at != place || known != name {
             return None;
         }
         self.0.pop_front().map(|(_, _, found)| found)
@@ -64,7 +64,7 @@ impl Union {
         }
         let seen = Arc::new(Seen { dir: dir.clone(), found: Mutex::default(), taken: AtomicBool::new(false) });
         self.ahead.enter(&seen);
-        for (cookie, name, slot, below) in self.to_look_at(&dir, body)? {
+        for (place, name, slot, below) in self.to_look_at(&dir, body)? {
             if seen.taken.load(Relaxed) {
                 break;
             }
@@ -78,7 +78,7 @@ impl Union {
                 Found::Leaf(leaf) => leaf.stat.nlink == 1,
             };
             if alone {
-                seen.found.lock().push_back((cookie, name, found));
+                seen.found.lock().push_back((place, name, found));
             }
         }
         Ok(())
@@ -88,9 +88,9 @@ impl Union {
     fn to_look_at(&self, dir: &Arc<Inode>, body: &DirBody) -> Result<Vec<ToLookAt>> {
         let names = self.listed(dir, body, 0)?;
         let Some(listing) = names.listing() else { return Ok(Vec::new()) };
-        let each = listing.after(0).take(MOST_NAMES).map(|(cookie, name, listed)| {
-            let below = listing.below(cookie, &listed).map(Iterator::collect);
-            (cookie, name, usize::from(listed.slot), below)
+        let each = listing.after(0).take(MOST_NAMES).map(|(place, name, listed)| {
+            let below = listing.below(place, &listed).map(Iterator::collect);
+            (place, name, usize::from(listed.slot), below)
         });
         Ok(each.collect())
     }

@@ -119,6 +119,7 @@ impl DerefMut for Changing<'_> {
 impl Drop for Changing<'_> {
     fn drop(&mut self) {
         self.notice.ended = self.names.end();
+        self.notice.union.note_places(self.notice.id, &mut self.names);
     }
 }
 

@@ -1,7 +1,8 @@
 //! Listing a directory.
 //!
 //! No open directory is kept: a cookie is a hash of the name, so that a listing that was let go of comes out in the
-//! same order when it is built again. Of a large directory it is built a window at a time.
+//! same order when it is built again. Of a large directory it is built a window at a time. A cookie has 31 bits, for
+//! programs of 32 bits; how names of one cookie are parted: `merge/places.rs`.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -99,7 +100,7 @@ impl Union {
         // Where a part cannot be listed, lookups say why.
         let listing = merge::list_some(&view, &self.cookies, MOST_INDEXED).unwrap_or_default();
         let listing = listing.filter(merge::Listing::is_exact);
-        names.set_index(listing.as_ref());
+        names.set_index(&self.cookies, listing.as_ref());
         drop(names);
         self.remembered(inode.id, listing.map_or(0, |listing| listing.len()));
     }
@@ -121,7 +122,7 @@ impl Union {
                 return Ok(());
             }
         }
-        let mut at = cookie.max(DOT_DOT);
+        let mut at = merge::end_of(cookie.max(DOT_DOT));
         let mut over = true;
         let mut ahead = None;
         loop {
@@ -133,13 +134,14 @@ impl Union {
                 Some(_) => ahead.insert(Rest::default()),
             };
             let mut plain = Plain { union: self, dir: &inode, view: &view, last: None };
-            for (cookie, name, listed) in listing.after(at) {
+            for (place, name, listed) in listing.after(at) {
                 over = false;
+                let cookie = merge::cookie_of(place);
                 let taken = match if plus { None } else { plain.entry(&name, &listed) } {
                     Some((id, kind)) => sink.add(&ListedEntry { name: name.as_bytes(), cookie, id, kind, attr: None }),
                     None => {
-                        let seen = rest.take(cookie, &name);
-                        self.list_one(&inode, &view, listing, (cookie, &name, &listed, seen), plus, sink)?
+                        let seen = rest.take(place, &name);
+                        self.list_one(&inode, &view, listing, (place, &name, &listed, seen), plus, sink)?
                     }
                 };
                 if !taken {
@@ -163,14 +165,14 @@ impl Union {
         Ok(ListedEntry { name, cookie, id: inode.id, kind: Kind::Dir, attr })
     }
 
-    /// The names of a directory, with a listing that goes on after `cookie` unless it was removed.
+    /// The names of a directory, with a listing that goes on after the place `after` unless it was removed.
     pub(super) fn listed<'a>(
         &self,
         inode: &Arc<Inode>,
         body: &'a DirBody,
-        cookie: u64,
+        after: u64,
     ) -> Result<RwLockReadGuard<'a, Names>> {
-        let goes_on = |names: &Names| names.listing().is_some_and(|listing| listing.goes_on(cookie));
+        let goes_on = |names: &Names| names.listing().is_some_and(|listing| listing.goes_on(after));
         let names = body.names.read();
         if goes_on(&names) {
             return Ok(names);
@@ -182,10 +184,11 @@ impl Union {
         if goes_on(&names) {
             return Ok(RwLockWriteGuard::downgrade(names));
         }
-        let window = names.next_window(cookie, self.names_at_once);
-        let listing = merge::list(&view, &self.cookies, window)?;
+        let window = names.next_window(after, self.names_at_once);
+        let listing = merge::list(&view, &self.cookies, names.places(), window)?;
         let count = listing.len();
-        names.set_listing(listing, self.layers_stay());
+        names.set_listing(&self.cookies, listing, self.layers_stay());
+        self.note_places(inode.id, &mut names);
         let names = RwLockWriteGuard::downgrade(names);
         self.remembered(inode.id, count);
         Ok(names)
@@ -197,11 +200,12 @@ impl Union {
         dir: &Arc<Inode>,
         view: &DirView,
         listing: &merge::Listing,
-        (cookie, name, listed, seen): (u64, &Name, &Listed, Option<Found>),
+        (place, name, listed, seen): (u64, &Name, &Listed, Option<Found>),
         plus: bool,
         sink: &mut dyn DirSink,
     ) -> Result<bool> {
-        let below = listing.below(cookie, listed).filter(|_| self.layers_stay());
+        let cookie = merge::cookie_of(place);
+        let below = listing.below(place, listed).filter(|_| self.layers_stay());
         let look = || merge::lookup_in(&self.stack, view, name, usize::from(listed.slot), below);
         let found = match seen.map_or_else(look, |found| Ok(Answer::Found(found))) {
             Ok(Answer::Found(found)) => found,

@@ -24,7 +24,7 @@ impl Union {
         let names = body.names.read();
         let Ok(view) = body.live_view() else { return Ok(None) };
         let slot = match names.index() {
-            Some(index) => match index.slot(self.cookies.cookie(name)) {
+            Some(index) => match index.slot(self.cookies.hash(name)) {
                 Some(slot) => slot,
                 None => return Ok(None),
             },
@@ -59,7 +59,7 @@ impl Union {
 
     /// What `name` is, as [`merge::lookup`] says, without a search where the names are known. The caller holds them.
     pub(super) fn find(&self, names: &Names, view: &DirView, name: &Name) -> Result<Answer> {
-        let slot = match names.index().map(|index| index.slot(self.cookies.cookie(name))) {
+        let slot = match names.index().map(|index| index.slot(self.cookies.hash(name))) {
             None => 0,
             Some(Some(slot)) => slot,
             Some(None) => {

@@ -165,7 +165,11 @@ impl Union {
             names.each(|names, first| self.moved_names(names, first, (name, left), (new_name, &from, &to)));
         }
         let (mut ended, mut new_ended) = (Ended::default(), Ended::default());
-        names.each(|names, first| *(if first { &mut ended } else { &mut new_ended }) = names.end());
+        names.each(|names, first| {
+            let (dir, ended) = if first { (parent, &mut ended) } else { (new_parent, &mut new_ended) };
+            *ended = names.end();
+            self.note_places(dir.id, names);
+        });
         drop(names);
         self.changed(new_parent.id, new_ended);
         self.changed(parent.id, ended);

@@ -12,9 +12,9 @@ use std::sync::Arc;
 use super::{InodeId, Union};
 use crate::base::{Errno, Name, Result};
 use crate::format::journal::{Detached, InLower, Record};
-use crate::inode::{Body, Inode, Journal, Key, LeafBody, Move, Node, Numbers};
+use crate::inode::{Body, Inode, Journal, Key, LeafBody, Move, Names, Node};
 use crate::layer::{DirPlace, Place};
-use crate::merge::{self, Answer, Data, DirPart, DirView, Found, FoundDir};
+use crate::merge::{self, Answer, Apartness, Data, DirPart, DirView, Found, FoundDir};
 use crate::sys::dirent::read_dir;
 use crate::sys::path::{OFlags, open_beneath};
 use crate::sys::stat::{Stat, stat_at};
@@ -79,6 +79,15 @@ impl Union {
         journal.write(key.map(|key| Record::Key { id: inode.id.0, dev: key.dev, ino: key.ino }));
     }
 
+    /// Where names of a directory stand, before anybody is told.
+    pub(super) fn note_places(&self, dir: InodeId, names: &mut Names) {
+        let unwritten = names.unwritten();
+        if let Some(journal) = self.journal.as_ref().filter(|_| !unwritten.is_empty()) {
+            let record = |(hash, what): (u64, Apartness)| Record::Place { id: dir.0, hash, what: what.to_number() };
+            journal.write(unwritten.into_iter().map(record));
+        }
+    }
+
     /// Before a rename is published.
     pub(super) fn note_move(&self, request: u64, was: InodeId, from: (InodeId, &Name), to: (InodeId, &Name)) {
         if let Some(journal) = &self.journal {
@@ -125,6 +134,13 @@ impl Union {
         for (inode, node) in &held {
             self.further_names(&journal, inode, node);
         }
+        for (id, hash, what) in journal.places() {
+            if let Some(dir) = self.table.get(InodeId(id))
+                && let Ok(body) = dir.dir()
+            {
+                body.names.write().set_place(hash, what);
+            }
+        }
         // A listing that the kernel keeps was given by the daemon before.
         let dirs = held.iter().filter_map(|(inode, _)| inode.dir().ok());
         dirs.for_each(|dir| dir.names.read().walked());
@@ -141,7 +157,7 @@ impl Union {
 
     /// The inode by one of its names. `exact`: what stands there must have its number.
     fn find_again(&self, id: u64, node: &Node, moves: &[Move], exact: bool) -> Option<Arc<Inode>> {
-        if exact && Numbers::is_private(InodeId(id)) {
+        if exact && self.table.is_private(InodeId(id)) {
             return None;
         }
         let ends = moves.iter().flat_map(|one| [(&one.from, &one.to), (&one.to, &one.from)]);

@@ -331,7 +331,7 @@ fn number(config: &Config, lowers: &[Root], upper: Option<&UpperRoots>) -> Setup
         let uuids = [root.identity.written, root.identity.real];
         layers.push(System { dev: stat.dev, uuids, handles: root.handles, lower });
     }
-    let numbers = Numbers::new(layers, config.xino);
+    let numbers = Numbers::new(layers, config.xino, config.ino32);
     if config.xino == Xino::On && numbers.systems() > 64 {
         let reason = format!("{} file systems are more than inode numbers have room for", numbers.systems());
         return Err(SetupError::new("xino=on", reason, "use xino=auto"));

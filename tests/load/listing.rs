@@ -254,3 +254,46 @@ fn a_large_directory_is_listed_and_emptied_in_linear_time_and_little_memory() {
         }
     });
 }
+
+/// The 31 bits of a hash that an offset has are the same for some of so many names: fifteen pairs are to be expected. Each name
+/// has an offset of its own all the same, and keeps it when the directory is read again in other pieces, while names come.
+#[test]
+fn names_of_one_hash_have_an_offset_each_and_keep_it() {
+    let lower = numbered("name", 250_000);
+    let (_scratch, union, dir) = union(1 << 15, &lower, &[]);
+    let me = Caller::this_process();
+    let offsets = |room: usize| {
+        let (mut all, mut cookie) = (Vec::new(), 0);
+        loop {
+            let mut reply = Reply { names: Vec::new(), room };
+            union.readdir(dir, cookie, false, &mut reply).unwrap();
+            let Some((_, last)) = reply.names.last() else { return all };
+            cookie = *last;
+            all.append(&mut reply.names);
+        }
+    };
+    let first = offsets(1000);
+    assert!(first.is_sorted_by(|a, b| a.1 < b.1) && first.iter().all(|(_, offset)| *offset <= i32::MAX as u64));
+    assert_eq!(first.len(), lower.len() + 2);
+    let mut walks = [1, 900].map(|room| Walk::new(&union, dir, room));
+    let mut new = 0;
+    while !walks[0].next().is_empty() {
+        if walks[0].seen.len() % 500 == 0 {
+            walks[1].next();
+            for _ in 0..4 {
+                new += 1;
+                union.make(&me, dir, &name(&format!("new{new}")), Make::File { mode: 0o644 }).unwrap();
+            }
+        }
+    }
+    for walk in walks {
+        let seen = walk.rest();
+        let old: HashSet<&String> = seen.iter().filter(|name| name.starts_with("name")).collect();
+        assert_eq!(old.len(), lower.len());
+        assert_eq!(seen.iter().collect::<HashSet<_>>().len(), seen.len(), "a name twice");
+    }
+    let again = offsets(777);
+    assert!(again.is_sorted_by(|a, b| a.1 < b.1));
+    let kept = again.into_iter().filter(|(name, _)| !name.starts_with("new")).collect::<Vec<_>>();
+    assert!(kept == first, "an offset changed");
+}

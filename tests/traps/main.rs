@@ -8,6 +8,7 @@ mod chain;
 mod errors;
 mod layout;
 mod listing;
+mod narrow;
 mod numbers;
 mod permissions;
 
