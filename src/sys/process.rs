@@ -145,7 +145,7 @@ impl Watched {
     /// # Errors
     /// `ESRCH` where it has ended; `ENOSYS` before Linux 5.3.
     pub fn other(pid: Pid) -> Result<Self> {
-        let handle = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?;
+        let handle = pidfd(pid)?;
         Ok(Self { pid, handle })
     }
 
