@@ -63,8 +63,8 @@ const SOCKETS: [&str; 3] = ["/dev/log", "/var/run/syslog", "/var/run/log"];
 pub fn begin(resolved: &mut Resolved, foreground: bool, debug: bool) -> Result<Option<File>, Failure> {
     let to = resolved.log.take().unwrap_or(if foreground { To::Stderr } else { To::Syslog });
     let file = if let To::File(path) = &to { Some(open(path, resolved)?) } else { None };
-    let listens = |path: &&str| std::fs::metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
-    if to == To::Syslog && !SOCKETS.iter().any(|path| listens(&path)) {
+    let listens = |path: &str| std::fs::metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
+    if to == To::Syslog && !SOCKETS.iter().any(|path| listens(path)) {
         resolved.notes.push("log=syslog: there is no /dev/log, nothing is logged; log=FILE does without it".to_owned());
     }
     start(&to, debug || resolved.debug, &resolved.mount.mountpoint);

@@ -29,7 +29,7 @@ pub fn umount(at: &Path, lazy: bool) -> Result<(), Failure> {
         return refused("nothing is mounted there".to_owned(), "findmnt -t fuse.plyfs lists what is mounted");
     };
     let asked = show::pid_at(&place);
-    let is_another = !mount.kind.starts_with("fuse") || asked.is_err_and(|errno| show::is_no_view(errno));
+    let is_another = !mount.kind.starts_with("fuse") || asked.is_err_and(show::is_no_view);
     if is_another {
         return refused(format!("a mount of the type {}, not a view of plyfs", mount.kind), "umount(8) unmounts it");
     }

@@ -66,6 +66,22 @@ pub fn preflight(settings: &MountSettings) -> Result<(), SetupError> {
     }
 }
 
+/// Whether the kernel can do what `io=` asks for.
+fn check_data(settings: &MountSettings, device: Option<&OwnedFd>) -> Result<(), SetupError> {
+    let lacks = |what: &str, reason: String, hint: &str| {
+        Err(SetupError { what: what.to_owned(), reason, hint: format!("leave it out; {hint}") })
+    };
+    if settings.data.writeback && newer::is_absent(Newer::Writeback) {
+        return lacks("io=writeback", "this kernel cannot hold data back".to_owned(), "Linux 3.15 has it");
+    }
+    if settings.data.passthrough
+        && let Err(error) = device.map_or(Ok(()), opens::can_pass)
+    {
+        return lacks("io=passthrough", error.to_string(), "Linux 6.9 has it");
+    }
+    Ok(())
+}
+
 /// Mounts, calls `on_ready` once requests come, and answers them until the view is unmounted: from outside, or by
 /// SIGTERM, SIGINT or SIGHUP to this process.
 ///
@@ -116,18 +132,7 @@ pub fn serve(
         }
         session => session.map_err(end_early)?,
     };
-    if settings.data.writeback && newer::is_absent(Newer::Writeback) {
-        mounted.give_up();
-        let (what, reason) = ("io=writeback".to_owned(), "this kernel cannot hold data back".to_owned());
-        return Err(SetupError { what, reason, hint: "leave it out; Linux 3.15 has it".to_owned() });
-    }
-    if settings.data.passthrough
-        && let Err(error) = device.as_ref().map_or(Ok(()), opens::can_pass)
-    {
-        mounted.give_up();
-        let what = "io=passthrough".to_owned();
-        return Err(SetupError { what, reason: error.to_string(), hint: "leave it out; Linux 6.9 has it".to_owned() });
-    }
+    check_data(settings, device.as_ref()).inspect_err(|_| mounted.give_up())?;
     adapter::connect(&union, session.notifier());
     let guarded = device.as_ref().filter(|_| alone).zip(guard);
     read_ahead(&mounted, settings, guarded, (&union, &ahead, &turns));

@@ -137,17 +137,7 @@ impl<'a> Worker<'a> {
                 assert!(!self.tree.has(&path), "{path} is still there");
             }
             9 => self.tree.chmod(&path, [0o600, 0o644, 0o640][self.random.below(3)]).unwrap(),
-            10 => {
-                let other = self.some_file().unwrap();
-                let done = self.tree.rename_with(&path, &other, RenameFlags::EXCHANGE);
-                if done == Err(Errno::INVAL) && lacks("rename-flags") {
-                    return;
-                }
-                done.unwrap();
-                let (a, b) = (self.files[&path].clone(), self.files[&other].clone());
-                self.files.insert(path, b);
-                self.files.insert(other, a);
-            }
+            10 => self.exchange(path),
             11 => {
                 let fd = self.tree.open(&path, OFlags::RDWR).unwrap();
                 self.tree.unlink(&path).unwrap();
@@ -155,6 +145,18 @@ impl<'a> Worker<'a> {
             }
             _ => self.check(&path),
         }
+    }
+
+    fn exchange(&mut self, path: String) {
+        let other = self.some_file().unwrap();
+        let done = self.tree.rename_with(&path, &other, RenameFlags::EXCHANGE);
+        if done == Err(Errno::INVAL) && lacks("rename-flags") {
+            return;
+        }
+        done.unwrap();
+        let (a, b) = (self.files[&path].clone(), self.files[&other].clone());
+        self.files.insert(path, b);
+        self.files.insert(other, a);
     }
 
     /// A directory with lower parts, removed and made again; and a listing of what all change.
