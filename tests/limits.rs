@@ -266,6 +266,24 @@ fn a_known_name_that_cannot_have_the_change_refuses_it() {
     assert_eq!(off(&base).text("into/three").as_deref(), Ok("ONEked"));
 }
 
+/// 9p takes an attribute away that is set to nothing: the marks without a value, of a copy from where is not known and of a
+/// file without its data, cannot be written there.
+#[test]
+fn a_file_is_copied_where_attributes_cannot_be_empty() {
+    let (_scratch, base) = layers();
+    let _lacking = Lacking::new(Lacks { empty_values: true, ..Lacks::default() });
+    let engine = Engine::open(&base);
+    engine.chmod("f", 0o600).unwrap();
+    assert!(!marks(&base, "f").contains(&"metacopy".to_owned()));
+    // Its origin would be empty.
+    let no_handle = Plan::fail(0, Errno::EOPNOTSUPP).only(Call::Handle);
+    with_plan(no_handle, || engine.write("d/in", 0, "IN")).0.unwrap();
+    let shown = |engine: &Engine| [engine.text("f").unwrap(), engine.text("d/in").unwrap()];
+    assert_eq!(shown(&engine), ["0123456789", "IN"]);
+    drop(engine);
+    assert_eq!(shown(&Engine::open(&base)), ["0123456789", "IN"]);
+}
+
 /// An upper layer that takes no hard links cannot hold two names of one file: there they are files of their own from the
 /// start, and each keeps what is written by it.
 #[test]

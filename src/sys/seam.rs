@@ -130,11 +130,20 @@ pub struct Lacks {
     pub late: bool,
     /// Hard links.
     pub links: bool,
+    /// Attributes without a value: to set one takes it away, as on 9p.
+    pub empty_values: bool,
 }
 
 thread_local! {
     static LACKS: std::cell::Cell<Lacks> = const {
-        std::cell::Cell::new(Lacks { rename_flags: false, devices: false, marks: false, late: false, links: false })
+        std::cell::Cell::new(Lacks {
+            rename_flags: false,
+            devices: false,
+            marks: false,
+            late: false,
+            links: false,
+            empty_values: false,
+        })
     };
 }
 

@@ -77,9 +77,12 @@ fn enter_set(key: &CStr) -> Result<()> {
 /// ([setxattr(2)](https://man7.org/linux/man-pages/man2/setxattr.2.html)).
 ///
 /// # Errors
-/// `EPERM` for `user.*` of anything but files and directories, `ENOSPC`, `EOPNOTSUPP`, and those of lsetxattr(2).
+/// `ENODATA` for an empty value that the file system cannot hold (9p takes the attribute away), `EPERM` for `user.*` of anything but files and directories, `ENOSPC`, `EOPNOTSUPP`, and those of lsetxattr(2).
 pub fn set_at(dir: BorrowedFd<'_>, name: &CStr, key: &CStr, value: &[u8], flags: u32) -> Result<()> {
     enter_set(key)?;
+    if seam::lacks().empty_values && value.is_empty() {
+        return remove_at(dir, name, key);
+    }
     let set = match has_xattrat() {
         true => raw::set_at(dir, name, key, value, flags),
         false => raw::set_path(ProcPath::of_child(dir, name)?.as_c_str(), false, key, value, flags),
@@ -96,6 +99,9 @@ pub fn set_at(dir: BorrowedFd<'_>, name: &CStr, key: &CStr, value: &[u8], flags:
 /// As [`set_at`].
 pub fn set_fd(fd: BorrowedFd<'_>, key: &CStr, value: &[u8], flags: u32) -> Result<()> {
     enter_set(key)?;
+    if seam::lacks().empty_values && value.is_empty() {
+        return remove_fd(fd, key);
+    }
     match raw::set_fd(fd, key, value, flags) {
         Err(Errno::EBADF) => raw::set_path(ProcPath::of(fd).as_c_str(), true, key, value, flags),
         result => result,

@@ -214,13 +214,15 @@ impl Upper {
     }
 }
 
-/// `None` where an object or its file system takes no such mark, or has no room for it.
+/// `None` where an object or its file system takes no such mark, has no room for it, or none for an empty value.
 pub(super) fn fits(set: Result<()>) -> Result<Option<()>> {
     match set {
         Ok(()) => Ok(Some(())),
         Err(Errno::EPERM | Errno::EOPNOTSUPP | Errno::ENOSPC | Errno::EDQUOT | Errno::ERANGE | Errno::E2BIG) => {
             Ok(None)
         }
+        // 9p takes an attribute away that is set to nothing.
+        Err(Errno::ENODATA) => Ok(None),
         Err(errno) => Err(errno),
     }
 }

@@ -82,6 +82,35 @@ fn access_lists(s: &mut Stage) {
     s.did("list", as_user(1234, 1234, || m.names("d")));
 }
 
+/// What stands on the workdir is not for copies and new files.
+fn of_the_workdir(s: &mut Stage) {
+    let work = s.beside(s.work);
+    work.perm("", 0o2775).with_xattr("", DEFAULT, &acl(7, 7, 7, 7, 7));
+    work.chown("", 0, 4321).unwrap();
+    work.perm("", 0o2775);
+    for name in ["f", "d", "copied", "meta", "over"] {
+        s.lower().file(&format!("t/{name}"), "x").perm(&format!("t/{name}"), 0o640);
+    }
+    s.lower().file("dir/in", "x").perm("dir", 0o750);
+    let m = s.up();
+    with_umask(0o022, || {
+        for name in ["f", "d", "over"] {
+            m.unlink(format!("t/{name}")).unwrap();
+        }
+        m.write("t/f", "x").unwrap();
+        m.mkdir("t/d", 0o755).unwrap();
+        m.append("t/copied", "+").unwrap();
+        m.chmod("t/meta", 0o600).unwrap();
+        m.symlink("f", "t/over").unwrap();
+        m.write("dir/new", "x").unwrap();
+    });
+    for path in ["t/f", "t/d", "t/copied", "t/meta", "t/over", "dir"] {
+        let st = m.stat(path).unwrap();
+        let lists = m.xattrs(path).unwrap().iter().filter(|n| n.starts_with(b"system.posix_acl")).count();
+        s.say(format!("{path} {:o} {}:{} lists {lists}", st.st_mode & 0o7777, st.st_uid, st.st_gid));
+    }
+}
+
 /// Work that a dead mount has left, of any depth, is gone, and the mount can be written.
 fn work_left_over(s: &mut Stage) {
     let work = s.beside(s.work);
@@ -199,6 +228,15 @@ pub const ROWS: &[Row] = &[
         "do access lists of a disk hold at once?",
         access_lists,
         "ok EACCES ok ok; EACCES EACCES; kept true; handed on true 660; 660 770; list EACCES",
+    )
+    .on(&["ext4"]),
+    row(
+        &[23],
+        "a workdir with rights",
+        "does what stands on workdir come to copies and new files?",
+        of_the_workdir,
+        "t/f 644 0:0 lists 0; t/d 755 0:0 lists 0; t/copied 640 0:0 lists 0; t/meta 600 0:0 lists 0; \
+             t/over 777 0:0 lists 0; dir 750 0:0 lists 0",
     )
     .on(&["ext4"]),
     row(

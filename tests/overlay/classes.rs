@@ -35,6 +35,12 @@ const ELSEWHERE: &[Row] = &[
         "marks_made_through_a_mount_are_found_by_plyfs_on_top",
     ),
     covered(
+        &[35],
+        "a workdir that cannot be written to",
+        "tests/cli/rivals.rs",
+        "a_workdir_that_cannot_be_written_to_makes_the_view_read_only",
+    ),
+    covered(
         &[87],
         "a volatile layer that lost power",
         "tests/power/volatile.rs",

@@ -99,12 +99,41 @@ fn in_a_lower_layer(s: &mut Stage) {
     protected(s, |s| s.lower(), false);
 }
 
+fn in_the_upper_layer(s: &mut Stage) {
+    protected(s, |s| s.upper(), false);
+}
+
 fn given_to_what_is_below(s: &mut Stage) {
     protected(s, |s| s.lower(), true);
 }
 
 fn given_to_what_is_above(s: &mut Stage) {
     protected(s, |s| s.upper(), true);
+}
+
+/// What is copied up and mounted again still has its flags, as far as copies have any.
+fn kept_by_copies(s: &mut Stage) {
+    for name in ["S", "A", "SA"] {
+        s.lower().file(name, "x").dir(&format!("d{name}"), 0o755);
+        for path in [name.to_owned(), format!("d{name}")] {
+            for letter in name.chars() {
+                assert!(chattr(&format!("+{letter}"), s.lower().at(&path)));
+            }
+        }
+    }
+    let m = s.up();
+    for round in 0..3 {
+        for name in ["S", "A", "SA"] {
+            s.say(format!("{} {}", flags(&m, name), flags(&m, &format!("d{name}"))));
+            if round == 0 {
+                m.append(name, "+").unwrap();
+                m.write(format!("d{name}/new"), "x").unwrap();
+            }
+        }
+        if round == 1 {
+            s.again();
+        }
+    }
 }
 
 /// A symlink takes the flag of its directory on ext4; it has none that could be given to its copy.
@@ -166,6 +195,31 @@ pub const ROWS: &[Row] = &[
     )
     .on(&["ext4"]),
     row(
+        &[27, 30],
+        "flags in the upper layer",
+        "what do +i and +a of an upper layer forbid?",
+        in_the_upper_layer,
+        "immutable: read ok, write EPERM, append EPERM, empty EPERM, cut EPERM, chmod EPERM, chown EPERM, \
+             times EPERM, xattr EPERM, link EPERM, rename EPERM, over EPERM, unlink EPERM, exchange EPERM, \
+             list ok, create EPERM, mkdir EPERM, in ok, unlink in EPERM, chmod dir EPERM, link in EPERM, \
+             rmdir EPERM; append only: read ok, write EPERM, append ok, empty EPERM, cut EPERM, chmod EPERM, \
+             chown EPERM, times EPERM, xattr EPERM, link EPERM, rename EPERM, over EPERM, unlink EPERM, \
+             exchange EPERM, list ok, create ok, mkdir ok, in ok, unlink in EPERM, chmod dir EPERM, \
+             link in ok, rmdir EPERM; i i; a a; unlink EPERM; taken off [true, true], append ok ok",
+    )
+    .unlike(
+        "immutable: read ok, write EPERM, append EPERM, empty EPERM, cut EPERM, chmod EPERM, chown EPERM, \
+             times EPERM, xattr EPERM, link EPERM, rename EPERM, over EPERM, unlink EPERM, exchange EPERM, \
+             list ok, create EPERM, mkdir EPERM, in ok, unlink in EPERM, chmod dir EPERM, link in EPERM, \
+             rmdir EPERM; append only: read ok, write EPERM, append ok, empty EPERM, cut EPERM, chmod EPERM, \
+             chown EPERM, times EPERM, xattr EPERM, link EPERM, rename EPERM, over EPERM, unlink EPERM, \
+             exchange EPERM, list ok, create ok, mkdir ok, in ok, unlink in EPERM, chmod dir EPERM, \
+             link in ok, rmdir EPERM; i i; a a; unlink EPERM; taken off [false, false], append ok EPERM",
+        "the kernel cannot put its own mark on such a file",
+        "In the view they can be taken away, or become the union's own: there the kernel answers `EPERM`",
+    )
+    .on(&["ext4"]),
+    row(
         &[30, 40],
         "flags given to lower files",
         "what do +i and +a forbid that were given to what is below?",
@@ -180,7 +234,7 @@ pub const ROWS: &[Row] = &[
     )
     .on(&["ext4"]),
     row(
-        &[27, 30],
+        &[30],
         "flags given to upper files",
         "what do +i and +a forbid that were given to what is above?",
         given_to_what_is_above,
@@ -191,6 +245,14 @@ pub const ROWS: &[Row] = &[
              chown EPERM, times EPERM, xattr EPERM, link EPERM, rename EPERM, over EPERM, unlink EPERM, \
              exchange EPERM, list ok, create ok, mkdir ok, in ok, unlink in EPERM, chmod dir EPERM, \
              link in ok, rmdir EPERM; i i; a a; unlink EPERM; taken off [true, true], append ok ok",
+    )
+    .on(&["ext4"]),
+    row(
+        &[78],
+        "flags of copies",
+        "are +A and +S kept by a copy-up?",
+        kept_by_copies,
+        "S S; A A; SA SA; S S; A A; SA SA; S S; A A; SA SA",
     )
     .on(&["ext4"]),
     row(

@@ -32,6 +32,22 @@ fn broken(s: &mut Stage) {
     s.say(format!("{:o}", m.mode("c")));
 }
 
+/// Names part over a remount then; what was written by a name can be read by it.
+fn without_an_index(s: &mut Stage) {
+    s.lower().file("a", "x").hard_link("a", "b").file("c", "y").hard_link("c", "d").hard_link("c", "e");
+    let m = s.up();
+    m.names("").unwrap();
+    m.append("b", "+b").unwrap();
+    m.append("a", "+a").unwrap();
+    m.append("d", "+d").unwrap();
+    m.chmod("c", 0o600).unwrap();
+    for _ in 0..2 {
+        let m = s.again();
+        let kept = ["a", "b", "d"].map(|name| text(&m, name).contains(&format!("+{name}")));
+        s.say(format!("written {kept:?}, c {:o}, below {}", m.mode("c"), text(s.lower(), "a")));
+    }
+}
+
 fn counted(s: &mut Stage) {
     const NAMES: [&str; 6] = ["a", "b", "c", "d", "new", "other"];
     s.lower().file("a", "x").hard_link("a", "b").hard_link("a", "c").hard_link("a", "d").file("other", "o");
@@ -205,6 +221,15 @@ pub const ROWS: &[Row] = &[
              a 2 x++, b=a 2 x++, c 3 y+, d=c 3 y+, sub/e=c 3 y+; below a 2 x, b=a 2 x; 600",
     )
     .on(&["ext4", "xfs"]),
+    row(
+        &[18],
+        "links without an index",
+        "is what was written by a name read by it after a remount?",
+        without_an_index,
+        "written [true, true, true], c 600, below x; written [true, true, true], c 600, below x",
+    )
+    .on(&["ext4"])
+    .options("index=off,redirect_dir=on,metacopy=on"),
     row(
         &[33],
         "counts of links",

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use crate::common::*;
-use crate::row::{Row, Stage, row, text, without};
+use crate::row::{Row, Side, Stage, row, text, without};
 
 /// Two mounts, one upper layer or workdir.
 fn in_use(s: &mut Stage) {
@@ -23,6 +23,37 @@ fn in_use(s: &mut Stage) {
     }
     let as_lower = s.other(&format!("lowerdir={upper}:{lower}"));
     s.say(format!("as a lower layer {as_lower}"));
+}
+
+/// Layers that meet.
+fn overlapping(s: &mut Stage) {
+    s.lower().file("sub/deep/f", "x").dir("sub/other", 0o755);
+    for dir in ["u/sub", "u/w", "w/u"] {
+        s.beside(dir);
+    }
+    let base = s.upper().root().parent().unwrap().display().to_string();
+    let cases = [
+        ("lower0", "lower0", "work"),
+        ("lower0", "u", "u"),
+        ("lower0", "u", "u/w"),
+        ("lower0", "w/u", "w"),
+        ("lower0", "lower0/sub", "work"),
+        ("lower0/sub", "lower0", "work"),
+        ("lower0:lower0", "", ""),
+        ("lower0:lower0/sub", "", ""),
+        ("lower0/sub:lower0", "", ""),
+        ("lower0/sub:lower0/sub/deep", "", ""),
+        ("lower0/sub:lower0/sub/deep", "u", "work"),
+        ("lower0:u/sub", "u", "work"),
+    ];
+    for (lowers, upper, work) in cases {
+        let lower: Vec<_> = lowers.split(':').map(|l| format!("{base}/{l}")).collect();
+        let writable =
+            if upper.is_empty() { String::new() } else { format!(",upperdir={base}/{upper},workdir={base}/{work}") };
+        s.beside("work");
+        let done = s.other(&format!("lowerdir={}{writable}", lower.join(":")));
+        s.say(format!("{lowers} {upper} {work}: {done}"));
+    }
 }
 
 /// Without an upper layer everything is read-only, for good.
@@ -95,6 +126,56 @@ fn upper_on_an_overlay(s: &mut Stage) {
     }
     let at = below.root().display();
     s.say(s.other(&format!("lowerdir={at}/l,upperdir={at}/u,workdir={at}/w")));
+}
+
+/// Where the data of layers is looked for, by which options.
+fn restrictions(s: &mut Stage) {
+    let base = s.upper().root().parent().unwrap().display().to_string();
+    for dir in ["a", "b", "c"] {
+        s.beside(dir).file("f", dir);
+    }
+    let meta = "metacopy=on,redirect_dir=on";
+    let cases = [
+        ("lowerdir+=A,lowerdir+=B", "two lowers"),
+        ("lowerdir=A:C,lowerdir+=B", "after lowerdir"),
+        ("lowerdir+=A,lowerdir=B:C", "before lowerdir"),
+        ("lowerdir=A:C,datadir+=B", "data after lowerdir"),
+        ("datadir+=A", "data only"),
+        ("datadir+=A,lowerdir+=B", "data before a lower"),
+        ("lowerdir+=A,datadir+=B", "data after a lower"),
+        ("lowerdir+=A,datadir+=B,datadir+=C", "two of data"),
+        ("lowerdir+=A:B", "a colon in lowerdir+"),
+        ("lowerdir+=:A", "a colon before"),
+        ("lowerdir=A::B", "data by colons"),
+        ("lowerdir=::A", "data only by colons"),
+        ("lowerdir=A::B:C", "a lower after data"),
+        ("lowerdir=A:::B", "three colons"),
+        ("lowerdir=A:", "a colon at the end"),
+        ("lowerdir=:A", "a colon at the start"),
+        ("lowerdir+=", "nothing added"),
+        ("lowerdir=", "nothing"),
+    ];
+    for (text, what) in cases {
+        let text: String = text
+            .chars()
+            .map(|c| if c.is_ascii_uppercase() { format!("{base}/{}", c.to_ascii_lowercase()) } else { c.into() })
+            .collect();
+        let done =
+            if s.side == Side::Kernel { by_fsconfig(s, &text, meta) } else { s.other(&format!("{text},{meta}")) };
+        s.say(format!("{what}: {done}"));
+    }
+}
+
+/// The kernel knows `lowerdir+` in the new calls only, which mount(8) makes.
+fn by_fsconfig(s: &Stage, text: &str, more: &str) -> &'static str {
+    let at = s.stack.scratch.fresh("other");
+    let done =
+        Command::new("mount").args(["-t", "overlay", "overlay", "-o", &format!("{text},{more}")]).arg(&at).output();
+    let done = done.unwrap().status.success();
+    if done {
+        rustix::mount::unmount(&at, rustix::mount::UnmountFlags::empty()).unwrap();
+    }
+    if done { "mounted" } else { "refused" }
 }
 
 /// Options that do not go together.
@@ -210,6 +291,18 @@ pub const ROWS: &[Row] = &[
         "Two daemons never share an upper layer or a workdir",
     ),
     row(
+        &[65],
+        "layers that meet",
+        "which layers may lie in each other?",
+        overlapping,
+        "lower0 lower0 work: refused; lower0 u u: refused; lower0 u u/w: refused; lower0 w/u w: refused; \
+             lower0 lower0/sub work: mounted; lower0/sub lower0 work: refused; lower0:lower0  : refused; \
+             lower0:lower0/sub  : refused; lower0/sub:lower0  : refused; lower0/sub:lower0/sub/deep  : \
+             refused; lower0/sub:lower0/sub/deep u work: refused; lower0:u/sub u work: refused",
+    )
+    .on(&["ext4"])
+    .options("index=off"),
+    row(
         &[35],
         "no upper layer",
         "is a view without an upper layer read-only for good?",
@@ -240,6 +333,18 @@ pub const ROWS: &[Row] = &[
             "it can hold all that is needed",
             "| OverlayFS | trusted | marked file | yes | no data | parted | kept | kept | no | refuses | yes |",
         ),
+    row(
+        &[86, 85],
+        "lowerdir+ and datadir+",
+        "how do the options for layers go together?",
+        restrictions,
+        "two lowers: mounted; after lowerdir: refused; before lowerdir: mounted; data after lowerdir: \
+             refused; data only: refused; data before a lower: refused; data after a lower: mounted; \
+             two of data: mounted; a colon in lowerdir+: refused; a colon before: refused; data by colons: \
+             mounted; data only by colons: refused; a lower after data: refused; three colons: refused; \
+             a colon at the end: refused; a colon at the start: refused; nothing added: refused; nothing: \
+             refused",
+    ),
     row(
         &[60, 86],
         "options that disagree",
