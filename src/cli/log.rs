@@ -63,21 +63,33 @@ const SOCKETS: [&str; 3] = ["/dev/log", "/var/run/syslog", "/var/run/log"];
 pub fn begin(resolved: &mut Resolved, foreground: bool, debug: bool) -> Result<Option<File>, Failure> {
     let to = resolved.log.take().unwrap_or(if foreground { To::Stderr } else { To::Syslog });
     let file = if let To::File(path) = &to { Some(open(path, resolved)?) } else { None };
-    let listens = |path: &str| std::fs::metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
-    if to == To::Syslog && !SOCKETS.iter().any(|path| listens(path)) {
-        resolved.notes.push("log=syslog: there is no /dev/log, nothing is logged; log=FILE does without it".to_owned());
+    let socket = if to == To::Syslog { system_log(&resolved.mount.mountpoint) } else { None };
+    if to == To::Syslog && socket.is_none() {
+        let note = "log=syslog: there is no /dev/log outside of the view, nothing is logged; log=FILE does without it";
+        resolved.notes.push(note.to_owned());
     }
-    start(&to, debug || resolved.debug, &resolved.mount.mountpoint);
+    start(&to, socket, debug || resolved.debug, &resolved.mount.mountpoint);
     resolved.log = Some(to);
     Ok(file)
 }
 
-fn start(to: &To, debug: bool, about: &Path) {
+/// The socket of the system's log, by a path without symlinks: a request that looked for it in the view would wait for
+/// itself.
+fn system_log(mountpoint: &Path) -> Option<PathBuf> {
+    let listens = |path: &PathBuf| std::fs::metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
+    let found = SOCKETS.iter().find_map(|path| std::fs::canonicalize(path).ok().filter(listens))?;
+    if found.starts_with(mountpoint) { None } else { Some(found) }
+}
+
+fn start(to: &To, socket: Option<PathBuf>, debug: bool, about: &Path) {
     let level = if debug { "debug" } else { "warn" };
     let filter = env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(level)).build();
     let sink = match to {
         To::Stderr | To::File(_) => Sink::Stderr,
-        To::Syslog => Sink::Syslog(Syslog::new(printable(about.as_os_str().as_bytes()))),
+        To::Syslog => socket.map_or(Sink::Nowhere, |socket| {
+            let view = printable(about.as_os_str().as_bytes());
+            Sink::Syslog(Syslog { view, socket, connection: Mutex::new(None) })
+        }),
         To::Off => Sink::Nowhere,
     };
     log::set_max_level(if *to == To::Off { LevelFilter::Off } else { filter.filter() });
@@ -218,6 +230,7 @@ impl Limit {
 /// The system's log. Each line says of which view it is.
 struct Syslog {
     view: String,
+    socket: PathBuf,
     connection: Mutex<Option<Connection>>,
 }
 
@@ -228,10 +241,10 @@ struct Connection {
 }
 
 impl Connection {
-    fn new() -> Option<Self> {
+    fn to(socket: &Path) -> Option<Self> {
         let pid = std::process::id();
         let (process, facility) = ("plyfs".to_owned(), Facility::LOG_DAEMON);
-        let logger = syslog::unix(Formatter3164 { facility, hostname: None, process, pid }).ok()?;
+        let logger = syslog::unix_custom(Formatter3164 { facility, hostname: None, process, pid }, socket).ok()?;
         // A request must not wait for who reads the log: that one may be waiting for the view.
         match &logger.backend {
             LoggerBackend::Unix(socket) => socket.set_nonblocking(true).ok()?,
@@ -256,10 +269,6 @@ const MOST_LINES: usize = 200;
 const MOST_CHARS: usize = 900;
 
 impl Syslog {
-    fn new(view: String) -> Self {
-        Self { view, connection: Mutex::new(None) }
-    }
-
     /// Sends a record; false if some of it did not get out.
     fn write(&self, level: Level, text: &str) -> bool {
         let mut connection = self.connection.lock();
@@ -277,7 +286,7 @@ impl Syslog {
     fn send(&self, connection: &mut Option<Connection>, level: Level, line: &str) -> bool {
         for _ in 0..2 {
             if connection.is_none() {
-                *connection = Connection::new();
+                *connection = Connection::to(&self.socket);
             }
             let Some(open) = connection.as_mut() else { return false };
             match open.send(level, line) {

@@ -65,7 +65,7 @@ const LAYERS: [(&str, &str); 3] = [("upperdir", "upper"), ("lowerdir", "lower"),
 fn text(told: &Described) -> String {
     let mut text = String::new();
     for (key, value) in told.pairs() {
-        let _ = writeln!(text, "{key:<11} {}", printable(&doubled(value)));
+        let _ = writeln!(text, "{:<11} {}", printable(key.as_bytes()), printable(&doubled(value)));
     }
     text
 }

@@ -9,8 +9,8 @@ use super::report::Failure;
 use super::show;
 use crate::base::Errno;
 use crate::fuse::session;
-use crate::sys::mounts;
 use crate::sys::process::Watched;
+use crate::sys::{mounts, others};
 
 /// A daemon that was told to sync much may take so long to end.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -28,12 +28,13 @@ pub fn umount(at: &Path, lazy: bool) -> Result<(), Failure> {
     let Some(mount) = table.into_iter().rfind(|mount| mount.at == place) else {
         return refused("nothing is mounted there".to_owned(), "findmnt -t fuse.plyfs lists what is mounted");
     };
-    let asked = show::pid_at(&place);
-    let is_another = !mount.kind.starts_with("fuse") || asked.is_err_and(show::is_no_view);
-    if is_another {
+    let is_ours = mount.kind == "fuse.plyfs";
+    // A lazy unmount is for a daemon that does not answer.
+    let asked = if lazy && is_ours { Ok(None) } else { show::pid_at(&place) };
+    if asked.is_err() && !is_ours {
         return refused(format!("a mount of the type {}, not a view of plyfs", mount.kind), "umount(8) unmounts it");
     }
-    let daemon = asked.ok().flatten().and_then(watched);
+    let daemon = asked.ok().flatten().filter(|pid| may_serve(*pid, mount.device)).and_then(watched);
     if let Err(said) = session::unmount(&place, lazy) {
         let hint = "-l takes it out of the tree at once, and lets who is in it finish; fuser -vm lists who that is";
         return refused(format!("not unmounted: {said}"), if lazy { "" } else { hint });
@@ -59,6 +60,13 @@ fn place(at: &Path) -> Result<PathBuf, Errno> {
         }
         place => place,
     }
+}
+
+/// Whether a process here may be the one that serves this file system: the daemon's number may be that of another PID
+/// namespace.
+fn may_serve(pid: u32, device: u64) -> bool {
+    let served = others::serves(pid);
+    served.is_empty() || served.contains(&device)
 }
 
 /// The daemon, if the number that it gives is its number here.

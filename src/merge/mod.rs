@@ -12,5 +12,5 @@ pub use found::{Absent, Answer, Data, DirPart, DirView, Found, FoundDir, FoundLe
 pub use list::{CookieKey, Listed, Listing, Window, is_empty, list, list_some};
 pub use lookup::{lookup, lookup_from, lookup_in, lookup_nameless, lower_has, root_part};
 pub use names::NameIndex;
-pub use places::{Apartness, Places, cookie_of, end_of};
+pub use places::{Apartness, LAST, Places, cookie_of, end_of};
 pub use stack::{Stack, Traps};

@@ -52,7 +52,9 @@ impl Listing {
         let mut moves: BTreeMap<u64, u64> = BTreeMap::new();
         let meet = |a: &Read, b: &Read| cookie_of(a.place) == cookie_of(b.place);
         for group in self.read.chunk_by(meet).filter(|group| group.len() > 1) {
-            let stays = group.iter().position(|read| !places.is_new(read.place)).unwrap_or(0);
+            // Who gave way before is known by its new place only by its name's hash, and stays.
+            let moved = group.iter().position(|read| places.has_moved_to(read.place));
+            let stays = moved.or_else(|| group.iter().position(|read| !places.is_new(read.place))).unwrap_or(0);
             for (_, read) in group.iter().enumerate().filter(|(at, _)| *at != stays) {
                 let is_taken = |cookie| moves.values().any(|place| cookie_of(*place) == cookie);
                 if let Some(cookie) = self.free_near(read.place, is_taken) {

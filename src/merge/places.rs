@@ -74,6 +74,12 @@ impl Places {
         self.0.as_ref().is_some_and(|apart| apart.new.contains(&hash))
     }
 
+    /// Whether this is the place of a name that gave way before.
+    pub fn has_moved_to(&self, place: u64) -> bool {
+        let is_there = |(hash, cookie): (&u64, &u64)| moved_to(*hash, *cookie) == place;
+        self.0.as_ref().is_some_and(|apart| apart.moved.iter().any(is_there))
+    }
+
     /// This is known of a name from now on.
     pub fn set(&mut self, hash: u64, what: Apartness) {
         if what == Apartness::Nowhere && self.0.is_none() {
@@ -92,7 +98,7 @@ impl Places {
 
     /// The names with places after one and up to another were read together, and no two have one cookie.
     pub fn settled(&mut self, after: u64, to: u64) {
-        let Some(apart) = self.0.as_mut().filter(|apart| !apart.new.is_empty()) else { return };
+        let Some(apart) = self.0.as_mut().filter(|apart| !apart.new.is_empty() && after < to) else { return };
         let known: Vec<u64> = apart.new.range(after.saturating_add(1)..=to).copied().collect();
         known.into_iter().for_each(|hash| self.set(hash, Apartness::Nowhere));
     }
@@ -142,6 +148,9 @@ mod tests {
         assert_eq!(places.unwritten(), [(hash, Apartness::Moved(8)), (other, Apartness::New)]);
         places.settled(other, LAST);
         assert!(places.is_new(other), "not in that window");
+        places.settled(LAST, LAST);
+        assert!(places.is_new(other), "nothing is read behind the last place");
+        assert!(places.has_moved_to(8 << BELOW | 5) && !places.has_moved_to(hash) && !places.has_moved_to(other));
         places.settled(end_of(8), end_of(9));
         assert!(!places.is_new(other) && !places.are_natural());
         places.set(hash, Apartness::Nowhere);

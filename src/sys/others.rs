@@ -25,6 +25,13 @@ pub fn name(pid: u32) -> Option<String> {
     Some(String::from_utf8_lossy(&name).trim_end().to_owned())
 }
 
+/// Whether a process is root's or of this user: others may have any name and arguments.
+pub fn is_trusted(pid: u32) -> bool {
+    let own = rustix::process::geteuid().as_raw();
+    let stat = super::stat::stat_path(std::path::Path::new(&format!("/proc/{pid}")));
+    stat.is_ok_and(|stat| stat.uid == 0 || stat.uid == own)
+}
+
 /// What a process was started with, its own name first.
 pub fn arguments(pid: u32) -> Vec<OsString> {
     let line = seam::enter(Call::Process).ok().and_then(|()| std::fs::read(format!("/proc/{pid}/cmdline")).ok());

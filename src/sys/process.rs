@@ -35,6 +35,8 @@ pub fn fork() -> Result<Fork> {
     if std::fs::read_dir("/proc/self/task").is_ok_and(|tasks| tasks.count() > 1) {
         return Err(Errno::EBUSY);
     }
+    // Asked, and logged, here: between the fork and `close_inherited` the log must open nothing.
+    newer::is_absent(Newer::CloseRange);
     // SAFETY: this process has one thread (checked above), so that the child is as whole as its parent.
     let pid = unsafe { libc::fork() };
     match pid {
@@ -251,8 +253,10 @@ pub fn close_inherited(keep: BorrowedFd<'_>) -> Result<()> {
             unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) == 0 }
         };
         if !closed {
+            let listed = close_listed(keep);
+            // Only now: the log has a descriptor of its own.
             newer::lacks(Newer::CloseRange);
-            return close_listed(keep);
+            return listed;
         }
     }
     Ok(())

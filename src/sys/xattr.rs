@@ -77,7 +77,8 @@ fn enter_set(key: &CStr) -> Result<()> {
 /// ([setxattr(2)](https://man7.org/linux/man-pages/man2/setxattr.2.html)).
 ///
 /// # Errors
-/// `ENODATA` for an empty value that the file system cannot hold (9p takes the attribute away), `EPERM` for `user.*` of anything but files and directories, `ENOSPC`, `EOPNOTSUPP`, and those of lsetxattr(2).
+/// `ENODATA` for an empty value that the file system cannot hold (9p takes the attribute away), `EPERM` for `user.*` of
+/// anything but files and directories, `ENOSPC`, `EOPNOTSUPP`, and those of lsetxattr(2).
 pub fn set_at(dir: BorrowedFd<'_>, name: &CStr, key: &CStr, value: &[u8], flags: u32) -> Result<()> {
     enter_set(key)?;
     if seam::lacks().empty_values && value.is_empty() {

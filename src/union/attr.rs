@@ -166,11 +166,10 @@ impl Union {
     fn end_ids(&self, caller: &Caller, inode: &Arc<Inode>) -> Result<Attr> {
         let shown = self.attr(inode)?;
         let keeps_group = |group| caller.keeps_sgid() || caller.is_in(group);
-        let (mut wanted, mut forbidden) = (shown.mode, Change::Addition);
+        let mut forbidden = Change::Addition;
         if let Body::Leaf(leaf) = &inode.body {
             let writes = leaf.take_capability_ender(caller.pid);
-            wanted = without_ids((shown.mode, shown.gid), &keeps_group);
-            if wanted != shown.mode {
+            if without_ids((shown.mode, shown.gid), &keeps_group) != shown.mode {
                 if !caller.owns(shown.uid) || (writes && caller.keeps_privileges()) {
                     return Ok(shown);
                 }
@@ -180,8 +179,10 @@ impl Union {
         let flags = self.check_flags(inode, forbidden)?;
         self.copy_up(inode, &CopyUp { flags, seen: true, ..CopyUp::metadata(caller) })?;
         let _up = matches!(inode.body, Body::Leaf(_)).then(|| lock_up(inode, &killed(caller.pid))).transpose()?;
-        if wanted != shown.mode {
-            self.set_mode(inode, wanted)?;
+        if forbidden == Change::Other {
+            // Of what stands there now: the copy may have got another group, and fewer rights.
+            let now = self.stat_steadily(inode)?;
+            self.set_mode(inode, without_ids((now.mode, now.gid), &keeps_group) & 0o7777)?;
         }
         self.change_owner(inode, None, None)?;
         self.attr(inode)

@@ -190,7 +190,10 @@ fn check(own: &Rivals) -> Setup<Vec<String>> {
 
 /// Each fuse-overlayfs that has something of ours.
 fn fuse_overlayfs(own: &Rivals) -> impl Iterator<Item = (u32, Shared)> {
-    let is_one = |pid: &u32| others::name(*pid).is_some_and(|name| name.starts_with("fuse-overlayfs"));
+    // Anybody can call a program so, and name paths at which a look never ends.
+    let is_one = |pid: &u32| {
+        others::name(*pid).is_some_and(|name| name.starts_with("fuse-overlayfs")) && others::is_trusted(*pid)
+    };
     let all = others::all().unwrap_or_default().into_iter().filter(is_one);
     all.filter_map(|pid| Some((pid, of_fuse_overlayfs(pid, own)?)))
 }

@@ -68,7 +68,7 @@ impl Drop for Tried<'_> {
         match removed {
             Ok(()) | Err(Errno::ENOENT) => {}
             // The next mount empties the directory.
-            Err(errno) => log::info!("workdir: {} stays: {errno}", self.1.to_string_lossy()),
+            Err(errno) => log::info!("workdir: {:?} stays: {errno}", self.1),
         }
     }
 }

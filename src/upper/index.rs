@@ -96,7 +96,7 @@ impl Belongings<'_> {
         }
         let upper_known = self.verify(at, Mark::Upper, &upper, IndexError::OtherUpper)?;
         let left = self.check(at)?;
-        make_private(at)?;
+        make_private(at, self.workdir)?;
         disinherit(at, root)?;
         if !origin_known {
             xattr::set_at(root, c".", self.key(Mark::Origin), &lower, 0)?;

@@ -6,7 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::base::{Errno, Result};
 use crate::sys::path::{OFlags, open_beneath};
-use crate::sys::stat::stat_fd;
+use crate::sys::random::temp_name;
+use crate::sys::stat::{stat_at, stat_fd};
 use crate::sys::{flags, tree, xattr};
 
 const ACLS: [&CStr; 2] = [c"system.posix_acl_default", c"system.posix_acl_access"];
@@ -21,17 +22,21 @@ const NO_SYMLINKS: u32 = 0x400;
 /// What is made in it has its project (`FS_XFLAG_PROJINHERIT`).
 const GIVES_PROJECT: u32 = 0x200;
 
-/// Makes an open directory of workdir one that only this process's user can enter, and that gives what is made in it no
-/// rights of its own.
+/// Makes an open directory, which is in `parent`, one that only this process's user can enter, and that gives what is made
+/// in it no rights of its own.
 ///
 /// # Errors
 /// `EPERM` for a directory of another user without privilege; what the system calls say.
-pub(super) fn make_private(dir: BorrowedFd<'_>) -> Result<()> {
+pub(super) fn make_private(dir: BorrowedFd<'_>, parent: BorrowedFd<'_>) -> Result<()> {
     let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     let stat = stat_fd(dir)?;
     if (stat.uid, stat.gid) != (uid, gid) {
         // Made by another user's mount, who could enter it; or of a group that some mounts (`grpid`) hand on.
-        tree::chown_fd(dir, Some(uid), Some(gid))?;
+        match tree::chown_fd(dir, Some(uid), Some(gid)) {
+            // Where the file system says whose all is that is made there (NFS without root, sshfs), it is that one's.
+            Err(Errno::EPERM) if owners_of_new(parent)? == (stat.uid, stat.gid) => {}
+            owned => owned?,
+        }
     }
     for acl in ACLS {
         match xattr::remove_fd(dir, acl) {
@@ -41,6 +46,15 @@ pub(super) fn make_private(dir: BorrowedFd<'_>) -> Result<()> {
     }
     // Set-group-id came with the parent's.
     if stat_fd(dir)?.mode & 0o7777 == 0o700 { Ok(()) } else { tree::chmod_fd(dir, 0o700) }
+}
+
+/// User and group of a directory that this process makes in `parent`.
+fn owners_of_new(parent: BorrowedFd<'_>) -> Result<(u32, u32)> {
+    let name = temp_name("#")?;
+    tree::mkdir_at(parent, &name, 0o700)?;
+    let made = stat_at(parent, &name);
+    tree::rmdir_at(parent, &name)?;
+    made.map(|stat| (stat.uid, stat.gid))
 }
 
 /// Lets an empty directory of workdir hand on no behaviour. It gets the project of `root`, the upper layer's: a file

@@ -105,11 +105,7 @@ impl<'a> Temp<'a> {
         let back = relocate((self.upper.work(), self.name()), (dir, name), RenameFlags::empty());
         let Some(here) = self.name.take() else { return };
         if let Err(errno) = back {
-            log::error!(
-                "{} is in workdir as {}, and cannot go back: {errno}",
-                name.to_string_lossy(),
-                here.to_string_lossy()
-            );
+            log::error!("{name:?} is in workdir as {here:?}, and cannot go back: {errno}");
         }
     }
 
@@ -132,7 +128,7 @@ impl Drop for Temp<'_> {
 impl Upper {
     /// Remembers what stays in workdir because its removal has failed.
     fn left(&self, name: &CStr, kind: Kind, errno: Errno) {
-        log::warn!("workdir: {} stays for now: {errno}", name.to_string_lossy());
+        log::warn!("workdir: {name:?} stays for now: {errno}");
         self.leftovers.lock().0.push((name.to_owned(), kind));
     }
 

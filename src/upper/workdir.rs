@@ -88,7 +88,7 @@ impl Workdir {
             Err(errno) => return Err(errno.into()),
         }
         let work = open_beneath(workdir, WORK, OFlags::RDONLY | OFlags::DIRECTORY)?;
-        make_private(work.as_fd())?;
+        make_private(work.as_fd(), workdir)?;
         super::records::drop_dirs(work.as_fd())?;
         if kept.is_none() && stat_at(work.as_fd(), INCOMPAT).is_ok() {
             take_over_records(work.as_fd())?;
@@ -136,10 +136,10 @@ fn take_over_records(work: BorrowedFd<'_>) -> std::result::Result<(), WorkError>
     if kept.iter().any(|(name, _)| name.as_c_str() != RECORDS) {
         return Err(WorkError::Incompatible);
     }
-    make_private(incompat.as_fd())?;
+    make_private(incompat.as_fd(), work)?;
     if !kept.is_empty() {
         let records = open(incompat.as_fd(), RECORDS).map_err(|_| WorkError::Incompatible)?;
-        make_private(records.as_fd())?;
+        make_private(records.as_fd(), incompat.as_fd())?;
     }
     Ok(())
 }
