@@ -95,7 +95,7 @@ pub const UPPERS: Table<10> = Table {
         ("exfat", [REFUSED, "", "", "", "", "", "", "", "refuses", ""]),
         // A file that is made longer gets its blocks at once; the kernel takes the layer and cannot replace a directory.
         ("ntfs3", ["trusted", "device", "yes", "all data", "one file", "kept", "filled", "no", "fails", "yes"]),
-        ("9p", ["trusted", "device", "yes", "no data", "parted", "kept", "kept", "no", "refuses", "yes"]),
+        ("9p", ["user", "marked file", "EXDEV", "all data", "parted", "new", "kept, not told", "no", "fails", "no"]),
         ("virtiofs", ["user", "device", "EXDEV", "all data", "one file", "new", "kept", "no", "refuses", "no"]),
         ("NFS 3", ["none", "device", "EXDEV", "all data", "parted", "new", "kept, not told", "no", "refuses", "no"]),
         ("NFS 4.2", ["user", "device", "EXDEV", "all data", "one file", "new", "kept", "no", "refuses", "no"]),
