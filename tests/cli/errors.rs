@@ -64,6 +64,7 @@ fn a_wrong_command_is_answered_with_status_2() {
         (vec!["-o", "lowerdir=/,redirect_dir=maybe", merged], &["redirect_dir=maybe", "on|follow|nofollow|off"]),
         (vec!["-o", "lowerdir=/a:", merged], &["lowerdir", "empty"]),
         (vec!["-o", "lowerdir=/,ro=1", merged], &["ro=1", "no value"]),
+        (vec!["-o", "lowerdir=/,ino32_t=1,xino=on", merged], &["ino32_t=1", "xino=on"]),
         (vec!["-o", "lowerdir=/,xino=maybe", merged], &["xino=maybe", "off|auto|on"]),
         (vec!["-o", "lowerdir=/,threads=0", merged], &["threads=0"]),
         (vec!["-o", "lowerdir=/,timeout=soon", merged], &["timeout=soon"]),
@@ -88,7 +89,6 @@ fn what_later_work_brings_is_refused_by_name() {
         "xattr_permissions=1",
         "xattr_permissions=2",
         "noxattrs=1",
-        "ino32_t=1",
         "auto_unmount",
         "remount",
     ] {
