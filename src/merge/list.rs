@@ -150,7 +150,7 @@ impl Listing {
     pub fn after(&self, place: u64) -> impl Iterator<Item = (u64, Name, Listed)> {
         let from = self.read.partition_point(|read| read.place <= place);
         let read = self.read.get(from..).unwrap_or_default().iter();
-        let added = self.added.iter().skip_while(move |((at, _), _)| *at <= place);
+        let added = self.added_from(place.saturating_add(1));
         Merged { read: read.peekable(), added: added.peekable(), bytes: &self.bytes }
     }
 

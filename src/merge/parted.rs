@@ -1,8 +1,8 @@
 //! Names of one cookie, parted: see [`Places`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map};
 
-use super::list::{CookieKey, Listing, Read};
+use super::list::{CookieKey, Listed, Listing, Read};
 use super::places::{Apartness, Places, cookie_of, end_of, moved_to};
 use crate::base::Name;
 
@@ -23,7 +23,17 @@ impl Listing {
     /// The names that came since among them.
     fn added_at(&self, cookie: u64) -> impl Iterator<Item = &Name> {
         let places = places_of(cookie);
-        self.added.keys().filter(move |(at, _)| places.contains(at)).map(|(_, name)| name)
+        let added = self.added_from(*places.start()).take_while(move |((at, _), _)| at <= places.end());
+        added.map(|((_, name), _)| name)
+    }
+
+    /// The names that came since, from this place on.
+    pub(super) fn added_from(&self, place: u64) -> btree_map::Range<'_, (u64, Name), Listed> {
+        // The first that a name can be.
+        match Name::new(b"\x01") {
+            Ok(least) => self.added.range((place, least)..),
+            Err(_) => self.added.range(..),
+        }
     }
 
     /// Whether a name with this place would meet another one of its cookie.
