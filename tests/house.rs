@@ -1,5 +1,5 @@
 //! The rules of the house that a compiler does not check: imports point downwards, rooms stay small, `unsafe` stays in
-//! its fence, and the README says what the program does.
+//! its fence, and the documents say what the program does.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::fs;
@@ -92,20 +92,20 @@ fn unsafe_stays_in_sys_and_says_why() {
     }
 }
 
-/// `PLYFS_UPDATE_README=1 cargo test --test house` writes the block anew.
+/// `PLYFS_UPDATE_DOCS=1 cargo test --test house` writes the block anew.
 #[test]
-fn the_readme_lists_the_options_as_the_program_has_them() {
+fn the_documents_list_the_options_as_the_program_has_them() {
     const START: &str = "<!-- options -->\n";
     const END: &str = "<!-- /options -->";
-    let path = root().join("README.md");
-    let readme = fs::read_to_string(&path).unwrap();
-    let (before, rest) = readme.split_once(START).unwrap();
+    let path = root().join("docs/options.md");
+    let document = fs::read_to_string(&path).unwrap();
+    let (before, rest) = document.split_once(START).unwrap();
     let (listed, after) = rest.split_once(END).unwrap();
     let table = plyfs::cli::help::markdown();
-    if std::env::var_os("PLYFS_UPDATE_README").is_some() {
+    if std::env::var_os("PLYFS_UPDATE_DOCS").is_some() {
         fs::write(&path, format!("{before}{START}{table}{END}{after}")).unwrap();
     } else {
-        assert!(listed == table, "run PLYFS_UPDATE_README=1 cargo test --test house");
+        assert!(listed == table, "run PLYFS_UPDATE_DOCS=1 cargo test --test house");
     }
 }
 

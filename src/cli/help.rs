@@ -1,4 +1,4 @@
-//! `--help`, and the README's list of options: both from the one table.
+//! `--help`, and the list in docs/options.md: both from the one table.
 
 use std::fmt::Write as _;
 
@@ -97,7 +97,7 @@ pub fn text() -> String {
     text
 }
 
-/// The README's list of options.
+/// The list in docs/options.md.
 pub fn markdown() -> String {
     let mut text = String::new();
     for (source, heading) in GROUPS {

@@ -1,6 +1,6 @@
 //! The one table of every `-o` option: ours, those of the kernel's OverlayFS, of fuse-overlayfs and of mount(8).
 //!
-//! The parser, `--help` and the README's list come from it, so that what is documented is what happens.
+//! The parser, `--help` and docs/options.md come from it, so that what is documented is what happens.
 
 use super::grammar::{self, Word};
 use super::report::Failure;
@@ -16,7 +16,7 @@ pub struct Spec {
     pub source: Source,
     /// What becomes of it.
     pub fate: Fate,
-    /// One line for `--help` and the README.
+    /// One line for `--help` and docs/options.md.
     pub help: &'static str,
 }
 

@@ -90,7 +90,7 @@ fn random_operations_show_what_memory_shows() {
     for seed in 1..=40 {
         let layers = Layers::new();
         let (engine, bytes) = (layers.open(Some(12)), layers.content());
-        let random = Random(seed * 0x9e37_79b9_7f4a_7c15);
+        let random = Random(u64::wrapping_mul(seed, 0x9e37_79b9_7f4a_7c15));
         let mut run = Run { layers, engine, bytes, name: "f", random };
         for _ in 0..120 {
             run.step();

@@ -284,6 +284,40 @@ fn an_upper_that_fuse_overlayfs_writes_is_refused() {
     });
 }
 
+/// Anybody can call a program so, and start it with the words that forbid a mount of root's.
+#[test]
+fn a_program_of_a_user_that_is_called_fuse_overlayfs_forbids_nothing() {
+    if who() != Who::Root {
+        skip!("root starts a program as another user");
+    }
+    bounded(|| {
+        let stack = stack();
+        fs::set_permissions(stack.scratch.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let started = |uid: &str| {
+            let script = stack.scratch.path().join("fuse-overlayfs");
+            fs::write(&script, "#!/bin/sh\nread line\n").unwrap();
+            fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+            let mut command = Command::new("setpriv");
+            command.args([&format!("--reuid={uid}"), "--clear-groups"]).arg(&script);
+            command.args(["-o", &stack.layer_options("work")]).stdin(Stdio::piped());
+            let child = command.spawn().unwrap();
+            assert!(wait_until(|| {
+                fs::read_to_string(format!("/proc/{}/comm", child.id())).is_ok_and(|name| name.starts_with("fuse-over"))
+            }));
+            child
+        };
+        for (uid, status) in [("0", Some(1)), ("65534", Some(0))] {
+            let mut other = started(uid);
+            let out =
+                plyfs(["-o", &format!("{},rw", stack.layer_options("work"))]).arg(&stack.merged).output().unwrap();
+            let _ = unmount_any(&stack.merged, true);
+            other.kill().unwrap();
+            other.wait().unwrap();
+            assert_eq!(out.status.code(), status, "{uid}: {}", stderr(&out));
+        }
+    });
+}
+
 /// As the kernel warns of its own.
 #[test]
 fn a_lower_layer_that_another_plyfs_writes_is_told() {

@@ -1,8 +1,8 @@
-//! What each file system gives as a layer: the table of the README, checked by the tests beside.
+//! What each file system gives as a layer: the tables of docs/layers.md, checked by the tests beside.
 
 /// A column of a table.
 pub struct Column {
-    /// Its name here and its heading in the README.
+    /// Its name here and its heading in docs/layers.md.
     pub name: &'static str,
     /// An option without which the binary under test cannot give it.
     pub needs: Option<&'static str>,
@@ -116,7 +116,7 @@ pub const UPPERS: Table<10> = Table {
 };
 
 impl<const N: usize> Table<N> {
-    /// As it stands in the README.
+    /// As it stands in docs/layers.md.
     pub fn markdown(&self) -> String {
         let heads: Vec<_> = self.columns.iter().map(|column| column.name).collect();
         let mut text = format!("| {} | {} |\n|{}\n", self.heading, heads.join(" | "), "---|".repeat(N + 1));

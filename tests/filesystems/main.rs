@@ -1,5 +1,5 @@
 //! Layers on the file systems that people have: one story on each, while mounted, after a remount, and beside the
-//! kernel's OverlayFS. `claims` says what each gives; `PLYFS_UPDATE_README=1` writes that into the README.
+//! kernel's OverlayFS. `claims` says what each gives; `PLYFS_UPDATE_DOCS=1` writes that into docs/layers.md.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "../common/mod.rs"]
@@ -377,18 +377,18 @@ fn shares_blocks(system: &Path, scratch: &Scratch) -> &'static str {
 }
 
 #[test]
-fn the_readme_shows_what_each_file_system_gives() {
+fn the_documents_show_what_each_file_system_gives() {
     const START: &str = "<!-- layers -->\n";
     const END: &str = "<!-- /layers -->";
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
-    let Ok(readme) = std::fs::read_to_string(&path) else { skip!("the sources are closed to this user") };
-    let (before, rest) = readme.split_once(START).unwrap();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/layers.md");
+    let Ok(document) = std::fs::read_to_string(&path) else { skip!("the sources are closed to this user") };
+    let (before, rest) = document.split_once(START).unwrap();
     let (shown, after) = rest.split_once(END).unwrap();
     let tables = format!("{}\n{}", LOWERS.markdown(), UPPERS.markdown());
-    if std::env::var_os("PLYFS_UPDATE_README").is_some() {
+    if std::env::var_os("PLYFS_UPDATE_DOCS").is_some() {
         std::fs::write(&path, format!("{before}{START}{tables}{END}{after}")).unwrap();
     } else {
-        assert!(shown == tables, "run PLYFS_UPDATE_README=1 cargo test --test filesystems");
+        assert!(shown == tables, "run PLYFS_UPDATE_DOCS=1 cargo test --test filesystems");
     }
 }
 

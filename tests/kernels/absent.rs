@@ -95,7 +95,7 @@ fn a_directory_is_listed_and_what_is_missing_is_said_where_the_kernel_asks_at_ea
     });
 }
 
-/// `PLYFS_UPDATE_README=1 cargo test --test kernels` writes the table anew.
+/// `PLYFS_UPDATE_DOCS=1 cargo test --test kernels` writes the table anew.
 #[test]
 fn the_table_of_what_is_newer_stands_in_the_docs() {
     const START: &str = "<!-- newer -->\n";
@@ -113,9 +113,9 @@ fn the_table_of_what_is_newer_stands_in_the_docs() {
     let text = std::fs::read_to_string(&path).unwrap();
     let (before, rest) = text.split_once(START).unwrap();
     let (listed, after) = rest.split_once(END).unwrap();
-    if std::env::var_os("PLYFS_UPDATE_README").is_some() {
+    if std::env::var_os("PLYFS_UPDATE_DOCS").is_some() {
         std::fs::write(&path, format!("{before}{START}{table}{END}{after}")).unwrap();
     } else {
-        assert!(listed == table, "run PLYFS_UPDATE_README=1 cargo test --test kernels");
+        assert!(listed == table, "run PLYFS_UPDATE_DOCS=1 cargo test --test kernels");
     }
 }

@@ -26,7 +26,7 @@ pub enum By {
     Here(Case),
     /// A test, or a row of another table, by its file and name.
     Covered(&'static str, &'static str),
-    /// There is no such thing in plyfs; why, and words of README.md or docs/semantics.md that say so.
+    /// There is no such thing in plyfs; why, and words of the documents that say so.
     Without(&'static str, &'static str),
 }
 
@@ -37,7 +37,7 @@ pub struct Case {
     pub run: fn(&mut Stage),
     /// The answer: what was said, in one line.
     pub ours: &'static str,
-    /// The kernel's answer where it is another, why ours is, and words of docs/semantics.md or README.md that say so.
+    /// The kernel's answer where it is another, why ours is, and words of the documents that say so.
     pub unlike: Option<(&'static str, &'static str, &'static str)>,
     /// Mount options of both.
     pub options: &'static str,

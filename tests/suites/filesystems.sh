@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Layers on file systems that most machines cannot mount: vfat, exfat and ntfs3, 9p and virtiofs from the host, NFS 3 and
 # 4.2 from a server of its own. Boots a kernel of Debian's in qemu, mounts all of them there and runs `tests/filesystems`
-# on each: the rows of the README. Root; skipped aloud where there can be no machine.
+# on each: the rows of docs/layers.md. Root; skipped aloud where there can be no machine.
 #
 #   filesystems.sh [NAME…]    only these rows, as `vfat` or `NFS 3`
 #

@@ -135,6 +135,25 @@ fn offsets_of_a_directory_have_31_bits_and_rise() {
     });
 }
 
+/// The end as programs of 32 bits know it, and beyond; also where a name came since the directory was read.
+#[test]
+fn a_listing_that_goes_on_at_the_last_offset_is_over() {
+    bounded(|| {
+        let stack = Stack::new(2);
+        fill(&stack);
+        let mount = stack.mount();
+        let fd = mount.open("d", OFlags::RDONLY | OFlags::DIRECTORY).unwrap();
+        assert_eq!(listed(&mount, "d").len(), 1003);
+        mount.write("d/new", "").unwrap();
+        for offset in [i32::MAX as u64, u64::from(u32::MAX), i64::MAX as u64] {
+            rustix::fs::seek(&fd, rustix::fs::SeekFrom::Start(offset)).unwrap();
+            let mut buffer = [MaybeUninit::uninit(); 4096];
+            assert!(RawDir::new(&fd, &mut buffer).next().is_none(), "{offset:x}");
+        }
+        assert_eq!(listed(&mount, "d").len(), 1004);
+    });
+}
+
 #[test]
 fn numbers_of_32_bits_are_of_one_object_each_and_last_where_they_can() {
     bounded(|| {
