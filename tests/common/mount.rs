@@ -160,6 +160,11 @@ impl Deref for Mount {
 }
 
 impl Mount {
+    /// Whether the whole suite runs with an option that contains this word.
+    pub fn has_more(word: &str) -> bool {
+        std::env::var("PLYFS_TEST_OPTIONS").is_ok_and(|more| more.contains(word))
+    }
+
     /// Mounts the stack and waits until the mount answers. `PLYFS_TEST_OPTIONS` runs whole suites with more options.
     pub fn start(stack: &Stack) -> Self {
         let mut options = stack.layer_options("work");

@@ -144,7 +144,8 @@ impl System {
     pub fn bindfs(inner: System, scratch: &Scratch) -> Made {
         let at = scratch.fresh("bindfs");
         let mut command = Command::new("bindfs");
-        command.args(["-f", "--xattr-none"]).args([inner.root(), &at]);
+        // It would keep attributes of each name of a hard link by itself.
+        command.args(["-f", "--xattr-none", "-o", "attr_timeout=0,entry_timeout=0"]).args([inner.root(), &at]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn().map_err(|_| "no bindfs (Debian: bindfs)")?;
         with_daemons(|d| d.push(Pid::from_child(&child)));

@@ -51,6 +51,10 @@ fn the_name_that_was_written_keeps_it_without_an_index() {
         let orders = [["a", "h", "d/k"], ["h", "a", "d/k"], ["d/k", "h", "a"]];
         let seen = if who() == Who::Root { &["io=passthrough", "io=writeback"][..] } else { &["io=writeback"] };
         for option in ["metacopy=on", "metacopy=off", "fsync=strict", "copyup=open"].iter().chain(seen) {
+            // A daemon that is started again must not have seen opens.
+            if Mount::has_more("supervise") && (option.starts_with("io=") || option.starts_with("copyup=")) {
+                continue;
+            }
             for (at, (how, change, shows)) in CHANGES.iter().enumerate() {
                 let (order, written) = (orders[at % orders.len()], NAMES[(at + 1) % 3]);
                 let when = format!("{option}: {how} by {written}, looked up {order:?}");

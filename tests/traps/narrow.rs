@@ -61,6 +61,10 @@ fn told(program: &Path, dir: &Path) -> String {
 
 /// A stack whose lower layer is on another file system than its upper, if there are two.
 fn two_systems() -> Option<(Scratch, Stack)> {
+    if lacks("readdirplus") {
+        say_skipped("plain listings give other numbers than stat, and none lasts without a UUID");
+        return None;
+    }
     let memory = Path::new("/dev/shm");
     let writable = rustix::fs::access(memory, rustix::fs::Access::WRITE_OK).is_ok();
     let other = if writable { Scratch::within(memory) } else { Scratch::new() };
@@ -183,7 +187,11 @@ fn numbers_of_32_bits_are_of_one_object_each_and_last_where_they_can() {
             mount.chmod(name, 0o600).unwrap();
             mount.write(name, "changed").unwrap();
         }
-        assert_eq!(numbers(&mount), first);
+        // Others may have made the kernel forget those that do not last.
+        let lasting = |all: BTreeMap<String, u64>| -> BTreeMap<String, u64> {
+            all.into_iter().filter(|(name, _)| lasts(name)).collect()
+        };
+        assert_eq!(lasting(numbers(&mount)), lasting(first.clone()));
         mount.remount();
         let second = numbers(&mount);
         assert_eq!(second.values().collect::<HashSet<_>>().len(), second.len());
