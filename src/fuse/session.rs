@@ -134,6 +134,9 @@ pub fn serve(
     };
     check_data(settings, device.as_ref()).inspect_err(|_| mounted.give_up())?;
     adapter::connect(&union, session.notifier());
+    if !first {
+        union.tell_anew();
+    }
     let guarded = device.as_ref().filter(|_| alone).zip(guard);
     read_ahead(&mounted, settings, guarded, (&union, &ahead, &turns));
     if let Some(device) = device.filter(|_| settings.threads > 1) {

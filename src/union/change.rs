@@ -36,7 +36,12 @@ impl Union {
     /// Sends notices there from now on. Without a mount nobody needs them.
     pub fn set_notices(&self, notices: Box<dyn Notices>) {
         let _ = self.notices.set(notices);
-        // What another daemon has changed it may not have told any more; what it did not answer is asked again.
+    }
+
+    /// Tells what another daemon of this mount has changed: it may not have told it any more. What it did not answer is
+    /// asked again. Not for a fresh mount: the kernel would not take the answer to its first look at the root, which has
+    /// no permissions until then.
+    pub fn tell_anew(&self) {
         let known = self.journal.as_ref().map(|journal| journal.nodes()).unwrap_or_default();
         let dirs = known.into_iter().filter_map(|(id, _)| self.table.get(InodeId(id)));
         dirs.chain(self.table.get(InodeId::ROOT)).filter(|inode| self.is_copied_dir(inode)).for_each(|dir| {

@@ -341,6 +341,26 @@ fn debug_stays_in_the_foreground_and_logs() {
     });
 }
 
+/// A look that is under way when the mount begins to be served: the kernel takes no answer to it that a notice overtakes,
+/// and the root has no permissions until then.
+#[test]
+fn the_first_look_at_a_mount_is_answered() {
+    bounded(|| {
+        let stack = stack();
+        for _ in 0..40 {
+            let mut command = plyfs(["-f", "-o", &stack.layer_options("work")]);
+            let mut child = command.arg(&stack.merged).stderr(Stdio::null()).spawn().unwrap();
+            while !is_mounted(&stack.merged) {
+                std::hint::spin_loop();
+            }
+            let looked = fs::metadata(stack.merged.join("f")).map(drop);
+            unmount_any(&stack.merged, false).unwrap();
+            assert!(child.wait().unwrap().success());
+            looked.unwrap();
+        }
+    });
+}
+
 #[test]
 fn a_volatile_view_is_marked_where_podman_looks_for_it() {
     bounded(|| {
