@@ -71,7 +71,7 @@ fn may_serve(pid: u32, device: u64) -> bool {
 
 /// The daemon, if the number that it gives is its number here.
 fn watched(pid: u32) -> Option<Watched> {
-    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    let name = others::name(pid)?;
     // mount(8) may have run it by another name.
     let ours = ["plyfs", "mount."].iter().any(|known| name.starts_with(known));
     let pid = Pid::from_raw(i32::try_from(pid).ok()?)?;

@@ -114,7 +114,7 @@ impl Root {
             return Hidden::default();
         }
         let dev = stat_fd(self.fd.as_fd()).map_or(0, |stat| stat.dev);
-        let subvolumes = statfs_fd(self.fd.as_fd()).is_ok_and(|fs| SUBVOLUMES.contains(&fs.magic));
+        let subvolumes = SUBVOLUMES.contains(&self.magic);
         Hidden::new(&common.written, dev, subvolumes)
     }
 
