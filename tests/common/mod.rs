@@ -77,6 +77,20 @@ pub fn lacks(word: &str) -> bool {
     words.split(',').any(|absent| absent == word || absent == "all")
 }
 
+/// Whether this process may mount with these options on this kernel, or on the one that it is to seem to be.
+pub fn is_offered(options: &str) -> bool {
+    let passthrough = || who() == Who::Root && !lacks("passthrough") && kernel() >= (6, 9);
+    (!options.contains("io=passthrough") || passthrough()) && (!options.contains("io=writeback") || !lacks("writeback"))
+}
+
+/// The first two numbers of the kernel's release.
+pub fn kernel() -> (u32, u32) {
+    let system = rustix::system::uname();
+    let release = system.release().to_string_lossy();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
 /// The name of an errno as the manuals have it.
 pub fn code(errno: Errno) -> String {
     let name = match errno {

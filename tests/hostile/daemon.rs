@@ -126,8 +126,10 @@ pub fn a_mountpoint_that_was_moved_is_unmounted_by_a_signal() -> Ran {
 /// allows where it has a say.
 pub fn views_nest_until_the_kernel_says_no() -> Ran {
     let depth = if mount::is_plyfs() { 8 } else { 3 };
-    let options: &[&str] = if who() == Who::Root && mount::is_plyfs() { &["rw", "io=passthrough"] } else { &["rw"] };
-    for option in options {
+    for option in ["rw", "io=passthrough"].into_iter().filter(|option| mount::is_plyfs() || *option == "rw") {
+        if !is_offered(option) {
+            continue;
+        }
         let bottom = Stack::new(1).option(option);
         bottom.lowers[0].file("d/f", "0").file("d/gone", "x");
         let mut views = vec![(bottom.mount(), bottom)];

@@ -29,11 +29,8 @@ fn ways() -> Vec<&'static str> {
     if !mount::is_plyfs() {
         return vec![""];
     }
-    let ways = match who() {
-        Who::Root => vec!["", "fsync=strict", "copyup_block=64K", "io=passthrough", "io=writeback"],
-        Who::User => vec!["", "fsync=strict", "copyup_block=64K", "io=writeback"],
-        Who::Namespace => vec!["", "fsync=strict", "io=writeback"],
-    };
+    let mut ways = vec!["", "fsync=strict", "copyup_block=64K", "io=passthrough", "io=writeback"];
+    ways.retain(|way| is_offered(way) && !(who() == Who::Namespace && way.contains("copyup_block")));
     let word = std::env::var("PLYFS_KILL_WAY").unwrap_or_default();
     let chosen: Vec<_> = ways.iter().copied().filter(|way| !word.is_empty() && way.contains(&word)).collect();
     if chosen.is_empty() { ways } else { chosen }
