@@ -182,7 +182,7 @@ fn a_bug_costs_one_request_and_is_logged_once_with_its_backtrace() {
         assert!(records.iter().all(|line| line.contains("ERROR") && !line.contains("without")), "{said}");
         let traces = said.lines().filter(|line| line.trim_start().starts_with("0: ")).count();
         assert_eq!(traces, records.len(), "a backtrace each: {said}");
-        assert!(said.contains("src/fuse/handlers.rs"), "names of places: {said}");
+        assert!(said.contains("src/fuse/serve/handlers.rs"), "names of places: {said}");
         assert!(!said.contains("Reply not sent") && !said.contains("RUST_BACKTRACE"), "{said}");
     });
 }

@@ -1,4 +1,4 @@
-//! What `src/fuse/store.rs` relies on, seen at the kernel: a file system that answers a request when the test says so.
+//! What `src/fuse/ahead/store.rs` relies on, seen at the kernel: a file system that answers a request when the test says so.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod common;

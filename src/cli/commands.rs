@@ -19,9 +19,9 @@ use super::supervise;
 use super::umount;
 use crate::base::Errno;
 use crate::fuse::Adapter;
-use crate::fuse::guard::Guard;
-use crate::fuse::reattach::Successive;
-use crate::fuse::session;
+use crate::fuse::ahead::guard::Guard;
+use crate::fuse::serve::reattach::Successive;
+use crate::fuse::serve::session;
 use crate::sys::{newer, process};
 use crate::union::{Rivals, Union};
 

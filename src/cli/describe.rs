@@ -10,7 +10,7 @@ use super::report::printable;
 use super::resolve::Resolved;
 use crate::base::config::{Config, Fsync, Timeouts, Uuid, Verity, Xino};
 use crate::base::described::Described;
-use crate::fuse::settings::MountSettings;
+use crate::fuse::serve::settings::MountSettings;
 use crate::union::Union;
 
 /// The source may be so long in the mount table, where some bytes take four: programs read lines of 4096 (getmntent(3)).

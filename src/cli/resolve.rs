@@ -12,7 +12,7 @@ use super::log;
 use super::options::{self, Key};
 use super::report::Failure;
 use crate::base::config::{Config, Fsync, RedirectDir, Timeouts, UpperDirs, Uuid, Verity, Xino};
-use crate::fuse::settings::{Flags, MountSettings};
+use crate::fuse::serve::settings::{Flags, MountSettings};
 
 /// What the process may do, as far as it changes what the options mean.
 #[derive(Debug, Clone, Copy)]

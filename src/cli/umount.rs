@@ -8,7 +8,7 @@ use rustix::process::Pid;
 use super::report::Failure;
 use super::show;
 use crate::base::Errno;
-use crate::fuse::session;
+use crate::fuse::serve::session;
 use crate::sys::process::Watched;
 use crate::sys::{mounts, others};
 

@@ -56,7 +56,7 @@ fn sigterm_with_open_and_unsynced_files_loses_nothing_and_ends_in_order() {
     });
 }
 
-/// Who stores into the kernel's cache may wait there for a READ that the dead daemon had (`src/fuse/guard.rs`). It takes many
+/// Who stores into the kernel's cache may wait there for a READ that the dead daemon had (`src/fuse/ahead/guard.rs`). It takes many
 /// kills to see that: one run in some dozens fails without the guard.
 #[test]
 fn a_daemon_that_is_killed_while_files_are_read_ahead_leaves_nobody_waiting() {

@@ -14,48 +14,48 @@ use fuser::{FileHandle, Generation, INodeNo, Notifier, ReplyCreate, ReplyEntry, 
 use super::convert::{attr, errno, id};
 use super::init::Agreed;
 use super::opens::{DataPath, OpenFiles, cached_flags};
-use super::prefetch::Prefetch;
-use super::relist::Relist;
 use super::requests::{Op, Requests};
 use super::splice::Splice;
-use super::turns::Turns;
-use super::walk::Walk;
 use crate::base::config::Timeouts;
 use crate::base::described::Described;
 use crate::base::sync::Mutex;
 use crate::base::{Name, Result, panics};
+use crate::fuse::ahead::prefetch::Prefetch;
+use crate::fuse::ahead::relist::Relist;
+use crate::fuse::ahead::walk::Walk;
+use crate::fuse::turns::Turns;
 use crate::sys::process;
 use crate::union::{Attr, Caller, Entry, InodeId, Kind, Make, Notices, Union};
 
 /// Never the backing inode's: copy-up would make the kernel's inode bad.
-pub(super) const GENERATION: Generation = Generation(0);
+pub(in crate::fuse) const GENERATION: Generation = Generation(0);
 
 /// Serves a [`Union`] to the kernel.
 pub struct Adapter {
-    pub(super) union: Arc<Union>,
-    pub(super) timeouts: Timeouts,
-    pub(super) requests: Arc<Requests>,
-    pub(super) turns: Arc<Turns>,
-    pub(super) data: DataPath,
-    pub(super) agreed: Agreed,
-    pub(super) open_files: Arc<OpenFiles>,
-    pub(super) ahead: Arc<ReadAhead>,
-    pub(super) splice: Option<Splice>,
-    pub(super) relist: Relist,
-    pub(super) forgotten: Forgotten,
+    pub(in crate::fuse) union: Arc<Union>,
+    pub(in crate::fuse) timeouts: Timeouts,
+    pub(in crate::fuse) requests: Arc<Requests>,
+    pub(in crate::fuse) turns: Arc<Turns>,
+    pub(in crate::fuse) data: DataPath,
+    pub(in crate::fuse) agreed: Agreed,
+    pub(in crate::fuse) open_files: Arc<OpenFiles>,
+    pub(in crate::fuse) ahead: Arc<ReadAhead>,
+    pub(in crate::fuse) splice: Option<Splice>,
+    pub(in crate::fuse) relist: Relist,
+    pub(in crate::fuse) forgotten: Forgotten,
     described: Described,
 }
 
 /// Who sees to what is read before it is asked for, from the beginning of the session on.
 #[derive(Default)]
-pub(super) struct ReadAhead {
+pub(in crate::fuse) struct ReadAhead {
     pub prefetch: OnceLock<Prefetch>,
     pub walk: OnceLock<Walk>,
 }
 
 /// What the kernel has forgotten, counted so that the memory of very much goes back to the system: the allocator keeps it.
 #[derive(Debug, Default)]
-pub(super) struct Forgotten {
+pub(in crate::fuse) struct Forgotten {
     inodes: AtomicUsize,
     /// Most inodes that were live since memory was given back.
     most: AtomicUsize,
@@ -103,7 +103,7 @@ impl Notices for Kernel {
 
 /// How long the kernel may keep what it is told.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Ttls {
+pub(in crate::fuse) struct Ttls {
     timeouts: Timeouts,
     passthrough: bool,
 }
@@ -148,7 +148,7 @@ impl Adapter {
     }
 
     /// What this mount is, with what was found out since it began.
-    pub(super) fn described(&self) -> Described {
+    pub(in crate::fuse) fn described(&self) -> Described {
         let mut told = self.described.clone();
         told.add("option", if self.ahead.prefetch.get().is_some() { "prefetch=on" } else { "prefetch=off" });
         told
@@ -156,7 +156,7 @@ impl Adapter {
 
     /// A request arrived; `handle` has its reply. A bug costs one request, not the mount: the reply that a panic drops
     /// answers `EIO`.
-    pub(super) fn serve(&self, req: &Request, op: Op, handle: impl FnOnce()) {
+    pub(in crate::fuse) fn serve(&self, req: &Request, op: Op, handle: impl FnOnce()) {
         panics::caught(|| {
             self.requests.count(op);
             let _turn = self.turns.begin(req.pid());
@@ -165,24 +165,29 @@ impl Adapter {
     }
 
     /// How long the kernel may keep what it is told; to be taken along by a request that goes on elsewhere.
-    pub(super) fn ttls(&self) -> Ttls {
+    pub(in crate::fuse) fn ttls(&self) -> Ttls {
         Ttls { timeouts: self.timeouts, passthrough: self.data.passthrough }
     }
 
     /// How long the kernel may keep the attributes of an inode.
-    pub(super) fn attr_ttl(&self, ino: INodeNo, mode: Option<u32>) -> Duration {
+    pub(in crate::fuse) fn attr_ttl(&self, ino: INodeNo, mode: Option<u32>) -> Duration {
         let ids = mode.is_none_or(|mode| mode & (libc::S_ISUID | libc::S_ISGID) != 0);
         let unseen = self.data.passthrough && ids && self.open_files.is_through(ino);
         if unseen { Duration::ZERO } else { self.timeouts.attr }
     }
 
     /// Runs what may take long (a large copy-up, a sync) on a thread of its own, so that no other request waits for it.
-    pub(super) fn run(&self, long: bool, job: impl FnOnce(&Union) + Send + 'static) {
+    pub(in crate::fuse) fn run(&self, long: bool, job: impl FnOnce(&Union) + Send + 'static) {
         run(&self.union, long, job);
     }
 
     /// The same once no data is on its way to the kernel that nobody asked for, to a file that is [changing](Self::changing).
-    pub(super) fn run_after_stores(&self, ino: InodeId, long: bool, job: impl FnOnce(&Union) + Send + 'static) {
+    pub(in crate::fuse) fn run_after_stores(
+        &self,
+        ino: InodeId,
+        long: bool,
+        job: impl FnOnce(&Union) + Send + 'static,
+    ) {
         let union = self.union.clone();
         let job = move || run(&union, long, job);
         match self.ahead.prefetch.get() {
@@ -195,11 +200,11 @@ impl Adapter {
     ///
     /// # Errors
     /// `ENOMEM`: it must fail.
-    pub(super) fn changing(&self, ino: InodeId) -> Result<()> {
+    pub(in crate::fuse) fn changing(&self, ino: InodeId) -> Result<()> {
         self.ahead.prefetch.get().map_or(Ok(()), |prefetch| prefetch.changing(ino))
     }
 
-    pub(super) fn forget_one(&self, ino: INodeNo, lookups: u64) {
+    pub(in crate::fuse) fn forget_one(&self, ino: INodeNo, lookups: u64) {
         if let Some(prefetch) = self.ahead.prefetch.get() {
             prefetch.forget(InodeId(ino.0));
         }
@@ -209,7 +214,7 @@ impl Adapter {
         }
     }
 
-    pub(super) fn created(&self, reply: ReplyCreate, entry: &Entry) {
+    pub(in crate::fuse) fn created(&self, reply: ReplyCreate, entry: &Entry) {
         let (ttl, shown) = (self.timeouts.entry.min(self.timeouts.attr), attr(&entry.attr));
         if !self.data.opens_seen {
             return reply.created(&ttl, &shown, GENERATION, FileHandle(0), cached_flags());
@@ -223,7 +228,7 @@ impl Adapter {
         }
     }
 
-    pub(super) fn make(&self, who: &Caller, parent: INodeNo, name: &OsStr, what: Make<'_>) -> Result<Entry> {
+    pub(in crate::fuse) fn make(&self, who: &Caller, parent: INodeNo, name: &OsStr, what: Make<'_>) -> Result<Entry> {
         self.union.make(who, id(parent), &to_name(name)?, what)
     }
 }
@@ -252,11 +257,11 @@ fn run(union: &Arc<Union>, long: bool, job: impl FnOnce(&Union) + Send + 'static
 }
 
 /// Tells the kernel what the union has to say, from now on.
-pub(super) fn connect(union: &Union, notifier: Notifier) {
+pub(in crate::fuse) fn connect(union: &Union, notifier: Notifier) {
     union.set_notices(Box::new(Kernel(notifier)));
 }
 
-pub(super) fn to_name(name: &OsStr) -> Result<Name> {
+pub(in crate::fuse) fn to_name(name: &OsStr) -> Result<Name> {
     Name::new(name.as_bytes())
 }
 

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use rustix::process::Pid;
 
-use super::reattach::{MESSAGE, answer_error, request, resend};
 use crate::base::sync::Mutex;
 use crate::base::{Errno, Result, panics};
+use crate::fuse::serve::reattach::{MESSAGE, answer_error, request, resend};
 use crate::sys::handover;
 use crate::sys::process::{self, Fork, Forked, Watched};
 

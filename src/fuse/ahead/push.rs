@@ -12,9 +12,9 @@ use std::sync::Arc;
 use super::order::{Order, SMALL_FILE};
 use super::random::Window;
 use super::store::{Hand, Stores, WHOLE};
-use super::turns::Turns;
 use crate::base::panics;
 use crate::base::sync::{Condvar, Mutex};
+use crate::fuse::turns::Turns;
 
 /// Files that the thread goes ahead at most.
 const MOST: u64 = 1024;
@@ -56,7 +56,7 @@ struct Shared {
 }
 
 /// The one who pushes; the thread ends with it.
-pub(super) struct Push {
+pub(in crate::fuse) struct Push {
     shared: Arc<Shared>,
     pusher: Arc<Pusher>,
     /// For the one READ that pushes before it is answered. With two of them each could wait for a page that the other

@@ -12,8 +12,8 @@ use super::order::{Order, SMALL_FILE};
 use super::push::Push;
 use super::random::Random;
 use super::store::{Job, Stores, WHOLE, WINDOW};
-use super::turns::Turns;
 use crate::base::Result;
+use crate::fuse::turns::Turns;
 use crate::sys::stat::Kind;
 use crate::union::{Attr, InodeId, Union};
 

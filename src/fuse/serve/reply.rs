@@ -11,21 +11,21 @@ use super::convert::{attr, bare, errno, kind};
 use crate::base::{Errno, Result};
 use crate::union::{Attr, DirSink, InodeId, Kind, ListedEntry};
 
-pub(super) fn empty(reply: ReplyEmpty, done: Result<()>) {
+pub(in crate::fuse) fn empty(reply: ReplyEmpty, done: Result<()>) {
     match done {
         Ok(()) => reply.ok(),
         Err(error) => reply.error(errno(error)),
     }
 }
 
-pub(super) fn attributes(reply: ReplyAttr, ttl: Duration, found: Result<Attr>) {
+pub(in crate::fuse) fn attributes(reply: ReplyAttr, ttl: Duration, found: Result<Attr>) {
     match found {
         Ok(found) => reply.attr(&ttl, &attr(&found)),
         Err(error) => reply.error(errno(error)),
     }
 }
 
-pub(super) fn xattr(reply: ReplyXattr, size: u32, value: Result<Vec<u8>>) {
+pub(in crate::fuse) fn xattr(reply: ReplyXattr, size: u32, value: Result<Vec<u8>>) {
     match value {
         Err(error) => reply.error(errno(error)),
         Ok(value) if size == 0 => reply.size(u32::try_from(value.len()).unwrap_or(u32::MAX)),
@@ -34,7 +34,7 @@ pub(super) fn xattr(reply: ReplyXattr, size: u32, value: Result<Vec<u8>>) {
     }
 }
 
-pub(super) fn written(reply: ReplyWrite, done: Result<u32>) {
+pub(in crate::fuse) fn written(reply: ReplyWrite, done: Result<u32>) {
     match done {
         Ok(bytes) => reply.written(bytes),
         Err(error) => reply.error(errno(error)),
@@ -42,7 +42,7 @@ pub(super) fn written(reply: ReplyWrite, done: Result<u32>) {
 }
 
 /// Entries with attributes; those that were taken are told to the one who reads ahead.
-pub(super) struct Plus<'a> {
+pub(in crate::fuse) struct Plus<'a> {
     pub reply: &'a mut ReplyDirectoryPlus,
     pub ttl: Duration,
     pub adapter: &'a Adapter,
@@ -71,7 +71,7 @@ impl DirSink for Plus<'_> {
 }
 
 /// Entries without.
-pub(super) struct Plain<'a>(pub &'a mut ReplyDirectory);
+pub(in crate::fuse) struct Plain<'a>(pub &'a mut ReplyDirectory);
 
 impl DirSink for Plain<'_> {
     fn add(&mut self, entry: &ListedEntry<'_>) -> bool {

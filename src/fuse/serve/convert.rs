@@ -7,28 +7,28 @@ use fuser::{FileAttr, FileType, INodeNo, Request, TimeOrNow};
 use crate::base::Errno;
 use crate::union::{Attr, Caller, InodeId, Kind, SetTime, Time};
 
-pub(super) fn id(ino: INodeNo) -> InodeId {
+pub(in crate::fuse) fn id(ino: INodeNo) -> InodeId {
     InodeId(ino.0)
 }
 
 /// Who asks; `umask` where the request has one.
-pub(super) fn caller(req: &Request, umask: u32) -> Caller {
+pub(in crate::fuse) fn caller(req: &Request, umask: u32) -> Caller {
     let unique = req.unique().0;
     let (request, resent) = (unique & !RESENT, unique & RESENT != 0);
     Caller { uid: req.uid(), gid: req.gid(), pid: req.pid(), umask, request, resent }
 }
 
 /// Set in the number of a request that another daemon has read before (`FUSE_UNIQUE_RESEND`, linux/fuse.h).
-pub(super) const RESENT: u64 = 1 << 63;
+pub(in crate::fuse) const RESENT: u64 = 1 << 63;
 
 /// The one way an error goes to the kernel. `ENOSYS` would mean "there is no such operation" for the whole mount and
 /// for good, so a layer's is never handed on.
-pub(super) fn errno(errno: Errno) -> fuser::Errno {
+pub(in crate::fuse) fn errno(errno: Errno) -> fuser::Errno {
     let errno = if errno == Errno::ENOSYS { Errno::EOPNOTSUPP } else { errno };
     fuser::Errno::from_i32(errno.raw())
 }
 
-pub(super) fn kind(kind: Kind) -> FileType {
+pub(in crate::fuse) fn kind(kind: Kind) -> FileType {
     match kind {
         Kind::File => FileType::RegularFile,
         Kind::Dir => FileType::Directory,
@@ -40,7 +40,7 @@ pub(super) fn kind(kind: Kind) -> FileType {
     }
 }
 
-pub(super) fn attr(attr: &Attr) -> FileAttr {
+pub(in crate::fuse) fn attr(attr: &Attr) -> FileAttr {
     FileAttr {
         ino: INodeNo(attr.id.0),
         size: attr.size,
@@ -62,7 +62,7 @@ pub(super) fn attr(attr: &Attr) -> FileAttr {
 
 /// `struct fuse_out_header` of linux/fuse.h, before so many bytes: the length of all, an error or the code of what nobody
 /// asked for, the request.
-pub(super) fn out_header(bytes: usize, error: i32, unique: u64) -> [u8; 16] {
+pub(in crate::fuse) fn out_header(bytes: usize, error: i32, unique: u64) -> [u8; 16] {
     let length = u32::try_from(bytes + 16).unwrap_or_default();
     let mut header = [0; 16];
     let parts = [&length.to_ne_bytes()[..], &error.to_ne_bytes(), &unique.to_ne_bytes()].concat();
@@ -71,7 +71,7 @@ pub(super) fn out_header(bytes: usize, error: i32, unique: u64) -> [u8; 16] {
 }
 
 /// Attributes of a name that has none to show: its type is all that counts.
-pub(super) fn bare(entry: InodeId, of: Kind) -> FileAttr {
+pub(in crate::fuse) fn bare(entry: InodeId, of: Kind) -> FileAttr {
     let epoch = SystemTime::UNIX_EPOCH;
     FileAttr {
         ino: INodeNo(entry.0),
@@ -93,7 +93,7 @@ pub(super) fn bare(entry: InodeId, of: Kind) -> FileAttr {
 }
 
 /// An entry with node id 0: the name does not exist, and the kernel may remember that.
-pub(super) fn negative() -> FileAttr {
+pub(in crate::fuse) fn negative() -> FileAttr {
     bare(InodeId(0), Kind::File)
 }
 
@@ -118,7 +118,7 @@ fn from_system(time: SystemTime) -> Time {
     }
 }
 
-pub(super) fn set_time(time: Option<TimeOrNow>) -> SetTime {
+pub(in crate::fuse) fn set_time(time: Option<TimeOrNow>) -> SetTime {
     match time {
         None => SetTime::Omit,
         Some(TimeOrNow::Now) => SetTime::Now,
@@ -133,7 +133,7 @@ fn encode_dev(rdev: u64) -> u32 {
 }
 
 /// Back from it.
-pub(super) fn decode_dev(rdev: u32) -> u64 {
+pub(in crate::fuse) fn decode_dev(rdev: u32) -> u64 {
     libc::makedev((rdev & 0xf_ff00) >> 8, (rdev & 0xff) | ((rdev >> 12) & 0xf_ff00))
 }
 

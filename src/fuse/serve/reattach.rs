@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use fuser::{Config, InitFlags, Session, SessionACL};
 
-use super::Adapter;
+use super::adapter::Adapter;
 use super::convert::{RESENT, out_header};
 use crate::base::{Errno, Result};
 use crate::sys::newer::{self, Newer};
@@ -36,7 +36,7 @@ pub struct Successive {
 }
 
 /// Bytes of a message that is no WRITE; the kernel wants room for 8 KiB at least, and for its largest WRITE.
-pub(super) const MESSAGE: usize = (1 << 20) + 8192;
+pub(in crate::fuse) const MESSAGE: usize = (1 << 20) + 8192;
 /// `struct fuse_in_header`: length, opcode, unique.
 const OPCODE: std::ops::Range<usize> = 4..8;
 const UNIQUE: std::ops::Range<usize> = 8..16;
@@ -127,7 +127,7 @@ pub fn can_succeed() -> std::result::Result<(), String> {
 ///
 /// # Errors
 /// `EINVAL` where the kernel cannot; those of the connection.
-pub(super) fn resend(connection: BorrowedFd<'_>) -> Result<()> {
+pub(in crate::fuse) fn resend(connection: BorrowedFd<'_>) -> Result<()> {
     if newer::is_absent(Newer::Resend) {
         return Err(Errno::EINVAL);
     }
@@ -152,7 +152,7 @@ fn refuse_resent(connection: BorrowedFd<'_>) -> Result<()> {
 }
 
 /// The number of a request that wants an answer.
-pub(super) fn request(message: &[u8]) -> Option<u64> {
+pub(in crate::fuse) fn request(message: &[u8]) -> Option<u64> {
     let opcode = message.get(OPCODE)?.try_into().ok().map(u32::from_ne_bytes)?;
     let unique = message.get(UNIQUE)?.try_into().ok().map(u64::from_ne_bytes)?;
     (!UNANSWERED.contains(&opcode)).then_some(unique)
@@ -162,7 +162,7 @@ pub(super) fn request(message: &[u8]) -> Option<u64> {
 ///
 /// # Errors
 /// Those of the connection.
-pub(super) fn answer_error(connection: BorrowedFd<'_>, unique: u64, error: Errno) -> Result<()> {
+pub(in crate::fuse) fn answer_error(connection: BorrowedFd<'_>, unique: u64, error: Errno) -> Result<()> {
     match handover::write(connection, &out_header(0, -error.raw(), unique)) {
         // Whoever waited for it is gone.
         Err(Errno::ENOENT) => Ok(()),

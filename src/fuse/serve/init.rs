@@ -2,7 +2,7 @@
 
 use fuser::{InitFlags, KernelConfig};
 
-use super::DataPath;
+use super::opens::DataPath;
 use crate::base::config::Timeouts;
 use crate::sys::newer::{self, Newer};
 use crate::union::Union;
@@ -34,14 +34,14 @@ const FLAGS: [(Newer, InitFlags); 12] = [
 
 /// What the kernel does by itself, once it was told to.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Agreed {
+pub(in crate::fuse) struct Agreed {
     /// It opens files without asking.
     pub no_open: bool,
     /// It opens directories without asking.
     pub no_opendir: bool,
 }
 
-pub(super) fn negotiate(union: &Union, data: DataPath, config: &mut KernelConfig) -> Agreed {
+pub(in crate::fuse) fn negotiate(union: &Union, data: DataPath, config: &mut KernelConfig) -> Agreed {
     let mut wished = InitFlags::FUSE_DO_READDIRPLUS
         // Attributes come with the first names of a listing, and with the next ones if somebody asked for some.
         | InitFlags::FUSE_READDIRPLUS_AUTO

@@ -25,7 +25,7 @@ const MOST_FILES: usize = 64;
 
 /// The large files that were read lately.
 #[derive(Default)]
-pub(super) struct Random {
+pub(in crate::fuse) struct Random {
     files: DashMap<InodeId, Arc<Pages>>,
     /// The order in which they came.
     order: Mutex<VecDeque<InodeId>>,
@@ -48,7 +48,7 @@ struct Pages {
 }
 
 /// A window of a file that may be stored.
-pub(super) struct Window {
+pub(in crate::fuse) struct Window {
     pub id: InodeId,
     pub number: u64,
     pages: Arc<Pages>,

@@ -22,25 +22,25 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
-use super::convert::out_header;
 use super::guard::Guarded;
 use crate::base::sync::Mutex;
 use crate::base::{Result, panics};
+use crate::fuse::serve::convert::out_header;
 use crate::sys::lent::{Lent, Recall};
 use crate::union::{Held, InodeId, Union};
 
 /// Bytes that are stored at a time, at most; of a large file an aligned window.
-pub(super) const WINDOW: u64 = 256 << 10;
+pub(in crate::fuse) const WINDOW: u64 = 256 << 10;
 /// All windows of a file.
-pub(super) const WHOLE: Range<u64> = 0..u64::MAX;
+pub(in crate::fuse) const WHOLE: Range<u64> = 0..u64::MAX;
 /// `enum fuse_notify_code` of linux/fuse.h.
 const FUSE_NOTIFY_STORE: i32 = 4;
 
 /// What a request does when a store is over.
-pub(super) type Job = Box<dyn FnOnce() + Send>;
+pub(in crate::fuse) type Job = Box<dyn FnOnce() + Send>;
 
 /// The stores that are on their way.
-pub(super) struct Stores {
+pub(in crate::fuse) struct Stores {
     pub union: Arc<Union>,
     device: OwnedFd,
     /// Without it a killed daemon might not end.
@@ -50,7 +50,7 @@ pub(super) struct Stores {
 }
 
 /// One who stores: one file at a time.
-pub(super) struct Hand {
+pub(in crate::fuse) struct Hand {
     lent: Lent,
     flight: Arc<Flight>,
 }

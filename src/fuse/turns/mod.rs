@@ -4,13 +4,16 @@
 //! as there are processors, and one while the [`Keeper`] is awake or a [`Stream`] is read; the others stand aside until
 //! nobody waits. With more processors all threads wait: nothing was measured there.
 
+mod keeper;
+mod stream;
+
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use super::keeper::{Keeper, Task};
-use super::stream::Stream;
+use self::keeper::{Keeper, Task};
+use self::stream::Stream;
 use crate::base::sync::{Condvar, Mutex};
 use crate::sys::process;
 
@@ -66,7 +69,7 @@ impl Turns {
     }
 
     /// Whether requests wait to be read, where that can be told.
-    pub(super) fn have_requests(&self) -> bool {
+    pub(in crate::fuse) fn have_requests(&self) -> bool {
         self.device.get().is_some_and(|device| process::is_readable(device.as_fd()))
     }
 
@@ -124,17 +127,17 @@ impl Turns {
     }
 
     /// Whether large READs follow each other, all from memory.
-    pub(super) fn is_streaming(&self) -> bool {
+    pub(in crate::fuse) fn is_streaming(&self) -> bool {
         self.stream.is_on(self.keeper.now())
     }
 
     /// Whether a request would have to wait until one is answered.
-    pub(super) fn nobody_waits(&self) -> bool {
+    pub(in crate::fuse) fn nobody_waits(&self) -> bool {
         self.waiting.load(Ordering::SeqCst) == 0
     }
 
     /// One of those who stand aside is to wait.
-    pub(super) fn call_one(&self) {
+    pub(in crate::fuse) fn call_one(&self) {
         let mut aside = self.aside.lock();
         if aside.standing > aside.called {
             aside.called += 1;

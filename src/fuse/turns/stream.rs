@@ -24,7 +24,7 @@ const PER: u64 = 64 << 10;
 
 /// What is known of the last READs.
 #[derive(Debug, Default)]
-pub(super) struct Stream {
+pub(in crate::fuse) struct Stream {
     row: AtomicU32,
     /// Whose the last one was.
     caller: AtomicU32,

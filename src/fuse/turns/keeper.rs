@@ -28,7 +28,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use super::turns::Turns;
+use super::Turns;
 use crate::base::sync::{Condvar, Mutex};
 use crate::sys::process;
 
@@ -99,7 +99,7 @@ struct Orders {
 
 /// What the keeper is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Task {
+pub(in crate::fuse) enum Task {
     /// To keep a processor awake.
     Wake,
     /// To watch: both are awake, and one thread serves.
@@ -243,7 +243,7 @@ impl Keeper {
     }
 
     /// Watches until it is to be awake, the session is over, or requests stop.
-    pub(super) fn watch(&self, turns: &Turns) {
+    pub(in crate::fuse) fn watch(&self, turns: &Turns) {
         let _watching = Duty::begin(&self.watching, turns);
         self.last.store(self.now(), Ordering::Relaxed);
         loop {

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use super::DataPath;
+use super::opens::DataPath;
 pub use crate::sys::mount::Flags;
 
 /// Where and how to mount.
@@ -21,7 +21,7 @@ pub struct MountSettings {
     pub allow_other: bool,
     /// Requests served at once, at least 1.
     pub threads: usize,
-    /// Files are read ahead of programs (see `fuse/prefetch.rs`), and directories (`fuse/walk.rs`).
+    /// Files are read ahead of programs (see `fuse/ahead/prefetch.rs`), and directories (`fuse/ahead/walk.rs`).
     pub prefetch: bool,
     /// How data goes between programs and layers.
     pub data: DataPath,

@@ -23,7 +23,7 @@ const NEAR: usize = 64;
 const MOST: usize = 1 << 12;
 
 /// The one who goes ahead; the thread ends with it.
-pub(super) struct Walk(Arc<Shared>);
+pub(in crate::fuse) struct Walk(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {

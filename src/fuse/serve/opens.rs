@@ -111,7 +111,7 @@ impl OpenFiles {
 }
 
 /// How a file is opened whose data the kernel may keep in its cache.
-pub(super) fn cached_flags() -> FopenFlags {
+pub(in crate::fuse) fn cached_flags() -> FopenFlags {
     FopenFlags::FOPEN_KEEP_CACHE | no_flush()
 }
 
