@@ -19,6 +19,9 @@ const FLOORS: [(&str, &[&str]); 10] = [
     ("cli", &["base", "sys", "union", "fuse"]),
 ];
 
+/// The same for the rooms of `src/fuse`.
+const ROOMS: [(&str, &[&str]); 3] = [("turns", &[]), ("ahead", &["turns"]), ("serve", &["ahead", "turns"])];
+
 const MOST_LINES: usize = 600;
 
 fn root() -> PathBuf {
@@ -40,29 +43,39 @@ fn sources(dir: &Path) -> Vec<(PathBuf, String)> {
     found
 }
 
-#[test]
-fn imports_point_downwards_only() {
+/// The imports in `dir`, whose own name is `own`, of what stands behind `prefix` and is in the table but not in `below`.
+fn wrong_imports(dir: &Path, own: &str, prefix: &str, (table, below): (&[(&str, &[&str])], &[&str])) -> Vec<String> {
     let mut wrong = Vec::new();
-    for (floor, below) in FLOORS {
-        for (path, text) in sources(&root().join("src").join(floor)) {
-            // Unit tests may ask any floor for something to test with.
-            let code = text.lines().take_while(|line| !line.starts_with("#[cfg(test)]"));
-            for (number, line) in code.enumerate() {
-                let mut rest = line.trim_start();
-                if rest.starts_with("//") {
-                    continue;
+    for (path, text) in sources(dir) {
+        // Unit tests may ask any floor for something to test with.
+        let code = text.lines().take_while(|line| !line.starts_with("#[cfg(test)]"));
+        for (number, line) in code.enumerate() {
+            let mut rest = line.trim_start();
+            if rest.starts_with("//") {
+                continue;
+            }
+            while let Some((_, after)) = rest.split_once(prefix) {
+                let target: String = after.chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
+                let known = table.iter().any(|(name, _)| *name == target);
+                if known && target != own && !below.contains(&target.as_str()) {
+                    wrong.push(format!("{}:{}: {line}", path.display(), number + 1));
                 }
-                while let Some((_, after)) = rest.split_once("crate::") {
-                    let target: String = after.chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
-                    let known = FLOORS.iter().any(|(name, _)| *name == target);
-                    if known && target != floor && !below.contains(&target.as_str()) {
-                        wrong.push(format!("{}:{}: {line}", path.display(), number + 1));
-                    }
-                    rest = after;
-                }
+                rest = after;
             }
         }
     }
+    wrong
+}
+
+#[test]
+fn imports_point_downwards_only() {
+    let src = root().join("src");
+    let floors = FLOORS.map(|(floor, below)| wrong_imports(&src.join(floor), floor, "crate::", (&FLOORS, below)));
+    let rooms = ["crate::fuse::", "super::super::"].map(|prefix| {
+        let room = |(room, below)| wrong_imports(&src.join("fuse").join(room), room, prefix, (&ROOMS, below));
+        ROOMS.map(room).concat()
+    });
+    let wrong = [floors.concat(), rooms.concat()].concat();
     assert!(wrong.is_empty(), "imports that point upwards:\n{}", wrong.join("\n"));
 }
 

@@ -3,6 +3,7 @@
 pub mod ahead;
 pub mod serve;
 mod turns;
+mod wire;
 
 pub use serve::adapter::Adapter;
 pub use serve::opens::DataPath;

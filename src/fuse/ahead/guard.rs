@@ -12,7 +12,7 @@ use rustix::process::Pid;
 
 use crate::base::sync::Mutex;
 use crate::base::{Errno, Result, panics};
-use crate::fuse::serve::reattach::{MESSAGE, answer_error, request, resend};
+use crate::fuse::wire::{MESSAGE, answer_error, request, resend};
 use crate::sys::handover;
 use crate::sys::process::{self, Fork, Forked, Watched};
 

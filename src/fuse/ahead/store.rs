@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use super::guard::Guarded;
 use crate::base::sync::Mutex;
 use crate::base::{Result, panics};
-use crate::fuse::serve::convert::out_header;
+use crate::fuse::wire::store_header;
 use crate::sys::lent::{Lent, Recall};
 use crate::union::{Held, InodeId, Union};
 
@@ -33,8 +33,6 @@ use crate::union::{Held, InodeId, Union};
 pub(in crate::fuse) const WINDOW: u64 = 256 << 10;
 /// All windows of a file.
 pub(in crate::fuse) const WHOLE: Range<u64> = 0..u64::MAX;
-/// `enum fuse_notify_code` of linux/fuse.h.
-const FUSE_NOTIFY_STORE: i32 = 4;
 
 /// What a request does when a store is over.
 pub(in crate::fuse) type Job = Box<dyn FnOnce() + Send>;
@@ -177,7 +175,7 @@ impl Hand {
         self.flight.begin(id, windows);
         panics::caught(|| {
             for range in claim() {
-                let header = header(id, start + range.start as u64, range.len());
+                let header = store_header(id, start + range.start as u64, range.len());
                 if let Err(error) = self.lent.lend(stores.device.as_fd(), &header, range) {
                     log::debug!("{} is not stored: {error}", id.0);
                     break;
@@ -187,13 +185,6 @@ impl Hand {
         // There may be another one on its way to this file.
         self.flight.end().into_iter().for_each(|job| stores.after(id, job));
     }
-}
-
-/// The header, and `struct fuse_notify_store_out` of linux/fuse.h: inode, offset, length, padding.
-fn header(id: InodeId, offset: u64, len: usize) -> Vec<u8> {
-    let short = u32::try_from(len).unwrap_or_default();
-    let out = out_header(24 + len, FUSE_NOTIFY_STORE, 0);
-    [&out[..], &id.0.to_ne_bytes(), &offset.to_ne_bytes(), &short.to_ne_bytes(), &[0; 4]].concat()
 }
 
 #[cfg(test)]

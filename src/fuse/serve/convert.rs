@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use fuser::{FileAttr, FileType, INodeNo, Request, TimeOrNow};
 
 use crate::base::Errno;
+use crate::fuse::wire::RESENT;
 use crate::union::{Attr, Caller, InodeId, Kind, SetTime, Time};
 
 pub(in crate::fuse) fn id(ino: INodeNo) -> InodeId {
@@ -17,9 +18,6 @@ pub(in crate::fuse) fn caller(req: &Request, umask: u32) -> Caller {
     let (request, resent) = (unique & !RESENT, unique & RESENT != 0);
     Caller { uid: req.uid(), gid: req.gid(), pid: req.pid(), umask, request, resent }
 }
-
-/// Set in the number of a request that another daemon has read before (`FUSE_UNIQUE_RESEND`, linux/fuse.h).
-pub(in crate::fuse) const RESENT: u64 = 1 << 63;
 
 /// The one way an error goes to the kernel. `ENOSYS` would mean "there is no such operation" for the whole mount and
 /// for good, so a layer's is never handed on.
@@ -58,16 +56,6 @@ pub(in crate::fuse) fn attr(attr: &Attr) -> FileAttr {
         blksize: attr.blksize,
         flags: 0,
     }
-}
-
-/// `struct fuse_out_header` of linux/fuse.h, before so many bytes: the length of all, an error or the code of what nobody
-/// asked for, the request.
-pub(in crate::fuse) fn out_header(bytes: usize, error: i32, unique: u64) -> [u8; 16] {
-    let length = u32::try_from(bytes + 16).unwrap_or_default();
-    let mut header = [0; 16];
-    let parts = [&length.to_ne_bytes()[..], &error.to_ne_bytes(), &unique.to_ne_bytes()].concat();
-    header.copy_from_slice(&parts);
-    header
 }
 
 /// Attributes of a name that has none to show: its type is all that counts.

@@ -16,8 +16,8 @@ use std::time::Duration;
 use fuser::{Config, InitFlags, Session, SessionACL};
 
 use super::adapter::Adapter;
-use super::convert::{RESENT, out_header};
 use crate::base::{Errno, Result};
+use crate::fuse::wire::{MESSAGE, RESENT, answer_error, request, resend};
 use crate::sys::newer::{self, Newer};
 use crate::sys::{handover, process};
 use crate::union::Journal;
@@ -35,18 +35,9 @@ pub struct Successive {
     pub refuse: bool,
 }
 
-/// Bytes of a message that is no WRITE; the kernel wants room for 8 KiB at least, and for its largest WRITE.
-pub(in crate::fuse) const MESSAGE: usize = (1 << 20) + 8192;
-/// `struct fuse_in_header`: length, opcode, unique.
-const OPCODE: std::ops::Range<usize> = 4..8;
-const UNIQUE: std::ops::Range<usize> = 8..16;
-/// `FUSE_FORGET`, `FUSE_INTERRUPT` and `FUSE_BATCH_FORGET` of linux/fuse.h.
-const UNANSWERED: [u32; 3] = [2, 36, 42];
 /// `struct fuse_init_in`, behind the header: the flags.
 const FLAGS: usize = 40 + 12;
 const NO_RESEND: &str = "needs Linux 6.9, where requests can be sent again";
-/// `FUSE_NOTIFY_RESEND`
-const NOTIFY_RESEND: i32 = 7;
 
 impl Successive {
     /// Starts the session on `connection`.
@@ -123,17 +114,6 @@ pub fn can_succeed() -> std::result::Result<(), String> {
     Ok(())
 }
 
-/// Asks for all that was read and not answered once more.
-///
-/// # Errors
-/// `EINVAL` where the kernel cannot; those of the connection.
-pub(in crate::fuse) fn resend(connection: BorrowedFd<'_>) -> Result<()> {
-    if newer::is_absent(Newer::Resend) {
-        return Err(Errno::EINVAL);
-    }
-    handover::write(connection, &out_header(0, NOTIFY_RESEND, 0))
-}
-
 /// Answers `EIO` to all requests that another daemon has read before: they stand before all others.
 fn refuse_resent(connection: BorrowedFd<'_>) -> Result<()> {
     let mut message = vec![0; MESSAGE];
@@ -149,23 +129,4 @@ fn refuse_resent(connection: BorrowedFd<'_>) -> Result<()> {
         answer_error(connection, unique, Errno::EIO)?;
     }
     Ok(())
-}
-
-/// The number of a request that wants an answer.
-pub(in crate::fuse) fn request(message: &[u8]) -> Option<u64> {
-    let opcode = message.get(OPCODE)?.try_into().ok().map(u32::from_ne_bytes)?;
-    let unique = message.get(UNIQUE)?.try_into().ok().map(u64::from_ne_bytes)?;
-    (!UNANSWERED.contains(&opcode)).then_some(unique)
-}
-
-/// Answers a request by an error.
-///
-/// # Errors
-/// Those of the connection.
-pub(in crate::fuse) fn answer_error(connection: BorrowedFd<'_>, unique: u64, error: Errno) -> Result<()> {
-    match handover::write(connection, &out_header(0, -error.raw(), unique)) {
-        // Whoever waited for it is gone.
-        Err(Errno::ENOENT) => Ok(()),
-        done => done,
-    }
 }

@@ -10,7 +10,7 @@
 use std::cell::RefCell;
 use std::os::fd::{AsFd, OwnedFd};
 
-use super::convert::out_header;
+use crate::fuse::wire::out_header;
 use crate::sys::splice::Pipe;
 use crate::sys::stat::stat_fd;
 use crate::union::{InodeId, Union};
