@@ -53,7 +53,7 @@ impl To {
 /// Where the system's log listens (syslog(3), and as BSD has it).
 const SOCKETS: [&str; 3] = ["/dev/log", "/var/run/syslog", "/var/run/log"];
 
-/// Begins the log of this process and of those that it forks; what `log=` is by itself is decided. `debug`: all is logged,
+/// Begins the log of this process and of those that it forks, and settles what `log=` is where it was not given. `debug`: all is logged,
 /// unless `RUST_LOG` says else.
 ///
 /// The log of a file goes to standard error, which is to be the file that is returned.
@@ -61,10 +61,12 @@ const SOCKETS: [&str; 3] = ["/dev/log", "/var/run/syslog", "/var/run/log"];
 /// # Errors
 /// Those of [opening](open) it.
 pub fn begin(resolved: &mut Resolved, foreground: bool, debug: bool) -> Result<Option<File>, Failure> {
-    let to = resolved.log.take().unwrap_or(if foreground { To::Stderr } else { To::Syslog });
+    let asked = resolved.log.take();
+    let to = asked.clone().unwrap_or(if foreground { To::Stderr } else { To::Syslog });
     let file = if let To::File(path) = &to { Some(open(path, resolved)?) } else { None };
     let socket = if to == To::Syslog { system_log(&resolved.mount.mountpoint) } else { None };
-    if to == To::Syslog && socket.is_none() {
+    // Many machines, containers above all, have no system log: who has not asked for it is not told at each mount.
+    if asked == Some(To::Syslog) && socket.is_none() {
         let note = "log=syslog: there is no /dev/log outside of the view, nothing is logged; log=FILE does without it";
         resolved.notes.push(note.to_owned());
     }
