@@ -33,6 +33,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let parsed = newer::check().map_err(no_such_word).and_then(|()| line::parse(args));
     let done = parsed.and_then(|command| match command {
         Command::Help(verb) => print(&verb.map_or_else(help::text, help::of)),
+        Command::HelpAll => print(&help::all()),
         Command::Version => print(&help::version()),
         Command::Show { at, json } => show::show(Path::new(&at), json).and_then(|text| print(&text)),
         Command::Umount { at, lazy } => umount::umount(Path::new(&at), lazy),

@@ -1,79 +1,29 @@
-//! `--help`, and the list in docs/options.md: both from the one table.
+//! `--help`, `--help-all`, and the list in docs/options.md: all from the tables of commands, flags and options.
 
 use std::fmt::Write as _;
 
 use super::line::Verb;
 use super::options::{Fate, Form, Source, Spec, TABLE};
+use super::usage::{COMMANDS, FLAGS, Flag, MOST_USED};
 
-const USAGE: &str = "\
-plyfs: a union of read-only lower directories and one writable upper directory
-
-  plyfs -o lowerdir=TOP:…:BOTTOM[,upperdir=DIR,workdir=DIR][,OPTION…] MERGED
-  plyfs SOURCE MERGED -o …                 as mount(8) calls it: mount -t fuse.plyfs
-  plyfs mount …                            the same, spelled out
-  plyfs show MOUNTPOINT [--json]           the layers of a mounted view, and its options as they took effect
-  plyfs complete -o …                      not mounted: what copyup_block= left to copy is copied
-  plyfs umount MOUNTPOINT [-l]             ends it, as umount and fusermount3 -u do
-  plyfs help [COMMAND]                     this, or how one command is used
-
-  -o OPTION,…      options, below; repeatable; `\\,` is a comma in a value
-  -f               stay in the foreground
-  -d, --debug      the same, and log everything (RUST_LOG=… logs some)
-  --supervise      start the daemon again if it dies; the mount and open files go on
-  -V, --version    print the version
-  -h, --help       print this
-  -n -s -v -N NAMESPACE -t TYPE    for mount(8): -s passes over unknown options, -N mounts in another namespace
-
-In the background (the default) it returns 0 once the view answers; 1 means that it cannot be done, 2 a wrong command.
-By the name mount.TYPE it returns what mount(8) expects: 1 for a wrong use, 2 for the system's lack, 32 for a failed mount.
+const TITLE: &str = "plyfs: a union of read-only lower directories and one writable upper directory\n";
+const MOUNT: &str = "  plyfs -o lowerdir=TOP:…:BOTTOM[,upperdir=DIR,workdir=DIR][,OPTION…] MERGED\n";
+const ENDING: &str = "
+To unmount: plyfs umount MERGED, or umount MERGED, or fusermount3 -u MERGED.
+Exit status: 0 the view answers; 1 it cannot be done; 2 a wrong command.
+More: plyfs help COMMAND, plyfs --help-all, plyfs(1).
 ";
+const STATUSES: &str = "\
+In the background (the default) a mount returns 0 once the view answers; 1 means that it cannot be done, 2 a wrong command. \
+By the name mount.TYPE it returns what mount(8) expects: 1 for a wrong use, 2 for what the system lacks, 32 for a failed mount.";
 
-const MOUNT: &str = "\
-plyfs [mount] [SOURCE] MERGED -o lowerdir=TOP:…:BOTTOM[,upperdir=DIR,workdir=DIR][,OPTION…] [-f] [-d] [--supervise]
+/// The columns of a terminal.
+const WIDTH: usize = 80;
+/// Where the second column begins.
+const SECOND: usize = 26;
 
-Mounts a view on the directory MERGED, and returns once it answers. plyfs --help lists flags and options.
-Status: 0 mounted (with -f: it was unmounted); 1 it cannot be done; 2 a wrong command.
-";
-const SHOW: &str = "\
-plyfs show MOUNTPOINT [--json]
-
-Asks the daemon of a mounted view for its layers and its options as they took effect.
-Status: 0 told; 1 there is no view of plyfs, or it does not tell this user; 2 a wrong command.
-";
-const UMOUNT: &str = "\
-plyfs umount MOUNTPOINT [-l, --lazy]
-
-Unmounts a view, as root or by fusermount3, and waits until its daemon has ended and the layers are free.
--l takes a view that is in use out of the tree at once; who is in it can finish, and nothing is waited for.
-Status: 0 unmounted; 1 in use, not permitted, no view of plyfs there, or its daemon goes on; 2 a wrong command.
-";
-const COMPLETE: &str = "\
-plyfs complete -o lowerdir=…,upperdir=DIR,workdir=DIR[,OPTION…] [-d]
-
-Copies what copyup_block= left to copy, so that others can use the upper layer again. The view must not be mounted; the
-options are those with which it was.
-Status: 0 all is copied; 1 not all; 2 a wrong command.
-";
-const HELP: &str = "\
-plyfs help [mount|show|umount|complete|help]
-
-Lists commands, flags and options, or says how one command is used.
-";
-
-/// How one command is used.
-pub fn of(verb: Verb) -> String {
-    match verb {
-        Verb::Mount => MOUNT,
-        Verb::Show => SHOW,
-        Verb::Umount => UMOUNT,
-        Verb::Complete => COMPLETE,
-        Verb::Help => HELP,
-    }
-    .to_owned()
-}
-
-/// The groups in their order, and their headings.
-const GROUPS: [(Source, &str); 5] = [
+/// The groups of options in their order, and their headings.
+pub const GROUPS: [(Source, &str); 5] = [
     (Source::Overlay, "Options of the kernel's OverlayFS"),
     (Source::Fuse, "Options of plyfs and FUSE"),
     (Source::FuseOverlayfs, "Options of fuse-overlayfs"),
@@ -81,9 +31,34 @@ const GROUPS: [(Source, &str); 5] = [
     (Source::Mount, "Words of mount(8) and fstab(5)"),
 ];
 
-/// What `--help` prints.
+/// What `--help` prints: what most need, on one screen of 80 columns.
 pub fn text() -> String {
-    let mut text = USAGE.to_owned();
+    let mut text = format!("{TITLE}\n{MOUNT}\nCommands:\n");
+    for command in &COMMANDS {
+        entry(&mut text, command.word, command.brief);
+    }
+    text.push_str("\nFlags:\n");
+    for flag in FLAGS.iter().filter(|flag| flag.verbs.contains(&Verb::Mount) && !flag.is_for_mount8()) {
+        entry(&mut text, &flag.shape(), flag.help);
+    }
+    text.push_str("\nOptions that most need (behind -o, between commas):\n");
+    for (shape, help) in MOST_USED {
+        entry(&mut text, shape, help);
+    }
+    text + ENDING
+}
+
+/// What `--help-all` prints: every command, flag and option.
+pub fn all() -> String {
+    let mut text = format!("{TITLE}\n{MOUNT}\nCommands:\n");
+    for command in &COMMANDS {
+        let _ = writeln!(text, "  plyfs {}", command.form);
+        wrap(&mut text, command.about, 6);
+    }
+    text.push_str("\nFlags:\n");
+    for flag in FLAGS {
+        entry(&mut text, &flag.shape(), &format!("{}{}", flag.help, commands_of(flag)));
+    }
     for (source, heading) in GROUPS {
         let _ = write!(text, "\n{heading}:\n");
         for option in TABLE.iter().filter(|option| option.source == source) {
@@ -91,10 +66,71 @@ pub fn text() -> String {
                 fate if fate.is_empty() => fate,
                 fate => format!(" [{fate}]"),
             };
-            let _ = writeln!(text, "  {:<34} {}{fate}", shape(option), option.help);
+            entry(&mut text, &shape(option), &format!("{}{fate}", option.help));
         }
     }
+    text.push('\n');
+    wrap(&mut text, STATUSES, 0);
+    text.push_str(ENDING.split_inclusive('\n').nth(1).unwrap_or_default());
     text
+}
+
+/// How one command is used.
+pub fn of(verb: Verb) -> String {
+    let mut text = String::new();
+    for command in COMMANDS.iter().filter(|command| command.verb == verb) {
+        let _ = write!(text, "plyfs {}\n\n", command.form);
+        wrap(&mut text, command.about, 0);
+        for flag in FLAGS.iter().filter(|flag| flag.verbs.contains(&verb) && !is_common(flag)) {
+            entry(&mut text, &flag.shape(), flag.help);
+        }
+        let [done, not] = command.statuses;
+        wrap(&mut text, &format!("Status: 0 {done}; 1 {not}; 2 a wrong command."), 0);
+    }
+    text
+}
+
+/// Which commands have a flag that not all have, for a list of all flags.
+fn commands_of(flag: &Flag) -> String {
+    if is_common(flag) || flag.verbs == [Verb::Mount] {
+        return String::new();
+    }
+    let words = COMMANDS.iter().filter(|command| flag.verbs.contains(&command.verb)).map(|command| command.word);
+    format!(" ({})", words.collect::<Vec<_>>().join(", "))
+}
+
+/// Whether all commands have a flag, or only mount(8) gives it.
+fn is_common(flag: &Flag) -> bool {
+    flag.verbs.len() == COMMANDS.len() || flag.is_for_mount8()
+}
+
+/// A line of two columns; the second goes on below itself where it is long.
+fn entry(text: &mut String, name: &str, help: &str) {
+    let mut second = String::new();
+    wrap(&mut second, help, SECOND);
+    if name.chars().count() + 4 > SECOND {
+        let _ = writeln!(text, "  {name}");
+        text.push_str(&second);
+    } else {
+        let _ = write!(text, "  {name:<width$}{}", second.trim_start(), width = SECOND - 2);
+    }
+}
+
+/// Adds a paragraph of at most [`WIDTH`] columns that begins `indent` columns to the right.
+fn wrap(text: &mut String, paragraph: &str, indent: usize) {
+    let mut column = 0;
+    for word in paragraph.split(' ') {
+        let len = word.chars().count();
+        if column > 0 && column + 1 + len <= WIDTH {
+            let _ = write!(text, " {word}");
+            column += 1 + len;
+        } else {
+            let end = if column > 0 { "\n" } else { "" };
+            let _ = write!(text, "{end}{:indent$}{word}", "");
+            column = indent + len;
+        }
+    }
+    text.push('\n');
 }
 
 /// The list in docs/options.md.
@@ -120,7 +156,8 @@ pub fn version() -> String {
     format!("plyfs {}\n", env!("CARGO_PKG_VERSION"))
 }
 
-fn shape(option: &Spec) -> String {
+/// An option with what may follow its name: `index=on|off`.
+pub fn shape(option: &Spec) -> String {
     match option.form {
         Form::Flag | Form::Any => option.name.to_owned(),
         Form::Value(what) => format!("{}={what}", option.name),
@@ -129,7 +166,7 @@ fn shape(option: &Spec) -> String {
 }
 
 /// What happens to an option; nothing for one that is honoured.
-fn fate(option: &Spec) -> String {
+pub fn fate(option: &Spec) -> String {
     match option.fate {
         Fate::Honoured(_) => String::new(),
         Fate::Nothing => "accepted, nothing to do".to_owned(),
@@ -141,28 +178,58 @@ fn fate(option: &Spec) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::options;
     use super::*;
 
     #[test]
-    fn help_and_readme_name_every_option() {
-        let (help, readme) = (text(), markdown());
+    fn every_option_flag_and_command_is_named_where_all_are() {
+        let (help, listed) = (all(), markdown());
+        let has_entry = |name: &str| help.lines().any(|line| line.trim_end().split("  ").any(|part| part == name));
         for option in TABLE {
-            assert!(help.contains(&shape(option)), "{}", option.name);
-            assert!(readme.contains(&format!("| `{}", option.name)), "{}", option.name);
+            assert!(has_entry(&shape(option)), "{}", option.name);
+            assert!(listed.contains(&format!("| `{}", option.name)), "{}", option.name);
         }
-        assert_eq!(help.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   ")).count(), {
-            let usage = USAGE.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   ")).count();
-            usage + TABLE.len()
-        });
+        for flag in FLAGS {
+            assert!(has_entry(&flag.shape()), "{}", flag.shape());
+        }
+        for command in &COMMANDS {
+            assert!(has_entry(&format!("plyfs {}", command.form)), "{}", command.word);
+        }
+    }
+
+    #[test]
+    fn what_most_need_are_options() {
+        for (shape, _) in MOST_USED {
+            let name = shape.split('=').next().unwrap();
+            assert!(options::find(name).is_some_and(|option| matches!(option.fate, Fate::Honoured(_))), "{name}");
+        }
+    }
+
+    #[test]
+    fn help_fits_a_screen_and_each_text_its_columns() {
+        let lines = text().lines().count();
+        assert!((24..=40).contains(&lines), "{lines} lines");
+        for help in [text(), all()].into_iter().chain(COMMANDS.iter().map(|command| of(command.verb))) {
+            for line in help.lines() {
+                assert!(line.chars().count() <= WIDTH, "{} columns: {line}", line.chars().count());
+            }
+        }
     }
 
     #[test]
     fn each_command_says_how_it_is_used() {
-        for (word, verb) in super::super::line::VERBS {
-            assert!(
-                of(verb).starts_with("plyfs ") && of(verb).contains(word) && USAGE.contains(&format!("plyfs {word} "))
-            );
+        for command in &COMMANDS {
+            let text = of(command.verb);
+            assert!(text.starts_with("plyfs ") && text.contains(command.word) && text.contains("Status: 0 "), "{text}");
         }
+    }
+
+    #[test]
+    fn a_paragraph_is_cut_between_words() {
+        let mut text = String::new();
+        wrap(&mut text, &"word ".repeat(20), 4);
+        assert!(text.lines().all(|line| line.starts_with("    word") && line.chars().count() <= WIDTH), "{text}");
+        assert_eq!(text.matches("word").count(), 20);
     }
 
     #[test]

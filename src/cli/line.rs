@@ -6,12 +6,15 @@ use std::path::Path;
 
 use super::grammar::{self, Word};
 use super::report::Failure;
+use super::usage::COMMANDS;
 
 /// What a command line asks for.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Command {
-    /// What there is, or how one command is used.
+    /// What most need, or how one command is used.
     Help(Option<Verb>),
+    /// All commands, flags and options.
+    HelpAll,
     /// Which version it is.
     Version,
     /// A view is mounted.
@@ -49,15 +52,6 @@ pub enum Verb {
     Complete,
     Help,
 }
-
-/// Their words.
-pub const VERBS: [(&str, Verb); 5] = [
-    ("mount", Verb::Mount),
-    ("show", Verb::Show),
-    ("umount", Verb::Umount),
-    ("complete", Verb::Complete),
-    ("help", Verb::Help),
-];
 
 /// `plyfs … MERGED`
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -105,8 +99,7 @@ pub fn is_for_mount8(program: &OsStr) -> bool {
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Failure> {
     let mut args = args.into_iter().peekable();
     let for_mount8 = is_for_mount8(&args.next().unwrap_or_default());
-    let named = |arg: &OsString| VERBS.iter().find(|(word, _)| !for_mount8 && arg == word);
-    let verb = args.peek().and_then(named).map(|(_, verb)| *verb);
+    let verb = args.peek().filter(|_| !for_mount8).and_then(|arg| verb_of(arg));
     if verb.is_some() {
         args.next();
     }
@@ -115,7 +108,8 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Failur
     while let Some(arg) = args.next() {
         match arg.as_bytes() {
             b"--" => line.places.extend(args.by_ref()),
-            b"--help" => return Ok(Command::Help((verb != Verb::Mount).then_some(verb))),
+            b"--help" => return Ok(help_of(verb)),
+            b"--help-all" => return Ok(Command::HelpAll),
             b"--version" => return Ok(Command::Version),
             b"--json" if verb == Verb::Show => line.json = true,
             b"--lazy" | b"-l" if verb == Verb::Umount => line.lazy = true,
@@ -124,14 +118,26 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Failur
             b"--supervise" => line.mount.supervise = true,
             [b'-', b'-', ..] => return Err(unknown_flag(&arg)),
             [b'-', letters @ ..] if !letters.is_empty() => {
-                if let Some(command) = short(&mut line.mount, letters, &mut args, for_mount8)? {
-                    return Ok(command);
+                match short(&mut line.mount, letters, &mut args, for_mount8)? {
+                    Some(Command::Help(_)) => return Ok(help_of(verb)),
+                    Some(command) => return Ok(command),
+                    None => {}
                 }
             }
             _ => line.places.push(arg),
         }
     }
     line.finish(verb)
+}
+
+/// The command that a word names.
+fn verb_of(word: &OsStr) -> Option<Verb> {
+    COMMANDS.iter().find(|command| word == command.word).map(|command| command.verb)
+}
+
+/// What `--help` asks for behind this command.
+fn help_of(verb: Verb) -> Command {
+    Command::Help((verb != Verb::Mount).then_some(verb))
 }
 
 impl Line {
@@ -203,9 +209,8 @@ fn help(places: Vec<OsString>) -> Result<Command, Failure> {
     if let Some(extra) = places.next() {
         return Err(one_too_many(&extra, "help [COMMAND]"));
     }
-    let verb = VERBS.iter().find(|(verb, _)| word == *verb).map(|(_, verb)| *verb);
-    verb.map(|verb| Command::Help(Some(verb))).ok_or_else(|| {
-        let all = VERBS.map(|(word, _)| word).join(", ");
+    verb_of(&word).map(|verb| Command::Help(Some(verb))).ok_or_else(|| {
+        let all = COMMANDS.map(|command| command.word).join(", ");
         Failure::usage(word.to_string_lossy(), "no such command", format!("there are {all}"))
     })
 }
@@ -215,7 +220,7 @@ fn one_too_many(extra: &OsStr, usage: &str) -> Failure {
 }
 
 fn unknown_flag(flag: &OsStr) -> Failure {
-    Failure::usage(flag.to_string_lossy(), "unknown flag", "plyfs --help lists all")
+    Failure::usage(flag.to_string_lossy(), "unknown flag", "plyfs --help-all lists all")
 }
 
 /// The letters behind one `-`; the last may take what follows it, or the next argument.
@@ -241,7 +246,7 @@ fn short(
                 };
                 let flag = format!("-{}", char::from(letter));
                 let value =
-                    value.ok_or_else(|| Failure::usage(flag, "a value is missing", "plyfs --help lists all"))?;
+                    value.ok_or_else(|| Failure::usage(flag, "a value is missing", "plyfs --help-all lists all"))?;
                 match letter {
                     b'o' => mount.words.append(&mut grammar::split_options(&value)),
                     b'N' => mount.namespace = Some(OsString::from_vec(value)),
@@ -301,6 +306,8 @@ mod tests {
             ("plyfs -h", Command::Help(None)),
             ("plyfs mount --help /m", Command::Help(None)),
             ("plyfs help", Command::Help(None)),
+            ("plyfs --help-all", Command::HelpAll),
+            ("plyfs show -h", Command::Help(Some(Verb::Show))),
             ("plyfs help umount", Command::Help(Some(Verb::Umount))),
             ("plyfs umount --help", Command::Help(Some(Verb::Umount))),
             ("plyfs umount /m", Command::Umount { at: "/m".into(), lazy: false }),

@@ -14,3 +14,4 @@ pub mod resolve;
 mod show;
 mod supervise;
 mod umount;
+pub mod usage;

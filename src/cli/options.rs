@@ -1,6 +1,7 @@
 //! The one table of every `-o` option: ours, those of the kernel's OverlayFS, of fuse-overlayfs and of mount(8).
 //!
-//! The parser, `--help` and docs/options.md come from it, so that what is documented is what happens.
+//! The parser, `--help-all`, docs/options.md, the man pages and the completions come from it, so that what is documented is
+//! what happens.
 
 use super::grammar::{self, Word};
 use super::report::Failure;
@@ -16,7 +17,7 @@ pub struct Spec {
     pub source: Source,
     /// What becomes of it.
     pub fate: Fate,
-    /// One line for `--help` and docs/options.md.
+    /// What it does, in one line: for `--help-all`, docs/options.md and the man page.
     pub help: &'static str,
 }
 
@@ -25,7 +26,7 @@ pub struct Spec {
 pub enum Form {
     /// Nothing.
     Flag,
-    /// `=` and something that is not empty; the word stands for it in `--help`.
+    /// `=` and something that is not empty; the word stands for it in documents.
     Value(&'static str),
     /// `=` and one of these.
     Choice(&'static [&'static str]),
@@ -33,7 +34,7 @@ pub enum Form {
     Any,
 }
 
-/// Where users know an option from; also the order of `--help`.
+/// Where users know an option from; also the order of `--help-all`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
     /// The kernel's OverlayFS.
@@ -158,7 +159,7 @@ pub const TABLE: &[Spec] = &[
     row("negative_timeout", Value("SECONDS"), Fuse, Honoured(Key::NegativeTimeout), "the same for names that do not exist"),
     row("fsname", Value("NAME"), Fuse, Honoured(Key::FsName), "the source in the mount table (default: SOURCE, or the layers and what was said of them, as far as they have room)"),
     row("subtype", Value("NAME"), Fuse, Honoured(Key::Subtype), "the type in the mount table is fuse.NAME (default: plyfs)"),
-    row("io", Choice(&["auto", "stateless", "passthrough", "writeback"]), Fuse, Honoured(Key::Io), "how data is read and written: see below (default: auto, which is stateless unless copyup=open)"),
+    row("io", Choice(&["auto", "stateless", "passthrough", "writeback"]), Fuse, Honoured(Key::Io), "how data goes between programs and layers; docs/options.md says what each way is good for (default: auto, which is stateless unless copyup=open)"),
     row("copyup", Choice(&["lazy", "open"]), Fuse, Honoured(Key::CopyUp), "a file is copied up by its first write, or when it is opened for writing (default: lazy; open with io=writeback)"),
     row("prefetch", ON_OFF, Fuse, Honoured(Key::Prefetch), "small files are read ahead in the order of a listing, large ones around random reads (with stateless opens, Linux 6.9), and directories ahead of a walk (default: on)"),
     row("supervise", Flag, Fuse, Honoured(Key::Supervise), "a second, small process starts the daemon again if it dies: programs wait a moment and go on; with stateless opens only"),
@@ -270,7 +271,7 @@ pub fn check(word: &Word) -> Result<Option<Key>, Failure> {
 
 fn unknown(key: &str) -> Failure {
     let near = TABLE.iter().map(|option| option.name).min_by_key(|name| distance(key, name)).unwrap_or_default();
-    Failure::usage(key, "unknown option", format!("the nearest known one is {near}; plyfs --help lists all"))
+    Failure::usage(key, "unknown option", format!("the nearest known one is {near}; plyfs --help-all lists all"))
 }
 
 /// How many letters must be inserted, removed or exchanged to make one word of the other (Levenshtein).

@@ -545,12 +545,23 @@ fn userxattr_puts_the_marks_where_a_normal_user_can_write_them() {
 
 #[test]
 fn help_and_version_are_printed_without_a_mount() {
-    for args in [&["-h"][..], &["--help"], &["mount", "--help"]] {
+    let most_need = ["lowerdir=", "upperdir=", "volatile", "-f", "fusermount3 -u", "--help-all"];
+    let few_need = ["allow_root", "x-*", "-N NAMESPACE"];
+    for (args, is_all) in [
+        (&["-h"][..], false),
+        (&["--help"], false),
+        (&["mount", "--help"], false),
+        (&["--help-all"], true),
+        (&["show", "--help-all"], true),
+    ] {
         let out = plyfs(args).output().unwrap();
         let text = String::from_utf8(out.stdout).unwrap();
         assert!(out.status.success() && out.stderr.is_empty());
-        for word in ["lowerdir=", "upperdir=", "volatile", "allow_root", "x-*", "-f", "fusermount3 -u"] {
+        for word in most_need {
             assert!(text.contains(word), "{args:?}: {word}");
+        }
+        for word in few_need {
+            assert_eq!(text.contains(word), is_all, "{args:?}: {word}");
         }
     }
     for command in ["mount", "show", "umount", "complete", "help"] {

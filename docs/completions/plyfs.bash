@@ -1,0 +1,190 @@
+# Completions of plyfs for bash: /usr/share/bash-completion/completions/plyfs, or `source` this file.
+#
+# The blocks between "begin" and "end" are written by PLYFS_UPDATE_DOCS=1 cargo test --test documents.
+
+# begin commands
+_plyfs_commands=(mount show umount complete help)
+_plyfs_flags() {
+    case $1 in
+    mount) printf %s '-o -f --foreground -d --debug --supervise -h --help --help-all -V --version' ;;
+    show) printf %s '--json -h --help --help-all -V --version' ;;
+    umount) printf %s '-l --lazy -h --help --help-all -V --version' ;;
+    complete) printf %s '-o -d --debug -h --help --help-all -V --version' ;;
+    help) printf %s '-h --help --help-all -V --version' ;;
+    esac
+}
+# end commands
+# begin options
+_plyfs_options=(
+    lowerdir=
+    lowerdir+=
+    upperdir=
+    workdir=
+    datadir+=
+    default_permissions
+    redirect_dir=
+    index=
+    metacopy=
+    copyup_block=
+    copyup_rate=
+    verity=
+    uuid=
+    xino=
+    volatile
+    fsync=
+    userxattr
+    allow_other
+    timeout=
+    attr_timeout=
+    entry_timeout=
+    negative_timeout=
+    fsname=
+    subtype=
+    io=
+    copyup=
+    prefetch=
+    supervise
+    log=
+    threads=
+    noacl
+    static_nlink
+    debug
+    ino32_t=
+    context=
+    fscontext=
+    defcontext=
+    rootcontext=
+    ro
+    rw
+    suid
+    nosuid
+    dev
+    nodev
+    exec
+    noexec
+    atime
+    noatime
+    sync
+    async
+    dirsync
+)
+_plyfs_values() {
+    case $1 in
+    redirect_dir) printf %s 'on follow nofollow off' ;;
+    index) printf %s 'on off' ;;
+    metacopy) printf %s 'on off' ;;
+    verity) printf %s 'off on require' ;;
+    uuid) printf %s 'off null auto on' ;;
+    xino) printf %s 'off auto on' ;;
+    fsync) printf %s 'auto strict volatile 1 0' ;;
+    io) printf %s 'auto stateless passthrough writeback' ;;
+    copyup) printf %s 'lazy open' ;;
+    prefetch) printf %s 'on off' ;;
+    log) printf %s 'stderr syslog off' ;;
+    ino32_t) printf %s '1 0' ;;
+    esac
+}
+# end options
+
+# The word before the cursor, which bash has cut into pieces at `=` and `:`.
+_plyfs_word() {
+    local line=${COMP_LINE:0:COMP_POINT}
+    line=${line##*[^\\][[:space:]]}
+    printf %s "$line"
+}
+
+# Offers words that begin with $1 and have $2 before them on the line; bash replaces only what stands behind the last `=` or
+# `:` of the line.
+_plyfs_offer() {
+    local before=$1 word
+    shift
+    local kept=${before##*[=:]}
+    [[ $COMP_WORDBREAKS == *=* && $COMP_WORDBREAKS == *:* ]] || kept=$before
+    for word in "$@"; do COMPREPLY+=("$kept$word"); done
+}
+
+# Directories (or, with `-f`, files, too) that begin with the path $2, behind $3 on the line.
+_plyfs_paths() {
+    local kind=$1 path=$2 before=$3 found
+    while IFS= read -r found; do
+        [[ -d $found ]] && found+=/
+        printf -v found %q "$found"
+        _plyfs_offer "$before" "$found"
+    done < <(compgen "$kind" -- "${path//\\/}")
+}
+
+# The last option of the comma list $1, behind $2 on the line.
+_plyfs_option() {
+    local list=$1 before=$2
+    local last=${list##*[!\\],}
+    [[ $last == "$list" ]] && last=${list#,}
+    before+=${list%"$last"}
+    compopt -o nospace
+    if [[ $last != *=* ]]; then
+        local words=() word
+        for word in "${_plyfs_options[@]}"; do [[ $word == "$last"* ]] && words+=("$word"); done
+        _plyfs_offer "$before" "${words[@]}"
+        return
+    fi
+    local name=${last%%=*} value=${last#*=} choice
+    before+=$name=
+    case $name in
+    lowerdir)
+        [[ $value == *:* ]] && before+=${value%"${value##*:}"} value=${value##*:}
+        _plyfs_paths -d "$value" "$before"
+        ;;
+    upperdir | workdir | lowerdir+ | datadir+) _plyfs_paths -d "$value" "$before" ;;
+    *)
+        for choice in $(_plyfs_values "$name"); do
+            [[ $choice == "$value"* ]] && _plyfs_offer "$before" "$choice"
+        done
+        [[ $name == log ]] && _plyfs_paths -f "$value" "$before"
+        ;;
+    esac
+}
+
+_plyfs() {
+    COMPREPLY=()
+    local word command=mount previous=${COMP_WORDS[COMP_CWORD - 1]} line=${COMP_LINE:0:COMP_POINT}
+    word=$(_plyfs_word)
+    local first=${COMP_WORDS[1]}
+    [[ ${COMP_WORDS[0]} != *mount.* && $COMP_CWORD -gt 1 && " ${_plyfs_commands[*]} " == *" $first "* ]] && command=$first
+    line=${line%"$word"}
+    line=${line%"${line##*[![:space:]]}"}
+    case $command:$word in
+    mount:-o?* | complete:-o?*)
+        _plyfs_option "${word#-o}" -o
+        return
+        ;;
+    esac
+    if [[ $line =~ [[:space:]]-[a-z]*o$ && ($command == mount || $command == complete) ]]; then
+        _plyfs_option "$word" ""
+    elif [[ $word == -* ]]; then
+        COMPREPLY=($(compgen -W "$(_plyfs_flags "$command")" -- "$word"))
+    else
+        case $command in
+        help) COMPREPLY=($(compgen -W "${_plyfs_commands[*]}" -- "$word")) ;;
+        show | umount)
+            local view
+            while IFS= read -r view; do
+                [[ $view == "$word"* ]] && COMPREPLY+=("$(printf %q "$view")")
+            done < <(findmnt -nlo TARGET -t fuse.plyfs 2>/dev/null)
+            [[ ${#COMPREPLY[@]} -gt 0 ]] || _plyfs_places "$word"
+            ;;
+        mount)
+            [[ $COMP_CWORD -eq 1 && ${COMP_WORDS[0]} != *mount.* ]] &&
+                COMPREPLY=($(compgen -W "${_plyfs_commands[*]}" -- "$word"))
+            _plyfs_places "$word"
+            ;;
+        esac
+    fi
+}
+
+# Directories as words of their own.
+_plyfs_places() {
+    _plyfs_paths -d "$1" ""
+    # A command ends a word, a directory may go on.
+    [[ ${#COMPREPLY[@]} -eq 1 && ${COMPREPLY[0]} == */ ]] && compopt -o nospace
+}
+
+complete -F _plyfs plyfs mount.fuse.plyfs

@@ -1,0 +1,159 @@
+# Completions of plyfs for fish: /usr/share/fish/vendor_completions.d/plyfs.fish
+#
+# The blocks between "begin" and "end" are written by PLYFS_UPDATE_DOCS=1 cargo test --test documents.
+
+# Each option, and what it is; an option that has a value ends with `=`.
+function __plyfs_options
+    # begin options
+    printf '%s\t%s\n' 'lowerdir=' 'the lower layers, the topmost first, and behind `::` each data-only layer'
+    printf '%s\t%s\n' 'lowerdir+=' 'one more lower layer below those before it, the path as it stands (`\\:` is no escape here)'
+    printf '%s\t%s\n' 'upperdir=' 'the writable layer'
+    printf '%s\t%s\n' 'workdir=' 'a directory for unfinished work, on the upper\'s file system'
+    printf '%s\t%s\n' 'datadir+=' 'one more data-only layer below all others, whose files are reached from metacopy files only, the path as it stands'
+    printf '%s\t%s\n' 'default_permissions' 'the kernel checks modes and owners'
+    printf '%s\t%s\n' 'redirect_dir=' 'on: directories of lower layers can be renamed'
+    printf '%s\t%s\n' 'index=' 'hard links of lower files stay together over a remount'
+    printf '%s\t%s\n' 'metacopy=' 'a change of metadata copies no data'
+    printf '%s\t%s\n' 'copyup_block=' 'the first write to a file of 16 such blocks or more copies the blocks that it touches, not the file: 4K to 16M'
+    printf '%s\t%s\n' 'copyup_rate=' 'of such files in use so many bytes a second are copied in the background'
+    printf '%s\t%s\n' 'verity=' 'on: the digests of metacopy files are checked where there are any'
+    printf '%s\t%s\n' 'uuid=' 'on: the upper layer has an identity of its own'
+    printf '%s\t%s\n' 'xino=' 'where inode numbers of several file systems come from'
+    printf '%s\t%s\n' 'volatile' 'nothing is synced: a crash of the machine may lose the upper layer'
+    printf '%s\t%s\n' 'fsync=' 'auto (1): data is on disk before its name is'
+    printf '%s\t%s\n' 'userxattr' 'the marks in the upper layer are user.overlay.* attributes'
+    printf '%s\t%s\n' 'allow_other' 'other users may enter'
+    printf '%s\t%s\n' 'timeout=' 'how long the kernel may keep names and attributes'
+    printf '%s\t%s\n' 'attr_timeout=' 'the same for attributes only'
+    printf '%s\t%s\n' 'entry_timeout=' 'the same for names only'
+    printf '%s\t%s\n' 'negative_timeout=' 'the same for names that do not exist'
+    printf '%s\t%s\n' 'fsname=' 'the source in the mount table'
+    printf '%s\t%s\n' 'subtype=' 'the type in the mount table is fuse.NAME'
+    printf '%s\t%s\n' 'io=' 'how data goes between programs and layers'
+    printf '%s\t%s\n' 'copyup=' 'a file is copied up by its first write, or when it is opened for writing'
+    printf '%s\t%s\n' 'prefetch=' 'small files are read ahead in the order of a listing, large ones around random reads (with stateless opens, Linux 6.9), and directories ahead of a walk'
+    printf '%s\t%s\n' 'supervise' 'a second, small process starts the daemon again if it dies: programs wait a moment and go on'
+    printf '%s\t%s\n' 'log=' 'where warnings, errors and panics go (RUST_LOG=… says what else): a file is added to'
+    printf '%s\t%s\n' 'threads=' 'requests served at once, 1 to 256'
+    printf '%s\t%s\n' 'noacl' 'POSIX ACLs are not interpreted'
+    printf '%s\t%s\n' 'static_nlink' 'every directory shows a link count of 1'
+    printf '%s\t%s\n' 'debug' 'as -d'
+    printf '%s\t%s\n' 'ino32_t=' '1: inode numbers have 32 bits, for programs without large-file support'
+    printf '%s\t%s\n' 'context=' 'SELinux: given to the kernel as it stands, quotes included'
+    printf '%s\t%s\n' 'fscontext=' 'SELinux: given to the kernel as it stands'
+    printf '%s\t%s\n' 'defcontext=' 'SELinux: given to the kernel as it stands'
+    printf '%s\t%s\n' 'rootcontext=' 'SELinux: given to the kernel as it stands'
+    printf '%s\t%s\n' 'ro' 'read-only'
+    printf '%s\t%s\n' 'rw' 'read-write, if there is an upper layer'
+    printf '%s\t%s\n' 'suid' 'set-user-id bits count'
+    printf '%s\t%s\n' 'nosuid' 'set-user-id bits do not count'
+    printf '%s\t%s\n' 'dev' 'device files work'
+    printf '%s\t%s\n' 'nodev' 'device files do not work'
+    printf '%s\t%s\n' 'exec' 'programs may be run'
+    printf '%s\t%s\n' 'noexec' 'programs may not be run'
+    printf '%s\t%s\n' 'atime' 'takes back noatime'
+    printf '%s\t%s\n' 'noatime' 'reading changes no access time'
+    printf '%s\t%s\n' 'sync' 'a write is on disk when it returns'
+    printf '%s\t%s\n' 'async' 'takes back sync'
+    printf '%s\t%s\n' 'dirsync' 'a flag of the mount'
+    # end options
+end
+
+# The values of an option, as far as they are words.
+function __plyfs_values
+    switch $argv[1]
+        # begin values
+        case redirect_dir
+            string split ' ' 'on follow nofollow off'
+        case index
+            string split ' ' 'on off'
+        case metacopy
+            string split ' ' 'on off'
+        case verity
+            string split ' ' 'off on require'
+        case uuid
+            string split ' ' 'off null auto on'
+        case xino
+            string split ' ' 'off auto on'
+        case fsync
+            string split ' ' 'auto strict volatile 1 0'
+        case io
+            string split ' ' 'auto stateless passthrough writeback'
+        case copyup
+            string split ' ' 'lazy open'
+        case prefetch
+            string split ' ' 'on off'
+        case log
+            string split ' ' 'stderr syslog off'
+        case ino32_t
+            string split ' ' '1 0'
+        # end values
+    end
+end
+
+# The last option of the comma list before the cursor, with all before it.
+function __plyfs_list
+    set -l list (commandline -ct | string replace -r '^-o' '')
+    set -l last (string replace -r '^.*(?<!\\\\),' '' -- $list)
+    set -l before (string sub -l (math (string length -- $list) - (string length -- $last)) -- $list)
+    if not string match -q '*=*' -- $last
+        string join \n -- $before(__plyfs_options)
+        return
+    end
+    set -l name (string split -m 1 = -- $last)[1]
+    set -l value (string split -m 1 = -- $last)[2]
+    set before $before$name=
+    switch $name
+        case lowerdir
+            set -l path (string replace -r '^.*:' '' -- $value)
+            set before $before(string sub -l (math (string length -- $value) - (string length -- $path)) -- $value)
+            set value $path
+            string join \n -- $before(__fish_complete_directories $value '')
+        case upperdir workdir lowerdir+ datadir+
+            string join \n -- $before(__fish_complete_directories $value '')
+        case log
+            string join \n -- $before(__plyfs_values log) $before(__fish_complete_path $value)
+        case '*'
+            string join \n -- $before(__plyfs_values $name)
+    end
+end
+
+# Where views are mounted.
+function __plyfs_views
+    findmnt -nlo TARGET -t fuse.plyfs 2>/dev/null
+end
+
+# begin flags
+complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a mount -d 'mount a view (mount -t fuse.plyfs … does so, too)'
+complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a show -d 'a mounted view\'s layers and options'
+complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a umount -d 'unmount a view, and wait for its daemon'
+complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a complete -d 'copy what copyup_block= left to copy (not mounted)'
+complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a help -d 'this, or how one command is used'
+complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help' -s o -d 'options of the view; `\\,` is a comma in a value' -x -a '(__plyfs_list)'
+complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help' -s f -l foreground -d 'stay in the foreground, and log to stderr'
+complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help' -s d -l debug -d 'log everything, in the foreground (RUST_LOG=…: some)'
+complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help' -l supervise -d 'start the daemon again if it dies; open files go on'
+complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help' -s h -l help -d 'print this, or how the command is used'
+complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help' -l help-all -d 'print every command, flag and option'
+complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help' -s V -l version -d 'print the version'
+complete -c plyfs -n '__fish_seen_subcommand_from show' -l json -d 'print one JSON object'
+complete -c plyfs -n '__fish_seen_subcommand_from show' -s h -l help -d 'print this, or how the command is used'
+complete -c plyfs -n '__fish_seen_subcommand_from show' -l help-all -d 'print every command, flag and option'
+complete -c plyfs -n '__fish_seen_subcommand_from show' -s V -l version -d 'print the version'
+complete -c plyfs -n '__fish_seen_subcommand_from umount' -s l -l lazy -d 'unmount a view in use, too: who is in it can finish'
+complete -c plyfs -n '__fish_seen_subcommand_from umount' -s h -l help -d 'print this, or how the command is used'
+complete -c plyfs -n '__fish_seen_subcommand_from umount' -l help-all -d 'print every command, flag and option'
+complete -c plyfs -n '__fish_seen_subcommand_from umount' -s V -l version -d 'print the version'
+complete -c plyfs -n '__fish_seen_subcommand_from complete' -s o -d 'options of the view; `\\,` is a comma in a value' -x -a '(__plyfs_list)'
+complete -c plyfs -n '__fish_seen_subcommand_from complete' -s d -l debug -d 'log everything, in the foreground (RUST_LOG=…: some)'
+complete -c plyfs -n '__fish_seen_subcommand_from complete' -s h -l help -d 'print this, or how the command is used'
+complete -c plyfs -n '__fish_seen_subcommand_from complete' -l help-all -d 'print every command, flag and option'
+complete -c plyfs -n '__fish_seen_subcommand_from complete' -s V -l version -d 'print the version'
+complete -c plyfs -n '__fish_seen_subcommand_from help' -s h -l help -d 'print this, or how the command is used'
+complete -c plyfs -n '__fish_seen_subcommand_from help' -l help-all -d 'print every command, flag and option'
+complete -c plyfs -n '__fish_seen_subcommand_from help' -s V -l version -d 'print the version'
+complete -c plyfs -n '__fish_seen_subcommand_from help' -x -a 'mount show umount complete help'
+# end flags
+
+complete -c plyfs -n "__fish_seen_subcommand_from show umount" -x -a '(__plyfs_views; __fish_complete_directories)'
+complete -c plyfs -n "not __fish_seen_subcommand_from show umount complete help" -x -a '(__fish_complete_directories)'
