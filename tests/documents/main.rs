@@ -7,6 +7,7 @@ mod common;
 
 mod completions;
 mod man;
+mod readme;
 mod shells;
 
 use std::fs;
@@ -21,13 +22,20 @@ fn root() -> PathBuf {
 #[track_caller]
 fn check_blocks(document: &str, blocks: &[(&str, String)]) {
     let path = root().join(document);
-    let Ok(found) = fs::read_to_string(&path) else {
+    let Ok(mut expected) = fs::read_to_string(&path) else {
         return common::say_skipped("the sources are closed to this user");
     };
-    let mut expected = found.clone();
     for (name, block) in blocks {
         expected = with_block(&expected, name, block).unwrap_or_else(|| panic!("{document} has no block {name}"));
     }
+    check_file(document, &expected);
+}
+
+/// Checks a document that is generated as a whole, or writes it anew.
+#[track_caller]
+fn check_file(document: &str, expected: &str) {
+    let path = root().join(document);
+    let found = fs::read_to_string(&path).unwrap_or_default();
     if std::env::var_os("PLYFS_UPDATE_DOCS").is_some() {
         fs::write(&path, expected).unwrap();
     } else {
