@@ -6,9 +6,10 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
-use plyfs::base::config::{Config, Fsync, UpperDirs};
-use plyfs::sys::seam::{Call, Guise, Guised, Lacking, Lacks, Plan, with_plan};
+use plyfs::base::config::{Config, Fsync, Timeouts, UpperDirs};
+use plyfs::sys::seam::{Call, Guise, Guised, Lacking, Lacks, Plan, traced, with_plan};
 use plyfs::sys::{data, newer, xattr};
 use plyfs::union::{Caller, InodeId, ListedEntry, Make, RenameFlags, SetAttr, WriteHow};
 use plyfs::{Errno, Name, Union};
@@ -383,4 +384,37 @@ fn chattr_makes_no_directory_of_a_view_case_insensitive() {
     let (set, calls) = with_plan(Plan::count().only(Call::SetFlags), || union.set_flags(&me, dir, flags | CASEFOLD));
     assert_eq!((set, calls), (Err(Errno::EOPNOTSUPP), 0));
     assert_eq!(union.set_flags(&me, dir, flags), Ok(()));
+}
+
+/// What a lookup has listed is not asked for again, by however many programs; what is set later is seen.
+#[test]
+fn a_lower_file_without_attributes_is_not_asked_for_any() {
+    let base = layers();
+    let plain = base.path().join("lower/a");
+    let marked = base.path().join("lower/b");
+    if xattr::set_fd(fs::File::open(&marked).unwrap().as_fd(), c"user.k", b"v", 0).is_err() {
+        return eprintln!("SKIPPED: no attributes on this file system");
+    }
+    let (union, me) = (open(base.path()), Caller::this_process());
+    let id = |file: &str| union.lookup(InodeId::ROOT, &name(file)).unwrap().unwrap().id;
+    let (a, b) = (id("a"), id("b"));
+    let asks = [&b"user.k"[..], b"security.capability", b"system.posix_acl_access", b"trusted.k"];
+    let (answers, calls) = traced(|| (asks.map(|key| union.getxattr(a, key)), union.listxattr(&me, a)));
+    assert_eq!(answers, (asks.map(|_| Err(Errno::ENODATA)), Ok(Vec::new())));
+    assert_eq!(calls, [], "a system call for what is known");
+    assert_eq!(
+        (union.getxattr(b, b"user.k").unwrap(), union.listxattr(&me, b).unwrap()),
+        (b"v".to_vec(), b"user.k\0".to_vec())
+    );
+    union.setxattr(&me, a, b"user.k", b"new", 0).unwrap();
+    assert_eq!(
+        (union.getxattr(a, b"user.k").unwrap(), union.listxattr(&me, a).unwrap()),
+        (b"new".to_vec(), b"user.k\0".to_vec())
+    );
+    // Where layers may change underneath, nothing is taken for known.
+    let timeouts = Timeouts { attr: Duration::ZERO, ..Timeouts::default() };
+    let lower = Union::open(Config { lowers: vec![base.path().join("lower")], timeouts, ..Config::default() }).unwrap();
+    let a = lower.lookup(InodeId::ROOT, &name("a")).unwrap().unwrap().id;
+    xattr::set_fd(fs::File::open(&plain).unwrap().as_fd(), c"user.k", b"below", 0).unwrap();
+    assert_eq!(lower.getxattr(a, b"user.k").unwrap(), b"below");
 }

@@ -15,7 +15,7 @@ pub struct Common {
     pub kind: Kind,
     /// What `chattr` forbids on its upper object: bits [`APPEND`] and [`IMMUTABLE`].
     protection: AtomicU8,
-    /// Bits [`LOOSE`], [`CACHED`] and [`APPENDS`].
+    /// Bits [`LOOSE`], [`CACHED`], [`APPENDS`] and [`BARE`].
     flags: AtomicU8,
     /// Held through its copy-up (lock order: `locks.rs`).
     pub up: Mutex<CopyUpTurn>,
@@ -29,6 +29,8 @@ const LOOSE: u8 = 1;
 const CACHED: u8 = 2;
 /// Its upper object itself is append-only.
 const APPENDS: u8 = 4;
+/// Its lower object had no extended attribute when it was found.
+const BARE: u8 = 8;
 
 /// What [`Common::up`] guards, and by what the order of the locks knows it.
 pub struct CopyUpTurn;
@@ -115,6 +117,16 @@ impl Common {
             false => self.flags.fetch_and(!APPENDS, Ordering::AcqRel),
         };
         before & APPENDS != 0
+    }
+
+    /// Whether its lower object had no extended attribute when it was found.
+    pub fn is_bare_below(&self) -> bool {
+        self.flags.load(Ordering::Relaxed) & BARE != 0
+    }
+
+    /// Its lower object has no extended attribute.
+    pub fn set_bare_below(&self) {
+        self.flags.fetch_or(BARE, Ordering::Relaxed);
     }
 
     /// That is so from now on.

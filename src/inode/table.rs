@@ -508,6 +508,9 @@ pub(super) fn make(id: InodeId, parent: &Arc<Inode>, name: &Name, found: &Found,
     };
     let inode = Inode { id, body };
     inode.set_protection(protection);
+    if matches!(found, Found::Leaf(leaf) if leaf.bare && !leaf.upper) {
+        inode.set_bare_below();
+    }
     inode
 }
 

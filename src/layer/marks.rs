@@ -69,10 +69,18 @@ pub(super) fn is_xattr_whiteout(dir: &DirPlace, name: &Name, stat: &Stat) -> Res
     Ok(dir.layer.reads.iter().any(|namespace| has(&keys, namespace.key(Mark::Whiteout))))
 }
 
+/// The keys of an object; none where the file system has no attributes. See [`keys_or_unsupported`].
+fn keys_of(at: BorrowedFd<'_>, name: &CStr) -> Result<Vec<Vec<u8>>> {
+    match keys_or_unsupported(at, name) {
+        Err(Errno::EOPNOTSUPP) => Ok(Vec::new()),
+        keys => keys,
+    }
+}
+
 /// The keys of an object, or of the marks on it alone where there are more than the kernel lists: such an object can be
 /// seen and removed, though not copied.
-fn keys_of(at: BorrowedFd<'_>, name: &CStr) -> Result<Vec<Vec<u8>>> {
-    match xattr::list_at(at, name) {
+fn keys_or_unsupported(at: BorrowedFd<'_>, name: &CStr) -> Result<Vec<Vec<u8>>> {
+    match xattr::list_at_raw(at, name) {
         Err(Errno::E2BIG) => {}
         keys => return keys,
     }
@@ -186,6 +194,8 @@ pub fn read_dir_marks(place: &Arc<DirPlace>, at: BorrowedFd<'_>, name: &CStr, be
 /// What the marks on an object other than a directory say.
 #[derive(Debug, Default)]
 pub struct LeafMarks {
+    /// The object has no extended attribute at all, and its file system could have one.
+    pub bare: bool,
     /// It stands for a 0/0 character device that a user made.
     pub device: bool,
     /// The lower object that it was copied up from, in the upper layer.
@@ -229,9 +239,12 @@ fn read_leaf_marks_once(dir: &DirPlace, name: &Name, stat: &Stat, impure: bool) 
     }
     let fd = dir.fd()?;
     let (at, cname) = (fd.as_fd(), name.as_c_str());
-    let keys = keys_of(at, cname)?;
+    let keys = match keys_or_unsupported(at, cname) {
+        Err(Errno::EOPNOTSUPP) => return Ok(marks),
+        keys => keys?,
+    };
     if keys.is_empty() {
-        return Ok(marks);
+        return Ok(LeafMarks { bare: true, ..marks });
     }
     let here = || (dir, name);
     if stat.is_file() && layer.leads(&keys, Mark::Metacopy, &here())? {

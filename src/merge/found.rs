@@ -115,6 +115,8 @@ pub struct FoundLeaf {
     pub lower: Option<Stat>,
     /// What `chattr` forbids on it, if it is in the upper layer.
     pub protection: Protattr,
+    /// It is known to have no extended attribute.
+    pub bare: bool,
 }
 
 impl FoundDir {
@@ -137,7 +139,8 @@ impl FoundLeaf {
     pub fn new_upper(place: Place, stat: Stat, device: bool) -> Self {
         let (origin, meta, index, nlink, lower) = (None, None, None, None, None);
         let protection = Protattr::default();
-        Self { place, stat, upper: true, named: true, origin, device, meta, index, nlink, lower, protection }
+        let (upper, named, bare) = (true, true, false);
+        Self { place, stat, upper, named, origin, device, meta, index, nlink, lower, protection, bare }
     }
 
     /// The links that the union has of it, where they are not the object's own.

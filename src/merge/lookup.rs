@@ -436,7 +436,7 @@ fn make_leaf(place: Place, mut stat: Stat, marks: LeafMarks, upper: bool) -> (Fo
         blocks: marks.blocks,
         redirect: redirect.clone(),
     });
-    let (origin, device, nlink, protection) = (marks.origin, marks.device, marks.nlink, marks.protection);
+    let LeafMarks { origin, device, nlink, protection, bare, .. } = marks;
     let leaf = FoundLeaf {
         place,
         stat,
@@ -449,6 +449,7 @@ fn make_leaf(place: Place, mut stat: Stat, marks: LeafMarks, upper: bool) -> (Fo
         nlink,
         lower: None,
         protection,
+        bare,
     };
     (leaf, redirect)
 }

@@ -33,6 +33,9 @@ impl Union {
         if self.hides_capability(&inode, &key) {
             return Err(Errno::ENODATA);
         }
+        if xattr::is_listed(&key) && self.is_bare(&inode) {
+            return Err(Errno::ENODATA);
+        }
         self.at_object(&inode, |dir, at| xattr::get_at_raw(dir, at, &key)).map_err(|errno| match errno {
             // A directory that another mount covers in its layer has none.
             Errno::EXDEV => Errno::ENODATA,
@@ -50,6 +53,9 @@ impl Union {
 
     fn listxattr_once(&self, caller: &Caller, id: InodeId) -> Result<Vec<u8>> {
         let inode = self.inode(id)?;
+        if self.is_bare(&inode) {
+            return Ok(Vec::new());
+        }
         let stored = match self.at_object(&inode, xattr::list_at) {
             Err(Errno::EXDEV) => Vec::new(),
             stored => stored?,
@@ -141,6 +147,13 @@ impl Union {
             return Err(Errno::EOPNOTSUPP);
         }
         escape::to_disk(name, self.namespace())
+    }
+
+    /// Whether an object is known to have no extended attribute. Its lookup listed them: programs that copy or list files
+    /// ask for several, of each file.
+    fn is_bare(&self, inode: &Inode) -> bool {
+        let lower_is_seen = || inode.leaf().is_ok_and(|leaf| leaf.state.lock().upper().is_none());
+        inode.is_bare_below() && self.layers_stay() && lower_is_seen()
     }
 
     /// Where the marks of all layers are.
