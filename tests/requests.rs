@@ -197,6 +197,47 @@ fn a_new_file_takes_four_requests_and_its_directory_one() {
     assert!(sum(&writes, &["GETXATTR"]) == 0 && writes.len() <= 2, "{writes:?}");
 }
 
+/// `ls -l` asks for a label and an ACL, `cp -a` and `tar --xattrs` for a list. The kernel keeps ACLs and, of a file system in
+/// user space, no other attribute: each of those is a request, which costs the daemon nothing more (tests/engine.rs).
+#[test]
+fn attributes_are_one_request_each_and_acls_one_in_all() {
+    let stack = tree();
+    let mut counted = Counted::new(stack.mount());
+    let (files, n) = (counted.files(), DIRS * FILES);
+    walk(&counted.mount.at(""));
+    counted.asked();
+    let list = |file: &PathBuf| {
+        let meta = file.symlink_metadata().unwrap();
+        for key in ["security.selinux", "system.posix_acl_access"] {
+            assert!(rustix::fs::lgetxattr(file, key, &mut [0_u8; 64][..]).is_err());
+        }
+        meta.len()
+    };
+    assert_eq!(files.iter().map(list).sum::<u64>(), 10 * n as u64);
+    let cold = counted.asked();
+    assert_eq!(sum(&cold, &["GETXATTR"]), 2 * n as i64, "ls -l, cold: {cold:?}");
+    assert!(sum(&cold, &["GETATTR"]) <= DIRS as i64 + 1 && cold.len() <= 2, "ls -l, cold: {cold:?}");
+    assert_eq!(files.iter().map(list).sum::<u64>(), 10 * n as u64);
+    counted.expect("ls -l, warm", &[("GETXATTR", n)]);
+    let names = |file: &PathBuf| rustix::fs::llistxattr(file, &mut [0_u8; 64][..]).unwrap();
+    assert_eq!(files.iter().map(names).sum::<usize>(), 0);
+    counted.expect("cp -a and tar --xattrs", &[("LISTXATTR", n)]);
+}
+
+/// `git status` looks each name of its index up without a listing.
+#[test]
+fn names_that_are_known_beforehand_are_one_request_each_and_then_none() {
+    let stack = tree();
+    let mut counted = Counted::new(stack.mount());
+    let files = counted.files();
+    let look = |files: &[PathBuf]| files.iter().all(|file| file.symlink_metadata().is_ok());
+    assert!(look(&files));
+    // The directories were listed, and one file was opened before.
+    counted.expect("cold", &[("LOOKUP", files.len() - 1)]);
+    assert!(look(&files));
+    counted.expect("warm", &[]);
+}
+
 #[test]
 fn again_as_a_normal_user() {
     common::legs::as_a_normal_user();
