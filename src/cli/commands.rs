@@ -18,10 +18,9 @@ use super::show;
 use super::supervise;
 use super::umount;
 use crate::base::Errno;
-use crate::fuse::Adapter;
-use crate::fuse::ahead::guard::Guard;
 use crate::fuse::serve::reattach::Successive;
 use crate::fuse::serve::session;
+use crate::fuse::{Adapter, Guard};
 use crate::sys::{newer, process};
 use crate::union::{Rivals, Union};
 

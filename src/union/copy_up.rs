@@ -10,7 +10,6 @@ use super::closed::check_file;
 use super::io::open_to_read_once;
 use super::protect::{self, LowerFlags};
 use super::{Caller, Union};
-use crate::base::config::Verity;
 use crate::base::{Errno, Name, Result};
 use crate::format::{Protattr, Redirect};
 use crate::inode::{Body, Inode, Key, LeafBody, LeafObject, lock_up};
@@ -67,41 +66,7 @@ impl CopyUp {
     }
 }
 
-/// More than this many bytes are worth a thread of their own.
-const LONG: u64 = 1 << 20;
-
 impl Union {
-    /// Whether somebody copies it up right now, for whom every other change of it waits.
-    pub fn is_in_copy_up(&self, id: super::InodeId) -> bool {
-        self.inode(id).is_ok_and(|inode| inode.up.is_locked() && inode.leaf().is_ok_and(lacks_data))
-    }
-
-    /// Whether a change of this inode (`data`: of its data) first copies so much that the caller should not wait in line
-    /// with others, or waits for another who does.
-    pub fn is_long_copy_up(&self, id: super::InodeId, data: bool) -> bool {
-        let (Ok(inode), Some(upper)) = (self.inode(id), &self.upper) else { return false };
-        let Ok(leaf) = inode.leaf() else { return false };
-        if inode.kind != Kind::File || !lacks_data(leaf) {
-            return false;
-        }
-        if inode.up.is_locked() {
-            return true;
-        }
-        let whole = data || !upper.metacopy || upper.verity == Verity::Require;
-        whole && self.at_leaf(&inode, |object| object.place.stat()).is_ok_and(|stat| stat.size > LONG)
-    }
-
-    /// The same for a write, of which by blocks none is long.
-    pub fn is_long_write(&self, id: super::InodeId) -> bool {
-        self.is_long_copy_up(id, true)
-            && self.inode(id).is_ok_and(|inode| {
-                inode.leaf().is_ok_and(|leaf| {
-                    let arrives = leaf.state.lock().meta().is_some_and(|meta| meta.blocks.is_some());
-                    inode.up.is_locked() || !arrives && !self.is_for_blocks(&inode, leaf)
-                })
-            })
-    }
-
     /// Gives an inode its upper object, if it has none.
     ///
     /// # Errors
@@ -402,7 +367,7 @@ fn copy_at_hand(from: &LowerFile, to: BorrowedFd<'_>, size: u64) -> Result<bool>
 }
 
 /// Whether its data is not in the upper layer, or not all of it.
-fn lacks_data(leaf: &LeafBody) -> bool {
+pub(super) fn lacks_data(leaf: &LeafBody) -> bool {
     let state = leaf.state.lock();
     state.upper().is_none() || state.meta().is_some()
 }

@@ -13,17 +13,6 @@ use crate::inode::{Body, Inode, LeafBody};
 use crate::sys::data;
 
 impl Union {
-    /// Whether a sync of this inode has to wait for a disk.
-    pub fn is_long_sync(&self, id: InodeId) -> bool {
-        if self.is_volatile() {
-            return false;
-        }
-        self.inode(id).is_ok_and(|inode| match &inode.body {
-            Body::Dir(_) => true,
-            Body::Leaf(leaf) => leaf.state.lock().upper().is_some(),
-        })
-    }
-
     /// Data and attributes are on disk; with them what leads to the file.
     ///
     /// # Errors

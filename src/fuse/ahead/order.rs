@@ -7,13 +7,13 @@ use crate::base::sync::DashMap;
 use crate::union::InodeId;
 
 /// A larger file is no small one: the kernel reads this much by one request.
-pub(in crate::fuse) const SMALL_FILE: u64 = 64 << 10;
+pub const SMALL_FILE: u64 = 64 << 10;
 /// Files that are remembered.
 const MOST: u64 = 1 << 16;
 
 /// A ring of inodes, and where in it each one is that nobody has read since.
 #[derive(Default)]
-pub(in crate::fuse) struct Order {
+pub struct Order {
     ring: OnceLock<Box<[AtomicU64]>>,
     places: DashMap<InodeId, u64>,
     /// The place of the next one; the first is 1.

@@ -3,19 +3,18 @@
 //! It needs opens that are not asked for, and timeouts that do not end: an open that is answered, or a lookup that brings
 //! other attributes, may make the kernel drop the file's pages, and wait for one that a READ holds which nobody answers yet.
 
-use std::ops::Range;
-use std::os::fd::OwnedFd;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use super::guard::Guarded;
+use super::guard::Guard;
 use super::order::{Order, SMALL_FILE};
 use super::push::Push;
 use super::random::Random;
-use super::store::{Job, Stores, WHOLE, WINDOW};
+use super::store::{Landing, Stores, WHOLE, WINDOW};
 use crate::base::Result;
 use crate::fuse::turns::Turns;
-use crate::sys::stat::Kind;
-use crate::union::{Attr, InodeId, Union};
+use crate::union::{Attr, InodeId, Operation, Union};
 
 /// What was read and listed lately, and who pushes what is next.
 pub struct Prefetch {
@@ -27,17 +26,13 @@ pub struct Prefetch {
 }
 
 impl Prefetch {
-    /// For a view with this connection, and its guard.
-    ///
-    /// # Errors
-    /// `ENOMEM`, or `EAGAIN` where there can be no more threads.
-    pub fn new(union: &Arc<Union>, guarded: (OwnedFd, Guarded), turns: &Arc<Turns>) -> std::io::Result<Self> {
-        let order = Arc::<Order>::default();
-        let hands = Stores::new(union.clone(), guarded, Push::HANDS);
-        let (stores, hands) = hands.map_err(|errno| std::io::Error::from_raw_os_error(errno.raw()))?;
-        let [theirs, ours] = <[_; Push::HANDS]>::try_from(hands).map_err(|_| std::io::ErrorKind::OutOfMemory)?;
-        let push = Push::start(order.clone(), (stores.clone(), theirs, ours), turns.clone())?;
-        Ok(Self { union: union.clone(), order, random: Random::default(), stores, push })
+    /// For a view with this connection, and its guard. Fails with `EINVAL` before Linux 6.9; `ENOMEM`, `EAGAIN`.
+    pub fn start(union: &Arc<Union>, (connection, guard): (&OwnedFd, Guard), turns: &Arc<Turns>) -> io::Result<Self> {
+        let guarded = guard.take(connection.as_fd())?;
+        let (stores, hands) = Stores::new(union.clone(), (connection.try_clone()?, guarded))?;
+        let (order, random) = (Arc::<Order>::default(), Random::default());
+        let push = Push::start(order.clone(), stores.clone(), hands, turns.clone())?;
+        Ok(Self { union: union.clone(), order, random, stores, push })
     }
 
     /// The view is unmounted.
@@ -45,9 +40,9 @@ impl Prefetch {
         self.stores.finish();
     }
 
-    /// A name was listed with its attributes.
+    /// The name of a file was listed with its attributes.
     pub fn listed(&self, id: InodeId, attr: &Attr) {
-        if attr.kind == Kind::File && attr.size > 0 && attr.size <= SMALL_FILE && !self.union.is_cached(id) {
+        if attr.size > 0 && attr.size <= SMALL_FILE && !self.union.is_cached(id) {
             self.order.add(id);
         }
     }
@@ -58,70 +53,52 @@ impl Prefetch {
         self.random.end(id);
     }
 
-    /// A READ arrived and is not answered yet.
-    ///
-    /// # Errors
-    /// `ENOMEM`: it must fail.
-    pub fn read(&self, id: InodeId, offset: u64, size: u32) -> Result<()> {
+    /// A READ arrived and is not answered yet. `ENOMEM`: it must fail.
+    pub fn read(&self, id: InodeId, offset: u64, size: u64) -> Result<()> {
         let place = self.order.take(id);
         let window = match place {
             Some(_) => {
                 self.union.mark_cached(id);
                 None
             }
-            None => {
-                self.random.meet(&self.union, id);
-                self.random.read(id, offset, u64::from(size))
-            }
+            None => self.random.read(&self.union, id, offset, size),
         };
+        let windows = offset / WINDOW..offset.saturating_add(size).div_ceil(WINDOW);
         // Who stores waits for the answer then.
-        let awaited = self.stores.call_back(id, &windows(offset, u64::from(size)))?;
+        let awaited = self.stores.call_back(id, &windows)?;
         match (place, window) {
             (Some(place), _) => self.push.read(place, awaited),
             (None, None) if awaited => self.push.caught_up(),
-            (None, Some(_)) if awaited => {}
-            (None, Some(window)) => self.push.window(window),
-            (None, None) => {}
+            (None, Some(window)) if !awaited => self.push.window(window),
+            _ => {}
         }
         Ok(())
     }
 
-    /// A request arrived that begins a change of a file's data, or lets a program begin one. It is not answered yet.
-    ///
-    /// # Errors
-    /// `ENOMEM`: it must fail.
-    pub fn changing(&self, id: InodeId) -> Result<()> {
-        self.change(id).map(drop)
-    }
-
-    /// The same of a WRITE, before which the kernel asked for something.
-    ///
-    /// # Errors
-    /// `ENOMEM`: it must fail.
-    pub fn writing(&self, id: InodeId) -> Result<()> {
-        if self.change(id)? {
-            self.stores.stop("this kernel writes to files without asking for security.capability first");
-        }
-        Ok(())
-    }
-
-    fn change(&self, id: InodeId) -> Result<bool> {
+    /// As [`Ahead::changing`](super::Ahead::changing).
+    pub fn changing(&self, operation: &Operation) -> Result<Option<Landing<'_>>> {
+        let id = match *operation {
+            Operation::Look | Operation::Attributes(_) | Operation::Unname(..) | Operation::Sync(_) => return Ok(None),
+            Operation::Data(id) | Operation::Write(id) | Operation::LookBeforeWrite(id) => id,
+            Operation::Length(id, _) | Operation::CopyInto(id, _) => id,
+        };
         let first = self.union.mark_cached(id);
         if first {
             self.order.take(id);
         }
         self.random.end(id);
-        self.stores.call_back(id, &WHOLE)?;
-        Ok(first)
+        let called_back = self.stores.call_back(id, &WHOLE);
+        let landing = Landing { stores: &self.stores, id };
+        match (operation, called_back) {
+            // The kernel then writes, whatever the answer is.
+            (Operation::LookBeforeWrite(_), called_back) => Ok(called_back.is_err().then_some(landing)),
+            // A file must not be cut while the kernel compares its length with that of the store.
+            (Operation::Length(..), Ok(flies)) => Ok(flies.then_some(landing)),
+            (Operation::Write(_), Ok(_)) if first => {
+                self.stores.stop("this kernel writes to files without asking for security.capability first");
+                Ok(None)
+            }
+            (_, called_back) => called_back.map(|_| None),
+        }
     }
-
-    /// Does this once no store to a file that is [changing](Self::changing) is under way.
-    pub fn after_stores(&self, id: InodeId, job: Job) {
-        self.stores.after(id, job);
-    }
-}
-
-/// The windows that this part of a file is in.
-fn windows(offset: u64, size: u64) -> Range<u64> {
-    offset / WINDOW..offset.saturating_add(size).div_ceil(WINDOW)
 }

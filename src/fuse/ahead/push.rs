@@ -7,13 +7,14 @@
 //! ones: so the thread stops there, and goes on with the next READ (24,000 files: 330 READs instead of 1,400). It also
 //! pushes the windows around random reads of large files, each once.
 
+use std::io;
 use std::sync::Arc;
 
 use super::order::{Order, SMALL_FILE};
 use super::random::Window;
 use super::store::{Hand, Stores, WHOLE};
-use crate::base::panics;
-use crate::base::sync::{Condvar, Mutex};
+use super::worker::{Work, Worker};
+use crate::base::sync::{Mutex, MutexGuard};
 use crate::fuse::turns::Turns;
 
 /// Files that the thread goes ahead at most.
@@ -23,9 +24,9 @@ const MOST_WAITED_FOR: u64 = 32;
 /// Places that a program may leave out and be going on in the order all the same.
 const NEAR: u64 = 64;
 
-/// How far the files are pushed, and how far they are to be.
+/// How far the files are pushed, and how far they are to be, in places of the [`Order`].
 #[derive(Debug, Default)]
-struct Way {
+struct Plan {
     /// The next place.
     next: u64,
     /// The first place that is too far.
@@ -38,10 +39,9 @@ struct Way {
 
 /// What the thread is to do.
 #[derive(Default)]
-struct Work {
-    way: Way,
+struct ToPush {
+    plan: Plan,
     window: Option<Window>,
-    over: bool,
 }
 
 enum Task {
@@ -49,16 +49,11 @@ enum Task {
     Window(Window),
 }
 
-#[derive(Default)]
-struct Shared {
-    work: Mutex<Work>,
-    more: Condvar,
-}
-
-/// The one who pushes; the thread ends with it.
-pub(in crate::fuse) struct Push {
-    shared: Arc<Shared>,
+/// The one who pushes.
+pub struct Push {
+    thread: Worker<ToPush>,
     pusher: Arc<Pusher>,
+    turns: Arc<Turns>,
     /// For the one READ that pushes before it is answered. With two of them each could wait for a page that the other
     /// one's answer is for.
     hand: Mutex<Hand>,
@@ -68,102 +63,72 @@ pub(in crate::fuse) struct Push {
 struct Pusher {
     order: Arc<Order>,
     stores: Arc<Stores>,
-    turns: Arc<Turns>,
 }
 
 impl Push {
-    /// How many hands it takes.
-    pub const HANDS: usize = 2;
-
-    /// Starts the thread. `hands`: one for it, one for the READs.
-    ///
-    /// # Errors
-    /// `EAGAIN` where there can be no more threads.
+    /// Starts the thread. Fails with `EAGAIN` where there can be no more threads.
     pub fn start(
         order: Arc<Order>,
-        (stores, mut theirs, ours): (Arc<Stores>, Hand, Hand),
+        stores: Arc<Stores>,
+        [ours, mut theirs]: [Hand; 2],
         turns: Arc<Turns>,
-    ) -> std::io::Result<Self> {
-        let pusher = Arc::new(Pusher { order, stores, turns });
-        let push = Self { shared: Arc::default(), pusher, hand: Mutex::new(ours) };
-        let (shared, pusher) = (push.shared.clone(), push.pusher.clone());
-        std::thread::Builder::new().name("plyfs-push".into()).spawn(move || {
-            while let Some(task) = shared.wait() {
-                panics::caught(|| match task {
-                    Task::File(place) => pusher.file(place, &mut theirs),
-                    Task::Window(window) => pusher.window(&window, &mut theirs),
-                });
-            }
-        })?;
-        Ok(push)
+    ) -> io::Result<Self> {
+        let pusher = Arc::new(Pusher { order, stores });
+        let by_thread = pusher.clone();
+        let thread = Worker::start("plyfs-push", ToPush::default(), move |task| by_thread.push(task, &mut theirs))?;
+        Ok(Self { thread, pusher, turns, hand: Mutex::new(ours) })
     }
 
     /// A program reads the small file at this place, and is not answered yet; it is at once, if that is `urgent`.
     pub fn read(&self, place: u64, urgent: bool) {
-        let ahead = self.shared.work.lock().way.read(place, self.pusher.order.last());
+        let ahead = self.thread.work().plan.read(place, self.pusher.order.last());
         if ahead == 0 {
             return;
         }
-        self.pusher.turns.much();
-        self.shared.more.notify_one();
-        let Some(mut hand) = self.hand.try_lock().filter(|_| !urgent) else { return };
-        // A store may wait for a READ of another program: somebody else has to answer that.
-        self.pusher.turns.call_one();
+        self.turns.much();
+        self.thread.wake();
+        let Some(mut hand) = self.hand(urgent) else { return };
         for _ in 0..ahead.min(MOST_WAITED_FOR) {
-            let Some(place) = self.shared.work.lock().way.step() else { return };
-            self.pusher.file(place, &mut hand);
+            let Some(place) = self.thread.work().plan.step() else { return };
+            self.pusher.push(Task::File(place), &mut hand);
         }
     }
 
     /// A program reads what is just being pushed, and is answered at once.
     pub fn caught_up(&self) {
-        self.shared.work.lock().way.caught_up();
+        self.thread.work().plan.caught_up();
     }
 
     /// A program reads at random in this window, and is not answered yet.
     pub fn window(&self, window: Window) {
-        self.pusher.turns.much();
-        let more = {
-            let mut work = self.shared.work.lock();
+        self.turns.much();
+        let second = {
+            let mut work = self.thread.work();
             if work.window.is_some() { Some(window) } else { work.window.replace(window) }
         };
-        let Some(window) = more else {
-            self.shared.more.notify_one();
-            return;
-        };
-        let Some(mut hand) = self.hand.try_lock() else { return };
-        self.pusher.turns.call_one();
-        self.pusher.window(&window, &mut hand);
-    }
-}
-
-impl Drop for Push {
-    fn drop(&mut self) {
-        self.shared.work.lock().over = true;
-        self.shared.more.notify_one();
-    }
-}
-
-impl Shared {
-    /// What is next, once there is something; `None` at the end.
-    fn wait(&self) -> Option<Task> {
-        let mut work = self.work.lock();
-        loop {
-            if work.over {
-                return None;
-            }
-            if let Some(window) = work.window.take() {
-                return Some(Task::Window(window));
-            }
-            if let Some(place) = work.way.step() {
-                return Some(Task::File(place));
-            }
-            self.more.wait(&mut work);
+        let Some(window) = second else { return self.thread.wake() };
+        if let Some(mut hand) = self.hand(false) {
+            self.pusher.push(Task::Window(window), &mut hand);
         }
     }
+
+    /// By what the calling thread pushes before it answers, where it may.
+    fn hand(&self, urgent: bool) -> Option<MutexGuard<'_, Hand>> {
+        let hand = if urgent { None } else { self.hand.try_lock() };
+        // A store may wait for a READ of another program: somebody else has to answer that.
+        hand.inspect(|_| self.turns.call_one())
+    }
 }
 
-impl Way {
+impl Work for ToPush {
+    type Task = Task;
+
+    fn next(&mut self) -> Option<Task> {
+        self.window.take().map(Task::Window).or_else(|| self.plan.step().map(Task::File))
+    }
+}
+
+impl Plan {
     /// A program reads the file at this place, and nothing is listed yet after `last`: how many are to be pushed.
     fn read(&mut self, place: u64, last: u64) -> u64 {
         let from = self.read.max(self.end.saturating_sub(1)).max(1);
@@ -193,6 +158,13 @@ impl Way {
 }
 
 impl Pusher {
+    fn push(&self, task: Task, hand: &mut Hand) {
+        match task {
+            Task::File(place) => self.file(place, hand),
+            Task::Window(window) => self.window(&window, hand),
+        }
+    }
+
     /// Pushes the small file at a place.
     fn file(&self, place: u64, hand: &mut Hand) {
         let Some(id) = self.order.after(place.saturating_sub(1), 1).next() else { return };
@@ -226,24 +198,24 @@ mod tests {
 
     #[test]
     fn files_are_pushed_ahead_of_who_reads_in_order_but_not_of_who_does_not() {
-        let mut way = Way::default();
+        let mut plan = Plan::default();
         let far = 1 << 20;
-        assert_eq!((way.read(10, far), way.step()), (0, None));
-        assert_eq!(way.read(11, far), 4);
-        let steps = |way: &mut Way| std::iter::from_fn(|| way.step()).collect::<Vec<_>>();
-        assert_eq!(steps(&mut way), [12, 13, 14, 15]);
+        assert_eq!((plan.read(10, far), plan.step()), (0, None));
+        assert_eq!(plan.read(11, far), 4);
+        let steps = |plan: &mut Plan| std::iter::from_fn(|| plan.step()).collect::<Vec<_>>();
+        assert_eq!(steps(&mut plan), [12, 13, 14, 15]);
         // It asks for what was pushed, and is gone by now; and for what was not yet.
-        assert_eq!((way.read(14, far), steps(&mut way)), (7, (16..=22).collect()));
-        assert_eq!((way.read(23, far), steps(&mut way)), (16, (24..=39).collect()));
+        assert_eq!((plan.read(14, far), steps(&mut plan)), (7, (16..=22).collect()));
+        assert_eq!((plan.read(23, far), steps(&mut plan)), (16, (24..=39).collect()));
         // It was faster.
-        assert_eq!((way.read(45, far), way.step()), (32, Some(46)));
+        assert_eq!((plan.read(45, far), plan.step()), (32, Some(46)));
         // It asks for what is being pushed, then for the next one.
-        way.caught_up();
-        assert_eq!(way.step(), None);
-        assert_eq!((way.read(47, far), way.step()), (64, Some(48)));
+        plan.caught_up();
+        assert_eq!(plan.step(), None);
+        assert_eq!((plan.read(47, far), plan.step()), (64, Some(48)));
         // The directory ends there; the next one is listed.
-        assert_eq!((way.read(48, 50), steps(&mut way)), (2, (49..=50).collect()));
-        assert_eq!((way.read(51, 60), steps(&mut way)), (9, (52..=60).collect()));
-        assert_eq!((way.read(5, far), way.step()), (0, None), "back");
+        assert_eq!((plan.read(48, 50), steps(&mut plan)), (2, (49..=50).collect()));
+        assert_eq!((plan.read(51, 60), steps(&mut plan)), (9, (52..=60).collect()));
+        assert_eq!((plan.read(5, far), plan.step()), (0, None), "back");
     }
 }

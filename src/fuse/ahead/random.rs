@@ -25,7 +25,7 @@ const MOST_FILES: usize = 64;
 
 /// The large files that were read lately.
 #[derive(Default)]
-pub(in crate::fuse) struct Random {
+pub struct Random {
     files: DashMap<InodeId, Arc<Pages>>,
     /// The order in which they came.
     order: Mutex<VecDeque<InodeId>>,
@@ -48,15 +48,24 @@ struct Pages {
 }
 
 /// A window of a file that may be stored.
-pub(in crate::fuse) struct Window {
+pub struct Window {
     pub id: InodeId,
     pub number: u64,
     pages: Arc<Pages>,
 }
 
 impl Random {
-    /// The data of a file that is no small one is read for the first time, perhaps: sets the mark of the inode.
-    pub fn meet(&self, union: &Union, id: InodeId) {
+    /// A part of a file is read: sets the marks of its pages. A window that is worth storing.
+    pub fn read(&self, union: &Union, id: InodeId, offset: u64, size: u64) -> Option<Window> {
+        self.enter(union, id);
+        let pages = self.files.get(&id).map(|pages| pages.clone())?;
+        let number = pages.read(offset, size)?;
+        Some(Window { id, number, pages })
+    }
+
+    /// The data of a file is read for the first time, perhaps: sets the mark of the inode, and enters the file unless it is
+    /// small.
+    fn enter(&self, union: &Union, id: InodeId) {
         if union.is_cached(id) {
             return;
         }
@@ -89,13 +98,6 @@ impl Random {
         let old = if order.len() > MOST_FILES { order.pop_front() } else { None };
         drop(order);
         old.into_iter().for_each(|old| self.end(old));
-    }
-
-    /// A part of a file is read: sets the marks of its pages. A window that is worth storing.
-    pub fn read(&self, id: InodeId, offset: u64, size: u64) -> Option<Window> {
-        let pages = self.files.get(&id).map(|pages| pages.clone())?;
-        let number = pages.read(offset, size)?;
-        Some(Window { id, number, pages })
     }
 
     /// A file may change, or is not known any more: nothing of it is stored.

@@ -17,7 +17,7 @@ const COUNT: u32 = 4;
 /// The directory of the last reads, and how many there were: the number shifted by [`COUNT`], then the count. Two readers
 /// that disturb each other cost a listing that is kept or dropped in vain, no more.
 #[derive(Debug, Default)]
-pub(in crate::fuse) struct Relist(AtomicU64);
+pub struct Relist(AtomicU64);
 
 impl Relist {
     /// The beginning of a file is read.

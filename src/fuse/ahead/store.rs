@@ -30,25 +30,38 @@ use crate::sys::lent::{Lent, Recall};
 use crate::union::{Held, InodeId, Union};
 
 /// Bytes that are stored at a time, at most; of a large file an aligned window.
-pub(in crate::fuse) const WINDOW: u64 = 256 << 10;
+pub const WINDOW: u64 = 256 << 10;
 /// All windows of a file.
-pub(in crate::fuse) const WHOLE: Range<u64> = 0..u64::MAX;
+pub const WHOLE: Range<u64> = 0..u64::MAX;
 
 /// What a request does when a store is over.
-pub(in crate::fuse) type Job = Box<dyn FnOnce() + Send>;
+type Job = Box<dyn FnOnce() + Send>;
+
+/// A store to a file that is on its way, or has just arrived. The file's mark is set.
+pub struct Landing<'a> {
+    pub stores: &'a Stores,
+    pub id: InodeId,
+}
+
+impl Landing<'_> {
+    /// Does this when it is over: now, or by the thread that stores.
+    pub fn then(&self, job: impl FnOnce() + Send + 'static) {
+        self.stores.after(self.id, Box::new(job));
+    }
+}
 
 /// The stores that are on their way.
-pub(in crate::fuse) struct Stores {
+pub struct Stores {
     pub union: Arc<Union>,
     device: OwnedFd,
     /// Without it a killed daemon might not end.
     guard: Guarded,
-    flights: Vec<Arc<Flight>>,
+    flights: [Arc<Flight>; 2],
     stopped: AtomicBool,
 }
 
 /// One who stores: one file at a time.
-pub(in crate::fuse) struct Hand {
+pub struct Hand {
     lent: Lent,
     flight: Arc<Flight>,
 }
@@ -68,13 +81,10 @@ struct Now {
 }
 
 impl Stores {
-    /// Stores by the connection `device`, with so many hands.
-    ///
-    /// # Errors
-    /// `ENOMEM`
-    pub fn new(union: Arc<Union>, (device, guard): (OwnedFd, Guarded), hands: usize) -> Result<(Arc<Self>, Vec<Hand>)> {
-        let hands = (0..hands).map(|_| Hand::new()).collect::<Result<Vec<_>>>()?;
-        let flights = hands.iter().map(|hand| hand.flight.clone()).collect();
+    /// Stores by the connection `device`, and the hands that do. `ENOMEM`
+    pub fn new(union: Arc<Union>, (device, guard): (OwnedFd, Guarded)) -> Result<(Arc<Self>, [Hand; 2])> {
+        let hands = [Hand::new()?, Hand::new()?];
+        let flights = hands.each_ref().map(|hand| hand.flight.clone());
         Ok((Arc::new(Self { union, device, guard, flights, stopped: AtomicBool::new(false) }), hands))
     }
 
@@ -92,9 +102,7 @@ impl Stores {
     }
 
     /// What of these windows of a file is on its way is copied no further; whether anything was. Its mark was set before.
-    ///
-    /// # Errors
-    /// `ENOMEM`: it may be copied. Then the request must fail.
+    /// `ENOMEM`: it may be copied, so the request must fail.
     pub fn call_back(&self, id: InodeId, windows: &Range<u64>) -> Result<bool> {
         let mut any = Ok(false);
         for flight in &self.flights {
@@ -108,7 +116,7 @@ impl Stores {
     }
 
     /// Does this once nothing is on its way to a file whose mark is set: now, or when who stores is ready.
-    pub fn after(&self, id: InodeId, job: Job) {
+    fn after(&self, id: InodeId, job: Job) {
         let mut job = Some(job);
         for flight in &self.flights {
             flight.at(id, |now| now.after.extend(job.take()));
@@ -210,7 +218,7 @@ mod tests {
         let layer = tempfile::tempdir().unwrap();
         let union = Arc::new(Union::builder().lower(layer.path()).build().unwrap());
         let (read, write) = pipe().unwrap();
-        let (stores, mut hands) = Stores::new(union, (write, Guarded::nobody()), 2).unwrap();
+        let (stores, mut hands) = Stores::new(union, (write, Guarded::nobody())).unwrap();
         let theirs = stores.clone();
         let storing = std::thread::spawn(move || {
             let root = theirs.union.hold(ID).unwrap();

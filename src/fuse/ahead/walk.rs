@@ -7,8 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::base::panics;
-use crate::base::sync::{Condvar, Mutex};
+use super::worker::{Work, Worker};
 use crate::union::{InodeId, Union};
 
 /// Directories that are looked at ahead.
@@ -22,94 +21,63 @@ const NEAR: usize = 64;
 /// Directories that are known to come.
 const MOST: usize = 1 << 12;
 
-/// The one who goes ahead; the thread ends with it.
-pub(in crate::fuse) struct Walk(Arc<Shared>);
+/// The one who goes ahead.
+pub struct Walk(Worker<Route>);
 
-#[derive(Default)]
-struct Shared {
-    way: Mutex<Way>,
-    more: Condvar,
-}
-
-/// The way of a walk.
+/// The directories of a walk.
 #[derive(Debug, Default)]
-struct Way {
+struct Route {
     /// What is listed next is last.
     next: Vec<InodeId>,
     /// Directories that came in this order.
     streak: u32,
     /// Those that were looked at lately.
     done: VecDeque<InodeId>,
-    over: bool,
 }
 
 impl Walk {
-    /// Starts the thread.
-    ///
-    /// # Errors
-    /// `EAGAIN` where there can be no more threads.
+    /// Starts the thread. Fails with `EAGAIN` where there can be no more threads.
     pub fn start(union: Arc<Union>) -> std::io::Result<Self> {
-        let shared = Arc::<Shared>::default();
-        let theirs = shared.clone();
-        std::thread::Builder::new().name("plyfs-walk".into()).spawn(move || {
-            while let Some(dir) = theirs.wait() {
-                panics::caught(|| {
-                    if let Err(error) = union.look_ahead(dir) {
-                        log::debug!("{} is not looked at ahead: {error}", dir.0);
-                    }
-                });
+        let look = move |dir: InodeId| {
+            if let Err(error) = union.look_ahead(dir) {
+                log::debug!("{} is not looked at ahead: {error}", dir.0);
             }
-        })?;
-        Ok(Self(shared))
+        };
+        Worker::start("plyfs-walk", Route::default(), look).map(Self)
     }
 
     /// A program lists a directory from its beginning.
     pub fn lists(&self, dir: InodeId) {
-        self.0.way.lock().lists(dir);
+        self.0.work().lists(dir);
     }
 
     /// It was given these directories in it. True where the thread had better be [woken](Self::wake).
     pub fn listed(&self, dirs: &[InodeId]) -> bool {
-        let mut way = self.0.way.lock();
-        way.listed(dirs);
-        way.todo().count() >= WORTH
+        let mut route = self.0.work();
+        route.listed(dirs);
+        route.todo().count() >= WORTH
     }
 
     /// Wakes the thread.
     pub fn wake(&self) {
-        self.0.more.notify_one();
+        self.0.wake();
     }
 }
 
-impl Drop for Walk {
-    fn drop(&mut self) {
-        self.0.way.lock().over = true;
-        self.0.more.notify_one();
-    }
-}
+impl Work for Route {
+    type Task = InodeId;
 
-impl Shared {
-    /// The directory to look at, once there is one; `None` at the end.
-    fn wait(&self) -> Option<InodeId> {
-        let mut way = self.way.lock();
-        loop {
-            if way.over {
-                return None;
-            }
-            let dir = way.todo().next();
-            if let Some(dir) = dir {
-                way.done.push_back(dir);
-                if way.done.len() > 2 * AHEAD {
-                    way.done.pop_front();
-                }
-                return Some(dir);
-            }
-            self.more.wait(&mut way);
+    fn next(&mut self) -> Option<InodeId> {
+        let dir = self.todo().next()?;
+        self.done.push_back(dir);
+        if self.done.len() > 2 * AHEAD {
+            self.done.pop_front();
         }
+        Some(dir)
     }
 }
 
-impl Way {
+impl Route {
     fn lists(&mut self, dir: InodeId) {
         let near = self.next.iter().rev().take(NEAR).position(|next| *next == dir);
         match near {
@@ -140,6 +108,7 @@ impl Way {
 
 #[cfg(test)]
 mod tests {
+    use super::super::worker::Shared;
     use super::*;
 
     fn ids(ids: &[u64]) -> Vec<InodeId> {
@@ -148,11 +117,11 @@ mod tests {
 
     #[test]
     fn directories_are_looked_at_ahead_of_who_lists_each_before_its_next_sibling() {
-        let mut way = Way::default();
+        let mut route = Route::default();
         let mut go = |dir: u64, dirs: &[u64]| {
-            way.lists(InodeId(dir));
-            way.listed(&ids(dirs));
-            way.todo().map(|id| id.0).collect::<Vec<_>>()
+            route.lists(InodeId(dir));
+            route.listed(&ids(dirs));
+            route.todo().map(|id| id.0).collect::<Vec<_>>()
         };
         assert_eq!(go(1, &[2, 3, 4]), [0; 0]);
         assert_eq!(go(2, &[5, 6]), [0; 0]);
@@ -166,14 +135,11 @@ mod tests {
 
     #[test]
     fn each_is_looked_at_once() {
-        let shared = Shared::default();
-        {
-            let mut way = shared.way.lock();
-            (way.next, way.streak) = (ids(&[3, 2, 1]), EVIDENCE);
-        }
+        let route = Route { next: ids(&[3, 2, 1]), streak: EVIDENCE, ..Route::default() };
+        let shared = Shared::new(route);
         assert_eq!([shared.wait(), shared.wait(), shared.wait()], [1, 2, 3].map(|id| Some(InodeId(id))));
-        assert_eq!(shared.way.lock().todo().count(), 0);
-        shared.way.lock().over = true;
+        assert_eq!(shared.work.lock().todo().count(), 0);
+        shared.end();
         assert_eq!(shared.wait(), None);
     }
 }

@@ -5,57 +5,44 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use fuser::{FileHandle, Generation, INodeNo, Notifier, ReplyCreate, ReplyEntry, Request};
+use fuser::{INodeNo, Notifier, ReplyEmpty, ReplyEntry, Request};
 
-use super::convert::{attr, errno, id};
+use super::convert::{caller, errno, id};
 use super::init::Agreed;
-use super::opens::{DataPath, OpenFiles, cached_flags};
+use super::opens::{DataPath, OpenFiles};
+use super::reply::{Reply, Ttls, answer, done, has_ids};
 use super::requests::{Op, Requests};
-use super::splice::Splice;
-use crate::base::config::Timeouts;
+use super::splice::{self, Splice};
 use crate::base::described::Described;
 use crate::base::sync::Mutex;
 use crate::base::{Name, Result, panics};
-use crate::fuse::ahead::prefetch::Prefetch;
-use crate::fuse::ahead::relist::Relist;
-use crate::fuse::ahead::walk::Walk;
+use crate::fuse::ahead::Ahead;
 use crate::fuse::turns::Turns;
-use crate::sys::process;
-use crate::union::{Attr, Caller, Entry, InodeId, Kind, Make, Notices, Union};
-
-/// Never the backing inode's: copy-up would make the kernel's inode bad.
-pub(in crate::fuse) const GENERATION: Generation = Generation(0);
+use crate::sys::{ask, process};
+use crate::union::{InodeId, Make, Notices, Operation, Union};
 
 /// Serves a [`Union`] to the kernel.
 pub struct Adapter {
-    pub(in crate::fuse) union: Arc<Union>,
-    pub(in crate::fuse) timeouts: Timeouts,
-    pub(in crate::fuse) requests: Arc<Requests>,
-    pub(in crate::fuse) turns: Arc<Turns>,
-    pub(in crate::fuse) data: DataPath,
-    pub(in crate::fuse) agreed: Agreed,
-    pub(in crate::fuse) open_files: Arc<OpenFiles>,
-    pub(in crate::fuse) ahead: Arc<ReadAhead>,
-    pub(in crate::fuse) splice: Option<Splice>,
-    pub(in crate::fuse) relist: Relist,
-    pub(in crate::fuse) forgotten: Forgotten,
+    pub(super) union: Arc<Union>,
+    pub(super) ttls: Ttls,
+    pub(super) requests: Arc<Requests>,
+    pub(super) turns: Arc<Turns>,
+    pub(super) data: DataPath,
+    pub(super) agreed: Agreed,
+    pub(super) open_files: Arc<OpenFiles>,
+    pub(super) ahead: Arc<Ahead>,
+    pub(super) splice: Option<Splice>,
+    forgotten: Forgotten,
     described: Described,
-}
-
-/// Who sees to what is read before it is asked for, from the beginning of the session on.
-#[derive(Default)]
-pub(in crate::fuse) struct ReadAhead {
-    pub prefetch: OnceLock<Prefetch>,
-    pub walk: OnceLock<Walk>,
 }
 
 /// What the kernel has forgotten, counted so that the memory of very much goes back to the system: the allocator keeps it.
 #[derive(Debug, Default)]
-pub(in crate::fuse) struct Forgotten {
+struct Forgotten {
     inodes: AtomicUsize,
     /// Most inodes that were live since memory was given back.
     most: AtomicUsize,
@@ -101,62 +88,36 @@ impl Notices for Kernel {
     }
 }
 
-/// How long the kernel may keep what it is told.
-#[derive(Debug, Clone, Copy)]
-pub(in crate::fuse) struct Ttls {
-    timeouts: Timeouts,
-    passthrough: bool,
-}
-
-impl Ttls {
-    /// For attributes with this mode: what the kernel writes by itself clears set-user-id bits unseen.
-    pub fn attr(&self, shown: &Attr) -> Duration {
-        let ids = shown.mode & (libc::S_ISUID | libc::S_ISGID) != 0;
-        if self.passthrough && ids && shown.kind == Kind::File { Duration::ZERO } else { self.timeouts.attr }
-    }
-
-    /// Answers with an entry.
-    pub fn entry(&self, reply: ReplyEntry, found: Result<Entry>) {
-        match found {
-            Ok(entry) => {
-                reply.entry_with_ttls(&self.attr(&entry.attr), &self.timeouts.entry, &attr(&entry.attr), GENERATION)
-            }
-            Err(error) => reply.error(errno(error)),
-        }
-    }
-}
-
 impl Adapter {
     /// An adapter for this union; `described` is what who asks is told.
     pub fn new(union: Arc<Union>, data: DataPath, described: Described) -> Self {
-        let (timeouts, turns) = (union.timeouts(), Arc::new(Turns::new()));
-        let (requests, open_files, ahead) = (Arc::default(), Arc::default(), Arc::default());
         Self {
-            union,
-            timeouts,
-            requests,
-            turns,
+            ttls: Ttls { timeouts: union.timeouts(), passthrough: data.passthrough },
+            requests: Arc::default(),
+            turns: Arc::new(Turns::new()),
             data,
             agreed: Agreed::default(),
-            open_files,
-            ahead,
+            open_files: Arc::new(OpenFiles::new(union.clone(), data)),
+            ahead: Arc::default(),
             splice: None,
-            relist: Relist::default(),
             forgotten: Forgotten::default(),
             described,
+            union,
         }
     }
 
-    /// What this mount is, with what was found out since it began.
-    pub(in crate::fuse) fn described(&self) -> Described {
+    /// Answers who asks what this mount is, with what was found out since it began.
+    pub(super) fn describe(&self, question: &[u8]) -> Result<Vec<u8>> {
         let mut told = self.described.clone();
-        told.add("option", if self.ahead.prefetch.get().is_some() { "prefetch=on" } else { "prefetch=off" });
-        told
+        told.add("option", if self.ahead.reads_files() { "prefetch=on" } else { "prefetch=off" });
+        // Its process: the next daemon tells of itself.
+        let stamp = u64::from(std::process::id()) << 32 | told.as_bytes().len() as u64;
+        ask::piece(question, told.as_bytes(), stamp)
     }
 
     /// A request arrived; `handle` has its reply. A bug costs one request, not the mount: the reply that a panic drops
     /// answers `EIO`.
-    pub(in crate::fuse) fn serve(&self, req: &Request, op: Op, handle: impl FnOnce()) {
+    pub(super) fn serve(&self, req: &Request, op: Op, handle: impl FnOnce()) {
         panics::caught(|| {
             self.requests.count(op);
             let _turn = self.turns.begin(req.pid());
@@ -164,104 +125,113 @@ impl Adapter {
         });
     }
 
-    /// How long the kernel may keep what it is told; to be taken along by a request that goes on elsewhere.
-    pub(in crate::fuse) fn ttls(&self) -> Ttls {
-        Ttls { timeouts: self.timeouts, passthrough: self.data.passthrough }
-    }
-
-    /// How long the kernel may keep the attributes of an inode.
-    pub(in crate::fuse) fn attr_ttl(&self, ino: INodeNo, mode: Option<u32>) -> Duration {
-        let ids = mode.is_none_or(|mode| mode & (libc::S_ISUID | libc::S_ISGID) != 0);
-        let unseen = self.data.passthrough && ids && self.open_files.is_through(ino);
-        if unseen { Duration::ZERO } else { self.timeouts.attr }
-    }
-
-    /// Runs what may take long (a large copy-up, a sync) on a thread of its own, so that no other request waits for it.
-    pub(in crate::fuse) fn run(&self, long: bool, job: impl FnOnce(&Union) + Send + 'static) {
-        run(&self.union, long, job);
-    }
-
-    /// The same once no data is on its way to the kernel that nobody asked for, to a file that is [changing](Self::changing).
-    pub(in crate::fuse) fn run_after_stores(
+    /// Does what a request asks for, and answers it: at once, or, where the union says that this takes long (a large copy-up,
+    /// a sync), on a thread of its own, so that no other request waits for it.
+    pub(super) fn run<R: Reply, T>(
         &self,
-        ino: InodeId,
-        long: bool,
-        job: impl FnOnce(&Union) + Send + 'static,
+        reply: R,
+        operation: Operation,
+        act: impl FnOnce(&Union) -> Result<T> + Send + 'static,
+        tell: impl FnOnce(R, T) + Send + 'static,
     ) {
-        let union = self.union.clone();
-        let job = move || run(&union, long, job);
-        match self.ahead.prefetch.get() {
-            Some(prefetch) => prefetch.after_stores(ino, Box::new(job)),
-            None => job(),
+        self.run_with(reply, (operation, &[]), |union, _| act(union), tell);
+    }
+
+    /// The same with data that came with the request, and is copied only if it has to outlive that.
+    pub(super) fn run_with<R: Reply, T>(
+        &self,
+        reply: R,
+        (operation, data): (Operation, &[u8]),
+        act: impl FnOnce(&Union, &[u8]) -> Result<T> + Send + 'static,
+        tell: impl FnOnce(R, T) + Send + 'static,
+    ) {
+        let landing = match self.ahead.changing(&operation) {
+            Ok(landing) => landing,
+            Err(error) => return reply.error(errno(error)),
+        };
+        let long = self.union.is_long(&operation);
+        if !long && landing.is_none() {
+            return answer(reply, act(&self.union, data), tell);
+        }
+        let (union, data) = (self.union.clone(), data.to_vec());
+        let job = move || answer(reply, act(&union, &data), tell);
+        match landing {
+            Some(landing) => landing.then(move || if long { on_its_own_thread(job) } else { job() }),
+            None => on_its_own_thread(job),
         }
     }
 
-    /// A request arrived that begins a change of a file's data, or lets a program begin one.
-    ///
-    /// # Errors
-    /// `ENOMEM`: it must fail.
-    pub(in crate::fuse) fn changing(&self, ino: InodeId) -> Result<()> {
-        self.ahead.prefetch.get().map_or(Ok(()), |prefetch| prefetch.changing(ino))
+    /// What was done is to be on disk.
+    pub(super) fn sync(&self, reply: ReplyEmpty, id: InodeId, data_only: bool) {
+        self.run(reply, Operation::Sync(id), move |union| union.fsync(id, data_only), done);
     }
 
-    pub(in crate::fuse) fn forget_one(&self, ino: INodeNo, lookups: u64) {
-        if let Some(prefetch) = self.ahead.prefetch.get() {
-            prefetch.forget(InodeId(ino.0));
+    /// Makes something by a name.
+    pub(super) fn make(
+        &self,
+        reply: ReplyEntry,
+        (req, umask): (&Request, u32),
+        parent: INodeNo,
+        name: &OsStr,
+        what: Make<'_>,
+    ) {
+        let made = to_name(name).and_then(|name| self.union.make(&caller(req, umask), id(parent), &name, what));
+        answer(reply, made, |reply, entry| self.ttls.entry(reply, entry));
+    }
+
+    /// Answers a large READ without a copy, where that can be: true if it is answered.
+    pub(super) fn spliced(&self, req: &Request, (id, offset, size): (InodeId, u64, u32)) -> bool {
+        if size < splice::WORTH {
+            return false;
         }
-        self.union.forget(InodeId(ino.0), lookups);
+        self.turns.much();
+        let begun = Instant::now();
+        let splice = self.splice.as_ref();
+        let answered = splice.is_some_and(|splice| splice.answer(&self.union, req.unique().0, (id, offset, size)));
+        if answered {
+            self.turns.streamed(req.pid(), (size, begun.elapsed()));
+        }
+        answered
+    }
+
+    /// How long the kernel may keep the attributes of an inode; `mode` where that is set just now.
+    pub(super) fn attr_ttl(&self, ino: INodeNo, mode: Option<u32>) -> Duration {
+        let unseen = mode.is_none_or(has_ids) && self.open_files.is_through(ino);
+        if unseen { Duration::ZERO } else { self.ttls.timeouts.attr }
+    }
+
+    pub(super) fn forget_one(&self, ino: INodeNo, lookups: u64) {
+        self.ahead.forget(id(ino));
+        self.union.forget(id(ino), lookups);
         if self.forgotten.one(|| self.union.live_inodes()) {
             process::return_free_memory();
         }
     }
-
-    pub(in crate::fuse) fn created(&self, reply: ReplyCreate, entry: &Entry) {
-        let (ttl, shown) = (self.timeouts.entry.min(self.timeouts.attr), attr(&entry.attr));
-        if !self.data.opens_seen {
-            return reply.created(&ttl, &shown, GENERATION, FileHandle(0), cached_flags());
-        }
-        let (ino, through) = (INodeNo(entry.id.0), self.data.passthrough);
-        let opened = self.open_files.open(&self.union, ino, through, |fd| reply.open_backing(fd));
-        let (handle, flags) = (opened.handle, opened.flags);
-        match &opened.backing {
-            Some(backing) => reply.created_passthrough(&ttl, &shown, GENERATION, handle, flags, backing),
-            None => reply.created(&ttl, &shown, GENERATION, handle, flags),
-        }
-    }
-
-    pub(in crate::fuse) fn make(&self, who: &Caller, parent: INodeNo, name: &OsStr, what: Make<'_>) -> Result<Entry> {
-        self.union.make(who, id(parent), &to_name(name)?, what)
-    }
 }
 
-fn run(union: &Arc<Union>, long: bool, job: impl FnOnce(&Union) + Send + 'static) {
-    if !long {
-        return job(union);
-    }
-    let (ours, union) = (union, union.clone());
+fn on_its_own_thread(job: impl FnOnce() + Send + 'static) {
     let job = Arc::new(Mutex::new(Some(job)));
+    let take = |job: &Mutex<Option<_>>| job.lock().take();
     let theirs = job.clone();
     let long = move || {
         panics::caught(|| {
             process::take_short_turns();
-            let job = theirs.lock().take();
-            job.into_iter().for_each(|job| job(&union));
+            take(&theirs).into_iter().for_each(|job| job());
         });
     };
-    let spawned = std::thread::Builder::new().name("plyfs-long".into()).spawn(long);
-    if let Err(error) = spawned {
+    if let Err(error) = std::thread::Builder::new().name("plyfs-long".into()).spawn(long) {
         // Out of memory or processes: then others wait.
         log::info!("no thread for a long request: {error}");
-        let job = job.lock().take();
-        job.into_iter().for_each(|job| job(ours));
+        take(&job).into_iter().for_each(|job| job());
     }
 }
 
 /// Tells the kernel what the union has to say, from now on.
-pub(in crate::fuse) fn connect(union: &Union, notifier: Notifier) {
+pub fn connect(union: &Union, notifier: Notifier) {
     union.set_notices(Box::new(Kernel(notifier)));
 }
 
-pub(in crate::fuse) fn to_name(name: &OsStr) -> Result<Name> {
+pub fn to_name(name: &OsStr) -> Result<Name> {
     Name::new(name.as_bytes())
 }
 

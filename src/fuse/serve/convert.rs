@@ -8,12 +8,12 @@ use crate::base::Errno;
 use crate::fuse::wire::RESENT;
 use crate::union::{Attr, Caller, InodeId, Kind, SetTime, Time};
 
-pub(in crate::fuse) fn id(ino: INodeNo) -> InodeId {
+pub fn id(ino: INodeNo) -> InodeId {
     InodeId(ino.0)
 }
 
 /// Who asks; `umask` where the request has one.
-pub(in crate::fuse) fn caller(req: &Request, umask: u32) -> Caller {
+pub fn caller(req: &Request, umask: u32) -> Caller {
     let unique = req.unique().0;
     let (request, resent) = (unique & !RESENT, unique & RESENT != 0);
     Caller { uid: req.uid(), gid: req.gid(), pid: req.pid(), umask, request, resent }
@@ -21,12 +21,12 @@ pub(in crate::fuse) fn caller(req: &Request, umask: u32) -> Caller {
 
 /// The one way an error goes to the kernel. `ENOSYS` would mean "there is no such operation" for the whole mount and
 /// for good, so a layer's is never handed on.
-pub(in crate::fuse) fn errno(errno: Errno) -> fuser::Errno {
+pub fn errno(errno: Errno) -> fuser::Errno {
     let errno = if errno == Errno::ENOSYS { Errno::EOPNOTSUPP } else { errno };
     fuser::Errno::from_i32(errno.raw())
 }
 
-pub(in crate::fuse) fn kind(kind: Kind) -> FileType {
+pub fn kind(kind: Kind) -> FileType {
     match kind {
         Kind::File => FileType::RegularFile,
         Kind::Dir => FileType::Directory,
@@ -38,7 +38,7 @@ pub(in crate::fuse) fn kind(kind: Kind) -> FileType {
     }
 }
 
-pub(in crate::fuse) fn attr(attr: &Attr) -> FileAttr {
+pub fn attr(attr: &Attr) -> FileAttr {
     FileAttr {
         ino: INodeNo(attr.id.0),
         size: attr.size,
@@ -59,7 +59,7 @@ pub(in crate::fuse) fn attr(attr: &Attr) -> FileAttr {
 }
 
 /// Attributes of a name that has none to show: its type is all that counts.
-pub(in crate::fuse) fn bare(entry: InodeId, of: Kind) -> FileAttr {
+pub fn bare(entry: InodeId, of: Kind) -> FileAttr {
     let epoch = SystemTime::UNIX_EPOCH;
     FileAttr {
         ino: INodeNo(entry.0),
@@ -81,7 +81,7 @@ pub(in crate::fuse) fn bare(entry: InodeId, of: Kind) -> FileAttr {
 }
 
 /// An entry with node id 0: the name does not exist, and the kernel may remember that.
-pub(in crate::fuse) fn negative() -> FileAttr {
+pub fn negative() -> FileAttr {
     bare(InodeId(0), Kind::File)
 }
 
@@ -106,7 +106,7 @@ fn from_system(time: SystemTime) -> Time {
     }
 }
 
-pub(in crate::fuse) fn set_time(time: Option<TimeOrNow>) -> SetTime {
+pub fn set_time(time: Option<TimeOrNow>) -> SetTime {
     match time {
         None => SetTime::Omit,
         Some(TimeOrNow::Now) => SetTime::Now,
@@ -121,7 +121,7 @@ fn encode_dev(rdev: u64) -> u32 {
 }
 
 /// Back from it.
-pub(in crate::fuse) fn decode_dev(rdev: u32) -> u64 {
+pub fn decode_dev(rdev: u32) -> u64 {
     libc::makedev((rdev & 0xf_ff00) >> 8, (rdev & 0xff) | ((rdev >> 12) & 0xf_ff00))
 }
 

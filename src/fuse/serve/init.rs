@@ -34,14 +34,14 @@ const FLAGS: [(Newer, InitFlags); 12] = [
 
 /// What the kernel does by itself, once it was told to.
 #[derive(Debug, Clone, Copy, Default)]
-pub(in crate::fuse) struct Agreed {
+pub struct Agreed {
     /// It opens files without asking.
     pub no_open: bool,
     /// It opens directories without asking.
     pub no_opendir: bool,
 }
 
-pub(in crate::fuse) fn negotiate(union: &Union, data: DataPath, config: &mut KernelConfig) -> Agreed {
+pub fn negotiate(union: &Union, data: DataPath, config: &mut KernelConfig) -> Agreed {
     let mut wished = InitFlags::FUSE_DO_READDIRPLUS
         // Attributes come with the first names of a listing, and with the next ones if somebody asked for some.
         | InitFlags::FUSE_READDIRPLUS_AUTO

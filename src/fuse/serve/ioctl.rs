@@ -14,13 +14,7 @@ const FS_IOC_FSSETXATTR: u32 = 0x401c_5820;
 ///
 /// # Errors
 /// `ENOTTY` for any other; as [`Union::get_flags`] and its like.
-pub(in crate::fuse) fn answer(
-    union: &Union,
-    caller: &Caller,
-    id: InodeId,
-    command: u32,
-    data: &[u8],
-) -> Result<Vec<u8>> {
+pub fn answer(union: &Union, caller: &Caller, id: InodeId, command: u32, data: &[u8]) -> Result<Vec<u8>> {
     match command {
         FS_IOC_GETFLAGS | FS_IOC32_GETFLAGS => union.get_flags(id).map(|flags| flags.to_ne_bytes().to_vec()),
         FS_IOC_SETFLAGS | FS_IOC32_SETFLAGS => {

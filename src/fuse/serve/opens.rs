@@ -7,12 +7,14 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use fuser::{BackingId, FileHandle, FopenFlags, INodeNo};
+use fuser::{BackingId, Errno, FileHandle, FopenFlags, INodeNo, OpenFlags, ReplyCreate, ReplyOpen};
 
+use super::convert::{attr, id};
+use super::reply::{GENERATION, Ttls};
 use crate::base::sync::DashMap;
 use crate::sys::caller;
 use crate::sys::newer::{self, Newer};
-use crate::union::{InodeId, Union};
+use crate::union::{Entry, OpenHow, Union};
 
 /// How data goes between programs and layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -27,6 +29,20 @@ pub struct DataPath {
     pub copy_up_at_open: bool,
 }
 
+impl DataPath {
+    /// What an open with these flags is to do.
+    pub(super) fn how(self, OpenFlags(flags): OpenFlags) -> OpenHow {
+        OpenHow {
+            writes: flags & libc::O_ACCMODE != libc::O_RDONLY,
+            appends: flags & (libc::O_APPEND | libc::O_TRUNC) == libc::O_APPEND,
+            empties: flags & libc::O_TRUNC != 0,
+            syncs: flags & libc::O_DSYNC != 0,
+            copies_up: self.copy_up_at_open,
+            by_kernel: self.passthrough,
+        }
+    }
+}
+
 /// The opens of one inode: the kernel allows one way for all that there are at a time.
 #[derive(Debug, Default)]
 struct Opens {
@@ -36,31 +52,46 @@ struct Opens {
 }
 
 /// All opens that were seen and have not ended.
-#[derive(Debug, Default)]
-pub struct OpenFiles(DashMap<u64, Opens>);
+pub struct OpenFiles {
+    union: Arc<Union>,
+    passthrough: bool,
+    opens: DashMap<u64, Opens>,
+}
 
 const CACHED: FileHandle = FileHandle(1);
 const THROUGH: FileHandle = FileHandle(2);
 
-/// How an open is answered.
-pub struct Opened {
-    pub handle: FileHandle,
-    pub flags: FopenFlags,
-    /// The file that the kernel reads and writes by itself.
-    pub backing: Option<Arc<BackingId>>,
-}
+/// How an open is answered: also by the file that the kernel reads and writes by itself.
+type Opened = (FileHandle, FopenFlags, Option<Arc<BackingId>>);
 
 impl OpenFiles {
+    pub fn new(union: Arc<Union>, data: DataPath) -> Self {
+        Self { union, passthrough: data.passthrough, opens: DashMap::default() }
+    }
+
+    /// Enters an open, and answers it.
+    pub fn opened(&self, reply: ReplyOpen, ino: INodeNo) {
+        match self.enter(ino, |fd| reply.open_backing(fd)) {
+            (handle, flags, Some(backing)) => reply.opened_passthrough(handle, flags, &backing),
+            (handle, flags, None) => reply.opened(handle, flags),
+        }
+    }
+
+    /// The same for a file that was made.
+    pub fn created(&self, reply: ReplyCreate, ttls: Ttls, entry: &Entry) {
+        let (ttl, shown) = (ttls.timeouts.entry.min(ttls.timeouts.attr), attr(&entry.attr));
+        match self.enter(INodeNo(entry.id.0), |fd| reply.open_backing(fd)) {
+            (handle, flags, Some(backing)) => {
+                reply.created_passthrough(&ttl, &shown, GENERATION, handle, flags, &backing)
+            }
+            (handle, flags, None) => reply.created(&ttl, &shown, GENERATION, handle, flags),
+        }
+    }
+
     /// Enters an open. `register` hands a file to the kernel.
-    pub fn open(
-        &self,
-        union: &Union,
-        ino: INodeNo,
-        passthrough: bool,
-        register: impl FnOnce(&OwnedFd) -> io::Result<BackingId>,
-    ) -> Opened {
-        let backing = if passthrough { union.backing(InodeId(ino.0)) } else { None };
-        let mut opens = self.0.entry(ino.0).or_default();
+    fn enter(&self, ino: INodeNo, register: impl FnOnce(&OwnedFd) -> io::Result<BackingId>) -> Opened {
+        let backing = if self.passthrough { self.union.backing(id(ino)) } else { None };
+        let mut opens = self.opens.entry(ino.0).or_default();
         // As long as others go through, so must this one, whatever the file has become.
         if opens.cached == 0 && (opens.through > 0 || backing.is_some()) {
             if let (None, Some(fd)) = (&opens.backing, &backing) {
@@ -71,48 +102,47 @@ impl OpenFiles {
                     .inspect_err(|error| log::debug!("{}: not handed on: {error}", ino.0));
                 opens.backing = registered.ok().map(Arc::new);
             }
-            if opens.backing.is_some() {
+            if let Some(backing) = opens.backing.clone() {
                 opens.through += 1;
-                let backing = opens.backing.clone();
-                return Opened { handle: THROUGH, flags: no_flush(), backing };
+                return (THROUGH, no_flush(), Some(backing));
             }
         }
         opens.cached += 1;
         let mut flags = no_flush();
         // What was written by the kernel itself meanwhile is not in its cache.
-        if !passthrough || union.is_lower(InodeId(ino.0)) {
+        if !self.passthrough || self.union.is_lower(id(ino)) {
             flags |= FopenFlags::FOPEN_KEEP_CACHE;
         }
-        if union.appends(InodeId(ino.0)) {
+        if self.union.appends(id(ino)) {
             flags = FopenFlags::FOPEN_NOFLUSH | FopenFlags::FOPEN_DIRECT_IO;
         }
-        Opened { handle: CACHED, flags, backing: None }
+        (CACHED, flags, None)
     }
 
-    /// Whether the kernel may be writing to it by itself: then it does not see that this clears set-user-id bits.
+    /// Whether the kernel may be writing to it by itself.
     pub fn is_through(&self, ino: INodeNo) -> bool {
-        self.0.get(&ino.0).is_some_and(|opens| opens.through > 0)
+        self.passthrough && self.opens.get(&ino.0).is_some_and(|opens| opens.through > 0)
     }
 
     /// An open ended.
     pub fn release(&self, ino: INodeNo, handle: FileHandle) {
-        let Some(mut opens) = self.0.get_mut(&ino.0) else { return };
-        if handle == THROUGH {
-            opens.through = opens.through.saturating_sub(1);
-        } else {
-            opens.cached = opens.cached.saturating_sub(1);
-        }
+        let Some(mut opens) = self.opens.get_mut(&ino.0) else { return };
+        let count = if handle == THROUGH { &mut opens.through } else { &mut opens.cached };
+        *count = count.saturating_sub(1);
         let over = opens.through == 0 && opens.cached == 0;
         drop(opens);
         if over {
-            self.0.remove_if(&ino.0, |_, opens| opens.through == 0 && opens.cached == 0);
+            self.opens.remove_if(&ino.0, |_, opens| opens.through == 0 && opens.cached == 0);
         }
     }
 }
 
-/// How a file is opened whose data the kernel may keep in its cache.
-pub(in crate::fuse) fn cached_flags() -> FopenFlags {
-    FopenFlags::FOPEN_KEEP_CACHE | no_flush()
+/// Answers an open that need not be seen. With `ENOSYS` the kernel opens files without asking from then on.
+pub fn unseen(reply: ReplyOpen, without_asking: bool) {
+    match without_asking {
+        true => reply.error(Errno::ENOSYS),
+        false => reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE | no_flush()),
+    }
 }
 
 /// Nothing is left to do at close(2).

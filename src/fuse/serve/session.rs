@@ -8,20 +8,17 @@ use std::thread;
 
 use fuser::{Config, Session, SessionACL};
 
-use super::adapter::{self, Adapter, ReadAhead};
+use super::adapter::{self, Adapter};
 use super::opens;
 use super::reattach::Successive;
 use super::requests::Requests;
 use super::settings::MountSettings;
 use super::splice::Splice;
 use crate::base::{Errno, panics};
-use crate::fuse::ahead::guard::Guard;
-use crate::fuse::ahead::prefetch::Prefetch;
-use crate::fuse::ahead::walk::Walk;
-use crate::fuse::turns::Turns;
+use crate::fuse::ahead::Guard;
 use crate::sys::newer::{self, Newer};
 use crate::sys::{mount, process};
-use crate::union::{SetupError, Union};
+use crate::union::SetupError;
 
 /// KiB that the kernel reads ahead where root may say so. 160 MiB of a lower file in the cache, cold, ms: with 128 KiB
 /// 83-102 read in order and 74-88 mapped, with 256 66-71 and 67-72, with 512 60-65 and 58-62, with 4096 66-68 and 48-52.
@@ -32,17 +29,17 @@ const MOST_PANICS: usize = 100;
 
 /// How this process may mount.
 #[derive(Debug, Clone)]
-enum Way {
+enum MountBy {
     /// mount(2): root, or inside a user namespace.
-    Direct,
+    Call,
     /// The set-user-id helper of the package fuse3.
     Helper(PathBuf),
 }
 
-impl Way {
+impl MountBy {
     fn unmount(&self, at: &Path, lazy: bool) -> Result<(), String> {
         match self {
-            Self::Direct => mount::unmount(at, lazy).map_err(|errno| errno.to_string()),
+            Self::Call => mount::unmount(at, lazy).map_err(|errno| errno.to_string()),
             Self::Helper(program) => mount::fusermount_unmount(program, at, lazy),
         }
     }
@@ -60,9 +57,9 @@ pub fn mounts_directly() -> bool {
 pub fn preflight(settings: &MountSettings) -> Result<(), SetupError> {
     open_mountpoint(&settings.mountpoint)?;
     mount::open_device().map_err(device_closed)?;
-    match way(&settings.mountpoint)? {
-        Way::Direct => Ok(()),
-        Way::Helper(_) => helper_would_mount(settings),
+    match mount_by(&settings.mountpoint)? {
+        MountBy::Call => Ok(()),
+        MountBy::Helper(_) => helper_would_mount(settings),
     }
 }
 
@@ -94,15 +91,15 @@ pub fn serve(
     on_ready: impl FnOnce(),
 ) -> Result<(), SetupError> {
     process::block_endings();
-    let (connection, way) = match successive.as_ref().and_then(|one| one.connection.as_ref()) {
-        Some(kept) => (kept.try_clone().map_err(|error| device_closed(error.into()))?, way(&settings.mountpoint)?),
+    let (connection, by) = match successive.as_ref().and_then(|one| one.connection.as_ref()) {
+        Some(kept) => (kept.try_clone().map_err(|error| device_closed(error.into()))?, mount_by(&settings.mountpoint)?),
         None => mount(settings)?,
     };
     let (union, requests, turns, ahead) = (fs.union.clone(), fs.requests.clone(), fs.turns.clone(), fs.ahead.clone());
     fs.splice = Splice::new(&connection).ok();
     let device = connection.try_clone().inspect_err(|error| log::info!("threads do not take turns: {error}")).ok();
     let mounted =
-        Mounted { path: settings.mountpoint.clone(), way, device: mount::device_at(&settings.mountpoint).ok() };
+        Mounted { path: settings.mountpoint.clone(), by, device: mount::device_at(&settings.mountpoint).ok() };
 
     // With a supervisor the next daemon goes on with it.
     let _at_the_worst = successive.is_none().then(|| GiveUp(&mounted));
@@ -110,7 +107,6 @@ pub fn serve(
     let mut config = Config::default();
     config.acl = SessionACL::All; // who may enter is the kernel's affair
     config.n_threads = Some(settings.threads.max(1));
-    let alone = successive.is_none();
     config.clone_fd = false;
     let first = successive.as_ref().is_none_or(|one| one.connection.is_none());
     let end_early = |error: std::io::Error| {
@@ -137,8 +133,12 @@ pub fn serve(
     if !first {
         union.tell_anew();
     }
-    let guarded = device.as_ref().filter(|_| alone).zip(guard);
-    read_ahead(&mounted, settings, guarded, (&union, &ahead, &turns));
+    mounted.raise_read_ahead();
+    if settings.prefetch {
+        // Of what the kernel had from a daemon before this one nothing is known.
+        let guard = guard.filter(|_| successive.is_none() && settings.reads_ahead());
+        ahead.start(&union, &turns, device.as_ref().zip(guard));
+    }
     if let Some(device) = device.filter(|_| settings.threads > 1) {
         turns.set_device(device);
     }
@@ -149,7 +149,7 @@ pub fn serve(
     if ended.is_ok() {
         // Other threads may still have the union for a moment, and its end would come after that of the process.
         union.finish();
-        ahead.prefetch.get().into_iter().for_each(Prefetch::finish);
+        ahead.finish();
     }
     ended.map_err(end_early)
 }
@@ -167,47 +167,8 @@ fn ended(run: std::io::Result<()>) -> std::io::Result<()> {
     }
 }
 
-/// Sees to what is read before it is asked for. `guarded`: this daemon's connection, if it is the first, and its guard.
-fn read_ahead(
-    mounted: &Mounted,
-    settings: &MountSettings,
-    guarded: Option<(&OwnedFd, Guard)>,
-    (union, ahead, turns): (&Arc<Union>, &ReadAhead, &Arc<Turns>),
-) {
-    if let (Way::Direct, Some(device)) = (&mounted.way, mounted.device)
-        && let Err(errno) = mount::raise_read_ahead(device, READ_AHEAD)
-    {
-        log::debug!("read-ahead stays as it is: {errno}");
-    }
-    // Else nothing holds that was read before, and a lookup that finds other attributes may wait for a READ's page.
-    if !settings.prefetch || !union.layers_stay() {
-        return;
-    }
-    let failed = |error: std::io::Error| log::info!("nothing is read before it is asked for: {error}");
-    if process::allowed_cpus().len() > 1 {
-        match Walk::start(union.clone()) {
-            Ok(walk) => drop(ahead.walk.set(walk)),
-            Err(error) => failed(error),
-        }
-    }
-    // Of what the kernel had from a daemon before this one nothing is known.
-    let Some((connection, guard)) = guarded.filter(|_| settings.reads_ahead() && !newer::is_absent(Newer::NoOpen))
-    else {
-        return;
-    };
-    let start = |guard: Guard| {
-        // `EINVAL` before Linux 6.9.
-        let guarded = guard.take(connection.as_fd())?;
-        Prefetch::new(union, (connection.try_clone()?, guarded), turns)
-    };
-    match start(guard) {
-        Ok(prefetch) => drop(ahead.prefetch.set(prefetch)),
-        Err(error) => failed(error),
-    }
-}
-
 /// The connection to the kernel of a mount just made, and how it was made.
-fn mount(settings: &MountSettings) -> Result<(OwnedFd, Way), SetupError> {
+fn mount(settings: &MountSettings) -> Result<(OwnedFd, MountBy), SetupError> {
     let target = open_mountpoint(&settings.mountpoint)?;
     let mut request = mount::MountRequest {
         source: settings.fsname.clone(),
@@ -216,13 +177,13 @@ fn mount(settings: &MountSettings) -> Result<(OwnedFd, Way), SetupError> {
         allow_other: true,
         security: settings.security.clone(),
     };
-    let mut way = way(&settings.mountpoint)?;
-    if matches!(way, Way::Direct) {
+    let mut by = mount_by(&settings.mountpoint)?;
+    if matches!(by, MountBy::Call) {
         let device = mount::open_device().map_err(device_closed)?;
         match mount::mount_on(target.as_fd(), device.as_fd(), &request) {
-            Ok(()) => return Ok((device, way)),
+            Ok(()) => return Ok((device, by)),
             // Such as a container that lets nobody mount: its fusermount3 may.
-            Err(Errno::EPERM) => way = helper(&settings.mountpoint)?,
+            Err(Errno::EPERM) => by = helper(&settings.mountpoint)?,
             Err(Errno::EINVAL) if !request.security.is_empty() => {
                 let options = request.security.join(&OsString::from(","));
                 let reason = format!("the kernel does not take {}", options.to_string_lossy());
@@ -231,23 +192,23 @@ fn mount(settings: &MountSettings) -> Result<(OwnedFd, Way), SetupError> {
             Err(errno) => return Err(failure(settings, format!("mount(2): {errno}"), "")),
         }
     }
-    let Way::Helper(program) = &way else { return Err(failure(settings, "no way to mount".to_owned(), "")) };
+    let MountBy::Helper(program) = &by else { return Err(failure(settings, "no way to mount".to_owned(), "")) };
     request.allow_other = settings.allow_other;
     request.flags.nosuid = true;
     request.flags.nodev = true;
     let connection = mount::fusermount_on(program, target.as_fd(), &request)
         .map_err(|said| failure(settings, said, "a normal user mounts on a directory of their own"))?;
-    Ok((connection, way))
+    Ok((connection, by))
 }
 
 /// What this process can mount with.
-fn way(mountpoint: &Path) -> Result<Way, SetupError> {
-    if mounts_directly() { Ok(Way::Direct) } else { helper(mountpoint) }
+fn mount_by(mountpoint: &Path) -> Result<MountBy, SetupError> {
+    if mounts_directly() { Ok(MountBy::Call) } else { helper(mountpoint) }
 }
 
 /// The set-user-id helper.
-fn helper(mountpoint: &Path) -> Result<Way, SetupError> {
-    ["fusermount3", "fusermount"].into_iter().find_map(process::find_program).map(Way::Helper).ok_or_else(|| {
+fn helper(mountpoint: &Path) -> Result<MountBy, SetupError> {
+    ["fusermount3", "fusermount"].into_iter().find_map(process::find_program).map(MountBy::Helper).ok_or_else(|| {
         SetupError {
             what: mountpoint.display().to_string(),
             reason: "this user may not mount, and there is no fusermount3".to_owned(),
@@ -293,8 +254,8 @@ pub fn unmount(at: &Path, lazy: bool) -> Result<(), String> {
 
 /// Unmounts a view that nobody serves any more, or will.
 pub fn give_up(mountpoint: &Path) {
-    let Ok(way) = way(mountpoint) else { return };
-    Mounted { path: mountpoint.to_owned(), way, device: mount::device_at(mountpoint).ok() }.give_up();
+    let Ok(by) = mount_by(mountpoint) else { return };
+    Mounted { path: mountpoint.to_owned(), by, device: mount::device_at(mountpoint).ok() }.give_up();
 }
 
 fn open_mountpoint(path: &Path) -> Result<OwnedFd, SetupError> {
@@ -338,7 +299,7 @@ impl Drop for GiveUp<'_> {
 #[derive(Debug, Clone)]
 struct Mounted {
     path: PathBuf,
-    way: Way,
+    by: MountBy,
     /// The number that stat(2) gives as `st_dev` inside the view: whatever else is mounted at `path` is left alone.
     device: Option<u64>,
 }
@@ -360,7 +321,7 @@ impl Mounted {
             // Detached from outside and still in use; it was asked for that this process ends.
             std::process::exit(0);
         };
-        if let Err(said) = self.way.unmount(&at, false).or_else(|_| self.way.unmount(&at, true)) {
+        if let Err(said) = self.by.unmount(&at, false).or_else(|_| self.by.unmount(&at, true)) {
             log::error!("{}: cannot be unmounted: {said}", at.display());
             std::process::exit(1);
         }
@@ -371,10 +332,19 @@ impl Mounted {
         }
     }
 
+    /// The kernel reads ahead further than by itself, where root may say so.
+    fn raise_read_ahead(&self) {
+        if let (MountBy::Call, Some(device)) = (&self.by, self.device)
+            && let Err(errno) = mount::raise_read_ahead(device, READ_AHEAD)
+        {
+            log::debug!("read-ahead stays as it is: {errno}");
+        }
+    }
+
     /// Unmounts a view that nobody answers for any more.
     fn give_up(&self) {
         if let Some(at) = self.place()
-            && let Err(said) = self.way.unmount(&at, true)
+            && let Err(said) = self.by.unmount(&at, true)
         {
             log::error!("{}: cannot be unmounted: {said}", at.display());
         }

@@ -16,7 +16,7 @@ use crate::sys::stat::stat_fd;
 use crate::union::{InodeId, Union};
 
 /// A smaller READ is answered with fewer system calls by a copy.
-pub(in crate::fuse) const WORTH: u32 = 64 << 10;
+pub const WORTH: u32 = 64 << 10;
 /// The pipe's size: what a normal user may have.
 const PIPE: usize = 1 << 20;
 
@@ -26,7 +26,7 @@ thread_local! {
 
 /// Answers READs on a connection.
 #[derive(Debug)]
-pub(in crate::fuse) struct Splice(OwnedFd);
+pub struct Splice(OwnedFd);
 
 impl Splice {
     /// `connection` must be what the requests are read from: the kernel looks for them there.
