@@ -7,7 +7,7 @@ use crate::format::origin::Origin;
 use crate::layer::Handles;
 
 /// An inode of the union: its `st_ino`, its `d_ino` and the node id that the kernel knows it by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct InodeId(pub u64);
 
 impl InodeId {

@@ -34,9 +34,10 @@ pub enum SetTime {
 }
 
 /// What sort of object it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[allow(missing_docs)]
 pub enum Kind {
+    #[default]
     File,
     Dir,
     Symlink,

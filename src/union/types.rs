@@ -67,7 +67,7 @@ impl Caller {
 }
 
 /// Attributes as they are shown.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Attr {
     /// The inode.
     pub id: InodeId,

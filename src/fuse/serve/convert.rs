@@ -59,25 +59,8 @@ pub fn attr(attr: &Attr) -> FileAttr {
 }
 
 /// Attributes of a name that has none to show: its type is all that counts.
-pub fn bare(entry: InodeId, of: Kind) -> FileAttr {
-    let epoch = SystemTime::UNIX_EPOCH;
-    FileAttr {
-        ino: INodeNo(entry.0),
-        size: 0,
-        blocks: 0,
-        atime: epoch,
-        mtime: epoch,
-        ctime: epoch,
-        crtime: epoch,
-        kind: kind(of),
-        perm: 0,
-        nlink: 1,
-        uid: 0,
-        gid: 0,
-        rdev: 0,
-        blksize: 4096,
-        flags: 0,
-    }
+pub fn bare(id: InodeId, kind: Kind) -> FileAttr {
+    attr(&Attr { id, kind, nlink: 1, blksize: 4096, ..Attr::default() })
 }
 
 /// An entry with node id 0: the name does not exist, and the kernel may remember that.
@@ -86,13 +69,9 @@ pub fn negative() -> FileAttr {
 }
 
 fn to_system(time: Time) -> SystemTime {
-    let seconds = Duration::from_secs(time.sec.unsigned_abs());
-    let whole = if time.sec < 0 {
-        SystemTime::UNIX_EPOCH.checked_sub(seconds)
-    } else {
-        SystemTime::UNIX_EPOCH.checked_add(seconds)
-    };
-    whole.and_then(|t| t.checked_add(Duration::from_nanos(time.nsec.into()))).unwrap_or(SystemTime::UNIX_EPOCH)
+    let (epoch, seconds) = (SystemTime::UNIX_EPOCH, Duration::from_secs(time.sec.unsigned_abs()));
+    let whole = if time.sec < 0 { epoch.checked_sub(seconds) } else { epoch.checked_add(seconds) };
+    whole.and_then(|t| t.checked_add(Duration::from_nanos(time.nsec.into()))).unwrap_or(epoch)
 }
 
 /// Undoes fuser's parsing of times before 1970: it takes the nanoseconds away where they are to be added.

@@ -7,10 +7,10 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno as FuseErrno, FileHandle, Filesystem, FopenFlags, INodeNo,
-    IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs,
-    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno as FuseErrno, FileHandle as Fh, Filesystem, FopenFlags,
+    INodeNo as Ino, IoctlFlags, KernelConfig, LockOwner, OpenFlags as Flags, RenameFlags, ReplyAttr, ReplyBmap,
+    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek,
+    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use super::adapter::{Adapter, to_name};
@@ -21,6 +21,8 @@ use super::{init, ioctl, opens};
 use crate::base::{Errno, panics};
 use crate::sys::ask;
 use crate::union::{self, Make, Operation, Seek, SetAttr, Union, WriteHow, symlink_target};
+
+type Owner = Option<LockOwner>;
 
 thread_local! {
     /// Read replies are filled here: no allocation for each.
@@ -33,7 +35,7 @@ impl Filesystem for Adapter {
         if agreed { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EIO)) }
     }
 
-    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn lookup(&self, req: &Request, parent: Ino, name: &OsStr, reply: ReplyEntry) {
         self.serve(req, Op::Lookup, || {
             let found = to_name(name).and_then(|name| self.union.lookup(id(parent), &name));
             answer(reply, found, |reply, found| self.ttls.found(reply, found));
@@ -41,12 +43,12 @@ impl Filesystem for Adapter {
     }
 
     /// No turn: they come in batches, in which the thread must not be sent aside.
-    fn forget(&self, _: &Request, ino: INodeNo, lookups: u64) {
+    fn forget(&self, _: &Request, ino: Ino, lookups: u64) {
         self.requests.count(Op::Forget);
         panics::caught(|| self.forget_one(ino, lookups));
     }
 
-    fn getattr(&self, req: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+    fn getattr(&self, req: &Request, ino: Ino, _: Option<Fh>, reply: ReplyAttr) {
         self.serve(req, Op::GetAttr, || {
             let ttl = self.attr_ttl(ino, None);
             answer(reply, self.union.getattr(id(ino)), |reply, found| reply.attr(&ttl, &attr(&found)));
@@ -56,7 +58,7 @@ impl Filesystem for Adapter {
     fn setattr(
         &self,
         req: &Request,
-        ino: INodeNo,
+        ino: Ino,
         mode: Option<u32>,
         uid: Option<u32>,
         gid: Option<u32>,
@@ -64,7 +66,7 @@ impl Filesystem for Adapter {
         atime: Option<TimeOrNow>,
         mtime: Option<TimeOrNow>,
         _ctime: Option<SystemTime>,
-        _: Option<FileHandle>,
+        _: Option<Fh>,
         _crtime: Option<SystemTime>,
         _chgtime: Option<SystemTime>,
         _bkuptime: Option<SystemTime>,
@@ -80,13 +82,13 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
+    fn readlink(&self, req: &Request, ino: Ino, reply: ReplyData) {
         self.serve(req, Op::ReadLink, || {
             answer(reply, self.union.readlink(id(ino)), |reply, target| reply.data(&target));
         });
     }
 
-    fn mknod(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, rdev: u32, reply: ReplyEntry) {
+    fn mknod(&self, req: &Request, parent: Ino, name: &OsStr, mode: u32, umask: u32, rdev: u32, reply: ReplyEntry) {
         self.serve(req, Op::MkNod, || {
             let what = match mode & libc::S_IFMT {
                 libc::S_IFREG => Make::File { mode: mode & 0o7777 },
@@ -96,13 +98,13 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
+    fn mkdir(&self, req: &Request, parent: Ino, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
         self.serve(req, Op::MkDir, || {
             self.make(reply, (req, umask), parent, name, Make::Dir { mode: mode & 0o7777 });
         });
     }
 
-    fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn unlink(&self, req: &Request, parent: Ino, name: &OsStr, reply: ReplyEmpty) {
         self.serve(req, Op::Unlink, || {
             answer(reply, to_name(name), |reply, name| {
                 let (who, parent, operation) =
@@ -112,14 +114,14 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn rmdir(&self, req: &Request, parent: Ino, name: &OsStr, reply: ReplyEmpty) {
         self.serve(req, Op::RmDir, || {
             let removed = to_name(name).and_then(|name| self.union.rmdir(&caller(req, 0), id(parent), &name));
             answer(reply, removed, done);
         });
     }
 
-    fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+    fn symlink(&self, req: &Request, parent: Ino, name: &OsStr, target: &Path, reply: ReplyEntry) {
         self.serve(req, Op::Symlink, || {
             answer(reply, symlink_target(target.as_os_str().as_bytes()), |reply, target| {
                 self.make(reply, (req, 0), parent, name, Make::Symlink { target: &target });
@@ -127,28 +129,19 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn rename(
-        &self,
-        req: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        new_parent: INodeNo,
-        new_name: &OsStr,
-        flags: RenameFlags,
-        reply: ReplyEmpty,
-    ) {
+    fn rename(&self, req: &Request, dir: Ino, name: &OsStr, to: Ino, new: &OsStr, how: RenameFlags, reply: ReplyEmpty) {
         self.serve(req, Op::Rename, || {
-            let names = to_name(name).and_then(|name| Ok((name, to_name(new_name)?)));
-            answer(reply, names, |reply, (name, new_name)| {
-                let (who, from, to) = (caller(req, 0), id(parent), id(new_parent));
-                let flags = union::RenameFlags::from_bits_retain(flags.bits());
-                let operation = Operation::Unname(from, name.clone());
-                self.run(reply, operation, move |union| union.rename(&who, from, &name, to, &new_name, flags), done);
+            let names = to_name(name).and_then(|name| Ok((name, to_name(new)?)));
+            answer(reply, names, |reply, (name, new)| {
+                let (who, dir, to) = (caller(req, 0), id(dir), id(to));
+                let how = union::RenameFlags::from_bits_retain(how.bits());
+                let operation = Operation::Unname(dir, name.clone());
+                self.run(reply, operation, move |union| union.rename(&who, dir, &name, to, &new, how), done);
             });
         });
     }
 
-    fn link(&self, req: &Request, ino: INodeNo, new_parent: INodeNo, new_name: &OsStr, reply: ReplyEntry) {
+    fn link(&self, req: &Request, ino: Ino, new_parent: Ino, new_name: &OsStr, reply: ReplyEntry) {
         self.serve(req, Op::Link, || {
             answer(reply, to_name(new_name), |reply, name| {
                 let (who, ino, parent, ttls) = (caller(req, 0), id(ino), id(new_parent), self.ttls);
@@ -158,7 +151,7 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, req: &Request, ino: Ino, flags: Flags, reply: ReplyOpen) {
         self.serve(req, Op::Open, || {
             if !self.data.opens_seen {
                 return opens::unseen(reply, self.agreed.no_open);
@@ -169,17 +162,7 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn read(
-        &self,
-        req: &Request,
-        ino: INodeNo,
-        _: FileHandle,
-        offset: u64,
-        size: u32,
-        _: OpenFlags,
-        _: Option<LockOwner>,
-        reply: ReplyData,
-    ) {
+    fn read(&self, req: &Request, ino: Ino, _: Fh, offset: u64, size: u32, _: Flags, _: Owner, reply: ReplyData) {
         self.serve(req, Op::Read, || {
             if let Err(error) = self.ahead.read(id(ino), offset, size) {
                 return reply.error(errno(error));
@@ -202,13 +185,13 @@ impl Filesystem for Adapter {
     fn write(
         &self,
         req: &Request,
-        ino: INodeNo,
-        _: FileHandle,
+        ino: Ino,
+        _: Fh,
         offset: u64,
         data: &[u8],
         write_flags: WriteFlags,
-        flags: OpenFlags,
-        _: Option<LockOwner>,
+        flags: Flags,
+        _: Owner,
         reply: ReplyWrite,
     ) {
         self.serve(req, Op::Write, || {
@@ -224,20 +207,11 @@ impl Filesystem for Adapter {
     }
 
     /// Nothing is left to do at close(2): the kernel need not ask again.
-    fn flush(&self, req: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+    fn flush(&self, req: &Request, _: Ino, _: Fh, _: LockOwner, reply: ReplyEmpty) {
         self.serve(req, Op::Flush, || reply.error(FuseErrno::ENOSYS));
     }
 
-    fn release(
-        &self,
-        req: &Request,
-        ino: INodeNo,
-        fh: FileHandle,
-        _: OpenFlags,
-        _: Option<LockOwner>,
-        _flush: bool,
-        reply: ReplyEmpty,
-    ) {
+    fn release(&self, req: &Request, ino: Ino, fh: Fh, _: Flags, _: Owner, _: bool, reply: ReplyEmpty) {
         self.serve(req, Op::Release, || {
             reply.ok();
             if self.data.opens_seen {
@@ -246,27 +220,27 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn fsync(&self, req: &Request, ino: INodeNo, _: FileHandle, datasync: bool, reply: ReplyEmpty) {
+    fn fsync(&self, req: &Request, ino: Ino, _: Fh, datasync: bool, reply: ReplyEmpty) {
         self.serve(req, Op::FSync, || self.sync(reply, id(ino), datasync));
     }
 
     /// Answered away, as OPEN: the kernel keeps listings, and is told when to drop one.
-    fn opendir(&self, req: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+    fn opendir(&self, req: &Request, _: Ino, _: Flags, reply: ReplyOpen) {
         self.serve(req, Op::OpenDir, || match self.agreed.no_opendir {
             true => reply.error(FuseErrno::ENOSYS),
             // Not cached: kernels of that time have not learned all there is to it.
-            false => reply.opened(FileHandle(0), FopenFlags::empty()),
+            false => reply.opened(Fh(0), FopenFlags::empty()),
         });
     }
 
-    fn readdir(&self, req: &Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+    fn readdir(&self, req: &Request, ino: Ino, _: Fh, offset: u64, mut reply: ReplyDirectory) {
         self.serve(req, Op::ReadDir, || {
             let listed = self.union.readdir(id(ino), offset, false, &mut Plain(&mut reply));
             answer(reply, listed, |reply, ()| reply.ok());
         });
     }
 
-    fn readdirplus(&self, req: &Request, ino: INodeNo, _: FileHandle, offset: u64, reply: ReplyDirectoryPlus) {
+    fn readdirplus(&self, req: &Request, ino: Ino, _: Fh, offset: u64, reply: ReplyDirectoryPlus) {
         self.serve(req, Op::ReadDirPlus, || {
             let mut sink = Plus { reply, ttls: self.ttls, listed: self.ahead.listed(id(ino), offset == 0) };
             let listed = self.union.readdir(id(ino), offset, true, &mut sink);
@@ -274,15 +248,15 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn releasedir(&self, req: &Request, _: INodeNo, _: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
+    fn releasedir(&self, req: &Request, _: Ino, _: Fh, _: Flags, reply: ReplyEmpty) {
         self.serve(req, Op::ReleaseDir, || reply.ok());
     }
 
-    fn fsyncdir(&self, req: &Request, ino: INodeNo, _: FileHandle, datasync: bool, reply: ReplyEmpty) {
+    fn fsyncdir(&self, req: &Request, ino: Ino, _: Fh, datasync: bool, reply: ReplyEmpty) {
         self.serve(req, Op::FSyncDir, || self.sync(reply, id(ino), datasync));
     }
 
-    fn statfs(&self, req: &Request, _: INodeNo, reply: ReplyStatfs) {
+    fn statfs(&self, req: &Request, _: Ino, reply: ReplyStatfs) {
         self.serve(req, Op::StatFs, || {
             answer(reply, self.union.statfs(), |reply, fs| {
                 reply.statfs(fs.blocks, fs.bfree, fs.bavail, fs.files, fs.ffree, fs.bsize, fs.namelen, fs.frsize);
@@ -290,16 +264,7 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn setxattr(
-        &self,
-        req: &Request,
-        ino: INodeNo,
-        name: &OsStr,
-        value: &[u8],
-        flags: i32,
-        _position: u32,
-        reply: ReplyEmpty,
-    ) {
+    fn setxattr(&self, req: &Request, ino: Ino, name: &OsStr, value: &[u8], flags: i32, _: u32, reply: ReplyEmpty) {
         self.serve(req, Op::SetXattr, || {
             let (who, ino, name, flags) = (caller(req, 0), id(ino), name.to_owned(), flags.unsigned_abs());
             let set = move |union: &Union, value: &[u8]| union.setxattr(&who, ino, name.as_bytes(), value, flags);
@@ -307,7 +272,7 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+    fn getxattr(&self, req: &Request, ino: Ino, name: &OsStr, size: u32, reply: ReplyXattr) {
         self.serve(req, Op::GetXattr, || {
             let ino = id(ino);
             let before_write = name == "security.capability";
@@ -321,13 +286,13 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+    fn listxattr(&self, req: &Request, ino: Ino, size: u32, reply: ReplyXattr) {
         self.serve(req, Op::ListXattr, || {
             answer(reply, self.union.listxattr(&caller(req, 0), id(ino)), xattr(size));
         });
     }
 
-    fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn removexattr(&self, req: &Request, ino: Ino, name: &OsStr, reply: ReplyEmpty) {
         self.serve(req, Op::RemoveXattr, || {
             let (who, ino) = (caller(req, 0), id(ino));
             let remove = move |union: &Union, name: &[u8]| union.removexattr(&who, ino, name);
@@ -336,72 +301,44 @@ impl Filesystem for Adapter {
     }
 
     /// The kernel checks permissions itself (`default_permissions`); this answers mounts without that.
-    fn access(&self, req: &Request, ino: INodeNo, _: AccessFlags, reply: ReplyEmpty) {
+    fn access(&self, req: &Request, ino: Ino, _: AccessFlags, reply: ReplyEmpty) {
         self.serve(req, Op::Access, || answer(reply, self.union.getattr(id(ino)).map(drop), done));
     }
 
-    fn create(
-        &self,
-        req: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        mode: u32,
-        umask: u32,
-        _flags: i32,
-        reply: ReplyCreate,
-    ) {
+    fn create(&self, req: &Request, dir: Ino, name: &OsStr, mode: u32, umask: u32, _: i32, reply: ReplyCreate) {
         self.serve(req, Op::Create, || {
             if !self.data.opens_seen {
                 return reply.error(FuseErrno::ENOSYS);
             }
             let what = Make::File { mode: mode & 0o7777 };
-            let made = to_name(name).and_then(|name| self.union.make(&caller(req, umask), id(parent), &name, what));
+            let made = to_name(name).and_then(|name| self.union.make(&caller(req, umask), id(dir), &name, what));
             answer(reply, made, |reply, entry| self.open_files.created(reply, self.ttls, &entry));
         });
     }
 
-    fn bmap(&self, req: &Request, _: INodeNo, _blocksize: u32, _idx: u64, reply: ReplyBmap) {
+    fn bmap(&self, req: &Request, _: Ino, _blocksize: u32, _idx: u64, reply: ReplyBmap) {
         self.serve(req, Op::Bmap, || reply.error(FuseErrno::from_i32(libc::ENOTTY)));
     }
 
-    fn ioctl(
-        &self,
-        req: &Request,
-        ino: INodeNo,
-        _: FileHandle,
-        _: IoctlFlags,
-        command: u32,
-        data: &[u8],
-        _out_size: u32,
-        reply: ReplyIoctl,
-    ) {
+    fn ioctl(&self, req: &Request, ino: Ino, _: Fh, _: IoctlFlags, code: u32, data: &[u8], _: u32, reply: ReplyIoctl) {
         self.serve(req, Op::Ioctl, || {
             let (who, ino, tell) = (caller(req, 0), id(ino), |reply: ReplyIoctl, data: Vec<u8>| reply.ioctl(0, &data));
-            if command == ask::COMMAND {
+            if code == ask::COMMAND {
                 return answer(reply, self.describe(data), tell);
             }
-            let act = move |union: &Union, data: &[u8]| ioctl::answer(union, &who, ino, command, data);
+            let act = move |union: &Union, data: &[u8]| ioctl::answer(union, &who, ino, code, data);
             self.run_with(reply, (Operation::Attributes(ino), data), act, tell);
         });
     }
 
-    fn fallocate(
-        &self,
-        req: &Request,
-        ino: INodeNo,
-        _: FileHandle,
-        offset: u64,
-        length: u64,
-        mode: i32,
-        reply: ReplyEmpty,
-    ) {
+    fn fallocate(&self, req: &Request, ino: Ino, _: Fh, offset: u64, length: u64, mode: i32, reply: ReplyEmpty) {
         self.serve(req, Op::FAllocate, || {
             let (who, ino) = (caller(req, 0), id(ino));
             self.run(reply, Operation::Data(ino), move |union| union.fallocate(&who, ino, mode, offset, length), done);
         });
     }
 
-    fn lseek(&self, req: &Request, ino: INodeNo, _: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+    fn lseek(&self, req: &Request, ino: Ino, _: Fh, offset: i64, whence: i32, reply: ReplyLseek) {
         self.serve(req, Op::LSeek, || {
             let what = match whence {
                 libc::SEEK_DATA => Ok(Seek::Data),
@@ -417,11 +354,11 @@ impl Filesystem for Adapter {
     fn copy_file_range(
         &self,
         req: &Request,
-        ino_in: INodeNo,
-        _: FileHandle,
+        ino_in: Ino,
+        _: Fh,
         offset_in: u64,
-        ino_out: INodeNo,
-        _: FileHandle,
+        ino_out: Ino,
+        _: Fh,
         offset_out: u64,
         len: u64,
         _: CopyFileRangeFlags,
