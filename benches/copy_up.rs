@@ -9,6 +9,8 @@
 
 mod common;
 
+use std::cell::LazyCell;
+
 use common::first_change::{Change, Files, Way, measure};
 use common::{Layers, is_short, say_skipped};
 use criterion::{Criterion, Throughput};
@@ -47,8 +49,11 @@ fn copy_up(criterion: &mut Criterion) {
             say_skipped(&format!("{name}: {why}"));
             continue;
         }
-        let layers = Layers::new(1);
-        files.make(layers.lower(0));
+        let layers = LazyCell::new(|| {
+            let layers = Layers::new(1);
+            files.make(layers.lower(0));
+            layers
+        });
         let mut group = criterion.benchmark_group(format!("copy_up/{name}"));
         group.throughput(Throughput::Bytes(files.bytes()));
         for fsync in [Fsync::Auto, Fsync::Volatile] {

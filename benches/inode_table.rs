@@ -11,6 +11,7 @@
 
 mod common;
 
+use std::cell::LazyCell;
 use std::fs::{self, File};
 use std::hint::black_box;
 use std::sync::Barrier;
@@ -73,20 +74,20 @@ fn together(union: &Union, dirs: &[InodeId], names: &[Name], count: u64) -> Dura
 }
 
 fn inode_table(criterion: &mut Criterion) {
-    let layers = make_layers();
+    let layers = LazyCell::new(make_layers);
     let names: Vec<_> = (0..NAMES).map(|number| name(&file(number))).collect();
     for (word, one) in [("one-directory", true), ("own-directories", false)] {
         let mut group = criterion.benchmark_group(format!("inode_table/{word}"));
         for kept in [true, false] {
             for threads in THREADS {
-                let union = layers.read_only();
-                let dir = |thread| walk(&union, &[name(&format!("dir{}", if one { 0 } else { thread }))]);
-                let dirs: Vec<_> = (0..threads).map(dir).collect();
-                if kept {
-                    dirs.iter().for_each(|dir| hold(&union, *dir, &names));
-                }
                 let id = BenchmarkId::new(if kept { "kept" } else { "dropped" }, threads);
                 group.bench_function(id, |bencher| {
+                    let union = layers.read_only();
+                    let dir = |thread| walk(&union, &[name(&format!("dir{}", if one { 0 } else { thread }))]);
+                    let dirs: Vec<_> = (0..threads).map(dir).collect();
+                    if kept {
+                        dirs.iter().for_each(|dir| hold(&union, *dir, &names));
+                    }
                     bencher.iter_custom(|count| together(&union, &dirs, &names, count));
                 });
             }

@@ -12,6 +12,7 @@
 
 mod common;
 
+use std::cell::LazyCell;
 use std::fs::{self, File, Permissions};
 use std::hint::black_box;
 use std::io::{Read as _, Write as _};
@@ -101,7 +102,7 @@ fn fresh(layers: &Layers, peer: &Peer) -> Mounted {
 }
 
 fn mount_ops(criterion: &mut Criterion) {
-    let (peers, layers) = (Peer::available(), make_layers());
+    let (peers, layers) = (Peer::available(), LazyCell::new(make_layers));
     for (name, before, request) in REQUESTS {
         let mut group = criterion.benchmark_group(format!("mount_ops/{name}"));
         for peer in &peers {

@@ -1,6 +1,7 @@
 //! The first change of lower files, through the engine or a mount: what makes them be copied up.
 
 use std::fs::{self, File, Permissions};
+use std::ops::Deref;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 
@@ -79,10 +80,10 @@ fn file(number: usize) -> String {
     format!("file{number}")
 }
 
-/// Measures one way, with synced or unsynced copies.
+/// Measures one way, with synced or unsynced copies. The layers are made by the first that is measured.
 pub fn measure(
     group: &mut BenchmarkGroup<'_, WallTime>,
-    (layers, files): (&Layers, &Files),
+    (layers, files): (&dyn Deref<Target = Layers>, &Files),
     way: &Way,
     change: Change,
     fsync: Fsync,

@@ -41,7 +41,17 @@ pub fn criterion() -> Criterion {
     } else {
         criterion.nresamples(10_000).warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(2))
     };
-    criterion.configure_from_args()
+    let criterion = criterion.configure_from_args();
+    // What a short run measures is compared with the last short run only.
+    let named = std::env::args().any(|arg| arg.contains("baseline"));
+    if is_short() && !named { criterion.save_baseline("short".to_owned()) } else { criterion }
+}
+
+/// Whether the words of the command line ask for another one of `all` only: then nothing is made for this one.
+pub fn is_left_out(one: &str, all: &[&str]) -> bool {
+    let words: Vec<_> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
+    let asks = |name: &str| words.iter().any(|word| word.contains(name));
+    !asks(one) && all.iter().any(|name| asks(name))
 }
 
 /// Root's mounts are made in a mount table of this run's own, so that none is left where it is interrupted.
