@@ -62,7 +62,7 @@ fn mount(command: Mount, for_mount8: bool) -> Result<(), Failure> {
     let abilities =
         Abilities { mounts_directly: session::mounts_directly(), ids_are_initial: process::ids_are_initial() };
     let merged = Path::new(&command.merged);
-    // The words first: what is wrong with them is true whatever the directories look like.
+    // The words come first: an error in them is one whatever the directories look like.
     let mut resolved = resolve::resolve(&command.words, command.source.as_deref(), merged, command.sloppy, abilities)?;
     let mountpoint = std::fs::canonicalize(merged).map_err(|error| no_mountpoint(merged, error.into()))?;
     resolved.mount.mountpoint.clone_from(&mountpoint);
@@ -128,7 +128,7 @@ fn no_mountpoint(merged: &Path, errno: Errno) -> Failure {
 /// So many descriptors are expected at most; the table takes 8 bytes for each.
 const MOST_DESCRIPTORS: usize = 1 << 14;
 
-/// Serves the view to its end, in this process. `successive`: it is one of several that do.
+/// Serves the view in this process, to its end. `successive`: this daemon is one of several, one after the other.
 pub(super) fn serve(
     resolved: &Resolved,
     successive: Option<Successive>,

@@ -13,29 +13,29 @@ use super::report::{Failure, Status, one_line};
 use crate::base::Errno;
 use crate::sys::process::{self, Fork};
 
-/// What the one who serves has to say to the one who called.
+/// What the process that serves tells the process that was called.
 pub trait Report {
     /// Something works less well than it could.
     fn note(&mut self, line: &str);
     /// The view is mounted.
     fn up(&mut self);
-    /// A process that this one has started says all that is to be said.
+    /// From now on a process that this one has started does the telling.
     fn leave(&mut self);
-    /// It is over; the exit status.
+    /// The view has ended; returns the exit status.
     fn end(&mut self, done: Result<(), Failure>) -> u8;
 }
 
-/// In the foreground: standard error. The notes wait until the view is up, so that a failure is one line.
+/// Tells it on standard error, in the foreground. Notes wait until the view is up, so that a failure is one line.
 #[derive(Debug)]
 pub struct Console {
     notes: Vec<String>,
     for_mount8: bool,
 }
 
-/// Standard error as the caller knows it, where it is the log's file now.
+/// The caller's standard error, once this process's own is the log's file.
 static CALLERS: OnceLock<File> = OnceLock::new();
 
-/// In the foreground: the log goes to standard error, which becomes this file; messages to the caller do not.
+/// Makes standard error the log's file, in the foreground. Messages to the caller still go to the caller's.
 ///
 /// # Errors
 /// `EMFILE`
@@ -49,7 +49,7 @@ pub fn log_to(file: &File) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Tells the caller; nobody may be reading any more, which is no reason to end.
+/// Tells the caller. That nobody reads any more is no reason to end.
 fn say(line: &str) {
     let text = format!("plyfs: {line}\n");
     let _ = match CALLERS.get() {
@@ -85,7 +85,7 @@ impl Report for Console {
     }
 }
 
-/// To the process that waits in [`in_background`]: one line a message, the first letter says what it is.
+/// Tells it to the process that waits in [`in_background`]: one line for each message, whose first letter says what it is.
 #[derive(Debug)]
 struct Messenger(Option<File>);
 
@@ -141,7 +141,7 @@ pub enum Stderr {
 /// Must be called before there is a second thread. In the new process it does not return.
 ///
 /// # Errors
-/// What `serve` failed with before it was up; that no process could be made.
+/// The failure of `serve` before the view was up; no process could be made.
 pub fn in_background(
     mountpoint: &Path,
     stderr: Stderr,
@@ -165,7 +165,7 @@ pub fn in_background(
     }
 }
 
-/// The new process leaves all that was its caller's.
+/// Detaches the new process from its caller: descriptors, session, directory.
 fn prepare(keep: BorrowedFd<'_>, stderr: Stderr) -> Result<(), Errno> {
     let keeps_stderr = !matches!(stderr, Stderr::Null);
     if let Stderr::File(file) = stderr {

@@ -20,7 +20,8 @@ pub(super) struct DataWishes {
 }
 
 impl DataWishes {
-    /// How data goes. Opens that are not seen copy nothing up, and what is written late must have its place before.
+    /// How data goes. An open that the daemon does not see cannot copy a file up, and a file that the kernel writes back
+    /// late must have been copied up before.
     pub(super) fn settle(&self, by_blocks: bool, abilities: Abilities) -> Result<DataPath, Failure> {
         let at_open = self.copy_up_at_open;
         match (self.io, at_open) {

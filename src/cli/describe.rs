@@ -1,4 +1,4 @@
-//! What a mount is, for those who ask: in one line for the mount table, and wholly for `plyfs show`.
+//! What a mount is: in one line for the mount table, and in full for `plyfs show`.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
@@ -13,15 +13,15 @@ use crate::base::described::Described;
 use crate::fuse::serve::settings::MountSettings;
 use crate::union::Union;
 
-/// The source may be so long in the mount table, where some bytes take four: programs read lines of 4096 (getmntent(3)).
+/// Bytes of the source in the mount table, at most; some bytes take four there. Programs read lines of 4096 (getmntent(3)).
 const MOST_SOURCE: usize = 1024;
 /// What stands for layers that have no room.
 const MORE: &str = "…";
-/// What may come after the last that has room: the keys of layers, with such signs.
+/// Bytes kept free behind each part, for the keys of layers and [`MORE`].
 const ROOM_FOR_MORE: usize = 48;
 
-/// The layers and what was said of them, as far as it has room: what stands in the mount table as the source where nobody
-/// has named one. As the kernel's OverlayFS shows its own among the options; a FUSE mount has no others than its source.
+/// The source in the mount table where the user has named none: the layers and the options that were given, as far as they
+/// have room. The kernel's OverlayFS shows them among its options; a FUSE mount can show them in its source only.
 pub fn source(config: &Config, words: &[Word]) -> OsString {
     let mut line = Line(Vec::new());
     if let Some(upper) = &config.upper {
@@ -71,7 +71,7 @@ fn escaped(path: &Path, special: &[u8]) -> Vec<u8> {
     path.as_os_str().as_bytes().iter().flat_map(escape).collect()
 }
 
-/// Whether an option is to stand in the source: not those that name layers, nor those that the mount table has anyway.
+/// Whether an option is to stand in the source. Not those that name layers, nor those that the mount table shows anyway.
 fn is_told(word: &Word) -> bool {
     let Some(option) = options::find(&word.key) else { return false };
     let own = matches!(option.source, Source::Overlay | Source::Fuse | Source::FuseOverlayfs);
@@ -96,7 +96,7 @@ fn is_told(word: &Word) -> bool {
         }
 }
 
-/// All that there is to say of a mount that is to be served by this process.
+/// All that `plyfs show` tells of a mount that this process serves.
 pub fn describe(resolved: &Resolved, mount: &MountSettings, union: &Union, notes: &[String]) -> Described {
     let (config, mut told) = (&resolved.config, Described::default());
     told.add("version", env!("CARGO_PKG_VERSION"));

@@ -104,8 +104,8 @@ pub struct Layers {
     pub data_only: Vec<PathBuf>,
 }
 
-/// The layers of `lowerdir=`: split at unescaped colons, of which two stand before a data-only one, or read from the
-/// file behind an `@`, which names ordinary ones.
+/// The layers of `lowerdir=`: split at unescaped colons, or read from the file behind an `@`. Two colons stand before a
+/// data-only layer; a file names ordinary ones only.
 ///
 /// # Errors
 /// An empty path, an ordinary layer below a data-only one, a file that cannot be read.
@@ -160,7 +160,7 @@ fn split_at_colons(value: &[u8]) -> Vec<&[u8]> {
         .collect()
 }
 
-/// One path a line, as it stands: no escapes, so any path but one with a newline.
+/// The paths in a file, one in each line. There are no escapes: any path goes but one with a newline.
 fn layers_in_file(key: &str, file: &Path) -> Result<Vec<PathBuf>, Failure> {
     let what = format!("{key}=@{}", file.display());
     let bytes = std::fs::read(file).map_err(|error| {
@@ -177,7 +177,7 @@ fn layers_in_file(key: &str, file: &Path) -> Result<Vec<PathBuf>, Failure> {
 /// Seconds, fractions allowed.
 ///
 /// # Errors
-/// What is no number, or below zero.
+/// It is no number, or below zero.
 pub fn seconds(word: &Word) -> Result<std::time::Duration, Failure> {
     let longest = crate::base::config::Timeouts::FOREVER;
     let text = word.value.as_deref().and_then(|value| std::str::from_utf8(value).ok());
@@ -190,7 +190,7 @@ pub fn seconds(word: &Word) -> Result<std::time::Duration, Failure> {
 /// A number of bytes, such as 65536, 64K, 64k, 1M, 1MiB or 1G.
 ///
 /// # Errors
-/// What is none.
+/// It is no size.
 pub fn size(word: &Word) -> Result<u64, Failure> {
     let text = word.value.as_deref().and_then(|value| std::str::from_utf8(value).ok()).unwrap_or_default();
     let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());

@@ -33,7 +33,7 @@ pub enum Command {
         /// Also while it is in use.
         lazy: bool,
     },
-    /// Files of the upper layer that arrive by blocks get all their data.
+    /// Files of the upper layer of which only blocks were copied get the rest.
     Complete {
         /// The options with which the view is mounted.
         words: Vec<Word>,
@@ -186,7 +186,7 @@ impl Mount {
     }
 }
 
-/// The place of a view, which a script may have made of a variable that is not set.
+/// Refuses an empty mountpoint: a script may have made it of a variable that is not set.
 fn not_empty(at: OsString) -> Result<OsString, Failure> {
     if at.is_empty() {
         let hint = "an empty word is no directory; is a variable of a script not set?";
@@ -195,7 +195,7 @@ fn not_empty(at: OsString) -> Result<OsString, Failure> {
     Ok(at)
 }
 
-/// A command other than `mount` takes none of its flags, unless they are taken off before.
+/// Refuses flags of `mount` that are left over for another command.
 fn only(usage: &str, left: &Mount) -> Result<(), Failure> {
     if *left == Mount::default() {
         return Ok(());
@@ -223,7 +223,7 @@ fn unknown_flag(flag: &OsStr) -> Failure {
     Failure::usage(flag.to_string_lossy(), "unknown flag", "plyfs --help-all lists all")
 }
 
-/// The letters behind one `-`; the last may take what follows it, or the next argument.
+/// Reads the letters behind one `-`. A letter with a value takes the rest of the word, or the next argument.
 fn short(
     mount: &mut Mount,
     letters: &[u8],

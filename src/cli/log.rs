@@ -1,5 +1,5 @@
-//! Where the log goes, and how much of it: a layer that is hostile, or a program that asks a thousand times for what is
-//! broken, must not fill a disk with it.
+//! Where the log goes, and how much is logged: a hostile layer, or a program that asks a thousand times for what is broken,
+//! must not fill a disk.
 
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
@@ -29,7 +29,7 @@ pub enum To {
 }
 
 impl To {
-    /// The value of the option; a relative path is that of the file as the caller means it.
+    /// Reads the value of the option.
     pub fn parse(value: &[u8]) -> Self {
         match value {
             b"stderr" => Self::Stderr,
@@ -53,13 +53,13 @@ impl To {
 /// Where the system's log listens (syslog(3), and as BSD has it).
 const SOCKETS: [&str; 3] = ["/dev/log", "/var/run/syslog", "/var/run/log"];
 
-/// Begins the log of this process and of those that it forks, and settles what `log=` is where it was not given. `debug`: all is logged,
-/// unless `RUST_LOG` says else.
+/// Begins the log of this process and of those that it forks, and settles what `log=` is where it was not given. With `debug`
+/// all is logged, unless `RUST_LOG` says otherwise.
 ///
-/// The log of a file goes to standard error, which is to be the file that is returned.
+/// A log in a file is written to standard error: the caller makes that the file, which is returned.
 ///
 /// # Errors
-/// Those of [opening](open) it.
+/// Those of [opening](open) the file.
 pub fn begin(resolved: &mut Resolved, foreground: bool, debug: bool) -> Result<Option<File>, Failure> {
     let asked = resolved.log.take();
     let to = asked.clone().unwrap_or(if foreground { To::Stderr } else { To::Syslog });
@@ -75,8 +75,8 @@ pub fn begin(resolved: &mut Resolved, foreground: bool, debug: bool) -> Result<O
     Ok(file)
 }
 
-/// The socket of the system's log, by a path without symlinks: a request that looked for it in the view would wait for
-/// itself.
+/// The socket of the system's log, by a path without symlinks and outside of the view: a request that looked for it in the
+/// view would wait for itself.
 fn system_log(mountpoint: &Path) -> Option<PathBuf> {
     let listens = |path: &PathBuf| std::fs::metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
     let found = SOCKETS.iter().find_map(|path| std::fs::canonicalize(path).ok().filter(listens))?;
@@ -101,8 +101,8 @@ fn start(to: &To, socket: Option<PathBuf>, debug: bool, about: &Path) {
     panics::record();
 }
 
-/// Opens the file of `log=FILE` for additions; it is made for its owner only. Before anything is mounted, so that it is
-/// never a file of the view.
+/// Opens the file of `log=FILE` to add to it; a new one is for its owner only. This is done before anything is mounted, so
+/// that it is never a file of the view.
 ///
 /// # Errors
 /// Those of open(2); that it is a symlink, or no file; that it lies where the view or its upper layer is.
@@ -136,7 +136,7 @@ struct Log {
     /// What is logged at all, and the writer to standard error.
     filter: env_logger::Logger,
     sink: Sink,
-    /// Everything is logged without one.
+    /// `None`: everything is logged.
     limit: Option<Limit>,
 }
 
@@ -187,11 +187,11 @@ impl log::Log for Log {
     }
 }
 
-/// How much is logged of one level: so many lines at once, and one in so long.
+/// Lines of one level that are logged at once, and how long it takes until one more may be.
 const BURST: u32 = 100;
 const EACH: Duration = Duration::from_secs(5);
 
-/// Counts lines, by their level: the many do not keep the grave out.
+/// Counts the lines of each level: many warnings do not keep an error out.
 #[derive(Default)]
 struct Limit([Mutex<Option<Bucket>>; Level::Trace as usize + 1]);
 
@@ -202,7 +202,7 @@ struct Bucket {
 }
 
 impl Limit {
-    /// Whether a line may be logged: how many were left out since the one before.
+    /// `Some` where a line may be logged: how many were left out since the one before.
     fn admit(&self, level: Level, now: Instant) -> Option<u64> {
         let mut bucket = self.0.get(level as usize)?.lock();
         let bucket = bucket.get_or_insert(Bucket { left: BURST, since: now, left_out: 0 });
@@ -219,7 +219,7 @@ impl Limit {
         Some(std::mem::take(&mut bucket.left_out))
     }
 
-    /// A line did not get out.
+    /// A line that was admitted could not be written.
     fn lost(&self, level: Level) {
         if let Some(bucket) = self.0.get(level as usize)
             && let Some(bucket) = &mut *bucket.lock()
@@ -236,7 +236,7 @@ struct Syslog {
     connection: Mutex<Option<Connection>>,
 }
 
-/// Of the process with this number: another one, which was forked from it, makes its own.
+/// The connection of one process. A process that was forked from it makes its own.
 struct Connection {
     pid: u32,
     logger: syslog::Logger<LoggerBackend, Formatter3164>,
@@ -266,7 +266,7 @@ impl Connection {
     }
 }
 
-/// Of one record (a backtrace has many) so many lines are sent, and of each line so many characters.
+/// Lines of one record (a backtrace has many) that are sent, and characters of each line.
 const MOST_LINES: usize = 200;
 const MOST_CHARS: usize = 900;
 
@@ -284,7 +284,7 @@ impl Syslog {
         })
     }
 
-    /// Once more where who listens was started anew since.
+    /// Sends a line; once more where the system's log was started anew since.
     fn send(&self, connection: &mut Option<Connection>, level: Level, line: &str) -> bool {
         for _ in 0..2 {
             if connection.is_none() {

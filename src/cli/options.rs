@@ -140,10 +140,10 @@ pub const TABLE: &[Spec] = &[
     row("index", ON_OFF, Overlay, Honoured(Key::Index), "hard links of lower files stay together over a remount (default: on where the layers allow it)"),
     row("metacopy", ON_OFF, Overlay, Honoured(Key::Metacopy), "a change of metadata copies no data (default: on where the upper layer can hold it, and redirect_dir is not set otherwise)"),
     row("copyup_block", Value("SIZE"), Fuse, Honoured(Key::CopyUpBlock), "the first write to a file of 16 such blocks or more copies the blocks that it touches, not the file: 4K to 16M (default: off); needs metacopy; until `plyfs complete` the kernel refuses the layer"),
-    row("copyup_rate", Value("SIZE"), Fuse, Honoured(Key::CopyUpRate), "of such files in use so many bytes a second are copied in the background (default: none)"),
+    row("copyup_rate", Value("SIZE"), Fuse, Honoured(Key::CopyUpRate), "bytes a second by which files in use that copyup_block= left incomplete are completed in the background (default: none)"),
     row("nfs_export", ON_OFF, Overlay, Later(&["off"]), "file handles that outlive a mount"),
     row("verity", Choice(&["off", "on", "require"]), Overlay, Honoured(Key::Verity), "on: the digests of metacopy files are checked where there are any; require: one without is refused (default: off); both need metacopy"),
-    row("uuid", Choice(&["off", "null", "auto", "on"]), Overlay, Honoured(Key::Uuid), "on: the upper layer has an identity of its own; auto: a fresh one gets one; null: none gets one; off: nor is that of a lower file system written down (default: auto)"),
+    row("uuid", Choice(&["off", "null", "auto", "on"]), Overlay, Honoured(Key::Uuid), "on: the upper layer gets a UUID of its own; auto: only a fresh one does; null: none does; off: nor do marks name the UUIDs of lower file systems (default: auto)"),
     row("xino", Choice(&["off", "auto", "on"]), Overlay, Honoured(Key::Xino), "where inode numbers of several file systems come from; they are unique in every mode"),
     row("volatile", Flag, Overlay, Honoured(Key::Volatile), "nothing is synced: a crash of the machine may lose the upper layer"),
     row("fsync", Choice(&["auto", "strict", "volatile", "1", "0"]), Overlay, Honoured(Key::Fsync), "auto (1): data is on disk before its name is; strict: metadata too; volatile (0): nothing is synced"),
@@ -154,10 +154,10 @@ pub const TABLE: &[Spec] = &[
     row("allow_other", Flag, Fuse, Honoured(Key::AllowOther), "other users may enter; always so for root and inside a user namespace"),
     row("allow_root", Flag, Fuse, Refused("the kernel only knows allow_other, and a filter in the daemon would let reads and writes through", "use allow_other and the permissions of the directory above"), "root may enter"),
     row("timeout", Value("SECONDS"), Fuse, Honoured(Key::Timeout), "how long the kernel may keep names and attributes (default: for good, layers do not change underneath)"),
-    row("attr_timeout", Value("SECONDS"), Fuse, Honoured(Key::AttrTimeout), "the same for attributes only"),
-    row("entry_timeout", Value("SECONDS"), Fuse, Honoured(Key::EntryTimeout), "the same for names only"),
-    row("negative_timeout", Value("SECONDS"), Fuse, Honoured(Key::NegativeTimeout), "the same for names that do not exist"),
-    row("fsname", Value("NAME"), Fuse, Honoured(Key::FsName), "the source in the mount table (default: SOURCE, or the layers and what was said of them, as far as they have room)"),
+    row("attr_timeout", Value("SECONDS"), Fuse, Honoured(Key::AttrTimeout), "how long the kernel may keep attributes (default: timeout=)"),
+    row("entry_timeout", Value("SECONDS"), Fuse, Honoured(Key::EntryTimeout), "how long the kernel may keep names (default: timeout=)"),
+    row("negative_timeout", Value("SECONDS"), Fuse, Honoured(Key::NegativeTimeout), "how long the kernel may keep that a name does not exist (default: timeout=)"),
+    row("fsname", Value("NAME"), Fuse, Honoured(Key::FsName), "the source in the mount table (default: SOURCE, or the layers and options, as far as they have room)"),
     row("subtype", Value("NAME"), Fuse, Honoured(Key::Subtype), "the type in the mount table is fuse.NAME (default: plyfs)"),
     row("io", Choice(&["auto", "stateless", "passthrough", "writeback"]), Fuse, Honoured(Key::Io), "how data goes between programs and layers; docs/options.md says what each way is good for (default: auto, which is stateless unless copyup=open)"),
     row("copyup", Choice(&["lazy", "open"]), Fuse, Honoured(Key::CopyUp), "a file is copied up by its first write, or when it is opened for writing (default: lazy; open with io=writeback)"),
@@ -207,15 +207,15 @@ pub const TABLE: &[Spec] = &[
     row("noatime", Flag, Mount, Honoured(Key::NoAtime), "reading changes no access time; it never does, but the mount table says so"),
     row("sync", Flag, Mount, Honoured(Key::Sync), "a write is on disk when it returns"),
     row("async", Flag, Mount, Honoured(Key::Async), "takes back sync"),
-    row("dirsync", Flag, Mount, Honoured(Key::DirSync), "a flag of the mount"),
+    row("dirsync", Flag, Mount, Honoured(Key::DirSync), "a flag in the mount table; fsync= says what is synced"),
     row("relatime", Flag, Mount, Nothing, "the daemon changes no access times"),
-    row("norelatime", Flag, Mount, Nothing, "the same"),
-    row("strictatime", Flag, Mount, Nothing, "the same"),
-    row("nostrictatime", Flag, Mount, Nothing, "the same"),
-    row("diratime", Flag, Mount, Nothing, "the same"),
-    row("nodiratime", Flag, Mount, Nothing, "the same"),
-    row("lazytime", Flag, Mount, Nothing, "the same"),
-    row("nolazytime", Flag, Mount, Nothing, "the same"),
+    row("norelatime", Flag, Mount, Nothing, "the daemon changes no access times"),
+    row("strictatime", Flag, Mount, Nothing, "the daemon changes no access times"),
+    row("nostrictatime", Flag, Mount, Nothing, "the daemon changes no access times"),
+    row("diratime", Flag, Mount, Nothing, "the daemon changes no access times"),
+    row("nodiratime", Flag, Mount, Nothing, "the daemon changes no access times"),
+    row("lazytime", Flag, Mount, Nothing, "the daemon changes no access times"),
+    row("nolazytime", Flag, Mount, Nothing, "the daemon changes no access times"),
     row("defaults", Flag, Mount, Nothing, "a word of fstab(5)"),
     row("nofail", Flag, Mount, Nothing, "for the system's start, not for the mount"),
     row("auto", Flag, Mount, Nothing, "for the system's start"),
@@ -245,10 +245,10 @@ pub fn find(key: &str) -> Option<&'static Spec> {
     })
 }
 
-/// Takes a word that the table knows: the key if there is something to do for it.
+/// Checks a word against the table. `Some` where there is something to do for it.
 ///
 /// # Errors
-/// An unknown option (with the nearest known one), a value that it does not take, one that is refused.
+/// An unknown option (the failure names the nearest known one), a value that it does not take, an option that is refused.
 pub fn check(word: &Word) -> Result<Option<Key>, Failure> {
     let Some(option) = find(&word.key) else { return Err(unknown(&word.key)) };
     grammar::check_form(word, option.form)?;
@@ -276,7 +276,7 @@ fn unknown(key: &str) -> Failure {
 
 /// How many letters must be inserted, removed or exchanged to make one word of the other (Levenshtein).
 fn distance(from: &str, to: &str) -> usize {
-    // How far what is read of `from` is from the first letter of `to`, from the first two, ...
+    // The distances of what was read of `from` to the first letter of `to`, to the first two, and so on.
     let mut row: Vec<usize> = (1..=to.chars().count()).collect();
     let mut last = row.len();
     for (i, a) in from.chars().enumerate() {

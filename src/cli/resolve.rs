@@ -1,4 +1,4 @@
-//! From words to settings: what was explicitly set is remembered first, and what contradicts is resolved in one place.
+//! From words to settings: first what was set is remembered, then contradictions are resolved, in one place.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStringExt;
@@ -78,7 +78,7 @@ struct Wishes {
     debug: bool,
     security: Vec<OsString>,
     flags: Flags,
-    /// Said last, and not taken back.
+    /// `suid` and `dev` were given, and not taken back by a later `nosuid` or `nodev`.
     suid: bool,
     dev: bool,
 }

@@ -12,7 +12,7 @@ use crate::sys::{ask, mount};
 /// Asks, and writes down what it says.
 ///
 /// # Errors
-/// That there is no view of plyfs at `at`, that its daemon does not answer, or that this user may not ask.
+/// There is no view of plyfs at `at`; its daemon does not answer; this user may not ask.
 pub fn show(at: &Path, json: bool) -> Result<String, Failure> {
     let told = ask_at(at).map_err(|errno| refused(at, errno))?;
     Ok(if json { self::json(&told) } else { text(&told) })
@@ -27,7 +27,7 @@ pub fn pid_at(at: &Path) -> Result<Option<u32>, Errno> {
     Ok(told.all("pid").next().and_then(|pid| std::str::from_utf8(pid).ok()?.parse().ok()))
 }
 
-/// Whether this is the answer of what is no view of plyfs.
+/// Whether only something that is no view of plyfs answers so.
 pub fn is_no_view(errno: Errno) -> bool {
     [libc::ENOTTY, libc::ENOSYS, libc::EINVAL, libc::EOPNOTSUPP].contains(&errno.raw())
 }
@@ -104,7 +104,7 @@ fn json(told: &Described) -> String {
     format!("{{{}}}\n", fields.join(","))
 }
 
-/// `"key":"value"`, and the bytes where the text is not all of it.
+/// `"key":"value"`, and the value in base64 where it is no UTF-8.
 fn member(key: &str, value: &[u8]) -> String {
     let text = format!("{}:{}", quoted(key), quoted(&String::from_utf8_lossy(value)));
     match std::str::from_utf8(value) {

@@ -17,19 +17,19 @@ use crate::sys::handover;
 use crate::sys::process::{self, Event, Fork};
 use crate::union::Journal;
 
-/// A daemon that has served so long did not die of what it was sent first.
+/// A daemon that has served at least so long did not die of the first request.
 const LONG: Duration = Duration::from_millis(200);
-/// So many in a row may serve shorter, the last of them refusing what those before had read.
+/// Daemons in a row that may serve shorter; after the first four, the next ones refuse the requests that those had read.
 const SHORT_LIVES: u32 = 8;
 const REFUSING: u32 = 4;
-/// Before a daemon is started again after a short life, times how many there were.
+/// The pause before a daemon is started again, times the number of short lives in a row.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Keeps a view served until it is unmounted.
 ///
 /// # Errors
-/// Why daemons could not be started; that too many died. Where a daemon has said itself why it could not mount, this
-/// process ends with its status.
+/// Daemons could not be started, or too many died. Where a daemon has said itself why it could not mount, this process
+/// ends with its status.
 pub fn run(resolved: &Resolved, report: &mut dyn Report) -> Result<(), Failure> {
     reattach::can_succeed().map_err(|reason| Failure::refused("--supervise", reason, "leave it out"))?;
     process::block_endings();
@@ -80,7 +80,8 @@ pub fn run(resolved: &Resolved, report: &mut dyn Report) -> Result<(), Failure> 
     }
 }
 
-/// Waits for the end of a daemon, which gets the signals that this process gets; whether it was told to end.
+/// Waits for the end of a daemon, and hands it the signals that this process gets. Returns its exit status (`None` after a
+/// signal), and whether it was told to end.
 fn watch(child: Pid) -> Result<(Option<i32>, bool), Errno> {
     let mut told = false;
     loop {

@@ -12,14 +12,14 @@ use crate::fuse::serve::session;
 use crate::sys::process::Watched;
 use crate::sys::{mounts, others};
 
-/// A daemon that was told to sync much may take so long to end.
+/// How long a daemon may take to end: it may have much to sync.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Unmounts the view at `at`, and waits for the end of its daemon. A `lazy` one leaves the tree at once, and who is in it
-/// goes on: then nothing is waited for.
+/// Unmounts the view at `at`, and waits for the end of its daemon. If `lazy`, the view leaves the tree at once, its users go
+/// on, and nothing is waited for.
 ///
 /// # Errors
-/// That no view of plyfs stands there, that it is in use, that this user may not; that the daemon does not end.
+/// No view of plyfs stands there; it is in use; this user may not unmount it; the daemon does not end.
 pub fn umount(at: &Path, lazy: bool) -> Result<(), Failure> {
     let what = at.display().to_string();
     let refused = |reason: String, hint: &str| Err(Failure::refused(&what, reason, hint));
@@ -69,7 +69,7 @@ fn may_serve(pid: u32, device: u64) -> bool {
     served.is_empty() || served.contains(&device)
 }
 
-/// The daemon, if the number that it gives is its number here.
+/// The daemon, if the process number that it gives is valid in this PID namespace.
 fn watched(pid: u32) -> Option<Watched> {
     let name = others::name(pid)?;
     // mount(8) may have run it by another name.
