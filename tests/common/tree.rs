@@ -214,6 +214,21 @@ impl Tree {
         Ok(names.into_iter().map(|n| String::from_utf8_lossy(&n).into_owned()).collect())
     }
 
+    /// Holds here what stands in `layer` beneath `path`: while these live the kernel forgets none of it, whoever makes it
+    /// drop its caches (tests that run beside this one do). Nothing is listed here: a listing would be kept, too.
+    pub fn hold(&self, layer: &Tree, path: &OsStr) -> Result<Vec<OwnedFd>> {
+        let mut held = vec![self.open(path, OFlags::PATH)?];
+        for name in layer.byte_names(path)? {
+            let within = if path.is_empty() { name } else { [path.as_bytes(), b"/", &name].concat() };
+            let within = OsStr::from_bytes(&within);
+            match FileType::from_raw_mode(layer.stat(within)?.st_mode) {
+                FileType::Directory => held.extend(self.hold(layer, within)?),
+                _ => held.push(self.open(within, OFlags::PATH)?),
+            }
+        }
+        Ok(held)
+    }
+
     /// As [`Tree::names`], for names of any bytes.
     pub fn byte_names(&self, path: impl AsRef<OsStr>) -> Result<Vec<Vec<u8>>> {
         let dir = Dir::new(self.open(path, OFlags::RDONLY | OFlags::DIRECTORY)?)?;

@@ -41,6 +41,9 @@ fn numbers_are_unique_over_layers_on_several_file_systems() {
                 stack.options.push(xino.into());
             }
             let mount = stack.mount();
+            // A number that no layer gives lives as long as the inode.
+            let held = stack.lowers.iter().flat_map(|layer| mount.hold(layer, "".as_ref()).unwrap());
+            let mut held: Vec<_> = held.collect();
             for round in 0..2 {
                 View::of(&mount, Walk::default()).assert_sound();
                 let mut devices = HashSet::new();
@@ -58,9 +61,11 @@ fn numbers_are_unique_over_layers_on_several_file_systems() {
                     for i in 0..5 {
                         mount.append(format!("all/h{i}"), "x").unwrap();
                         mount.write(format!("all/new{i}"), "x").unwrap();
+                        held.push(mount.open(format!("all/new{i}"), OFlags::PATH).unwrap());
                     }
                 }
             }
+            drop(held);
             drop(mount);
             drop(mounted);
         }
