@@ -2,7 +2,8 @@
 //!
 //! The suites drive the real binary on real mounts and know nothing of the engine. The environment chooses:
 //! `PLYFS_TEST_BIN` another binary with the same arguments (`/usr/bin/fuse-overlayfs`), or `kernel` for the kernel's
-//! OverlayFS; `PLYFS_TEST_DIR` where the layers are made (a file system with `user.*` xattrs and whiteouts).
+//! OverlayFS; `PLYFS_TEST_DIR` where the layers are made (a file system with `user.*` xattrs and whiteouts);
+//! `PLYFS_TEST_SLOWER` by how much every limit of time is longer (an emulated machine).
 // Each suite is a crate of its own and uses a part of this module.
 #![allow(dead_code, unused_imports, unused_macros, clippy::indexing_slicing)]
 
@@ -131,6 +132,11 @@ pub fn env_number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
 }
 
+/// So long on a machine as fast as most; as many times longer as this one is slower.
+pub fn patience(on_most: Duration) -> Duration {
+    on_most * u32::try_from(env_number("PLYFS_TEST_SLOWER", 1)).unwrap()
+}
+
 type Daemons = Arc<Mutex<Vec<Pid>>>;
 
 thread_local! {
@@ -147,9 +153,10 @@ pub fn bounded(body: impl FnOnce() + Send + 'static) {
     within(60, body);
 }
 
-/// Runs `body` in a thread of its own; when it is not done after `seconds`, kills the daemons that it started, which
-/// frees whatever hangs in their mounts, and fails.
+/// Runs `body` in a thread of its own; when it is not done after `seconds` (as [`patience`] has them), kills the daemons
+/// that it started, which frees whatever hangs in their mounts, and fails.
 pub fn within(seconds: u64, body: impl FnOnce() + Send + 'static) {
+    let limit = patience(Duration::from_secs(seconds));
     let daemons = Daemons::default();
     let (done, ended) = channel::<()>();
     let (theirs, name) = (daemons.clone(), thread::current().name().unwrap_or("test").to_owned());
@@ -159,13 +166,13 @@ pub fn within(seconds: u64, body: impl FnOnce() + Send + 'static) {
         body();
     });
     let worker = worker.unwrap();
-    if ended.recv_timeout(Duration::from_secs(seconds)) == Err(RecvTimeoutError::Timeout) {
+    if ended.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
         let pids: Vec<Pid> = daemons.lock().unwrap().clone();
         for pid in &pids {
             let _ = kill_process(*pid, Signal::KILL);
         }
         let _ = ended.recv_timeout(Duration::from_secs(10)); // let it tidy up, if it can
-        panic!("not done after {seconds} s; killed the daemons {pids:?}");
+        panic!("not done after {} s; killed the daemons {pids:?}", limit.as_secs());
     }
     if let Err(panic) = worker.join() {
         std::panic::resume_unwind(panic);

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::Pid;
 
-use super::{Errno, Stack, Tree, Who, who, with_daemons};
+use super::{Errno, Stack, Tree, Who, patience, who, with_daemons};
 
 /// How long a daemon may take to mount, and to end after the unmount.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -51,7 +51,7 @@ pub fn is_mounted(at: &Path) -> bool {
 
 /// Waits until `ready`, at most as long as [`PATIENCE`].
 pub fn wait_until(mut ready: impl FnMut() -> bool) -> bool {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + patience(PATIENCE);
     while !ready() {
         if Instant::now() > deadline {
             return false;
@@ -63,11 +63,11 @@ pub fn wait_until(mut ready: impl FnMut() -> bool) -> bool {
 
 /// Unmounts as the process can: umount2(2) or fusermount3. What was just closed may be busy for an instant more.
 pub fn unmount_any(at: &Path, lazy: bool) -> io::Result<()> {
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(2);
+    let deadline = Instant::now() + patience(Duration::from_secs(2));
     loop {
         match unmount_once(at, lazy) {
-            Err(_) if std::time::Instant::now() < deadline && is_mounted(at) => {
-                std::thread::sleep(std::time::Duration::from_millis(20));
+            Err(_) if Instant::now() < deadline && is_mounted(at) => {
+                sleep(Duration::from_millis(20));
             }
             done => return done,
         }
@@ -237,11 +237,11 @@ impl Mount {
         self.daemon.as_ref().map(Pid::from_child)
     }
 
-    /// How the daemon ended by itself, waited for at most so long; afterwards there is none (nor is there for the kernel's
+    /// How the daemon ended by itself, waited for at most so long (as [`patience`] has it); afterwards there is none (nor is there for the kernel's
     /// OverlayFS).
     pub fn ended(&mut self, most: Duration) -> Option<ExitStatus> {
         self.kernel = None;
-        let deadline = Instant::now() + most;
+        let deadline = Instant::now() + patience(most);
         let child = self.daemon.as_mut()?;
         while child.try_wait().unwrap().is_none() && Instant::now() < deadline {
             sleep(Duration::from_millis(2));
