@@ -117,7 +117,8 @@ pub fn has(newer: Newer, probe: impl FnOnce() -> bool) -> bool {
         THERE => true,
         MISSING => false,
         _ => {
-            let there = !is_absent(newer) && probe();
+            // Nothing is settled before that: another thread would make the call meanwhile.
+            let there = !is_wished_away(newer) && probe();
             settle(newer, there);
             there
         }
@@ -131,11 +132,15 @@ pub fn is_absent(newer: Newer) -> bool {
         THERE => false,
         MISSING => true,
         _ => {
-            let wished = wished().as_ref().is_ok_and(|set| set & bit(newer) != 0);
+            let wished = is_wished_away(newer);
             settle(newer, !wished);
             wished
         }
     }
+}
+
+fn is_wished_away(newer: Newer) -> bool {
+    wished().as_ref().is_ok_and(|set| set & bit(newer) != 0)
 }
 
 /// The kernel has shown that it lacks it.
@@ -236,5 +241,16 @@ mod tests {
         assert_eq!((has(Newer::AsyncDio, probe), tries.get()), (first, u32::from(first)));
         lacks(Newer::AsyncDio);
         assert!(!has(Newer::AsyncDio, probe) && is_absent(Newer::AsyncDio));
+    }
+
+    #[test]
+    fn nobody_takes_it_to_be_there_while_another_thread_looks() {
+        // Of no other test's.
+        let has_it = |probe: &dyn Fn() -> bool| has(Newer::ParallelDirOps, probe);
+        let another = || std::thread::scope(|scope| scope.spawn(|| has_it(&|| false)).join().unwrap());
+        assert!(!has_it(&|| {
+            assert!(!another());
+            false
+        }));
     }
 }

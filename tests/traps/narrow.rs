@@ -195,6 +195,10 @@ fn numbers_of_32_bits_are_of_one_object_each_and_last_where_they_can() {
         mount.remount();
         let second = numbers(&mount);
         assert_eq!(second.values().collect::<HashSet<_>>().len(), second.len());
+        // A user is not told the UUID of an ext4 before Linux 6.0, unless udev knows it: then plyfs says what is lost.
+        if (kernel() < (6, 9) || lacks("fs-uuid")) && mount.messages().contains("no UUID") {
+            skip!("numbers over a remount: the layers have no UUID on this kernel");
+        }
         for (name, ino) in first.iter().filter(|(name, _)| lasts(name)) {
             assert_eq!(second[name], *ino, "{name}");
         }
