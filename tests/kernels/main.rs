@@ -1,6 +1,6 @@
 //! Kernels that lack something: each newer call and ability of FUSE is taken away (`PLYFS_ABSENT`), one after the other and
 //! all at once, and what is written without them is what is written with them. Real old kernels boot
-//! with `tests/suites/vm.sh`.
+//! with `tests/suites/kernels.sh`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "../common/mod.rs"]

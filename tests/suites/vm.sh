@@ -158,6 +158,7 @@ mount -t tmpfs run /run
 mount -t cgroup2 cgroup /sys/fs/cgroup
 mount -t fusectl fusectl /sys/fs/fuse/connections
 chmod 666 /dev/fuse
+ln -sf /proc/self/mounts /etc/mtab
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C
 stty -F /dev/ttyS1 raw -echo
 bash /vm-script >/dev/ttyS1 2>&1 </dev/null
@@ -184,7 +185,7 @@ vm_run() {
     for image in "$@"; do drives+=(-drive "file=$image,if=virtio,format=raw,cache=unsafe"); done
     # Emulation is what works everywhere; VM_ACCEL=kvm where there is a true one.
     # shellcheck disable=SC2086
-    { timeout -k 5 "$seconds" qemu-system-x86_64 -nodefaults -no-user-config -no-reboot -display none -accel "${VM_ACCEL:-tcg,thread=multi}" \
+    { timeout --foreground -k 5 "$seconds" qemu-system-x86_64 -nodefaults -no-user-config -no-reboot -display none -accel "${VM_ACCEL:-tcg,thread=multi,tb-size=512}" \
         -cpu max -smp "${VM_CPUS:-2}" -m "${VM_MIB:-2048}" -kernel "$kernel/vmlinuz" -initrd "$at/first.img" \
         -append "console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off audit=0" \
         -drive "file=$root,if=virtio,format=raw,snapshot=on" "${drives[@]}" \
