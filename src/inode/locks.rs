@@ -58,15 +58,17 @@ pub struct Topology;
 
 /// Exclusive hold of the names of one or two directories. What is not known to be true when it ends is forgotten.
 pub struct PairGuard<'a> {
+    /// The one that was locked first.
     first: RwLockWriteGuard<'a, Names>,
     second: Option<RwLockWriteGuard<'a, Names>>,
+    /// The one that was locked first is the second that was named.
     swapped: bool,
 }
 
 impl Drop for PairGuard<'_> {
     fn drop(&mut self) {
         // A change that was not brought to its end, by a panic: the kernel is not told, as its caller was answered EIO.
-        self.each(|names, _| _ = names.end());
+        let _ = (self.first_mut().end(), self.second_mut().end());
     }
 }
 
@@ -77,13 +79,19 @@ impl PairGuard<'_> {
         if self.swapped { (second, &self.first) } else { (&self.first, second) }
     }
 
-    /// The same, to change them.
-    pub fn each(&mut self, mut change: impl FnMut(&mut Names, bool)) {
-        let swapped = self.swapped;
-        change(&mut self.first, !swapped);
+    /// The names of the first directory, to change them.
+    pub fn first_mut(&mut self) -> &mut Names {
         match &mut self.second {
-            Some(second) => change(second, swapped),
-            None => change(&mut self.first, swapped),
+            Some(second) if self.swapped => second,
+            _ => &mut self.first,
+        }
+    }
+
+    /// The names of the second directory (the same where they are one), to change them.
+    pub fn second_mut(&mut self) -> &mut Names {
+        match &mut self.second {
+            Some(second) if !self.swapped => second,
+            _ => &mut self.first,
         }
     }
 }

@@ -16,6 +16,6 @@ pub use common::Common;
 pub use data::DataFd;
 pub use ino::{InodeId, Numbers, System};
 pub use journal::{Journal, Move, Node};
-pub use locks::{Topology, is_ancestor, lock_names, lock_up};
+pub use locks::{PairGuard, Topology, is_ancestor, lock_names, lock_up};
 pub use names::{Ended, MOST_INDEXED, Names};
 pub use table::{HardLinks, Key, Table};

@@ -5,9 +5,10 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use super::{InodeId, Union};
-use crate::base::Result;
 use crate::base::sync::RwLockWriteGuard;
+use crate::base::{Errno, Name, Result};
 use crate::inode::{Ended, Inode, Names};
+use crate::merge::{Absent, Answer, DirPart};
 
 /// Who is told what the kernel must not keep. Called with no lock held, before the change is answered.
 pub trait Notices: Send + Sync {
@@ -23,6 +24,16 @@ pub(super) struct Changing<'a> {
     /// Let go of before the kernel is told: fields are dropped in this order.
     names: RwLockWriteGuard<'a, Names>,
     notice: Notice<'a>,
+}
+
+/// A name under which nothing is seen, in a directory whose names are locked for a change.
+pub(super) struct AbsentName<'a> {
+    pub names: Changing<'a>,
+    /// The directory's part in the upper layer.
+    pub into: DirPart,
+    /// Whether the directory has lower parts.
+    pub is_merged: bool,
+    pub absent: Absent,
 }
 
 /// Tells the kernel when it is dropped, if there is something to tell.
@@ -71,6 +82,22 @@ impl Union {
             names: dir.dir()?.names.write(),
             notice: Notice { union: self, id: dir.id, ended: Ended::default() },
         })
+    }
+
+    /// Copies a directory up and locks its names for a change that adds `name`.
+    ///
+    /// # Errors
+    /// `EEXIST`, `ENOTDIR`, `ENOENT` in a removed directory; what copy-up and the layers say.
+    pub(super) fn lock_absent_name<'a>(&'a self, dir: &'a Arc<Inode>, name: &Name) -> Result<AbsentName<'a>> {
+        self.copy_up_dir(dir)?;
+        let names = self.changing(dir)?;
+        let view = dir.dir()?.live_view()?;
+        let absent = match self.find(&names, &view, name)? {
+            Answer::Found(_) => return Err(Errno::EEXIST),
+            Answer::Absent(absent) => absent,
+        };
+        let is_merged = view.len() > 1;
+        Ok(AbsentName { names, into: view.upper.ok_or(Errno::ESTALE)?, is_merged, absent })
     }
 
     /// What the end of a change of a directory's names leaves to be told. No lock is held.

@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd;
 
-use super::rename::{At, Side};
+use super::side::{At, Side};
 use crate::base::Result;
 use crate::sys::path::{OFlags, open_beneath};
 use crate::sys::stat::{Kind, stat_at};

@@ -8,12 +8,13 @@ use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use super::change::AbsentName;
 use super::protect::Change;
 use super::{Caller, Entry, InodeId, Union};
 use crate::base::{Errno, Name, Result};
 use crate::inode::{Body, DataFd, Inode, Names};
 use crate::layer::Evict;
-use crate::merge::{Absent, Answer, DirPart, DirView, Found, FoundDir, FoundLeaf};
+use crate::merge::{Absent, DirPart, DirView, Found, FoundDir, FoundLeaf};
 use crate::sys::path::OFlags;
 use crate::sys::stat::{Kind, Stat, stat_at};
 use crate::sys::{caller, tree, xattr};
@@ -97,15 +98,7 @@ impl Union {
         self.check_name(name)?;
         let parent = self.inode(parent)?;
         self.check_flags(&parent, Change::Addition)?;
-        self.copy_up_dir(&parent)?;
-        let body = parent.dir()?;
-        let mut names = self.changing(&parent)?;
-        let view = body.live_view()?;
-        let absent = match self.find(&names, &view, name)? {
-            Answer::Found(_) => return Err(Errno::EEXIST),
-            Answer::Absent(absent) => absent,
-        };
-        let into = view.upper.as_ref().ok_or(Errno::ESTALE)?;
+        let AbsentName { mut names, into, is_merged, absent } = self.lock_absent_name(&parent, name)?;
         let dir = into.place.fd()?;
         let mask = if self.has_default_acl(&mut names, dir.as_fd())? { 0 } else { caller.umask };
         if what.is_whiteout_like() && upper.style == WhiteoutStyle::File {
@@ -117,10 +110,10 @@ impl Union {
         let made = if staged && upper.style != WhiteoutStyle::File {
             make_staged(upper, caller, dir.as_fd(), name, &what, mask, absent)?
         } else {
-            make_direct(upper, caller, dir.as_fd(), name, &what, mask, absent, view.len() > 1)?
+            make_direct(upper, caller, dir.as_fd(), name, &what, mask, absent, is_merged)?
         };
         names.added(&self.cookies, name, what.kind());
-        self.enter_new(&parent, name, into, &what, made)
+        self.enter_new(&parent, name, &into, &what, made)
     }
 
     /// Whether the umask does not count here; known after the first look.
@@ -193,7 +186,7 @@ fn make_direct(
     what: &Make<'_>,
     mask: u32,
     absent: Absent,
-    merged: bool,
+    is_merged: bool,
 ) -> Result<Made> {
     let is_dir = what.kind() == Kind::Dir;
     if absent == Absent::UpperWhiteout && is_dir {
@@ -206,7 +199,7 @@ fn make_direct(
         return Ok(Made { stat, file: None });
     }
     let file = as_caller(caller, || what.at(dir, name.as_c_str(), mask))?;
-    if is_dir && merged {
+    if is_dir && is_merged {
         // Nothing is below it now; this keeps it so when the layers below are others one day.
         if let Err(errno) = upper.set_opaque(dir, name.as_c_str()) {
             log::debug!("{name:?} is not marked opaque: {errno}");

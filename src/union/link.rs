@@ -2,13 +2,14 @@
 
 use std::os::fd::AsFd;
 
+use super::change::AbsentName;
 use super::copy_up::CopyUp;
 use super::protect::Change;
 use super::{Attr, Caller, Entry, InodeId, Union};
 use crate::base::{Errno, Name, Result};
 use crate::inode::{Body, Inode, LeafBody};
 use crate::layer::DirPlace;
-use crate::merge::{Absent, Answer};
+use crate::merge::Absent;
 use crate::sys::tree;
 use crate::upper::{Temp, Upper, WhiteoutStyle};
 
@@ -34,15 +35,8 @@ impl Union {
         if !self.may_get_names(upper, leaf)? {
             self.copy_up(&inode, &CopyUp::written(caller))?;
         }
-        self.copy_up_dir(&parent)?;
-        let body = parent.dir()?;
-        let mut names = self.changing(&parent)?;
-        let view = body.live_view()?;
-        let absent = match self.find(&names, &view, name)? {
-            Answer::Found(_) => return Err(Errno::EEXIST),
-            Answer::Absent(absent) => absent,
-        };
-        let into = &view.upper.as_ref().ok_or(Errno::ESTALE)?.place;
+        let AbsentName { mut names, into, absent, .. } = self.lock_absent_name(&parent, name)?;
+        let into = &into.place;
         let before = self.attr(&inode)?;
         names.begin();
         self.make_impure_for(upper, &inode, &parent, into)?;
