@@ -1,4 +1,4 @@
-//! Inodes that a daemon before has given out: entered with the numbers that the kernel knows.
+//! Enters inodes that the daemon before has given out, with the numbers that the kernel knows.
 
 use std::sync::Arc;
 
@@ -8,13 +8,13 @@ use crate::base::{Few, Name};
 use crate::merge::Found;
 
 impl Table {
-    /// Numbers that no layer gives start behind those that were given out.
+    /// Makes new numbers that no layer gives start behind those that were given out before.
     pub fn go_on_behind(&self, ids: impl Iterator<Item = u64>) {
         self.numbers.go_on_behind(ids);
     }
 
-    /// Enters what was found under `name` as the inode `id`; `None` where one is known by that name or number already. It
-    /// is held once, until [`Table::adopted`].
+    /// Enters the object that was found under `name` as the inode `id`, with one hold until [`Table::adopted`]. `None`:
+    /// another inode has this name or number already.
     pub fn adopt(&self, id: InodeId, parent: &Arc<Inode>, name: &Name, found: &Found) -> Option<Arc<Inode>> {
         let key = self.link_key(found);
         let inode = Arc::new(make(id, parent, name, found, key));
@@ -32,7 +32,8 @@ impl Table {
         Some(inode)
     }
 
-    /// The same for an inode that has no name any more.
+    /// Enters an object without a name as the inode `id`, with one hold until [`Table::adopted`]. `name`: its name in
+    /// workdir or a lower layer; `hidden`: it is in workdir, and goes with the inode.
     pub fn adopt_nameless(&self, id: InodeId, name: &Name, found: &Found, hidden: bool) -> Option<Arc<Inode>> {
         let inode = Arc::new(make(id, &self.root, name, found, self.link_key(found)));
         match &inode.body {
@@ -54,16 +55,16 @@ impl Table {
         self.by_id.insert_new(&id, &inode).then_some(inode)
     }
 
-    /// What the kernel holds of an inode is held from now on, and it is found as it was before.
+    /// Gives an adopted inode the lookups and the hard-link keys that it had, and ends the hold of its adoption.
     pub fn adopted(&self, inode: &Arc<Inode>, node: &Node) {
         for &(dev, ino) in &node.keys {
             self.add_key(inode, Key { dev, ino });
-            // It stays until its last name is gone.
+            // A pinned inode stays until its last name is gone.
             if let Body::Leaf(leaf) = &inode.body {
                 leaf.state.lock().set_pinned(true);
             }
         }
-        // One lookup is held since it was entered.
+        // The adoption holds one lookup.
         match node.lookups.checked_sub(1) {
             Some(more) => inode.acquire_many(more),
             None => self.release(inode, 1, &mut |_| {}),

@@ -18,24 +18,24 @@ use crate::sys::stat::{Kind, Stat};
 pub struct Inode {
     /// Its number.
     pub id: InodeId,
-    /// What is particular to its kind, and [`Common`].
+    /// What its kind has of its own, and [`Common`].
     pub body: Body,
 }
 
-/// What directories and other objects have of their own.
+/// The two sorts of inode.
 pub enum Body {
-    /// A directory; apart, as it is larger than what there is most of.
+    /// A directory. Boxed, as it is larger than a leaf, of which there are most.
     Dir(Box<DirBody>),
-    /// Anything else.
+    /// Any other object.
     Leaf(LeafBody),
 }
 
 /// A directory.
 pub struct DirBody {
     common: Common,
-    /// Held (shared) to resolve a name in it, exclusively to change one.
+    /// Locked shared to look a name up, exclusively to change one.
     pub names: RwLock<Names>,
-    /// Where it is. Short holds, no system call inside.
+    /// Where the directory is. Locked for a short time, and over no system call.
     pub state: RwLock<DirState>,
 }
 
@@ -45,90 +45,90 @@ pub struct DirState {
     pub at: Option<(Arc<Inode>, Name)>,
     /// Its parts.
     pub view: DirView,
-    /// Set when it was removed: its last attributes.
+    /// The last attributes of a removed directory; `None`: it exists.
     pub removed: Option<Box<Stat>>,
 }
 
-/// An object other than a directory. Most are only looked at: what few of them have is apart.
+/// An object other than a directory. Most are only looked at, so that fields which few of them use are boxed apart.
 pub struct LeafBody {
     common: Common,
-    /// Where it is. Short holds, no system call inside.
+    /// Where the object is. Locked for a short time, and over no system call.
     pub state: Mutex<LeafState>,
-    /// What it has from its first opening on.
+    /// What a file has from its first opening on.
     opened: OnceBox<Opened>,
 }
 
-/// What a file has that was opened, or whose marks were changed.
+/// The fields of a file that was opened, or whose marks were changed.
 #[derive(Default)]
 struct Opened {
     data: Mutex<Option<DataFd>>,
     used: AtomicBool,
     no_privileges: AtomicBool,
-    /// The thread that took its capabilities away last, since somebody asked.
+    /// The thread that removed the file's capabilities last; taken by whoever asks.
     capability_ender: Mutex<Option<u32>>,
 }
 
 /// Where an object other than a directory is.
 pub struct LeafState {
-    /// Names by which it is known; not always all.
+    /// The names by which the union knows the object, which may not be all of them.
     pub names: Few<(Arc<Inode>, Name)>,
     /// The object that is seen: the upper one as soon as there is one.
     object: Option<LeafObject>,
-    /// What few files have.
+    /// The fields that few files use.
     more: Option<Box<More>>,
 }
 
-/// What few files have.
+/// The fields that few files use.
 #[derive(Debug, Clone, Default)]
 struct More {
-    /// The lower object of one that has an upper one, if it was seen.
+    /// The lower object of a file that has an upper one, if it was seen.
     lower: Option<LeafObject>,
-    /// The hard-link keys that lead to it.
+    /// The hard-link keys that lead to the inode.
     keys: SmallVec<[Key; 1]>,
-    /// Its data is elsewhere.
+    /// Where its data is, if it is a metacopy file.
     meta: Option<Box<MetaFile>>,
     /// Its entry in the index.
     index: Option<Name>,
-    /// Names of it may have no link of the copy yet: the links of the lower file.
+    /// The link count of the lower file, while some name may have no link of the copy.
     unaliased: Option<u64>,
     /// The link count in the union, where it differs from the object's own.
     nlink: Option<u32>,
-    /// What comparing the data with its digest came to.
+    /// Whether the data matches its digest; `None`: not compared yet.
     verified: Option<bool>,
-    /// The upper object's only name is one in workdir that must go when the inode does.
+    /// The upper object has its only name in workdir, and is removed with the inode.
     hidden: bool,
-    /// It stands for a 0/0 character device.
+    /// The object is a file that stands for a 0/0 character device.
     device: bool,
-    /// It is held in the table for the sake of its other lower names, which lead to its copy as long as this is mounted.
+    /// The table holds the inode until the unmount, so that its other lower names lead to the copy.
     pinned: bool,
-    /// The mark `nlink` is the difference from the lower count, as a crash may leave it.
+    /// The mark `nlink` counts from the lower inode, as a crash may leave it.
     counted_from_lower: bool,
-    /// The upper layer has no room to say where the data is once the file is renamed.
+    /// The upper layer has no room for a redirect to the data: a rename must copy the data first.
     stuck: bool,
 }
 
-/// What became of a name that was to be remembered.
+/// What came of remembering a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Added {
-    /// It was known.
+    /// The name was known before.
     Known,
-    /// It is.
+    /// The name is known now.
     New,
-    /// It is not.
+    /// The name is not remembered: there are too many.
     TooMany,
 }
 
 /// An object in a layer.
 #[derive(Debug, Clone)]
 pub struct LeafObject {
-    /// Where.
+    /// Where it is.
     pub place: Place,
     /// `st_dev` and `st_ino` there.
     pub key: Key,
 }
 
 impl LeafObject {
-    /// Whether what stands at its place, and has this key, may be it.
+    /// Whether the object at its place, which has this key, may still be this object.
     pub fn may_be(&self, key: Key) -> bool {
         self.key.dev == key.dev && self.place.dir.layer.may_be(self.key.ino, key.ino)
     }
@@ -140,7 +140,7 @@ impl LeafState {
         self.object.as_ref().ok_or(Errno::ESTALE)
     }
 
-    /// What was found under a name; `key`: the hard-link key that leads to it.
+    /// The state of an object that was found under a name; `key`: the hard-link key that leads to it.
     pub fn new(parent: &Arc<Inode>, name: &Name, found: &FoundLeaf, key: Option<Key>) -> Self {
         let nlink = found.links();
         let rare = found.meta.is_some() || found.index.is_some() || nlink.is_some() || key.is_some() || found.device;
@@ -162,7 +162,7 @@ impl LeafState {
         }
     }
 
-    /// The lower object, if one was seen.
+    /// The lower object; `None`: none was seen.
     pub fn lower(&self) -> Option<&LeafObject> {
         match &self.object {
             Some(object) if !object.place.is_upper() => Some(object),
@@ -170,19 +170,19 @@ impl LeafState {
         }
     }
 
-    /// The upper object, once there is one.
+    /// The upper object; `None`: there is none yet.
     pub fn upper(&self) -> Option<&LeafObject> {
         self.object.as_ref().filter(|object| object.place.is_upper())
     }
 
-    /// There is an upper object from now on, or it is at this place.
+    /// Sets the upper object. An object of a lower layer that was seen becomes the lower object.
     pub fn set_upper(&mut self, object: LeafObject) {
         if let Some(lower) = self.object.replace(object).filter(|old| !old.place.is_upper()) {
             self.more_mut().lower = Some(lower);
         }
     }
 
-    /// The object of the upper or of a lower layer has this key from now on; the one that it had, if that was another.
+    /// Sets the key of the upper object (`upper`) or of the lower one. Returns the old key, if it was another.
     pub fn renumber(&mut self, upper: bool, key: Key) -> Option<Key> {
         let object = match &mut self.object {
             Some(object) if object.place.is_upper() == upper => object,
@@ -192,12 +192,12 @@ impl LeafState {
         (old != key).then_some(old)
     }
 
-    /// Whether a hard-link key leads to it.
+    /// Whether a hard-link key leads to the inode.
     pub fn has_key(&self, key: Key) -> bool {
         self.more.as_ref().is_some_and(|more| more.keys.contains(&key))
     }
 
-    /// The upper object, if there is one, is at this place from now on; true where there is one.
+    /// Sets the place of the upper object. False: there is no upper object.
     pub fn move_upper(&mut self, place: Place) -> bool {
         match &mut self.object {
             Some(object) if object.place.is_upper() => {
@@ -208,7 +208,7 @@ impl LeafState {
         }
     }
 
-    /// The upper object whose only name is one in workdir; the inode lets go of it.
+    /// Takes the upper object whose only name is in workdir out of the state.
     pub fn take_hidden(&mut self) -> Option<LeafObject> {
         let hidden = self.is_hidden() && self.upper().is_some();
         let more = self.more.as_mut().filter(|_| hidden)?;
@@ -221,17 +221,17 @@ impl LeafState {
         self.more.get_or_insert_default()
     }
 
-    /// Whether the upper object's only name is one in workdir.
+    /// Whether the upper object has its only name in workdir.
     pub fn is_hidden(&self) -> bool {
         self.more.as_ref().is_some_and(|more| more.hidden)
     }
 
-    /// It is one in workdir, which must go when the inode does.
+    /// Notes that the upper object has its only name in workdir, and is removed with the inode.
     pub fn set_hidden(&mut self) {
         self.more_mut().hidden = true;
     }
 
-    /// Whether it stands for a 0/0 character device.
+    /// Whether the object is a file that stands for a 0/0 character device.
     pub fn is_device(&self) -> bool {
         self.more.as_ref().is_some_and(|more| more.device)
     }
@@ -241,17 +241,17 @@ impl LeafState {
         self.more.as_ref()?.nlink
     }
 
-    /// The same, to be changed.
+    /// The link count in the union, to be changed; `None`: it is the object's own.
     pub fn nlink_mut(&mut self) -> Option<&mut u32> {
         self.more.as_mut()?.nlink.as_mut()
     }
 
-    /// The link count in the union is this from now on.
+    /// Sets the link count in the union.
     pub fn set_nlink(&mut self, links: u32) {
         self.more_mut().nlink = Some(links);
     }
 
-    /// It is held in the table for the sake of its other names from now on, or no longer. Whether it was.
+    /// Sets whether the table holds the inode for the sake of its other names; returns whether it did before.
     pub fn set_pinned(&mut self, pinned: bool) -> bool {
         match &mut self.more {
             None if !pinned => false,
@@ -259,12 +259,12 @@ impl LeafState {
         }
     }
 
-    /// Whether it is held in the table for the sake of its other names: no index leads from them to its copy.
+    /// Whether the table holds the inode for the sake of its other names, which no index leads to the copy.
     pub fn is_pinned(&self) -> bool {
         self.more.as_ref().is_some_and(|more| more.pinned)
     }
 
-    /// A hard-link key leads to it; false where that was known.
+    /// Adds a hard-link key that leads to the inode. False: the key was known.
     pub fn add_key(&mut self, key: Key) -> bool {
         let keys = &mut self.more_mut().keys;
         let new = !keys.contains(&key);
@@ -274,29 +274,29 @@ impl LeafState {
         new
     }
 
-    /// A hard-link key does not lead to it.
+    /// Removes a hard-link key.
     pub fn remove_key(&mut self, key: Key) {
         if let Some(more) = &mut self.more {
             more.keys.retain(|known| *known != key);
         }
     }
 
-    /// The hard-link keys that led to it.
+    /// Takes all hard-link keys out of the state.
     pub fn take_keys(&mut self) -> SmallVec<[Key; 1]> {
         self.more.as_mut().map(|more| std::mem::take(&mut more.keys)).unwrap_or_default()
     }
 
-    /// Where its data is, if not in its object.
+    /// Where the data of a metacopy file is; `None`: the object has its data.
     pub fn meta(&self) -> Option<&MetaFile> {
         self.more.as_ref()?.meta.as_deref()
     }
 
-    /// The same, to be changed.
+    /// Where the data of a metacopy file is, to be changed.
     pub fn meta_mut(&mut self) -> Option<&mut MetaFile> {
         self.more.as_mut()?.meta.as_deref_mut()
     }
 
-    /// Its data is elsewhere from now on, or (`None`) its object has it.
+    /// Sets where the data of a metacopy file is; `None`: the object has its data.
     pub fn set_meta(&mut self, meta: Option<MetaFile>) {
         if meta.is_some() || self.more.is_some() {
             self.more_mut().meta = meta.map(Box::new);
@@ -308,70 +308,70 @@ impl LeafState {
         self.more.as_ref()?.index.as_ref()
     }
 
-    /// It has this entry in the index from now on, or none.
+    /// Sets its entry in the index, or removes it (`None`).
     pub fn set_index(&mut self, entry: Option<Name>) {
         self.more_mut().index = entry;
     }
 
-    /// Whether the mark `nlink` is the difference from the lower count.
+    /// Whether the mark `nlink` counts from the lower inode.
     pub fn is_counted_from_lower(&self) -> bool {
         self.more.as_ref().is_some_and(|more| more.counted_from_lower)
     }
 
-    /// That is so from now on, or no longer.
+    /// Sets whether the mark `nlink` counts from the lower inode.
     pub fn set_count_from_lower(&mut self, lower: bool) {
         self.more_mut().counted_from_lower = lower;
     }
 
-    /// A name of it may have no link of its copy; the lower file has so many links.
+    /// Notes that some name may have no link of the copy. `lower_links`: the link count of the lower file.
     pub fn set_unaliased(&mut self, lower_links: u64) {
         self.more_mut().unaliased = Some(lower_links);
     }
 
-    /// The links of the lower file, if names of it may have no link of its copy.
+    /// The link count of the lower file, while some name may have no link of the copy.
     pub fn unaliased(&self) -> Option<u64> {
         self.more.as_ref()?.unaliased
     }
 
-    /// All names that are known have a link of its copy.
+    /// Notes that all known names have a link of the copy.
     pub fn set_aliased(&mut self) {
         if let Some(more) = &mut self.more {
             more.unaliased = None;
         }
     }
 
-    /// What comparing the data with its digest came to, if it was done.
+    /// Whether the data matches its digest; `None`: not compared yet.
     pub fn verified(&self) -> Option<bool> {
         self.more.as_ref()?.verified
     }
 
-    /// The data was compared with its digest.
+    /// Notes whether the data matches its digest.
     pub fn set_verified(&mut self, right: bool) {
         self.more_mut().verified = Some(right);
     }
 
-    /// Whether a rename must copy its data up first, as there is no room for a redirect.
+    /// Whether a rename must copy the data up first, as there is no room for a redirect.
     pub fn is_stuck(&self) -> bool {
         self.more.as_ref().is_some_and(|more| more.stuck)
     }
 
-    /// A rename must copy its data up first.
+    /// Notes that a rename must copy the data up first.
     pub fn set_stuck(&mut self) {
         self.more_mut().stuck = true;
     }
 
-    /// So many names are enough to remember where the layers tell the others: one to work, a few save a rename into
-    /// workdir.
+    /// The most names to remember where the layers tell the others. One is enough to work; a few more save moves into
+    /// workdir when a name is removed.
     pub const FEW_NAMES: usize = 8;
-    /// Most names that are remembered: each is compared with a new one.
+    /// The most names to remember of any inode: each is compared with a new one.
     pub const MOST_NAMES: usize = 1 << 10;
 
-    /// Whether this is one of the names known.
+    /// Whether a name is known.
     pub fn has_name(&self, parent: &Arc<Inode>, name: &Name) -> bool {
         self.names.iter().any(|(p, n)| Arc::ptr_eq(p, parent) && n == name)
     }
 
-    /// Remembers a name, unless there are so many.
+    /// Remembers a name, unless `most` names are known already.
     pub fn add_name(&mut self, parent: &Arc<Inode>, name: &Name, most: usize) -> Added {
         if self.has_name(parent, name) {
             return Added::Known;
@@ -383,12 +383,12 @@ impl LeafState {
         Added::New
     }
 
-    /// Whether it is found by the key of its object, as one of several names.
+    /// Whether the inode is found by a hard-link key, so that several names lead to it.
     pub fn is_linked(&self) -> bool {
         self.more.as_ref().is_some_and(|more| !more.keys.is_empty())
     }
 
-    /// Forgets a name; true where it was known.
+    /// Forgets a name; returns whether it was known.
     pub fn remove_name(&mut self, parent: &Inode, name: &Name) -> bool {
         let before = self.names.len();
         self.names.retain(|(p, n)| p.id != parent.id || n != name);
@@ -408,7 +408,7 @@ impl Deref for Inode {
 }
 
 impl Inode {
-    /// The directory's part.
+    /// The body of a directory.
     ///
     /// # Errors
     /// `ENOTDIR`
@@ -419,7 +419,7 @@ impl Inode {
         }
     }
 
-    /// The other objects' part.
+    /// The body of any other object.
     ///
     /// # Errors
     /// `EISDIR`
@@ -430,15 +430,15 @@ impl Inode {
         }
     }
 
-    /// The regular file's part.
+    /// The body of a regular file.
     ///
     /// # Errors
-    /// `EISDIR`, or `EINVAL` for what has no data.
+    /// `EISDIR`; `EINVAL` for an object that has no data.
     pub fn file(&self) -> Result<&LeafBody> {
         if self.kind == Kind::File || self.kind == Kind::Dir { self.leaf() } else { Err(Errno::EINVAL) }
     }
 
-    /// Whether it is known by this name.
+    /// Whether the inode is known by this name.
     pub fn has_name(&self, parent: InodeId, name: &Name) -> bool {
         let is = |(p, n): &(Arc<Inode>, Name)| p.id == parent && n == name;
         match &self.body {
@@ -449,21 +449,21 @@ impl Inode {
 }
 
 impl DirBody {
-    /// A directory at `at`.
+    /// A directory at the parent and name `at`.
     pub fn new(at: Option<(Arc<Inode>, Name)>, view: DirView) -> Self {
         let state = DirState { at, view, removed: None };
         Self { common: Common::new(Kind::Dir), names: RwLock::default(), state: RwLock::new(state) }
     }
 
-    /// Its parts as of now.
+    /// Its parts as they are now.
     pub fn view(&self) -> DirView {
         self.state.read().view.clone()
     }
 
-    /// Its parts, for a change of its names.
+    /// Its parts, if it still exists.
     ///
     /// # Errors
-    /// `ENOENT` where it was removed.
+    /// `ENOENT`: the directory was removed.
     pub fn live_view(&self) -> Result<DirView> {
         let state = self.state.read();
         if state.removed.is_some() { Err(Errno::ENOENT) } else { Ok(state.view.clone()) }
@@ -471,51 +471,52 @@ impl DirBody {
 }
 
 impl LeafBody {
-    /// An object of this type with what is known of it.
+    /// An object of this type and state.
     pub fn new(kind: Kind, state: LeafState) -> Self {
         Self { common: Common::new(kind), state: Mutex::new(state), opened: OnceBox::new() }
     }
 
-    /// The descriptor of its data. Opening is done under this lock, so that copy-up can replace it for good.
+    /// The open descriptor of its data. The file is opened under this lock, so that a copy-up closes every descriptor
+    /// of the old file.
     pub fn data(&self) -> &Mutex<Option<DataFd>> {
         &self.opened().data
     }
 
-    /// Closes the descriptor of its data, which is elsewhere now.
+    /// Closes the descriptor of its data, after the data has moved to another file.
     pub fn close(&self) {
         if let Some(opened) = self.opened.get() {
             *opened.data.lock() = None;
         }
     }
 
-    /// The descriptor was used.
+    /// Notes a use of the descriptor.
     pub fn touch(&self) {
         self.opened().used.store(true, Ordering::Relaxed);
     }
 
-    /// Known to have no set-user-id, set-group-id or file capability left to clear.
+    /// Whether the file is known to have no set-user-id, set-group-id or file capability.
     pub fn has_no_privileges(&self) -> bool {
         self.opened.get().is_some_and(|opened| opened.no_privileges.load(Ordering::Relaxed))
     }
 
-    /// It has none left.
+    /// Notes that the file has no set-user-id, set-group-id or file capability.
     pub fn set_no_privileges(&self) {
         self.opened().no_privileges.store(true, Ordering::Relaxed);
     }
 
-    /// It may have some from now on.
+    /// Notes that the file may have set-user-id, set-group-id or a file capability again.
     pub fn may_have_privileges(&self) {
         if let Some(opened) = self.opened.get() {
             opened.no_privileges.store(false, Ordering::Relaxed);
         }
     }
 
-    /// This thread took its capabilities away.
+    /// Notes the thread that has removed the file's capabilities.
     pub fn set_capability_ender(&self, thread: u32) {
         *self.opened().capability_ender.lock() = Some(thread);
     }
 
-    /// Whether it was this thread that took its capabilities away last; asked once.
+    /// Whether this thread was the last to remove the file's capabilities. The answer is given once.
     pub fn take_capability_ender(&self, thread: u32) -> bool {
         self.opened.get().is_some_and(|opened| opened.capability_ender.lock().take() == Some(thread))
     }
@@ -527,7 +528,8 @@ impl LeafBody {
 
 impl Drop for LeafBody {
     fn drop(&mut self) {
-        // The queue of open descriptors has it, or soon will not: it is told once more than needed rather than never.
+        // The cache of descriptors has an entry for this one, or had one: it may be told once too often, but must not
+        // be told too rarely.
         if self.opened.get().is_some()
             && let Some(object) = &self.state.get_mut().object
         {
@@ -544,7 +546,7 @@ impl Evict for Inode {
 
     fn evict(&self) {
         if let Some(opened) = self.leaf().ok().and_then(|leaf| leaf.opened.get()) {
-            // Held while it is opened: that one is in use.
+            // A lock that is taken means that the file is being opened: such a descriptor is in use.
             if let Some(mut data) = opened.data.try_lock() {
                 *data = None;
             }

@@ -8,14 +8,14 @@ use std::sync::Arc;
 pub struct DataFd {
     /// The descriptor.
     pub fd: Arc<OwnedFd>,
-    /// It can be read.
+    /// It is open for reading.
     pub readable: bool,
-    /// It can be written.
+    /// It is open for writing.
     pub writable: bool,
 }
 
 impl DataFd {
-    /// Whether it serves a use that reads or (`write`) writes.
+    /// Whether the descriptor can be used for reading or, with `write`, for writing.
     pub fn serves(&self, write: bool) -> bool {
         if write { self.writable } else { self.readable }
     }

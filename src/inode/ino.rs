@@ -1,4 +1,5 @@
-//! Inode numbers: unique over all layers, the same over copy-up, rename and remount wherever a layer gives one.
+//! Inode numbers. They are unique over all layers, and wherever a layer gives one they stay the same over copy-up,
+//! rename and remount.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -15,22 +16,22 @@ impl InodeId {
     pub const ROOT: Self = Self(1);
 }
 
-/// A file system's index stands above this bit, a layer's own number below it.
+/// The index of a file system is above this bit of a number, the layer's own number below it.
 const SYSTEM_SHIFT: u32 = 56;
-/// More file systems than this have no room for their index.
+/// The most file systems whose index a number has room for.
 const MAX_SYSTEMS: usize = 0x7f;
-/// Numbers that last as long as the inode is held start here: no file system's index is 0x7f.
+/// The first number that lasts only as long as its inode is held. No file system has the index 0x7f.
 const PRIVATE: u64 = 0x7f << SYSTEM_SHIFT;
 
-/// With numbers of 32 bits they start here, and all of the first file system that are lower last.
+/// The first such number where numbers have 32 bits. The first file system's own numbers below it last.
 const PRIVATE_SMALL: u64 = 1 << 31;
 
-/// Gives out numbers.
+/// Gives out inode numbers.
 #[derive(Debug)]
 pub struct Numbers {
     systems: Vec<System>,
     xino: Xino,
-    /// None has more than 32 bits.
+    /// No number has more than 32 bits.
     small: bool,
     next: AtomicU64,
 }
@@ -40,21 +41,22 @@ pub struct Numbers {
 pub struct System {
     /// `st_dev` of a layer's root.
     pub dev: u64,
-    /// What marks hold of it, and its UUID; zeros for none.
+    /// The UUID that marks hold of it, and its own UUID; zeros: none.
     pub uuids: [[u8; 16]; 2],
     /// What its file handles are good for.
     pub handles: Handles,
-    /// A lower layer is on it.
+    /// A lower layer is on this file system.
     pub lower: bool,
 }
 
 impl Numbers {
-    /// `layers`: the file system of each layer; the first is the one whose numbers stay bare. `small`: 32 bits are enough.
+    /// `layers`: the file system of each layer; the numbers of the first stay as they are. `small`: numbers have 32
+    /// bits at most.
     pub fn new(layers: impl IntoIterator<Item = System>, xino: Xino, small: bool) -> Self {
         let mut systems: Vec<System> = Vec::new();
         for layer in layers {
             match systems.iter_mut().find(|system| system.dev == layer.dev) {
-                // What marks hold is said of lower layers.
+                // Marks name the file systems of lower layers, so that a lower layer's entry counts.
                 Some(system) if layer.lower => *system = layer,
                 Some(_) => {}
                 None => systems.push(layer),
@@ -69,14 +71,14 @@ impl Numbers {
         self.systems.len()
     }
 
-    /// The number for an object of a layer, where it has one that lasts.
+    /// The number for an object of a layer; `None`: it has no number that lasts.
     pub fn of_object(&self, dev: u64, ino: u64) -> Option<InodeId> {
         let system = self.systems.iter().position(|system| system.dev == dev)?;
         self.compose(system, ino)
     }
 
-    /// The number of the lower object that an `origin` mark names: on the only file system that has this UUID, or where it
-    /// holds none the only one with a lower layer.
+    /// The number of the lower object that a mark `origin` names, on the only file system with the mark's UUID. For a
+    /// mark without a UUID there must be only one file system with a lower layer.
     pub fn of_origin(&self, origin: &Origin) -> Option<InodeId> {
         let named = |system: &System| system.lower && system.uuids.contains(&origin.uuid);
         let nameless = origin.is_nameless() && !self.systems.iter().any(named);
@@ -86,7 +88,7 @@ impl Numbers {
             (Some((at, system)), None) => {
                 let ino = match system.handles {
                     Handles::Tell => origin.ino()?,
-                    // What that mount made up for a while is no lasting number.
+                    // A number that the other mount made up does not last.
                     Handles::Plyfs => origin.node_id().filter(|id| id >> SYSTEM_SHIFT < PRIVATE >> SYSTEM_SHIFT)?,
                     Handles::Silent | Handles::Passing => return None,
                 };
@@ -97,7 +99,7 @@ impl Numbers {
     }
 
     fn compose(&self, system: usize, ino: u64) -> Option<InodeId> {
-        // 0 is "no entry" and 1 the root to FUSE.
+        // To FUSE 0 means "no entry" and 1 the root.
         if ino <= InodeId::ROOT.0 || ino >> SYSTEM_SHIFT != 0 || system >= MAX_SYSTEMS {
             return None;
         }
@@ -110,19 +112,20 @@ impl Numbers {
         Some(InodeId((system as u64) << SYSTEM_SHIFT | ino))
     }
 
-    /// Whether a number was made up for one inode, because no layer gives it one.
+    /// Whether a number was made up for an inode to which no layer gives one.
     pub fn is_private(&self, id: InodeId) -> bool {
         id.0 >= if self.small { PRIVATE_SMALL } else { PRIVATE }
     }
 
-    /// Numbers that were given out before are not given out again.
+    /// Makes new made-up numbers start behind those that were given out before.
     pub fn go_on_behind(&self, ids: impl Iterator<Item = u64>) {
         if let Some(last) = ids.filter(|id| self.is_private(InodeId(*id))).max() {
             self.next.fetch_max(last + 1, Relaxed);
         }
     }
 
-    /// A number that nothing else has had in this mount; where they are small, none of the last two billion.
+    /// Makes up a number that no inode of this mount has had; with numbers of 32 bits one that was not among the last
+    /// two billion.
     pub fn private(&self) -> InodeId {
         let next = self.next.fetch_add(1, Relaxed);
         InodeId(if self.small { PRIVATE_SMALL | (next & (PRIVATE_SMALL - 1)) } else { next })

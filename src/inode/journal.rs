@@ -1,8 +1,9 @@
-//! What the next daemon must know of the inodes that the kernel holds, kept in memory that a supervisor holds, too.
+//! What the next daemon must know of the inodes that the kernel holds, written to memory files that a supervisor holds
+//! open, too.
 //!
-//! Two files take turns: when one has grown, what is still true is written to the other. A file counts once the number at
-//! its beginning is there, the higher one of two; so a kill at any instant leaves one that is whole but for a torn last
-//! record.
+//! Two files take turns: when one has grown large, the records that still hold are written to the other. Of two files
+//! the one with the higher number at its beginning counts, and that number is written last. So a kill at any instant
+//! leaves a file that is whole but for a torn last record.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -17,25 +18,25 @@ use crate::sys::data::{pread_full, pwrite_all, truncate};
 use crate::sys::memory::memory_file;
 use crate::sys::stat::Kind;
 
-/// What the kernel holds of one inode, and where that is.
+/// What the kernel holds of one inode, and where its object is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Node {
     /// Its type (`S_IFMT >> 12`).
     pub kind: u8,
-    /// Lookups that were not forgotten.
+    /// The number of lookups that were not forgotten.
     pub lookups: u64,
-    /// Names that it is known by, each with its parent.
+    /// The names by which it is known, each with the number of its parent.
     pub names: SmallVec<[(u64, Name); 1]>,
-    /// Where its object is, if no name leads there.
+    /// Where its object is, if no name leads to it.
     pub detached: Option<Detached>,
-    /// The objects of layers (`st_dev`, `st_ino`) that lead to it, whatever the layers say.
+    /// The objects of layers (`st_dev`, `st_ino`) that lead to the inode although the layers do not say so.
     pub keys: SmallVec<[(u64, u64); 1]>,
 }
 
 impl Node {
-    /// A type as [`Node::kind`] has it.
+    /// A type in the form of [`Node::kind`].
     pub fn kind_of(kind: Kind) -> u8 {
-        // Four bits.
+        // The type has four bits.
         u8::try_from(kind.to_mode() >> 12).unwrap_or_default()
     }
 }
@@ -45,11 +46,11 @@ impl Node {
 pub struct Move {
     /// The number of the kernel's request.
     pub request: u64,
-    /// The inode that stood at `from`.
+    /// The number of the inode that was at `from`.
     pub was: u64,
-    /// Parent and name.
+    /// The number of the old parent, and the old name.
     pub from: (u64, Name),
-    /// Parent and name.
+    /// The number of the new parent, and the new name.
     pub to: (u64, Name),
 }
 
@@ -64,33 +65,33 @@ struct Known {
     cookies: Option<[u8; 16]>,
     nodes: HashMap<u64, Node>,
     moves: VecDeque<Move>,
-    /// Of directories: what names by these hashes have, [as a number](Apartness::to_number).
+    /// By directory and hash of a name: what is known of the name's place, [as a number](Apartness::to_number).
     places: HashMap<u64, BTreeMap<u64, u64>>,
 }
 
 struct State {
     files: [OwnedFd; 2],
-    /// Which of them is written.
+    /// Which of the two files is written.
     at: usize,
     generation: u64,
-    /// Its length.
+    /// The length of that file in bytes.
     len: u64,
-    /// The length from which on it is worth writing anew.
+    /// The length in bytes at which the records are written anew to the other file.
     enough: u64,
-    /// It could not be written: it says nothing any more.
+    /// A write has failed: the journal no longer counts.
     broken: bool,
     known: Known,
 }
 
-/// A file starts with its generation.
+/// Bytes at the start of a file, which hold its generation.
 const HEAD: u64 = 8;
-/// A smaller file is not worth writing anew.
+/// A file of fewer bytes is not written anew.
 const SMALL: u64 = 1 << 20;
-/// More renames than can be under way at once.
+/// The renames to remember, more than can be under way at once.
 const MOVES: usize = 64;
 
 impl Journal {
-    /// The two files for [`Journal::open`], empty.
+    /// Makes the two empty files for [`Journal::open`].
     ///
     /// # Errors
     /// `EMFILE`, `ENFILE` and `ENOMEM`.
@@ -98,10 +99,10 @@ impl Journal {
         Ok([memory_file("plyfs-journal-0")?, memory_file("plyfs-journal-1")?])
     }
 
-    /// Goes on where the writer before has stopped.
+    /// Reads what the writer before has left, and goes on there.
     ///
     /// # Errors
-    /// What reading them says.
+    /// What reading the files says.
     pub fn open(files: [OwnedFd; 2]) -> Result<Self> {
         let [first, second] = {
             let [first, second] = &files;
@@ -131,17 +132,17 @@ impl Journal {
         Ok(Self { state: Mutex::new(state) })
     }
 
-    /// The kernel's INIT request.
+    /// The kernel's INIT request, if one was kept.
     pub fn init(&self) -> Option<Vec<u8>> {
         self.state.lock().known.init.clone()
     }
 
-    /// Keeps that; from then on there is a mount that can go on.
+    /// Keeps the kernel's INIT request. From then on another daemon can go on with the mount.
     pub fn set_init(&self, request: Vec<u8>) {
         self.write([Record::Init(request)]);
     }
 
-    /// The key of the directory cookies.
+    /// The key of the directory cookies, if one was kept.
     pub fn cookies(&self) -> Option<[u8; 16]> {
         self.state.lock().known.cookies
     }
@@ -151,7 +152,7 @@ impl Journal {
         self.state.lock().known.nodes.iter().map(|(id, node)| (*id, node.clone())).collect()
     }
 
-    /// Of directories: where names stand that do not stand where their hashes say, or may have to give way.
+    /// The names that are not at the place of their hash, or may have to give way: directory, hash, and what is known.
     pub fn places(&self) -> Vec<(u64, u64, Apartness)> {
         let state = self.state.lock();
         let each = |(&id, places): (&u64, &BTreeMap<u64, u64>)| {
@@ -160,12 +161,12 @@ impl Journal {
         state.known.places.iter().flat_map(each).collect()
     }
 
-    /// The last renames, the newest first.
+    /// The last renames that were about to be published, the newest first.
     pub fn moves(&self) -> Vec<Move> {
         self.state.lock().known.moves.iter().rev().cloned().collect()
     }
 
-    /// Writes down what happened, as one piece.
+    /// Writes records down, all of them by one call.
     pub fn write(&self, records: impl IntoIterator<Item = Record>) {
         let mut state = self.state.lock();
         let mut bytes = Vec::new();
@@ -205,7 +206,7 @@ impl State {
         }
     }
 
-    /// Writes what is still true to the other file, and goes on there.
+    /// Writes the records that still hold to the other file, and goes on there.
     fn rewrite(&mut self) -> Result<()> {
         let mut bytes = Vec::new();
         self.known.records(&mut |record| record.encode(&mut bytes));
@@ -219,7 +220,7 @@ impl State {
         truncate(self.file(before), 0)
     }
 
-    /// From now on this file counts.
+    /// Makes the file that is written the one that counts.
     fn start_file(&mut self, generation: u64) -> Result<()> {
         self.generation = generation;
         pwrite_all(self.file(self.at), &generation.to_le_bytes(), 0)
@@ -271,14 +272,14 @@ impl Known {
         }
     }
 
-    /// Does something with a node that is live. The root is none: it needs no memory.
+    /// Changes a live node. The root has none, as its inode need not be found again.
     fn node(&mut self, id: u64, change: impl FnOnce(&mut Node)) {
         if let Some(node) = self.nodes.get_mut(&id) {
             change(node);
         }
     }
 
-    /// What is true now, as records.
+    /// Hands out the records that describe the state now.
     fn records(&self, sink: &mut dyn FnMut(Record)) {
         self.init.iter().for_each(|init| sink(Record::Init(init.clone())));
         self.cookies.iter().for_each(|key| sink(Record::Cookies(*key)));

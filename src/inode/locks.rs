@@ -4,12 +4,11 @@
 //!    the union for something. `Order`, `Turns`, `Push`, `Stores`, `Walk` have locks that no other is asked for under, but
 //!    for that of the memory that is lent (`Lent`).
 //! 2. `Union::topology`: exclusive while a directory moves to another parent, shared by every other rename.
-//! 3. [`Inode::up`](super::Inode): an inode's copy-up, and every change of a file's attributes, which a copy of its data
-//!    that runs meanwhile would undo, and the first sync after it. Ancestors are copied up before it is taken; one at a
-//!    time. A rename, which holds
-//!    `topology`, has copied up before.
-//! 4. [`DirBody::names`](super::DirBody): an ancestor before its descendant, else by number. Who holds some only tries
-//!    those of directories whose listings are too many (`ListingCache`).
+//! 3. [`Inode::up`](super::Inode): over an inode's copy-up, over every change of a file's attributes (which a copy of
+//!    its data that runs meanwhile would undo), and over the first sync after a copy-up. Ancestors are copied up before
+//!    it is taken; one at a time. A rename, which holds `topology`, has copied up before.
+//! 4. [`DirBody::names`](super::DirBody): an ancestor before its descendant, else by number. A thread that holds some
+//!    only tries those of directories whose listings must go (`ListingCache`).
 //! 5. A leaf's `data`: held to open the file, and to change a mark that all of its names share.
 //! 6. The map of a file that arrives by blocks: across the calls that read, write and record. `Upper::records`: across
 //!    those that make or remove a record. Neither under the other.
@@ -21,10 +20,10 @@
 //!
 //! `tests/models.rs` sees in which order they are taken, and fails where two orders contradict each other.
 //!
-//! A panic under a lock lets go of it, and no lock is poisoned. Of the names of a directory in the middle of a change
-//! nothing is known then ([`Names::end`](super::Names::end)). Between what one call publishes and the live state's update
-//! no call is made, so that no state is between the two: `tests/crash` has a panic at every call. What is lost is a
-//! reference: the inodes of that request may stay in the table until the unmount.
+//! A panic under a lock unlocks it, and no lock is poisoned. If a directory was in the middle of a change, its names
+//! are forgotten ([`Names::end`](super::Names::end)). No call is made between the one that publishes a change and the
+//! update of the live state, so that a panic cannot come between the two: `tests/crash` has a panic at every call. Only
+//! references are lost: the inodes of that request may stay in the table until the unmount.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,13 +33,13 @@ use super::{DirBody, Inode, Names};
 use crate::base::sync::{MutexGuard, RwLockWriteGuard};
 use crate::base::{Errno, Result};
 
-/// How often one who waits for a copy-up looks whether that is still wanted.
+/// How often a thread that waits for a copy-up checks that its program was not killed.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Holds an inode's [`up`](super::Common::up); another may take seconds to copy it.
+/// Locks an inode's [`up`](super::Common::up). A copy-up by another thread may hold it for seconds.
 ///
 /// # Errors
-/// `EINTR` once `killed` says that nobody wants it any more.
+/// `EINTR`: `killed` says that the program was killed.
 pub fn lock_up<'a>(inode: &'a Inode, killed: &dyn Fn() -> bool) -> Result<MutexGuard<'a, CopyUpTurn>> {
     loop {
         if let Some(guard) = inode.up.try_lock_for(LOOK) {
@@ -52,34 +51,35 @@ pub fn lock_up<'a>(inode: &'a Inode, killed: &dyn Fn() -> bool) -> Result<MutexG
     }
 }
 
-/// What `Union::topology` guards, and by what the order of the locks knows it.
+/// The type that `Union::topology` guards, by which the order of the locks knows that lock.
 #[derive(Debug, Default)]
 pub struct Topology;
 
-/// Exclusive hold of the names of one or two directories. What is not known to be true when it ends is forgotten.
+/// The exclusive locks on the names of one or two directories. Names whose change was not brought to an end are
+/// forgotten when it is dropped.
 pub struct PairGuard<'a> {
     /// The one that was locked first.
     first: RwLockWriteGuard<'a, Names>,
     second: Option<RwLockWriteGuard<'a, Names>>,
-    /// The one that was locked first is the second that was named.
+    /// The directory that was locked first is the second one of the caller.
     swapped: bool,
 }
 
 impl Drop for PairGuard<'_> {
     fn drop(&mut self) {
-        // A change that was not brought to its end, by a panic: the kernel is not told, as its caller was answered EIO.
+        // Only a panic leaves a change unfinished. The kernel is not told: the request is answered with EIO.
         let _ = (self.first_mut().end(), self.second_mut().end());
     }
 }
 
 impl PairGuard<'_> {
-    /// The names of the first and of the second directory (the same where they are one).
+    /// The names of the caller's first and second directory, which may be one.
     pub fn both(&self) -> (&Names, &Names) {
         let second = self.second.as_deref().unwrap_or(&self.first);
         if self.swapped { (second, &self.first) } else { (&self.first, second) }
     }
 
-    /// The names of the first directory, to change them.
+    /// The names of the caller's first directory, to change them.
     pub fn first_mut(&mut self) -> &mut Names {
         match &mut self.second {
             Some(second) if self.swapped => second,
@@ -87,7 +87,7 @@ impl PairGuard<'_> {
         }
     }
 
-    /// The names of the second directory (the same where they are one), to change them.
+    /// The names of the caller's second directory, to change them.
     pub fn second_mut(&mut self) -> &mut Names {
         match &mut self.second {
             Some(second) if !self.swapped => second,

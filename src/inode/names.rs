@@ -6,83 +6,84 @@ use crate::base::Name;
 use crate::merge::{Apartness, CookieKey, Listing, NameIndex, Places, Window};
 use crate::sys::stat::Kind;
 
-/// What is known of the names in a directory. Under the lock [`DirBody::names`](super::DirBody).
+/// What is known of the names in a directory. The lock [`DirBody::names`](super::DirBody) guards it.
 #[derive(Default)]
 pub struct Names {
     listing: Option<Listing>,
-    /// Windows read since a walk came to its end.
+    /// How many windows were read since a walk last came to its end.
     windows: u32,
     index: Option<NameIndex>,
-    /// Whether the directory has a default ACL, where known.
+    /// Whether the directory has a default ACL; `None`: not known.
     pub default_acl: Option<bool>,
-    /// Parts that lookups have searched without an index; [`NEVER`] where it would have too many names.
+    /// How many parts lookups have searched without an index; [`NEVER`]: an index would have too many names.
     searched: AtomicU32,
     /// The kernel may have a part of a listing in its cache.
     walked: AtomicBool,
-    /// Somebody was given a part of a listing, and may go on.
+    /// A reader was given a part of a listing, and may go on.
     told: AtomicBool,
-    /// Where names stand that do not stand where their hashes say; as long as this lives.
+    /// The places of names that are not at the place of their hash. They are kept as long as the inode lives.
     places: Places,
-    /// A change was begun, and whether the layers have it is not known yet.
+    /// A change was begun, and it is not yet known whether the layers have it.
     uncertain: bool,
-    /// A name changed under this hold.
+    /// A name was changed since the names were locked.
     changed: bool,
 }
 
-/// What the end of a change leaves to be done.
+/// What is left to do after a change.
 #[must_use]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Ended {
-    /// The kernel must drop what it has of the listing.
+    /// The kernel must drop what it keeps of the listing.
     pub relist: bool,
-    /// The change was begun and not entered: nobody knows what the layers have now.
+    /// The change was begun and not entered: it is not known what the layers have now.
     pub uncertain: bool,
 }
 
-/// Of `searched`: there is no use in an index.
+/// The value of `searched` that says: no index is built.
 const NEVER: u32 = u32::MAX;
-/// Lookups in one directory after which its names are indexed: listing a part costs some 20 searches in it.
+/// Lookups in one directory after which its names are indexed: listing a part costs about as much as 20 searches in it.
 const LOOKUPS: usize = 16;
-/// With fewer parts a search costs less than it takes to build an index.
+/// The fewest parts with which an index costs less than the searches that it saves.
 const PARTS: usize = 3;
-/// Windows of a listing that may be read beside two for each that there are.
+/// How many windows of a listing may be read in addition to two readings of each.
 const MORE_WINDOWS: usize = 4;
-/// A directory of more names is not indexed: 12 bytes are kept for each.
+/// A directory with more names than this is not indexed: an index takes 12 bytes for each.
 pub const MOST_INDEXED: usize = 1 << 17;
 
 impl Names {
-    /// All or some of them, while somebody lists the directory.
+    /// The window of names in memory, while somebody lists the directory.
     pub fn listing(&self) -> Option<&Listing> {
         self.listing.as_ref()
     }
 
-    /// Which there are, where that is known.
+    /// The index of all names, if there is one.
     pub fn index(&self) -> Option<&NameIndex> {
         self.index.as_ref()
     }
 
-    /// Where its names stand.
+    /// The places of its names.
     pub fn places(&self) -> &Places {
         &self.places
     }
 
-    /// What is to be written down of that, for who goes on in another process.
+    /// Takes what must be written down of the places for the next daemon.
     pub fn unwritten(&mut self) -> Vec<(u64, Apartness)> {
         self.places.unwritten()
     }
 
-    /// What was written down by another process.
+    /// Enters what the daemon before has written down.
     pub fn set_place(&mut self, hash: u64, what: Apartness) {
         self.places.set(hash, what);
         self.places.unwritten();
     }
 
-    /// What to read of the directory for who goes on after the place `after`: about `most` names, so that nothing holds them all.
+    /// Which window to read for a reader that goes on after the place `after`: about `most` names, so that no listing
+    /// holds all of them.
     ///
-    /// Who reads on where another walk does not takes its window away. Two readings for each window are room enough for
-    /// that; walks that disturb each other more than that go by all names.
+    /// A reader at another place takes the window of a walk away. Two readings of each window leave room for that;
+    /// walks that disturb each other more often read all names at once.
     pub fn next_window(&mut self, after: u64, most: usize) -> Window {
-        // Gone before the next is read: there are never two.
+        // The old window is dropped before the next is read: there are never two in memory.
         let Some(last) = self.listing.take() else { return Window { after, most, total: 0 } };
         let enough = 2 * last.total().div_ceil(most.max(1)) + MORE_WINDOWS;
         if self.windows as usize > enough {
@@ -91,7 +92,7 @@ impl Names {
         Window { after: last.next_after(after), most, total: last.total() }
     }
 
-    /// The directory was listed, or a part of it. Lookups go by a whole one from now on, if `index`.
+    /// Enters a listing that was read. With `index` a listing of all names also becomes the index for lookups.
     pub fn set_listing(&mut self, key: &CookieKey, mut listing: Listing, index: bool) {
         self.windows = self.windows.saturating_add(1);
         listing.settle(&mut self.places);
@@ -101,27 +102,27 @@ impl Names {
         self.listing = Some(listing);
     }
 
-    /// The listing is over.
+    /// Drops the listing at the end of a walk.
     pub fn drop_listing(&mut self) {
         self.listing = None;
         self.windows = 0;
     }
 
-    /// Lookups go by this from now on; `None` where the directory has too many names.
+    /// Sets the index for lookups; `None`: the directory has too many names.
     pub fn set_index(&mut self, key: &CookieKey, listing: Option<&Listing>) {
-        // Its names stand where their hashes say.
+        // The names of this listing are at the places of their hashes.
         self.index = listing.map(|listing| NameIndex::new(listing, key, &Places::default()));
         self.searched.store(if listing.is_some() { 0 } else { NEVER }, Relaxed);
     }
 
-    /// Nothing is known any more.
+    /// Forgets all names.
     pub fn forget(&mut self) {
         self.listing = None;
         self.index = None;
         self.searched.store(0, Relaxed);
     }
 
-    /// A name was searched for in so many parts; true where an index is worth its price by now.
+    /// Counts a lookup that has searched this number of parts. True: an index is worth its cost now.
     pub fn searched(&self, parts: usize) -> bool {
         let before = self.searched.load(Relaxed);
         if parts < PARTS || self.index.is_some() || before == NEVER {
@@ -132,23 +133,23 @@ impl Names {
         after as usize >= parts * LOOKUPS
     }
 
-    /// The kernel is given the beginning of a listing, which it keeps.
+    /// Notes that the kernel was given the beginning of a listing, which it keeps.
     pub fn walked(&self) {
         self.walked.store(true, Relaxed);
         self.told.store(true, Relaxed);
     }
 
-    /// Whether the kernel was given any since the last change.
+    /// Whether the kernel was given a part of a listing since the last change.
     pub fn is_walked(&self) -> bool {
         self.walked.load(Relaxed)
     }
 
-    /// The layers are about to be changed: until the change is entered nobody knows what they have.
+    /// Begins a change of the layers: until it is entered it is not known what they have.
     pub fn begin(&mut self) {
         self.uncertain = true;
     }
 
-    /// A new name stands in the upper layer.
+    /// Enters a new name of the upper layer.
     pub fn added(&mut self, key: &CookieKey, name: &Name, kind: Kind) {
         let hash = key.hash(name);
         if self.index.as_mut().is_some_and(|index| !index.insert(hash)) {
@@ -159,7 +160,8 @@ impl Names {
         self.enter(|listing| listing.insert(place, name, kind));
     }
 
-    /// Finds a place for a new name. Where nothing is known of those that it may meet, it gives way to them later.
+    /// Finds a place for a new name. If it is not known which names have the same cookie the new name gives way to them
+    /// later.
     fn place(&mut self, hash: u64, name: &Name) {
         match self.listing.as_ref().filter(|listing| listing.has(hash)) {
             Some(listing) if listing.meets(hash, name) => {
@@ -172,7 +174,7 @@ impl Names {
         }
     }
 
-    /// A name that was there stands in the upper layer now: what is seen is the same.
+    /// Enters that an existing name is in the upper layer now. The directory shows the same names.
     pub fn raised(&mut self, key: &CookieKey, name: &Name, kind: Kind) {
         let hash = key.hash(name);
         if let Some(index) = &mut self.index {
@@ -184,7 +186,7 @@ impl Names {
         self.uncertain = false;
     }
 
-    /// A name is gone.
+    /// Enters that a name is gone.
     pub fn removed(&mut self, key: &CookieKey, name: &Name) {
         let hash = key.hash(name);
         if let Some(index) = &mut self.index {
@@ -195,7 +197,7 @@ impl Names {
         self.enter(|listing| listing.remove(place, name));
     }
 
-    /// What stands under a name that was there is another object now.
+    /// Enters that an existing name leads to another object now.
     pub fn replaced(&mut self) {
         self.uncertain = false;
         self.changed = true;
@@ -208,11 +210,11 @@ impl Names {
         self.replaced();
     }
 
-    /// The change is over.
+    /// Ends a change.
     ///
-    /// The kernel looks whether its cache is out of date at the start of a walk only. What a walk from before a change
-    /// has put there would be completed and then go on to be read by one that began after it. No walk is under way
-    /// during a change: the kernel holds the directory's lock for either.
+    /// The kernel checks only at the start of a walk whether its cached listing is out of date. A listing that a walk
+    /// from before a change had begun would be completed, and later walks would read it. No walk is under way during a
+    /// change: the kernel locks the directory for either.
     pub fn end(&mut self) -> Ended {
         let uncertain = std::mem::take(&mut self.uncertain);
         if uncertain {

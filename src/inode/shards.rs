@@ -1,5 +1,5 @@
-//! The tables of live inodes: hash tables in shards, each behind its lock. An entry is as small as can be, as the inode
-//! knows its number and its names itself; what is forgotten gives its memory back.
+//! The tables of live inodes: hash tables in shards, each with its own lock. An entry is as small as can be, as the
+//! inode knows its number and its names itself. A table gives memory back when inodes are forgotten.
 
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::Arc;
@@ -8,23 +8,23 @@ use super::{Inode, InodeId, Key};
 use crate::base::Name;
 use crate::base::sync::{HashTable, RwLock};
 
-/// What a table has of one inode under one key.
+/// The entry of one inode under one key.
 pub trait Entry {
-    /// What it is found by.
+    /// The key by which it is found.
     type Key<'a>: Hash;
     /// The entry of an inode under a key with this hash.
     fn new(key: &Self::Key<'_>, hash: u64, inode: Arc<Inode>) -> Self;
     /// The hash of its key.
     fn hash(&self, state: &RandomState) -> u64;
-    /// Whether this is its key; `hash` is that of `key`.
+    /// Whether the entry has this key; `hash`: the hash of `key`.
     fn has(&self, key: &Self::Key<'_>, hash: u64) -> bool;
     /// The inode.
     fn inode(&self) -> &Arc<Inode>;
-    /// The inode, without the rest.
+    /// The inode, without the entry.
     fn into_inode(self) -> Arc<Inode>;
 }
 
-/// Under its number.
+/// The entry under the inode's number.
 impl Entry for Arc<Inode> {
     type Key<'a> = InodeId;
 
@@ -49,7 +49,8 @@ impl Entry for Arc<Inode> {
     }
 }
 
-/// Under a parent and a name, which the inode has in its state. It may have several, so the hash tells which one it is.
+/// The entry under a parent and a name, which are in the inode's state. An inode may have several names, so that the
+/// hash tells which one is meant.
 pub struct Named {
     hash: u64,
     inode: Arc<Inode>,
@@ -79,7 +80,7 @@ impl Entry for Named {
     }
 }
 
-/// Under the key of its object.
+/// The entry under the key of the inode's object.
 pub struct Keyed {
     key: Key,
     inode: Arc<Inode>,
@@ -121,15 +122,15 @@ pub struct Shards<E> {
 #[repr(align(64))]
 struct Shard<E>(RwLock<HashTable<E>>);
 
-/// Shards for each processor: threads rarely meet.
+/// Shards for each processor, so that threads rarely meet at one.
 const SHARDS_PER_CPU: usize = 4;
-/// More shards are of no use.
+/// The most shards; more are of no use.
 const MOST_SHARDS: usize = 1024;
 /// Values of the hash for each shard, on average.
 const VALUES: usize = 32;
-/// A shard with room for no more than this is not made smaller.
+/// A shard with room for this many entries or fewer is not made smaller.
 const FEW: usize = 32;
-/// A shard is made smaller where it could hold so many times what it holds.
+/// A shard is made smaller once it has room for more than this many times its entries.
 const EMPTY: usize = 8;
 
 impl<E: Entry> Shards<E> {
@@ -152,7 +153,7 @@ impl<E: Entry> Shards<E> {
         shard.read().find(hash, |entry| entry.has(key, hash)).map(|entry| entry.inode().clone())
     }
 
-    /// Enters an inode, unless there is one under this key.
+    /// Enters an inode under a key. False: another inode is under the key.
     pub fn insert_new(&self, key: &E::Key<'_>, inode: &Arc<Inode>) -> bool {
         let (hash, shard) = self.shard(key);
         let mut table = shard.write();
@@ -163,7 +164,7 @@ impl<E: Entry> Shards<E> {
         true
     }
 
-    /// Enters an inode in place of the one that is there, if any.
+    /// Enters an inode under a key, in place of any other.
     pub fn insert(&self, key: &E::Key<'_>, inode: &Arc<Inode>) {
         let (hash, shard) = self.shard(key);
         let new = E::new(key, hash, inode.clone());
@@ -179,20 +180,20 @@ impl<E: Entry> Shards<E> {
         drop(old);
     }
 
-    /// Takes out what is under this key.
+    /// Takes the inode under this key out.
     pub fn remove(&self, key: &E::Key<'_>) -> Option<Arc<Inode>> {
         let (hash, shard) = self.shard(key);
         self.take(shard, hash, |entry| entry.has(key, hash))
     }
 
-    /// Takes out this inode, if it is entered under this key. Its own state need not have the key any more.
+    /// Takes this inode out, if it is entered under this key. The inode's state need not have the key any more.
     pub fn remove_inode(&self, key: &E::Key<'_>, inode: &Arc<Inode>) {
         let (hash, shard) = self.shard(key);
         let same = |entry: &E| Arc::ptr_eq(entry.inode(), inode) && entry.hash(&self.state) == hash;
         drop(self.take(shard, hash, same));
     }
 
-    /// All inodes, which are no longer in it.
+    /// Takes all inodes out.
     pub fn drain(&self) -> Vec<Arc<Inode>> {
         let all = self.shards.iter().flat_map(|shard| std::mem::take(&mut *shard.0.write()));
         all.map(E::into_inode).collect()
@@ -212,7 +213,8 @@ impl<E: Entry> Shards<E> {
     fn take(&self, shard: &RwLock<HashTable<E>>, hash: u64, is: impl FnMut(&E) -> bool) -> Option<Arc<Inode>> {
         let mut table = shard.write();
         let (entry, _) = table.find_entry(hash, is).ok()?.remove();
-        // Half full afterwards: as many entries must come or go before the next time as are moved now.
+        // The shard is half full afterwards: it changes size again only after as many entries have come or gone as are
+        // moved now.
         if table.capacity() > FEW && table.len() < table.capacity() / EMPTY {
             let room = table.len() * 2;
             table.shrink_to(room, |entry| entry.hash(&self.state));

@@ -1,4 +1,5 @@
-//! The concurrent inode cache. It dies with FORGET: an inode is in it as long as somebody can name it by its number.
+//! The concurrent inode cache. An inode is in it as long as the kernel may name it by its number, and leaves it with
+//! FORGET.
 
 use std::sync::Arc;
 
@@ -6,52 +7,36 @@ use smallvec::SmallVec;
 
 use super::body::{Added, LeafState};
 use super::shards::{Keyed, Named, Shards};
-use super::{Body, DirBody, Inode, InodeId, Journal, LeafBody, Node, Numbers};
+use super::{Body, DirBody, Inode, InodeId, Journal, Key, LeafBody, Node, Numbers};
 use crate::base::sync::yield_now;
 use crate::base::{Few, Name};
 use crate::format::Namespace;
 use crate::format::journal::Record;
 use crate::layer::{Layer, read_leaf_marks};
 use crate::merge::{DirView, Found, FoundLeaf};
-use crate::sys::stat::{Kind, Stat};
+use crate::sys::stat::Kind;
 
-/// An object of a layer: `st_dev` and `st_ino`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Key {
-    /// `st_dev`
-    pub dev: u64,
-    /// `st_ino`
-    pub ino: u64,
-}
-
-impl Key {
-    /// The key of what `stat` describes.
-    pub fn of(stat: &Stat) -> Self {
-        Self { dev: stat.dev, ino: stat.ino }
-    }
-}
-
-/// What becomes of the names of one lower object.
+/// What becomes of several names of one lower object.
 #[derive(Debug, Clone, Copy)]
 pub struct HardLinks {
-    /// They are one inode. Not where a copy cannot have several names: there each is a file of its own.
+    /// The names are one inode. False where a copy cannot have several names: each is a file of its own then.
     pub unite: bool,
-    /// Objects are copied up: then each known name gets a link of the copy.
+    /// Objects are copied up, and each known name gets a link of the copy.
     pub copied: bool,
-    /// The copies stand in an index, by which other names find them; the namespace of its marks.
+    /// The namespace of the index's marks; `None`: there is no index by which other names find a copy.
     pub indexed: Option<Namespace>,
 }
 
 impl HardLinks {
-    /// Whether the copy of such an object goes into the index. `user.*` marks do not go on symlinks, fifos, sockets and
-    /// devices.
+    /// Whether the copy of such an object goes into the index. Symlinks, fifos, sockets and devices take no `user.*`
+    /// marks.
     pub fn is_indexed(&self, layer: &Layer, kind: Kind) -> bool {
         let takes = |marks| kind == Kind::File || marks == Namespace::Trusted;
         layer.handles.are_lasting() && self.indexed.is_some_and(takes)
     }
 }
 
-/// All live inodes: by number, by parent and name, and (those with several links) by object.
+/// All live inodes: by number, by parent and name, and, if they have several links, by object.
 ///
 /// Directories are never found by object: a bind mount shows one directory under two names.
 pub struct Table {
@@ -60,9 +45,9 @@ pub struct Table {
     pub(super) by_key: Shards<Keyed>,
     pub(super) numbers: Numbers,
     pub(super) root: Arc<Inode>,
-    /// Of lower objects.
+    /// What becomes of several names of one lower object.
     pub hard_links: HardLinks,
-    /// Written where another daemon may have to go on from here.
+    /// Where changes are written down for another daemon that may have to go on.
     journal: Option<Arc<Journal>>,
 }
 
@@ -83,7 +68,7 @@ impl Table {
         self.by_id.get(&id)
     }
 
-    /// The number that an object of a layer will have once it is looked up, if nothing else has it.
+    /// The number that an object of a layer gets when it is looked up, if no other inode has it.
     pub fn number_of(&self, dev: u64, ino: u64) -> Option<InodeId> {
         self.numbers.of_object(dev, ino).filter(|id| self.get(*id).is_none())
     }
@@ -93,7 +78,7 @@ impl Table {
         self.numbers.private()
     }
 
-    /// Whether a number was made up for one inode, and lasts as long as it is live.
+    /// Whether a number was made up for one inode, and lasts only as long as that is live.
     pub fn is_private(&self, id: InodeId) -> bool {
         self.numbers.is_private(id)
     }
@@ -103,7 +88,8 @@ impl Table {
         self.by_id.len()
     }
 
-    /// The inode for what was found under `name`, with one reference more. The caller holds the parent's `names`.
+    /// The inode for the object that was found under `name`, with one more reference. The caller holds the parent's
+    /// `names`.
     pub fn intern(&self, parent: &Arc<Inode>, name: &Name, found: &Found) -> Arc<Inode> {
         let inode = self.find_or_make(parent, name, found);
         if let (Body::Leaf(leaf), Found::Leaf(found)) = (&inode.body, found)
@@ -111,7 +97,7 @@ impl Table {
         {
             let mut state = leaf.state.lock();
             state.set_unaliased(lower.nlink);
-            // By this name the count is known, however it was found first.
+            // This name tells the link count, which an earlier one may not have told.
             if let (None, Some(links)) = (state.nlink(), found.links()) {
                 state.set_nlink(links);
             }
@@ -130,7 +116,7 @@ impl Table {
                     yield_now();
                     continue;
                 }
-                // The layers changed underneath: the old inode lives on under its number only.
+                // The layers have changed underneath: the old inode keeps only its number.
                 self.by_name.remove_inode(&(parent.id, name), &inode);
                 self.note(|| [unnamed(inode.id.0, parent, name)]);
             }
@@ -149,7 +135,7 @@ impl Table {
         }
     }
 
-    /// The inode known under this name, if any.
+    /// The live inode under this name, if any.
     pub fn by_name(&self, parent: InodeId, name: &Name) -> Option<Arc<Inode>> {
         self.by_name.get(&(parent, name))
     }
@@ -169,14 +155,14 @@ impl Table {
         let added = self.add_name(&inode, parent, name, lower);
         let told = leaf.upper || !self.hard_links.copied;
         if added == Added::TooMany && !told && !self.hard_links.is_indexed(&leaf.place.dir.layer, inode.kind) {
-            // What is written by it must stand under it: it is a file of its own.
+            // Data that is written by this name must be found under it later: the name is a file of its own.
             self.forget(inode.id, 1, &mut |_| {});
             return Linked::Apart;
         }
         Linked::Yes(inode)
     }
 
-    /// What was found under a name of `inode` is its object, whose number is another now.
+    /// Gives `inode` the new key of its object, whose number is another now.
     fn renumber(&self, inode: &Arc<Inode>, found: &Found) {
         if let (Body::Leaf(leaf), Found::Leaf(found)) = (&inode.body, found)
             && !found.place.dir.layer.lasting_numbers
@@ -196,8 +182,8 @@ impl Table {
         }
     }
 
-    /// Whether the object that `inode` was entered for still has the number that was found: where numbers do not last it may
-    /// be another's by now.
+    /// Whether the object of `inode` still has the number that was found. Where numbers do not last, another object may
+    /// have it now.
     fn still_has(&self, inode: &Arc<Inode>, found: &FoundLeaf) -> bool {
         let Body::Leaf(leaf) = &inode.body else { return false };
         if found.place.dir.layer.lasting_numbers {
@@ -218,7 +204,7 @@ impl Table {
         false
     }
 
-    /// One reference more; false where the inode is on its way out.
+    /// Adds one reference. False: the inode is being taken out of the table.
     pub fn hold(&self, inode: &Inode) -> bool {
         let held = inode.acquire();
         if held && inode.id != InodeId::ROOT {
@@ -227,23 +213,24 @@ impl Table {
         held
     }
 
-    /// Writes down what happened, where that is done.
+    /// Writes records to the journal, if there is one.
     fn note<const N: usize>(&self, records: impl FnOnce() -> [Record; N]) {
         if let Some(journal) = &self.journal {
             journal.write(records());
         }
     }
 
-    /// A new inode, found by `key`, too, if it has one; `None` where another thread was first.
+    /// Enters a new inode, also under the hard-link key `key` if it has one. `None`: another thread was first.
     fn insert(&self, parent: &Arc<Inode>, name: &Name, found: &Found, key: Option<Key>) -> Option<Arc<Inode>> {
         let inode = self.number(parent, name, found, key);
-        // Who finds it waits until it is known where its data is. Nobody has these locks of a new inode.
+        // Other threads that find the inode wait until it is known where its data is. Nobody else can hold these locks
+        // of a new inode.
         let unsure = match (&inode.body, found) {
             (Body::Leaf(leaf), Found::Leaf(found)) if found.upper && found.meta.is_some() => Some((leaf, found)),
             _ => None,
         };
         let _wait = unsure.map(|(leaf, _)| (inode.up.try_lock(), leaf.data().try_lock()));
-        // Before anybody can find it, and hold it.
+        // Written down before another thread can find and hold the inode.
         self.note(|| {
             let (id, kind) = (inode.id.0, Node::kind_of(inode.kind));
             [Record::Node { id, kind }, named(id, parent, name), Record::Held { id, lookups: 1 }]
@@ -256,7 +243,7 @@ impl Table {
             parent.acquire();
             return Some(inode.clone());
         }
-        // Another thread was first: its inode it is.
+        // Another thread was first: its inode counts.
         if let (true, Some(key)) = (linked, key) {
             self.by_key.remove_inode(&key, &inode);
         }
@@ -265,7 +252,7 @@ impl Table {
         None
     }
 
-    /// A new inode in the table by its number: its lasting one, unless something else still holds that.
+    /// Enters a new inode under its number: its lasting number, unless another inode still has that.
     fn number(&self, parent: &Arc<Inode>, name: &Name, found: &Found, key: Option<Key>) -> Arc<Inode> {
         let mut id = self.lasting(found).unwrap_or_else(|| self.numbers.private());
         loop {
@@ -277,7 +264,7 @@ impl Table {
         }
     }
 
-    /// The number that the layers give an object.
+    /// The lasting number that the layers give an object, if any.
     pub fn lasting(&self, found: &Found) -> Option<InodeId> {
         match found {
             Found::Dir(dir) => {
@@ -292,7 +279,7 @@ impl Table {
         }
     }
 
-    /// `inode` has this name too, from now on. `lower_links`: a lower layer has it, and so many of its object.
+    /// Gives `inode` one more name. `lower_links`: the link count of the lower object, if the name is in a lower layer.
     pub fn add_name(&self, inode: &Arc<Inode>, parent: &Arc<Inode>, name: &Name, lower_links: Option<u64>) -> Added {
         let Body::Leaf(leaf) = &inode.body else { return Added::Known };
         let all = lower_links.is_some() && self.hard_links.copied;
@@ -313,7 +300,7 @@ impl Table {
         added
     }
 
-    /// Objects with several links are found by key, so that every name leads to one inode.
+    /// The key of an object with several links, by which all of its names lead to one inode.
     pub(super) fn link_key(&self, found: &Found) -> Option<Key> {
         match found {
             Found::Leaf(leaf) if leaf.stat.nlink > 1 || leaf.index.is_some() => {
@@ -323,7 +310,7 @@ impl Table {
         }
     }
 
-    /// The object of `inode` has this key, too.
+    /// Makes a hard-link key lead to `inode`.
     pub fn add_key(&self, inode: &Arc<Inode>, key: Key) {
         if let Body::Leaf(leaf) = &inode.body {
             let new = leaf.state.lock().add_key(key);
@@ -334,7 +321,7 @@ impl Table {
         self.by_key.insert(&key, inode);
     }
 
-    /// The same until the value is dropped, unless it is [kept](HeldKey::keep).
+    /// Makes a hard-link key lead to `inode` until the value is dropped, or for good if it is [kept](HeldKey::keep).
     pub fn hold_key<'a>(&'a self, inode: &'a Arc<Inode>, key: Key) -> HeldKey<'a> {
         self.add_key(inode, key);
         HeldKey { table: self, inode, key, ends: true }
@@ -347,7 +334,7 @@ impl Table {
         self.by_key.remove_inode(&key, inode);
     }
 
-    /// The name is gone or leads elsewhere. Returns the inode that it led to.
+    /// Takes out a name that is gone or leads elsewhere. Returns the inode that it led to.
     pub fn remove_name(&self, parent: &Arc<Inode>, name: &Name) -> Option<Arc<Inode>> {
         let inode = self.by_name.remove(&(parent.id, name))?;
         let known = match &inode.body {
@@ -368,7 +355,7 @@ impl Table {
         Some(inode)
     }
 
-    /// The inode moved from one name to another.
+    /// Enters that an inode was renamed.
     pub fn rename(&self, inode: &Arc<Inode>, from: (&Arc<Inode>, &Name), to: (&Arc<Inode>, &Name)) {
         self.by_name.remove_inode(&(from.0.id, from.1), inode);
         match &inode.body {
@@ -394,7 +381,7 @@ impl Table {
         self.note(|| [unnamed(inode.id.0, from.0, from.1), named(inode.id.0, to.0, to.1)]);
     }
 
-    /// Takes `n` references back; `dead` is called for each inode that dies of it.
+    /// Takes `n` references back. `dead` is called for each inode that had no other.
     pub fn forget(&self, id: InodeId, n: u64, dead: &mut dyn FnMut(&Arc<Inode>)) {
         if id != InodeId::ROOT
             && let Some(inode) = self.get(id)
@@ -416,11 +403,12 @@ impl Table {
         }
     }
 
-    /// Removes a dead inode from all tables; returns the parents that it held.
+    /// Takes a dead inode out of all tables; returns the parents that it held.
     fn take_out(&self, inode: &Arc<Inode>) -> Vec<Arc<Inode>> {
-        // Before its number is free for another.
+        // Written down before another inode can get the number.
         self.note(|| [Record::Dead { id: inode.id.0 }]);
-        // First its number: as long as it has its names, who finds one waits, and then gets the number anew.
+        // The number goes first: a thread that finds the inode by a name before the names are gone waits, and then gets
+        // the number for a new inode.
         self.by_id.remove_inode(&inode.id, inode);
         let (names, keys) = match &inode.body {
             Body::Leaf(leaf) => {
@@ -451,7 +439,7 @@ fn unnamed(id: u64, parent: &Inode, name: &Name) -> Record {
     Record::Unnamed { id, parent: parent.id.0, name: name.clone() }
 }
 
-/// A key that an inode has while this lives.
+/// A hard-link key that leads to an inode while the value lives.
 pub struct HeldKey<'a> {
     table: &'a Table,
     inode: &'a Arc<Inode>,
@@ -460,7 +448,7 @@ pub struct HeldKey<'a> {
 }
 
 impl HeldKey<'_> {
-    /// It stays.
+    /// Lets the key lead to the inode for good.
     pub fn keep(mut self) {
         self.ends = false;
     }
@@ -476,7 +464,7 @@ impl Drop for HeldKey<'_> {
 
 enum Linked {
     No,
-    /// By one of so many names that it is to be a file of its own.
+    /// The name is one of too many, and becomes a file of its own.
     Apart,
     Yes(Arc<Inode>),
     Again,
@@ -494,7 +482,7 @@ fn matches(inode: &Inode, found: &Found) -> bool {
     }
 }
 
-/// An inode for what was found; `key`: the hard-link key that leads to it.
+/// Makes the inode for an object that was found; `key`: the hard-link key that leads to it.
 pub(super) fn make(id: InodeId, parent: &Arc<Inode>, name: &Name, found: &Found, key: Option<Key>) -> Inode {
     let (body, protection) = match found {
         Found::Dir(dir) => {
@@ -514,8 +502,8 @@ pub(super) fn make(id: InodeId, parent: &Arc<Inode>, name: &Name, found: &Found,
     inode
 }
 
-/// Where the data of a new inode is, by the marks as they are now: since they were looked at, the inode that was here before
-/// may have got its data, and have been forgotten. As long as an inode is live it knows better than its marks.
+/// Reads the marks of a new inode's metacopy file again. After they were read first, an earlier inode of the file may
+/// have got the data and been forgotten. A live inode knows better than its marks.
 fn refresh_meta(leaf: &LeafBody, found: &FoundLeaf) {
     let Ok(now) = read_leaf_marks(&found.place.dir, &found.place.name, &found.stat, true) else { return };
     let mut state = leaf.state.lock();
@@ -527,7 +515,7 @@ fn refresh_meta(leaf: &LeafBody, found: &FoundLeaf) {
 }
 
 impl Drop for Table {
-    /// Children hold their parents: taken apart here, a deep tree does not unwind on the stack.
+    /// Children hold their parents: taken apart one by one, a deep tree needs no deep recursion.
     fn drop(&mut self) {
         drop(self.by_name.drain());
         drop(self.by_key.drain());

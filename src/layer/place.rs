@@ -307,4 +307,16 @@ impl Place {
         let same = stat.is_file() && self.dir.layer.may_be(ino, stat.ino);
         if same { Ok((fd, stat)) } else { Err(Errno::ESTALE) }
     }
+
+    /// Opens a file for reading, with its attributes. Its time of access stays as it is where the process may ask for
+    /// that (`O_NOATIME` of `open(2)`).
+    ///
+    /// # Errors
+    /// As [`open_file`](Self::open_file).
+    pub fn open_to_read(&self, ino: u64) -> Result<(OwnedFd, Stat)> {
+        match self.open_with_stat(ino, OFlags::RDONLY | OFlags::NOATIME) {
+            Err(Errno::EPERM) => self.open_with_stat(ino, OFlags::RDONLY),
+            opened => opened,
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! What a lookup answers.
+//! The values that a lookup returns.
 
 use std::sync::Arc;
 
@@ -16,9 +16,9 @@ pub struct DirPart {
     pub place: Arc<DirPlace>,
     /// The layer's position in the stack: 0 is the upper one.
     pub level: usize,
-    /// Empty files in it may be whiteouts.
+    /// Empty files in the directory may be whiteouts.
     pub xattr_whiteouts: bool,
-    /// Objects in it may have an `origin`, or their data elsewhere.
+    /// Objects in the directory may have an `origin`, or may be metacopy files.
     pub impure: bool,
 }
 
@@ -27,21 +27,21 @@ pub struct DirPart {
 pub struct DirView {
     /// The part in the upper layer.
     pub upper: Option<DirPart>,
-    /// The upper part's mark: where the lower parts are, if not under its own name.
+    /// The upper part's mark `redirect`, which says where the lower parts are; `None`: under the directory's own name.
     pub redirect: Option<Redirect>,
-    /// The parts in lower layers, only those that have it.
+    /// The parts in the lower layers that have the directory, the topmost first.
     pub lowers: Arc<[DirPart]>,
 }
 
 impl DirView {
-    /// All parts with their slots from slot `from` on: slot 0 is the upper part, slot k the k-th lower one.
+    /// All parts from slot `from` on, with their slots: slot 0 is the upper part, slot k the k-th lower part.
     pub fn parts(&self, from: usize) -> impl Iterator<Item = (usize, &DirPart)> {
         let upper = self.upper.iter().filter(move |_| from == 0).map(|part| (0, part));
         let skipped = from.saturating_sub(1);
         upper.chain(self.lowers.iter().enumerate().skip(skipped).map(|(i, part)| (i + 1, part)))
     }
 
-    /// How many parts it has.
+    /// How many parts the directory has.
     pub fn len(&self) -> usize {
         usize::from(self.upper.is_some()) + self.lowers.len()
     }
@@ -55,9 +55,9 @@ impl DirView {
 /// What the layers say of a name.
 #[allow(clippy::large_enum_variant)] // Lives for one call, on the stack: a box would cost each lookup an allocation.
 pub enum Answer {
-    /// It is seen.
+    /// An object is seen under the name.
     Found(Found),
-    /// It is not.
+    /// Nothing is seen under the name.
     Absent(Absent),
 }
 
@@ -66,7 +66,7 @@ pub enum Answer {
 pub enum Absent {
     /// A whiteout stands in the upper layer.
     UpperWhiteout,
-    /// No layer has it, or a lower layer hides it.
+    /// No layer has the name, or a lower layer hides it.
     Nowhere,
 }
 
@@ -93,41 +93,41 @@ pub struct FoundDir {
 
 /// An object other than a directory that is seen.
 pub struct FoundLeaf {
-    /// Where it is: in the index, if it has an entry there.
+    /// Where the object is: in the index, if it has an entry there.
     pub place: Place,
     /// Its attributes as they are shown.
     pub stat: Stat,
-    /// It is an object of the upper layer.
+    /// The object is in the upper layer.
     pub upper: bool,
-    /// It stands in the upper layer under this very name.
+    /// The object stands in the upper layer under the name that was looked up.
     pub named: bool,
-    /// The object of another layer that it was copied up from.
+    /// The lower object that it was copied up from.
     pub origin: Option<Origin>,
-    /// It stands for a 0/0 character device that a user made.
+    /// The object is a file that stands for a 0/0 character device of a user.
     pub device: bool,
-    /// Its data is elsewhere.
+    /// Where its data is, if it is a metacopy file.
     pub meta: Option<MetaFile>,
     /// Its entry in the index.
     pub index: Option<Name>,
-    /// The links that the union has of it, as its mark says.
+    /// The mark `nlink`: how many links the union has of the object.
     pub nlink: Option<Nlink>,
-    /// The attributes of the topmost lower object that it is a copy of, where they were looked for.
+    /// The attributes of the topmost lower object that it is a copy of, if the search went there.
     pub lower: Option<Stat>,
-    /// What `chattr` forbids on it, if it is in the upper layer.
+    /// What `chattr` forbids on an upper object, as its mark says.
     pub protection: Protattr,
     /// It is known to have no extended attribute.
     pub bare: bool,
 }
 
 impl FoundDir {
-    /// Whether a lower layer is known to show it under the name by which it was found.
+    /// Whether a lower layer is known to show the directory under the name by which it was found.
     pub fn is_below(&self) -> bool {
         self.view.redirect.is_none() && !self.view.lowers.is_empty()
     }
 }
 
 impl FoundLeaf {
-    /// Whether a lower layer is known to show something under the name by which it was found.
+    /// Whether a lower layer is known to show an object under the name by which this one was found.
     pub fn is_below(&self) -> bool {
         // The search for the data went on under the same name.
         let here = |redirect: &Redirect| *redirect == Redirect::Relative(self.place.name.clone());
@@ -135,7 +135,7 @@ impl FoundLeaf {
         !self.upper || (self.named && self.meta.as_ref().is_some_and(has_data))
     }
 
-    /// A new object of the upper layer.
+    /// A new object of the upper layer, without marks.
     pub fn new_upper(place: Place, stat: Stat, device: bool) -> Self {
         let (origin, meta, index, nlink, lower) = (None, None, None, None, None);
         let protection = Protattr::default();
@@ -143,10 +143,10 @@ impl FoundLeaf {
         Self { place, stat, upper, named, origin, device, meta, index, nlink, lower, protection, bare }
     }
 
-    /// The links that the union has of it, where they are not the object's own.
+    /// The link count in the union, if it is not the object's own.
     pub fn links(&self) -> Option<u32> {
         self.index.as_ref()?;
-        // A mark that says nothing sensible leaves the object's own, as in the kernel.
+        // A mark without a sensible value leaves the object's own count, as in the kernel's OverlayFS.
         self.nlink.as_ref()?.links(self.stat.nlink, self.lower.as_ref().map(|lower| lower.nlink))
     }
 }
@@ -165,19 +165,19 @@ pub struct LowerFile {
 pub struct MetaFile {
     /// Where the data is.
     pub data: Data,
-    /// What the data must be.
+    /// The digest that the data must have.
     pub digest: Option<Digest>,
-    /// The mark that leads there, if the name does not.
+    /// The mark that leads to the data; `None`: the file's name does.
     pub redirect: Option<Redirect>,
-    /// Some of its blocks are here already.
+    /// Some blocks of the data are in the upper layer already.
     pub blocks: Option<BlocksMark>,
 }
 
 /// Where the bytes of a metacopy file are.
 #[derive(Debug, Clone)]
 pub enum Data {
-    /// In this file of a lower layer.
+    /// In a file of a lower layer.
     At(LowerFile),
-    /// Beneath this path in the data-only layers, where it is looked for when it is first needed.
+    /// At this path in the data-only layers, which are searched when the data is first needed.
     Beneath(Arc<[Name]>),
 }

@@ -1,7 +1,7 @@
 //! The merged listing of a directory, in an order that comes out the same whenever it is built again.
 //!
-//! That order is by a hash of the name, so that a part of it, a *window*, can be read by itself: a directory of a million
-//! names is listed by a few readings of the layers, none of which holds more than a fraction of the names.
+//! Names are in the order of their hashes, so that a range of them, a *window*, can be read by itself: a directory of a
+//! million names is listed by a few readings of the layers, each of which holds a fraction of the names in memory.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -17,7 +17,7 @@ use crate::layer::{ListedName, NameSink, list_names};
 use crate::sys::random::random_bytes;
 use crate::sys::stat::Kind;
 
-/// The key of a mount's directory cookies: a layer cannot choose names that collide.
+/// The secret key of a mount's directory cookies: with it no layer can choose names whose cookies collide.
 #[derive(Debug, Clone, Copy)]
 pub struct CookieKey([u8; 16]);
 
@@ -25,10 +25,10 @@ impl CookieKey {
     /// Cookies 0, 1 and 2 are the start, `.` and `..`.
     pub const FIRST: u64 = 3;
 
-    /// A key that nobody knows.
+    /// A random key.
     ///
     /// # Errors
-    /// What the kernel's generator says, so early after its start that it has none.
+    /// What `getrandom(2)` says.
     pub fn random() -> Result<Self> {
         Ok(Self(random_bytes()?))
     }
@@ -38,12 +38,12 @@ impl CookieKey {
         Self(key)
     }
 
-    /// For the one who goes on.
+    /// The key, for the next daemon of a mount that goes on.
     pub fn to_bytes(self) -> [u8; 16] {
         self.0
     }
 
-    /// The hash of `name`, in the order of which a directory is listed: see [`Places`].
+    /// The hash of `name`, by which a directory is ordered: see [`Places`].
     pub fn hash(&self, name: &Name) -> u64 {
         self.of(name.as_bytes())
     }
@@ -58,30 +58,30 @@ impl CookieKey {
 /// One name of a listing.
 #[derive(Debug, Clone, Copy)]
 pub struct Listed {
-    /// Its type, where the topmost layer's directory told.
+    /// Its type, if the directory of the topmost layer told it.
     pub kind: Option<Kind>,
     /// The slot of the topmost part that has it.
     pub slot: u16,
-    /// Its number in that part's directory, 0 where it is not known.
+    /// Its inode number as that part's directory has it; 0: not known.
     pub ino: u64,
 }
 
-/// A name as it was read: 24 bytes beside the name's own.
+/// A name as it was read, in 24 bytes beside the bytes of the name.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Read {
     pub(super) place: u64,
     ino: u64,
     /// Where the name begins in `bytes`.
     at: u32,
-    /// Its slot, and [`GONE`].
+    /// Its slot, with the bit [`GONE`].
     slot: u16,
     len: u8,
     kind: Option<Kind>,
 }
 
-/// Of `slot`: it is not seen: a whiteout, or removed since it was read.
+/// A bit of `slot`: the name is not seen, as it is a whiteout or was removed after it was read.
 const GONE: u16 = 1 << 15;
-/// So many bytes of names are enough for one window.
+/// The most bytes of names in one window.
 const MOST_BYTES: usize = 1 << 28;
 
 impl Read {
@@ -98,24 +98,24 @@ impl Read {
     }
 }
 
-/// The names of a directory whose places lie in one window, in the order of these. Changes are entered as they are made,
-/// so that a walk that goes on sees what the kernel's own cache of the directory would.
+/// The names of a directory whose places lie in one window, in the order of their places. Changes of the directory are
+/// entered at once, so that a walk that goes on sees what the kernel's own cache of the directory shows.
 #[derive(Debug)]
 pub struct Listing {
-    /// Names after this place …
+    /// The window begins after this place …
     pub(super) after: u64,
-    /// … and up to this one.
+    /// … and ends with this one.
     pub(super) to: u64,
     pub(super) read: Vec<Read>,
     pub(super) bytes: Vec<u8>,
-    /// Names that came since.
+    /// Names that were added after the window was read.
     pub(super) added: BTreeMap<(u64, Name), Listed>,
-    /// The places of directories of several parts, with the slots of the parts below the topmost.
+    /// The places of subdirectories with several parts, each with the slot of one part below the topmost.
     pub(super) below: Vec<(u64, u16)>,
     live: usize,
-    /// How many names the layers have, in the window or not.
+    /// How many names the layers have together, within the window and outside.
     total: usize,
-    /// Some name may be found that is not in it.
+    /// A name may be found that the listing does not have: a layer finds names that it does not list.
     inexact: bool,
 }
 
@@ -131,7 +131,7 @@ impl Listing {
         Self { after, to: LAST, read, bytes, added, below, live: 0, total: 0, inexact: false }
     }
 
-    /// One with these names.
+    /// A listing of these names.
     #[cfg(test)]
     pub(super) fn made(names: impl Iterator<Item = (u64, Name)>) -> Self {
         let mut listing = Self::empty(0);
@@ -146,7 +146,7 @@ impl Listing {
         listing
     }
 
-    /// What comes after `place` within the window.
+    /// The names after `place` within the window, each with its place.
     pub fn after(&self, place: u64) -> impl Iterator<Item = (u64, Name, Listed)> {
         let from = self.read.partition_point(|read| read.place <= place);
         let read = self.read.get(from..).unwrap_or_default().iter();
@@ -154,8 +154,9 @@ impl Listing {
         Merged { read: read.peekable(), added: added.peekable(), bytes: &self.bytes }
     }
 
-    /// Of a directory of a lower layer: the slots after the topmost in which it has a part or a whiteout, ascending.
-    /// `None`: in any of them. (What is no directory may have its data elsewhere; the upper layer's names change.)
+    /// For a directory of a lower layer: the slots below its topmost part in which it has a part or a whiteout,
+    /// ascending. `None`: any slot may have one. (It is not known for files, whose data may be in any layer, nor for
+    /// the upper layer, whose names change.)
     pub fn below(&self, place: u64, listed: &Listed) -> Option<impl Iterator<Item = usize> + Clone> {
         if self.inexact || listed.slot == 0 || listed.kind != Some(Kind::Dir) {
             return None;
@@ -165,7 +166,7 @@ impl Listing {
         Some(slots.map(|(_, slot)| usize::from(*slot)))
     }
 
-    /// Enters a name that now stands in the upper layer.
+    /// Enters a name that is in the upper layer now.
     pub fn insert(&mut self, place: u64, name: &Name, kind: Kind) {
         if !self.has(place) {
             return;
@@ -182,7 +183,7 @@ impl Listing {
         self.live += usize::from(new);
     }
 
-    /// Takes a name out.
+    /// Takes a removed name out.
     pub fn remove(&mut self, place: u64, name: &Name) {
         let gone = match self.find(place, name) {
             Some(read) => {
@@ -201,12 +202,13 @@ impl Listing {
         self.read.get_mut(at)
     }
 
-    /// Whether this place is in the window.
+    /// Whether a place is in the window.
     pub fn has(&self, place: u64) -> bool {
         self.after < place && place <= self.to
     }
 
-    /// Whether what comes next after `place` is in this window, if anything comes: it goes on at [`Listing::to`] else.
+    /// Whether a reader at `place` goes on in this window: the name after `place` is in it, or no name follows. Else
+    /// the reader goes on at [`Listing::to`].
     pub fn goes_on(&self, place: u64) -> bool {
         self.after <= place && (place < self.to || self.is_last())
     }
@@ -216,7 +218,7 @@ impl Listing {
         self.to
     }
 
-    /// Where a window may begin that goes on after `place`: earlier, where this one ends there and has nothing left.
+    /// The place after which the next window for a reader at `place` begins: that of an empty window is taken again.
     pub fn next_after(&self, place: u64) -> u64 {
         if self.live == 0 && self.goes_on_at(place) { self.after } else { place }
     }
@@ -225,33 +227,33 @@ impl Listing {
         self.after <= place && place <= self.to
     }
 
-    /// Whether nothing comes after the window.
+    /// Whether the window reaches to the end of the directory.
     pub fn is_last(&self) -> bool {
         self.to == LAST
     }
 
-    /// Whether it has all names.
+    /// Whether the window covers all names.
     pub fn is_whole(&self) -> bool {
         self.after <= end_of(CookieKey::FIRST - 1) && self.is_last()
     }
 
-    /// Whether a name that is not in it is not there.
+    /// Whether a name that the listing does not have is not in the directory.
     pub fn is_exact(&self) -> bool {
         !self.inexact && self.is_whole()
     }
 
-    /// How many names it has.
+    /// How many names the listing has.
     pub fn len(&self) -> usize {
         self.live
     }
 
-    /// How many names the layers had together when it was read.
+    /// How many names the layers had together when the window was read.
     pub fn total(&self) -> usize {
         self.total
     }
 }
 
-/// What was read and what was added, in one order.
+/// The names that were read and those that were added, in one order.
 struct Merged<'a, R: Iterator<Item = &'a Read>, A: Iterator<Item = (&'a (u64, Name), &'a Listed)>> {
     read: Peekable<R>,
     added: Peekable<A>,
@@ -284,23 +286,23 @@ where
     }
 }
 
-/// How much of a directory is read into one listing.
+/// Which part of a directory is read into one listing.
 #[derive(Debug, Clone, Copy)]
 pub struct Window {
-    /// What comes after this place, the last one of its cookie.
+    /// The window begins after this place, which is the last one of its cookie.
     pub after: u64,
-    /// About so many names at most; where they are very many, a fixed share of them.
+    /// About the most names to read; of a directory with very many names a fixed share.
     pub most: usize,
-    /// How many there were when they were last read, 0 if that is not known.
+    /// How many names the directory had when it was last read; 0: not known.
     pub total: usize,
 }
 
 impl Window {
-    /// All names at once.
+    /// A window over all names.
     pub const WHOLE: Self = Self { after: 0, most: usize::MAX, total: 0 };
 }
 
-/// A directory is read whole so many times at most, however many names it has: listing it takes time linear in these.
+/// The most readings of a whole directory in one listing, so that a listing takes time linear in its names.
 const MOST_READINGS: usize = 16;
 
 /// Lists a part of a merged directory.
@@ -317,7 +319,7 @@ pub fn list(dir: &DirView, key: &CookieKey, places: &Places, window: Window) -> 
     Ok(reading.finish())
 }
 
-/// Lists a whole directory, but `None` as soon as its parts have more than `most` names together.
+/// Lists a whole directory. `None`: its parts have more than `most` names together.
 ///
 /// # Errors
 /// As [`list`].
@@ -335,13 +337,14 @@ pub fn list_some(dir: &DirView, key: &CookieKey, most: usize) -> Result<Option<L
     Ok(Some(reading.finish()))
 }
 
-/// Whether nothing is seen in a directory; window by window, as whiteouts may be as many as names.
+/// Whether nothing is seen in a directory. It is read window by window, as there may be any number of whiteouts;
+/// `most`: about the most names in memory.
 ///
 /// # Errors
 /// As [`list`].
 pub fn is_empty(dir: &DirView, key: &CookieKey, most: usize) -> Result<bool> {
     let mut window = Window { after: 0, most, total: 0 };
-    // What the topmost part shows is seen.
+    // A name that the topmost part shows is seen.
     let mut top = AnyName { found: false, looks: if dir.len() < 2 { usize::MAX } else { FEW } };
     if let Some(part) = dir.top() {
         list_names(&part.place, part.xattr_whiteouts, &mut top)?;
@@ -358,10 +361,10 @@ pub fn is_empty(dir: &DirView, key: &CookieKey, most: usize) -> Result<bool> {
     }
 }
 
-/// Names of the topmost part that are looked at before all parts are merged.
+/// How many names of the topmost part are looked at before all parts are merged.
 const FEW: usize = 1000;
 
-/// Whether there is any name but whiteouts among the first.
+/// Looks for any name but a whiteout among the first names.
 struct AnyName {
     found: bool,
     looks: usize,
@@ -384,9 +387,9 @@ struct Reading<'a> {
     key: &'a CookieKey,
     places: &'a Places,
     listing: Listing,
-    /// More names than this make the window narrower.
+    /// The window is made narrower once it has more names than this.
     most: usize,
-    /// More names than this are too many altogether.
+    /// The reading ends once it has seen more names than this.
     give_up: usize,
     /// The part that is being read.
     slot: u16,
@@ -398,16 +401,16 @@ impl<'a> Reading<'a> {
         let mut listing = Listing::empty(window.after);
         let most = window.most.max(window.total / MOST_READINGS);
         if window.total > most {
-            // As wide as should do, a little less: what does not fit halves it.
+            // A little narrower than should hold `most` names: a window that holds too many is halved.
             let share = u128::from(LAST) * (most - most / 64) as u128 / window.total as u128;
             let share = u64::try_from(share).unwrap_or(LAST).max(WIDTH);
-            // Names of one cookie are in one window.
+            // All names of one cookie must be in one window.
             listing.to = end_of(cookie_of(window.after.saturating_add(share).min(LAST)));
         }
         Self { key, places, listing, most, give_up: usize::MAX, slot: 0, place: 0 }
     }
 
-    /// Keeps the first half of the window only, until it has few enough names.
+    /// Halves the window until it has few enough names.
     fn narrow(&mut self) {
         let Listing { after, to, read, bytes, total, .. } = &mut self.listing;
         self.most = self.most.max(*total / MOST_READINGS);
@@ -427,7 +430,7 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// In order, each name as the topmost part has it, without what that says is deleted.
+    /// Orders the names, and keeps each as its topmost part has it. A name that is a whiteout there is not seen.
     fn finish(mut self) -> Listing {
         let Listing { read, bytes, below, .. } = &mut self.listing;
         let slot = |read: &Read| read.slot & !GONE;
@@ -481,7 +484,7 @@ impl NameSink for Reading<'_> {
 mod tests {
     use super::*;
 
-    /// A window read from so many made-up names, `gone` of which a part above has deleted.
+    /// Reads a window from this number of made-up names, of which a part above has deleted `gone`.
     fn read(key: &CookieKey, names: usize, gone: usize, window: Window) -> Listing {
         let places = Places::default();
         let mut reading = Reading::new(key, &places, window);
@@ -498,7 +501,7 @@ mod tests {
         reading.finish()
     }
 
-    /// All names by windows, with the number of readings that this took.
+    /// Reads all names by windows; returns them with the number of readings.
     fn all(key: &CookieKey, names: usize, gone: usize, most: usize) -> (Vec<Name>, usize) {
         let (mut found, mut readings) = (Vec::new(), 0);
         let mut window = Window { after: 2, most, total: 0 };

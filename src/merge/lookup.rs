@@ -1,5 +1,5 @@
-//! A name looked up through the layers, top-down. Marks may lead the search to another name (`redirect`), a file's
-//! search goes on to its data (`metacopy`), and a lower hard link to its copy (the index).
+//! Looks a name up through the layers, from the top down. A mark may lead the search to another name (`redirect`) or on
+//! to a file's data (`metacopy`), and the index leads it from a lower hard link to the copy.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ pub fn lookup(stack: &Stack, dir: &DirView, name: &Name) -> Result<Answer> {
     lookup_from(stack, dir, name, 0)
 }
 
-/// The same, where the slots before `from` are known not to have the name.
+/// Looks `name` up in a merged directory whose slots before `from` are known not to have the name.
 ///
 /// # Errors
 /// As [`lookup`].
@@ -28,7 +28,9 @@ pub fn lookup_from(stack: &Stack, dir: &DirView, name: &Name, from: usize) -> Re
     lookup_in(stack, dir, name, from, None::<std::iter::Empty<usize>>)
 }
 
-/// The same, where of the slots after `from` only those in `below`, which ascend, have something of this name.
+/// Looks `name` up in a merged directory, in slot `from` and in the slots of `below` only. These are the slots after
+/// `from`, in ascending order, that have an object or a whiteout of this name; `None`: any slot after `from` may have
+/// one.
 ///
 /// # Errors
 /// As [`lookup`].
@@ -58,7 +60,8 @@ pub fn lookup_in(
             break;
         }
         if let Want::Path(_) = search.want {
-            // An absolute redirect: on from the roots of the layers below, in which the directory may have no part.
+            // An absolute redirect: the search goes on from the roots of the layers below, whether or not the directory
+            // has a part there.
             for root in stack.below(part.level) {
                 search.look(root)?;
                 if search.stop {
@@ -71,8 +74,8 @@ pub fn lookup_in(
     search.answer()
 }
 
-/// What stands under `name` in a directory that is in no layer's tree, as part of the upper layer. `data`: where its data
-/// is, if it has none, and no path leads there.
+/// Looks up `name` in a directory of the upper layer that is outside of its tree (workdir). `data`: the directory and
+/// the name of the data of a metacopy file, if no path of its marks leads there.
 ///
 /// # Errors
 /// As [`lookup`].
@@ -95,16 +98,16 @@ pub fn lookup_nameless(stack: &Stack, dir: &DirPart, name: &Name, data: Option<(
     search.answer()
 }
 
-/// What is looked for in the next layer.
+/// What the search looks for in the next layer.
 enum Want {
     /// This name, in the directory's parts.
     Name(Name),
-    /// What stands at this path, never empty, from the layer's root.
+    /// The object at this path from the layer's root; the path is never empty.
     Path(Vec<Name>),
 }
 
 impl Want {
-    /// What a redirect on the object at component `at` makes of it.
+    /// What is looked for after a redirect on the object at component `at` of the path.
     fn redirected(&self, at: usize, redirect: &Redirect) -> Self {
         let rest = match self {
             Self::Name(_) => &[],
@@ -120,7 +123,7 @@ impl Want {
         }
     }
 
-    /// The component that a redirect on the object itself is for.
+    /// The component of the path that stands for the object itself.
     fn last(&self) -> usize {
         match self {
             Self::Name(_) => 0,
@@ -129,25 +132,25 @@ impl Want {
     }
 }
 
-/// A search on its way down.
+/// A search on its way down through the layers.
 struct Search<'a> {
     stack: &'a Stack,
     want: Want,
     found: Option<Partial>,
-    /// A file was found whose data is further down.
+    /// A metacopy file was found, whose data is further down.
     data_wanted: bool,
-    /// Nothing further down counts.
+    /// No layer further down counts.
     stop: bool,
 }
 
-/// What was found so far.
+/// What the search has found so far.
 #[allow(clippy::large_enum_variant)] // Lives on the stack for one lookup.
 enum Partial {
     Dir(Merged),
     Leaf(FoundLeaf),
 }
 
-/// A merged directory as it is put together.
+/// A merged directory that is being put together.
 struct Merged {
     top: Stat,
     lower: Option<Stat>,
@@ -158,12 +161,12 @@ struct Merged {
 }
 
 impl Search<'_> {
-    /// Whether it still looks for `name`: no redirect leads elsewhere.
+    /// Whether the search still looks for `name`, as no redirect has led it elsewhere.
     fn wants(&self, name: &Name) -> bool {
         matches!(&self.want, Want::Name(wanted) if wanted == name)
     }
 
-    /// Looks into one layer. `Some` where its whiteout in the upper layer decides at once.
+    /// Looks into one layer. `Some`: a whiteout in the upper layer ends the search.
     fn look(&mut self, part: &DirPart) -> Result<Option<Absent>> {
         let reached;
         let (dir, name) = match &self.want {
@@ -186,9 +189,9 @@ impl Search<'_> {
         Ok(None)
     }
 
-    /// The directory of a layer that holds the last component of `path`; `None` where the layer has no such thing.
+    /// Finds the directory of a layer that holds the last component of `path`; `None`: the layer has no such directory.
     ///
-    /// What the directories on the way say counts as it does for a name that is looked up in them one by one.
+    /// Marks of the directories on the way count as they do in lookups of one name after the other.
     fn descend(&mut self, root: &DirPart, path: Vec<Name>) -> Result<Option<DirPart>> {
         let mut dir = root.clone();
         for (at, name) in path.iter().enumerate().take(path.len() - 1) {
@@ -211,7 +214,7 @@ impl Search<'_> {
         Ok(Some(dir))
     }
 
-    /// The directory `name` of a part, with its marks.
+    /// The subdirectory `name` of a part, with its marks.
     fn dir_part(&self, within: &DirPart, name: &Name, stat: &Stat) -> Result<(DirPart, DirMarks)> {
         self.stack.check_trap(within.level, stat).inspect_err(|_| {
             log::warn!(
@@ -225,12 +228,12 @@ impl Search<'_> {
         }
         let below = within.level < self.stack.last();
         let marks = read_dir_marks(&place, within.place.fd()?.as_fd(), name.as_c_str(), below)?;
-        // An upper that writes xattr whiteouts has them everywhere.
+        // An upper layer that writes xattr whiteouts may have them in every directory.
         let xattr_whiteouts = marks.xattr_whiteouts || (within.level == 0 && within.xattr_whiteouts);
         Ok((DirPart { place, level: within.level, xattr_whiteouts, impure: marks.impure }, marks))
     }
 
-    /// A redirect on the object at component `at`: the layers below are searched for another name.
+    /// Follows a redirect on the object at component `at`: the layers below are searched for another name.
     fn follow(&mut self, at: usize, redirect: &Redirect) -> Result<()> {
         let to_data = self.data_wanted && !self.stack.data_only.is_empty() && matches!(redirect, Redirect::Absolute(_));
         if !self.stack.follow_redirect && !to_data {
@@ -239,8 +242,8 @@ impl Search<'_> {
         }
         self.want = self.want.redirected(at, redirect);
         if let Redirect::Absolute(_) = redirect {
-            // What an opaque directory on the way hid does not matter any more. Only the data-only layers may be reached
-            // where redirects are not followed.
+            // An opaque directory on the old way no longer hides anything. Where redirects are not followed only the
+            // data-only layers may be reached.
             self.stop = !self.stack.follow_redirect;
         }
         Ok(())
@@ -250,7 +253,7 @@ impl Search<'_> {
         match &self.found {
             Some(Partial::Leaf(_)) => self.data(dir, name, stat),
             _ if stat.is_dir() => self.dir(dir, name, stat),
-            // A file below a directory hides what is further down.
+            // A file below a directory hides the layers further down.
             Some(Partial::Dir(_)) => {
                 self.stop = true;
                 Ok(())
@@ -279,7 +282,7 @@ impl Search<'_> {
         }
     }
 
-    /// The first object that is no directory: it is what is seen.
+    /// Enters the first object that is no directory, which is the one that is seen.
     fn leaf(&mut self, dir: &DirPart, name: &Name, stat: Stat) -> Result<()> {
         if dir.level > 0
             && let Some((entry, stat_of_copy, index)) = self.indexed(&dir.place, name, &stat)?
@@ -290,7 +293,7 @@ impl Search<'_> {
         let upper = dir.level == 0;
         let index = if upper { self.index_entry(&marks, &stat)? } else { None };
         let place = match (&self.stack.index, &index) {
-            // Where it stays when it loses this name.
+            // The place in the index, where the object stays when it loses this name.
             (Some(dir), Some(entry)) => dir.place(entry),
             _ => Place { dir: dir.place.clone(), name: name.clone() },
         };
@@ -305,14 +308,14 @@ impl Search<'_> {
         }
     }
 
-    /// The lower object that an upper one is a copy of, where the mark alone does not say enough of it.
+    /// The attributes of the lower object that an upper one is a copy of, where the mark alone does not tell enough.
     fn origin(&self, leaf: &FoundLeaf) -> Option<Stat> {
         let origin = leaf.origin.as_ref()?;
         let counts = leaf.nlink.as_ref().is_some_and(|mark| mark.base == Base::Lower);
         self.stack.resolve(origin, counts)
     }
 
-    /// Whether the search goes on to the data of a file.
+    /// Makes the search go on to the data of a metacopy file.
     fn expect_data(&mut self, leaf: &FoundLeaf) -> Result<()> {
         self.data_wanted = leaf.meta.is_some();
         self.stop = !self.data_wanted;
@@ -339,7 +342,7 @@ impl Search<'_> {
         Ok(Some((index.place(&entry), copy, entry)))
     }
 
-    /// A lower name whose file was copied up under another one: the copy is what is seen.
+    /// Enters a lower name whose file was copied up under another name: the copy is the object that is seen.
     fn copied_leaf(&mut self, dir: &DirPart, name: &Name, lower: Stat, copy: (Place, Stat, Name)) -> Result<()> {
         let (place, stat, index) = copy;
         let marks = read_leaf_marks(&place.dir, &place.name, &stat, true)?;
@@ -352,7 +355,7 @@ impl Search<'_> {
         if wants_data { self.data(dir, name, lower) } else { Ok(()) }
     }
 
-    /// The index entry that an upper object is a link of.
+    /// The name of the index entry that an upper object is a link of.
     fn index_entry(&self, marks: &LeafMarks, stat: &Stat) -> Result<Option<Name>> {
         let (Some(index), Some(origin), Some(_)) = (&self.stack.index, &marks.origin, &marks.nlink) else {
             return Ok(None);
@@ -362,7 +365,7 @@ impl Search<'_> {
         Ok(same.then_some(entry))
     }
 
-    /// An object where the data of a file is looked for.
+    /// Enters an object at which the data of a metacopy file was looked for.
     fn data(&mut self, dir: &DirPart, name: &Name, stat: Stat) -> Result<()> {
         if !stat.is_file() {
             self.stop = true;
@@ -427,7 +430,7 @@ fn make_leaf(place: Place, mut stat: Stat, marks: LeafMarks, upper: bool) -> (Fo
         stat.mode = libc::S_IFCHR | (stat.mode & 0o7777);
         stat.rdev = 0;
     }
-    // Where it is the search will tell.
+    // The search has yet to find the place of the data.
     let nowhere = || Data::Beneath(Arc::new([]));
     let redirect = marks.redirect;
     let meta = marks.metacopy.map(|metacopy| MetaFile {
@@ -454,8 +457,8 @@ fn make_leaf(place: Place, mut stat: Stat, marks: LeafMarks, upper: bool) -> (Fo
     (leaf, redirect)
 }
 
-/// Whether a lower layer shows `name` in this directory: then its removal needs a whiteout. What was found there often
-/// [tells](super::FoundLeaf::is_below).
+/// Whether a lower layer shows `name` in this directory, so that its removal needs a whiteout. The object that was
+/// found under the name often [tells](super::FoundLeaf::is_below) without this search.
 ///
 /// # Errors
 /// What the layers' system calls say.
@@ -470,7 +473,8 @@ pub fn lower_has(dir: &DirView, name: &Name) -> Result<bool> {
     Ok(false)
 }
 
-/// A layer's root as a part, and whether it hides the layers below.
+/// A layer's root as a part of a merged directory. True: the root hides the layers below it. `below`: there are such
+/// layers.
 ///
 /// # Errors
 /// What the system calls say.

@@ -1,4 +1,4 @@
-//! What is seen: the stateless part of the union. It asks layers and decides; it keeps nothing and changes nothing.
+//! What the union shows: its stateless part, which asks the layers and decides. It keeps nothing and changes nothing.
 
 mod found;
 mod list;

@@ -1,4 +1,5 @@
-//! Which names a merged directory has, and where: what spares a lookup the layers that have nothing.
+//! The names of a merged directory with their topmost parts: with them a lookup need not search the layers that have
+//! nothing.
 
 use std::collections::BTreeMap;
 
@@ -6,49 +7,49 @@ use super::{CookieKey, Listing, Places};
 
 /// The names of a directory by their hashes, each with the slot of the topmost part that has it.
 ///
-/// A hash that is not in it is a name that the directory does not have. One that is in it may still stand for another
-/// name of the same hash, so that what it leads to is looked at.
+/// A name whose hash the index does not have is not in the directory. A hash in the index may stand for another name,
+/// so that a lookup still looks at the part.
 #[derive(Debug, Default)]
 pub struct NameIndex(BTreeMap<u64, u16>);
 
 impl NameIndex {
-    /// The names of a listing.
+    /// An index of the names of a listing.
     pub fn new(listing: &Listing, key: &CookieKey, places: &Places) -> Self {
         let mut slots: Vec<(u64, u16)> = Vec::with_capacity(listing.len());
         for (place, name, listed) in listing.after(0) {
             let hash = if places.are_natural() { place } else { key.hash(&name) };
             match slots.last_mut() {
-                // Two names of one hash: the search must begin where the upper one of them is.
+                // Two names have this hash: a search must begin at the upper of their parts.
                 Some((last, slot)) if *last == hash => *slot = listed.slot.min(*slot),
                 _ => slots.push((hash, listed.slot)),
             }
         }
-        // Built in one pass where it is sorted.
+        // The map is built in one pass, as the hashes are sorted.
         Self(slots.into_iter().collect())
     }
 
-    /// The slot from which on a name of this hash is looked for; `None` where the directory has no such name.
+    /// The slot at which the search for a name with this hash begins; `None`: the directory has no such name.
     pub fn slot(&self, hash: u64) -> Option<usize> {
         self.0.get(&hash).map(|slot| usize::from(*slot))
     }
 
-    /// A new name stands in the upper layer; false where another name has this hash, and the index is of no use more.
+    /// Enters a new name of the upper layer. False: another name has this hash, and the index must be dropped.
     #[must_use]
     pub fn insert(&mut self, hash: u64) -> bool {
         self.0.insert(hash, 0).is_none()
     }
 
-    /// A name that the directory has stands in the upper layer now.
+    /// Notes that a name of the directory is in the upper layer now.
     pub fn raise(&mut self, hash: u64) {
         self.0.insert(hash, 0);
     }
 
-    /// The name is gone.
+    /// Takes a removed name out.
     pub fn remove(&mut self, hash: u64) {
         self.0.remove(&hash);
     }
 
-    /// How many names it has.
+    /// How many hashes the index has.
     #[cfg(test)]
     pub fn len(&self) -> usize {
         self.0.len()

@@ -1,4 +1,4 @@
-//! Names of one cookie, parted: see [`Places`].
+//! Parts names that have one cookie: see [`Places`].
 
 use std::collections::{BTreeMap, btree_map};
 
@@ -6,13 +6,13 @@ use super::list::{CookieKey, Listed, Listing, Read};
 use super::places::{Apartness, Places, cookie_of, end_of, moved_to};
 use crate::base::Name;
 
-/// The places of a cookie.
+/// The range of places that have a cookie.
 fn places_of(cookie: u64) -> std::ops::RangeInclusive<u64> {
     end_of(cookie.saturating_sub(1)).saturating_add(1)..=end_of(cookie)
 }
 
 impl Listing {
-    /// What was read and is seen among the places of a cookie.
+    /// The names that were read, are seen, and have a cookie.
     fn read_at(&self, cookie: u64) -> impl Iterator<Item = &Read> {
         let places = places_of(cookie);
         let from = self.read.partition_point(|read| read.place < *places.start());
@@ -20,30 +20,30 @@ impl Listing {
         read.take_while(move |read| read.place <= *places.end()).filter(|read| !read.is_gone())
     }
 
-    /// The names that came since among them.
+    /// The names that were added later, and have a cookie.
     fn added_at(&self, cookie: u64) -> impl Iterator<Item = &Name> {
         let places = places_of(cookie);
         let added = self.added_from(*places.start()).take_while(move |((at, _), _)| at <= places.end());
         added.map(|((_, name), _)| name)
     }
 
-    /// The names that came since, from this place on.
+    /// The names that were added later, from a place on.
     pub(super) fn added_from(&self, place: u64) -> btree_map::Range<'_, (u64, Name), Listed> {
-        // The first that a name can be.
+        // The first name in the order of bytes.
         match Name::new(b"\x01") {
             Ok(least) => self.added.range((place, least)..),
             Err(_) => self.added.range(..),
         }
     }
 
-    /// Whether a name with this place would meet another one of its cookie.
+    /// Whether another name has the cookie of a name at this place.
     pub fn meets(&self, place: u64, name: &Name) -> bool {
         let cookie = cookie_of(place);
         self.read_at(cookie).any(|read| read.name(&self.bytes) != name.as_bytes())
             || self.added_at(cookie).any(|added| added != name)
     }
 
-    /// A cookie near that of `place`, in the window, that no name has, nor is about to get.
+    /// A cookie near that of `place`, within the window, that no name has or is about to get (`is_taken`).
     pub fn free_near(&self, place: u64, is_taken: impl Fn(u64) -> bool) -> Option<u64> {
         let free = |cookie: &u64| {
             let empty = self.read_at(*cookie).next().is_none() && self.added_at(*cookie).next().is_none();
@@ -55,14 +55,14 @@ impl Listing {
         behind.or_else(|| (first..cookie).rev().find(free))
     }
 
-    /// Parts names of one cookie, when the listing was just read: all but one get another cookie, for good. That one is
-    /// who may have been listed before.
+    /// Parts the names that have one cookie, right after the listing was read: all but one get another cookie for good.
+    /// The one that keeps the cookie is a name that may have been listed before.
     pub fn settle(&mut self, places: &mut Places) {
-        // Where each goes, by where it was.
+        // The new place of each name, by its old place.
         let mut moves: BTreeMap<u64, u64> = BTreeMap::new();
         let meet = |a: &Read, b: &Read| cookie_of(a.place) == cookie_of(b.place);
         for group in self.read.chunk_by(meet).filter(|group| group.len() > 1) {
-            // Who gave way before is known by its new place only by its name's hash, and stays.
+            // A name that gave way before has its place for good, and stays.
             let moved = group.iter().position(|read| places.has_moved_to(read.place));
             let stays = moved.or_else(|| group.iter().position(|read| !places.is_new(read.place))).unwrap_or(0);
             for (_, read) in group.iter().enumerate().filter(|(at, _)| *at != stays) {

@@ -1,9 +1,10 @@
 //! Where names stand in the order of a directory's listing, and the cookies by which a reader goes on.
 //!
-//! A place is 63 bits of a hash of the name. Its upper 31 are the cookie: what a program of 32 bits without large-file
-//! support can take. Names of one cookie cannot be parted by it, so all but one of them get another cookie nearby when they
-//! are read together first, and keep it as long as they and the directory's inode live. Nobody has been given the cookie of
-//! a name before that, but for names that were made since the last reading: these are remembered, and give way.
+//! A place is 63 bits of a hash of the name. Its upper 31 bits are the cookie, the most that a program of 32 bits
+//! without large-file support can take. A reader that goes on by a cookie cannot tell names with that cookie apart. So
+//! all but one of these names get another cookie nearby when they are first read together, and keep it as long as they
+//! and the directory's inode live. No reader can know an old cookie before that reading, but for names that were made
+//! since the last one: those are remembered, and give way.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +15,7 @@ const LOW: u64 = (1 << BELOW) - 1;
 pub const LAST_COOKIE: u64 = i32::MAX as u64;
 /// The last place that a name can have.
 pub const LAST: u64 = i64::MAX as u64;
-/// A window is not narrower, so that names of one cookie find another one in it: 64 cookies.
+/// The least width of a window, 64 cookies: names with one cookie must find another cookie within it.
 pub const WIDTH: u64 = 64 << BELOW;
 
 /// The cookie of a place.
@@ -22,17 +23,17 @@ pub fn cookie_of(place: u64) -> u64 {
     place >> BELOW
 }
 
-/// The last place with a cookie that is not above this one.
+/// The last place that has a cookie.
 pub fn end_of(cookie: u64) -> u64 {
     cookie.min(LAST_COOKIE) << BELOW | LOW
 }
 
-/// The place with this cookie of a name that stood at `place`.
+/// The place that a name at `place` gets with another cookie.
 pub fn moved_to(place: u64, cookie: u64) -> u64 {
     cookie << BELOW | place & LOW
 }
 
-/// The names of a directory that do not stand where their hash says, and those that may have to give way.
+/// The names of a directory that are not at the place of their hash, and the names that may have to give way.
 #[derive(Debug, Default)]
 pub struct Places(Option<Box<Apart>>);
 
@@ -40,20 +41,20 @@ pub struct Places(Option<Box<Apart>>);
 struct Apart {
     /// The cookies of names that gave way, by their hashes.
     moved: BTreeMap<u64, u64>,
-    /// The hashes of names that were made while nothing was known of those that they may meet.
+    /// The hashes of names that were made while it was not known whether another name has their cookie.
     new: BTreeSet<u64>,
-    /// What is not written down yet.
+    /// What the journal does not have yet.
     unwritten: Vec<(u64, Apartness)>,
 }
 
-/// What is known of a name.
+/// What is known of a name's place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Apartness {
-    /// It stands where its hash says.
+    /// The name is at the place of its hash.
     Nowhere,
-    /// It is to give way.
+    /// The name must give way to another with its cookie.
     New,
-    /// It has this cookie.
+    /// The name has this cookie.
     Moved(u64),
 }
 
@@ -64,23 +65,23 @@ impl Places {
         moved.map_or(hash, |cookie| moved_to(hash, *cookie))
     }
 
-    /// Whether every name stands where its hash says.
+    /// Whether every name is at the place of its hash.
     pub fn are_natural(&self) -> bool {
         self.0.as_ref().is_none_or(|apart| apart.moved.is_empty())
     }
 
-    /// Whether it must give way to a name of the same cookie.
+    /// Whether the name with this hash must give way to another with its cookie.
     pub fn is_new(&self, hash: u64) -> bool {
         self.0.as_ref().is_some_and(|apart| apart.new.contains(&hash))
     }
 
-    /// Whether this is the place of a name that gave way before.
+    /// Whether a name that gave way has this place.
     pub fn has_moved_to(&self, place: u64) -> bool {
         let is_there = |(hash, cookie): (&u64, &u64)| moved_to(*hash, *cookie) == place;
         self.0.as_ref().is_some_and(|apart| apart.moved.iter().any(is_there))
     }
 
-    /// This is known of a name from now on.
+    /// Sets what is known of a name.
     pub fn set(&mut self, hash: u64, what: Apartness) {
         if what == Apartness::Nowhere && self.0.is_none() {
             return;
@@ -96,14 +97,14 @@ impl Places {
         apart.unwritten.push((hash, what));
     }
 
-    /// The names with places after one and up to another were read together, and no two have one cookie.
+    /// Notes that all names after one place up to another were read together, and that no two of them have one cookie.
     pub fn settled(&mut self, after: u64, to: u64) {
         let Some(apart) = self.0.as_mut().filter(|apart| !apart.new.is_empty() && after < to) else { return };
         let known: Vec<u64> = apart.new.range(after.saturating_add(1)..=to).copied().collect();
         known.into_iter().for_each(|hash| self.set(hash, Apartness::Nowhere));
     }
 
-    /// What is to be written down, for who goes on in another process.
+    /// Takes what must be written down for the next daemon.
     pub fn unwritten(&mut self) -> Vec<(u64, Apartness)> {
         let unwritten = self.0.as_mut().map(|apart| std::mem::take(&mut apart.unwritten)).unwrap_or_default();
         if self.0.as_ref().is_some_and(|apart| apart.moved.is_empty() && apart.new.is_empty()) {
@@ -114,7 +115,7 @@ impl Places {
 }
 
 impl Apartness {
-    /// As a number: 0 for nothing, 1 for a new name, cookies are above.
+    /// The value as a number: 0 for `Nowhere`, 1 for `New`, and a cookie, which is above 1.
     pub fn to_number(self) -> u64 {
         match self {
             Self::Nowhere => 0,
@@ -123,7 +124,7 @@ impl Apartness {
         }
     }
 
-    /// Back from it.
+    /// The value of such a number.
     pub fn from_number(number: u64) -> Self {
         match number {
             0 => Self::Nowhere,

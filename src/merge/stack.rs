@@ -1,4 +1,4 @@
-//! The stack of layers: where an absolute path starts, and what marks may lead to.
+//! The stack of layers: the roots from which absolute paths start, and where marks may lead.
 
 use std::sync::Arc;
 
@@ -9,35 +9,36 @@ use crate::format::Origin;
 use crate::layer::{self, DirId, DirPlace, Handles, IndexDir, Place};
 use crate::sys::stat::Stat;
 
-/// All that a lookup needs besides the directory that it looks in. A layer's role is its position here.
+/// All that a lookup needs beside the directory. The role of a layer is its position in the stack.
 #[derive(Debug, Default)]
 pub struct Stack {
     /// The roots of the ordinary lower layers, the topmost first: the part at `k` has level `k + 1`.
     pub lowers: Arc<[DirPart]>,
     /// The roots of the layers that hold the data of metacopy files only.
     pub data_only: Vec<Arc<DirPlace>>,
-    /// The copied-up hard links.
+    /// The index of copied-up hard links.
     pub index: Option<IndexDir>,
     /// Marks `redirect` are followed; else an object that has one is refused.
     pub follow_redirect: bool,
     /// Marks `metacopy` are followed; else a file that has one is refused.
     pub follow_metacopy: bool,
-    /// What the digest in a mark `metacopy` is for.
+    /// What is done with the digest in a mark `metacopy`.
     pub verity: Verity,
-    /// Directories that must not be met on the way down.
+    /// The directories that a search must not meet on its way down.
     pub traps: Traps,
 }
 
-/// The directories that the upper layer must not have below its root: bind mounts let layers lie in each other by ways that
-/// no path shows. (What is written and lies in a lower layer is not shown there: [`crate::layer::Hidden`].)
+/// The directories that must not be met below the upper layer's root: bind mounts let layers lie in each other in ways
+/// that no path shows. (A lower layer does not show an upper or work directory that lies in it:
+/// [`crate::layer::Hidden`].)
 #[derive(Debug, Default)]
 pub struct Traps {
-    /// The roots of lower layers, and the work directory.
+    /// The roots of the lower layers, and the work directory.
     pub upper: Vec<DirId>,
 }
 
 impl Stack {
-    /// Refuses a directory of the layer at `level` that must not be in it, as the kernel's OverlayFS does.
+    /// Refuses a directory of the layer at `level` that must not be there, as the kernel's OverlayFS does.
     ///
     /// # Errors
     /// `ELOOP`
@@ -46,7 +47,7 @@ impl Stack {
         if trap { Err(Errno::ELOOP) } else { Ok(()) }
     }
 
-    /// The roots below `level`, the topmost first.
+    /// The roots of the layers below `level`, the topmost first.
     pub fn below(&self, level: usize) -> impl Iterator<Item = &DirPart> {
         self.lowers.iter().filter(move |root| root.level > level)
     }
@@ -56,8 +57,8 @@ impl Stack {
         self.lowers.last().map_or(0, |root| root.level)
     }
 
-    /// The attributes of the lower object that an origin names: where they are needed, or the handle does not tell its
-    /// number, and the process may ask.
+    /// The attributes of the lower object that an origin names, if the process may ask for them. It is asked only if
+    /// they are `needed`, or if the handle does not tell the object's number.
     pub fn resolve(&self, origin: &Origin, needed: bool) -> Option<Stat> {
         let root = self.home(origin)?;
         match root.layer.handles {
@@ -74,8 +75,8 @@ impl Stack {
         self.home(origin).is_some_and(lost)
     }
 
-    /// A root on the file system that an origin names: the only one that has this UUID, or where it holds none the only
-    /// one.
+    /// A root on the file system that an origin names: the only file system with the origin's UUID. For an origin
+    /// without a UUID there must be only one file system.
     fn home(&self, origin: &Origin) -> Option<&DirPlace> {
         let named = |place: &DirPlace| [place.layer.uuid, place.layer.real_uuid].contains(&origin.uuid);
         let places = || self.lowers.iter().map(|root| &*root.place);
@@ -85,10 +86,10 @@ impl Stack {
         same.all(|other| other.layer.dev == root.layer.dev).then_some(root)
     }
 
-    /// The regular file at `path` in the data-only layers: the topmost that has one.
+    /// The regular file at `path` in the topmost data-only layer that has one.
     ///
     /// # Errors
-    /// `EIO` where none has.
+    /// `EIO`: no data-only layer has one.
     pub fn find_data(&self, path: &[Name]) -> Result<(Place, Stat)> {
         let found = self.data_only.iter().find_map(|root| self.beneath(root, path));
         found.ok_or_else(|| {
@@ -97,7 +98,7 @@ impl Stack {
         })
     }
 
-    /// The regular file at `path` beneath a root of data. What cannot be reached is not there.
+    /// The regular file at `path` beneath the root of a data-only layer; `None` also if the path cannot be followed.
     fn beneath(&self, root: &Arc<DirPlace>, path: &[Name]) -> Option<(Place, Stat)> {
         let (name, dirs) = path.split_last()?;
         let mut dir = root.clone();

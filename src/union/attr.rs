@@ -24,11 +24,7 @@ impl Union {
     /// # Errors
     /// `ESTALE`; what `fstatat(2)` says.
     pub fn getattr(&self, id: InodeId) -> Result<Attr> {
-        self.again(|| self.getattr_once(id))
-    }
-
-    fn getattr_once(&self, id: InodeId) -> Result<Attr> {
-        self.attr(self.inode(id)?.as_ref())
+        self.again(|| self.attr(self.inode(id)?.as_ref()))
     }
 
     pub(super) fn attr(&self, inode: &Inode) -> Result<Attr> {
@@ -73,14 +69,15 @@ impl Union {
         attr
     }
 
-    /// Does something with an inode's object by its place, again if it was renamed meanwhile.
+    /// Calls `act` with an inode's current object, and calls it again if the object was renamed meanwhile.
     pub(super) fn at_leaf<T>(&self, inode: &Inode, mut act: impl FnMut(&LeafObject) -> Result<T>) -> Result<T> {
         let leaf = inode.leaf()?;
         let mut done = Err(Errno::ESTALE);
         for _ in 0..RENAME_RACES {
             let object = leaf.state.lock().current()?.clone();
             done = act(&object);
-            // ENXIO: a whiteout has just taken its place. EXDEV: it went out of its directory while it was opened.
+            // ENXIO: a whiteout has just taken the object's place. EXDEV: the object left its directory while it was
+            // opened.
             if !matches!(done, Err(Errno::ENOENT | Errno::ESTALE | Errno::ENXIO | Errno::EXDEV)) {
                 return done;
             }
@@ -90,15 +87,16 @@ impl Union {
                 Arc::ptr_eq(&object.place.dir, &place.dir) && object.place.name == place.name
             };
             if same {
-                // Whoever renamed it may be about to say so.
+                // The thread that renamed the object may be about to enter its new place.
                 yield_now();
             }
         }
-        // No program shall hear of a whiteout: it is looked for once more.
+        // No program may hear of a whiteout: ESTALE makes [`Union::again`] try once more.
         done.map_err(|errno| if errno == Errno::ENXIO { Errno::ESTALE } else { errno })
     }
 
-    /// The same with the open directory and the name of any inode's current object, a directory included.
+    /// Calls `act` with the open directory and the name of an inode's current object; for a directory with itself and
+    /// `.`.
     pub(super) fn at_object<T>(
         &self,
         inode: &Inode,
@@ -120,39 +118,37 @@ impl Union {
     /// # Errors
     /// `EROFS`; `EPERM` and `EOVERFLOW` as for copy-up; what the system calls say.
     pub fn setattr(&self, caller: &Caller, id: InodeId, set: &SetAttr) -> Result<Attr> {
-        self.again(|| self.setattr_once(caller, id, set))
-    }
-
-    fn setattr_once(&self, caller: &Caller, id: InodeId, set: &SetAttr) -> Result<Attr> {
-        self.upper()?;
-        let inode = self.inode(id)?;
-        if let Body::Dir(dir) = &inode.body
-            && dir.live_view().is_err()
-        {
-            return self.set_removed(&inode, set);
-        }
-        let done = if set.is_nothing() {
-            self.end_ids(caller, &inode)
-        } else {
-            self.set_all(caller, &inode, set).and_then(|()| self.attr(&inode))
-        };
-        self.told_if_failed(id, done)
+        self.again(|| {
+            self.upper()?;
+            let inode = self.inode(id)?;
+            if let Body::Dir(dir) = &inode.body
+                && dir.live_view().is_err()
+            {
+                return self.set_removed(&inode, set);
+            }
+            let done = if set.is_nothing() {
+                self.end_ids(caller, &inode)
+            } else {
+                self.set_all(caller, &inode, set).and_then(|()| self.attr(&inode))
+            };
+            self.told_if_failed(id, done)
+        })
     }
 
     fn set_all(&self, caller: &Caller, inode: &Arc<Inode>, set: &SetAttr) -> Result<()> {
         let change = set.change();
         let flags = self.check_flags(inode, change)?;
         let ends_ids = (set.size.is_some() && !caller.keeps_privileges()).then_some(*caller);
-        // What is cut off cannot be given back: together with other changes only when those are made.
+        // Data that is cut off cannot come back: together with other changes, a truncation comes after them.
         let (alone, sized) = (!set.is_several(), set.size.is_some());
         let data = sized || set.mode.is_some_and(|mode| self.needs_own_data(inode, mode));
         let (len, ends) = (set.size.filter(|_| alone), ends_ids.filter(|_| alone));
         self.check_closed(inode, set.mode)?;
         let how = CopyUp { data, len, ends_ids: ends, flags, mode: set.mode, seen: true, ..CopyUp::metadata(caller) };
         let cut = self.copy_up_cut(inode, &how)?;
-        // A copy of the data that runs meanwhile puts back what it found.
+        // A background copy of the data puts attributes back as it found them, and must not run meanwhile.
         let _up = matches!(inode.body, Body::Leaf(_)).then(|| lock_up(inode, &killed(caller.pid))).transpose()?;
-        // A new owner may take set-group-id along, and that is a call of its own.
+        // With a new owner set-group-id may end by a second call, which can fail.
         let before = if alone && !set.sets_owner() { None } else { Some(self.stat_steadily(inode)?) };
         let mut back = SetBack { union: self, inode, before };
         self.set_each(caller, inode, set, (set.size.filter(|_| !cut), ends_ids))?;
@@ -160,10 +156,10 @@ impl Union {
         Ok(())
     }
 
-    /// What a change that sets nothing asks for. The kernel sends it for chown(2) to no owner and no group, and before a
-    /// write to a file that has set-user-id or set-group-id; the bit that tells the two apart from others does not come
-    /// through fuser. The time of change is that of now, and the bits end as by chown(2), but not for who is not its owner:
-    /// chown(2) refuses him (here it answers him without ending any), and what he may write ends them by itself.
+    /// Carries out a change that sets nothing. The kernel sends one for chown(2) to no owner and no group, and before a
+    /// write to a file with set-user-id or set-group-id; fuser does not pass on the bit that tells the two apart. The
+    /// time of change becomes now, and the bits end as by chown(2). For a caller who is not the owner they stay:
+    /// chown(2) would refuse him, and a write of his ends them by itself.
     fn end_ids(&self, caller: &Caller, inode: &Arc<Inode>) -> Result<Attr> {
         let shown = self.attr(inode)?;
         let keeps_group = |group| caller.keeps_sgid() || caller.is_in(group);
@@ -181,7 +177,7 @@ impl Union {
         self.copy_up(inode, &CopyUp { flags, seen: true, ..CopyUp::metadata(caller) })?;
         let _up = matches!(inode.body, Body::Leaf(_)).then(|| lock_up(inode, &killed(caller.pid))).transpose()?;
         if forbidden == Change::Other {
-            // Of what stands there now: the copy may have got another group, and fewer rights.
+            // Read again: the copy may have got another group, and fewer permissions.
             let now = self.stat_steadily(inode)?;
             self.set_mode(inode, without_ids((now.mode, now.gid), &keeps_group) & 0o7777)?;
         }
@@ -189,7 +185,8 @@ impl Union {
         self.attr(inode)
     }
 
-    /// Sets one after the other; `size` is the length that the copy-up has not set, and whose rights end with it.
+    /// Sets the attributes one after the other. `size`: the new length in bytes, unless the copy-up has set it.
+    /// `ends_ids`: the caller whose truncation ends set-user-id and set-group-id.
     fn set_each(
         &self,
         caller: &Caller,
@@ -216,32 +213,32 @@ impl Union {
         Ok(())
     }
 
-    /// Whether a file may get this mode only with data of its own: set-user-id and set-group-id are given to what stands
-    /// there now, not to what a layer on a `nosuid` mount has later.
+    /// Whether a file needs data of its own before it gets this mode: set-user-id and set-group-id are meant for the
+    /// data of now, not for data that a layer on a `nosuid` mount has later.
     fn needs_own_data(&self, inode: &Inode, mode: u32) -> bool {
         let ids = mode & (libc::S_ISUID | libc::S_ISGID) != 0;
         ids && inode.kind == Kind::File && inode.leaf().is_ok_and(|leaf| self.is_nosuid(&leaf.state.lock()))
     }
 
     fn set_owner(&self, caller: &Caller, inode: &Arc<Inode>, set: &SetAttr) -> Result<()> {
-        // A daemon with CAP_FSETID keeps set-group-id where the caller, of another group than the old one, would not.
+        // The kernel leaves set-group-id to a daemon with CAP_FSETID, even where it would end for the caller.
         let foreign = !matches!(inode.body, Body::Dir(_)) && self.has_foreign_sgid(caller, inode)?;
         self.change_owner(inode, set.uid, set.gid).map_err(|errno| {
-            // An id that the daemon's user namespace does not have.
+            // The daemon's user namespace does not have this id.
             if errno == Errno::EINVAL { Errno::EOVERFLOW } else { errno }
         })?;
         if foreign { self.drop_sgid(inode) } else { Ok(()) }
     }
 
-    /// Ends set-user-id, set-group-id and capabilities of anything but a directory.
+    /// Sets owner and group. The kernel ends set-user-id, set-group-id and capabilities of anything but a directory.
     fn change_owner(&self, inode: &Inode, uid: Option<u32>, gid: Option<u32>) -> Result<()> {
         let upper = self.upper()?;
-        // Not while another thread has it widened, who would give back what goes here.
+        // Not while another thread has the mode widened: that thread would give back the bits that end here.
         let _modes = upper.root.layer.modes.read();
         self.at_object(inode, |dir, name| tree::chown_at(dir, name, uid, gid))
     }
 
-    /// The attributes of an object of the upper layer, which another thread has not widened.
+    /// The attributes of an object of the upper layer, read while no thread has its mode widened.
     fn stat_steadily(&self, inode: &Inode) -> Result<Stat> {
         let upper = self.upper()?;
         upper.root.layer.steady(|| self.at_object(inode, stat::stat_at))
@@ -249,12 +246,12 @@ impl Union {
 
     fn set_mode(&self, inode: &Inode, mode: u32) -> Result<()> {
         let upper = self.upper()?;
-        // Not while another thread has it widened.
+        // Not while another thread has the mode widened, and would set the old mode again.
         let _modes = upper.root.layer.modes.read();
         self.at_object(inode, |dir, name| tree::chmod_at(dir, name, mode))
     }
 
-    /// A removed directory that somebody still holds has attributes in memory only.
+    /// Sets attributes of a removed directory that somebody still holds; they are in memory only.
     fn set_removed(&self, inode: &Inode, set: &SetAttr) -> Result<Attr> {
         if let Some(last) = &mut inode.dir()?.state.write().removed {
             last.mode = set.mode.map_or(last.mode, |mode| libc::S_IFDIR | (mode & 0o7777));
@@ -269,8 +266,8 @@ impl Union {
         self.attr(inode)
     }
 
-    /// As a write of the kernel ends them first, so that no file is changed and keeps them; a mode that is set at the same
-    /// time stays.
+    /// Truncates a file. Its set-user-id, set-group-id and capabilities end first, as before a write, so that no
+    /// changed file keeps them; a mode that was set by the same request stays.
     fn resize(&self, ends_ids: Option<Caller>, keeps_mode: bool, inode: &Arc<Inode>, size: u64) -> Result<()> {
         let fd = self.data_fd(inode, true)?;
         match ends_ids {
@@ -285,35 +282,29 @@ impl Union {
         data::truncate(fd.as_fd(), size)
     }
 
-    /// The file system that changes go to, or the topmost one.
+    /// The state of the upper layer's file system; without an upper layer that of the topmost lower one.
     ///
     /// # Errors
     /// What `fstatvfs(3)` says.
     pub fn statfs(&self) -> Result<StatFs> {
-        self.again(|| self.statfs_once())
+        self.again(|| stat::statfs_fd(self.top.fd()?.as_fd()))
     }
 
-    fn statfs_once(&self) -> Result<StatFs> {
-        stat::statfs_fd(self.top.fd()?.as_fd())
-    }
-
-    /// The target of a symlink.
+    /// The path that a symlink holds.
     ///
     /// # Errors
     /// `EINVAL` for anything else; what `readlinkat(2)` says.
     pub fn readlink(&self, id: InodeId) -> Result<Vec<u8>> {
-        self.again(|| self.readlink_once(id))
+        self.again(|| {
+            let inode = self.inode(id)?;
+            if inode.kind != Kind::Symlink {
+                return Err(Errno::EINVAL);
+            }
+            self.at_object(&inode, tree::readlink_at)
+        })
     }
 
-    fn readlink_once(&self, id: InodeId) -> Result<Vec<u8>> {
-        let inode = self.inode(id)?;
-        if inode.kind != Kind::Symlink {
-            return Err(Errno::EINVAL);
-        }
-        self.at_object(&inode, tree::readlink_at)
-    }
-
-    /// Whether this name is kept for the union's own use in an upper layer whose whiteouts are files.
+    /// Refuses a name with the prefix `.wh.` (`EINVAL`) where the upper layer's whiteouts are files with that prefix.
     pub(super) fn check_name(&self, name: &Name) -> Result<()> {
         let reserved = self.upper.as_ref().is_some_and(|upper| upper.root.layer.wh_names);
         if reserved && name.as_bytes().starts_with(crate::format::wh::PREFIX) {
@@ -323,7 +314,7 @@ impl Union {
     }
 }
 
-/// What a file takes on disk whose data is elsewhere.
+/// The blocks of 512 bytes that the data of a metacopy file takes on disk.
 fn blocks(data: &Data, size: u64) -> u64 {
     match data {
         Data::At(file) => file.place.stat().map_or(file.stat.blocks, |stat| stat.blocks),
@@ -335,11 +326,12 @@ fn links(nlink: u64) -> u32 {
     u32::try_from(nlink).unwrap_or(u32::MAX)
 }
 
-/// Owner and mode as they were: when one of several attributes could not be set, those before it get their old values.
+/// Puts owner and mode back when the value is dropped: where one of several attributes could not be set the others get
+/// their old values again.
 struct SetBack<'a> {
     union: &'a Union,
     inode: &'a Inode,
-    /// `None` once all are set, and where one is all.
+    /// The old attributes; `None` once all are set, and where only one is set.
     before: Option<Stat>,
 }
 
@@ -347,7 +339,7 @@ impl SetBack<'_> {
     fn set(&self, before: &Stat) -> Result<()> {
         let (union, inode) = (self.union, self.inode);
         let now = union.at_object(inode, stat::stat_at)?;
-        // Not for nothing: it ends capabilities, and set-user-id.
+        // Only where it is needed: chown(2) ends capabilities and set-user-id.
         if (now.uid, now.gid) != (before.uid, before.gid) {
             union.change_owner(inode, Some(before.uid), Some(before.gid))?;
         }

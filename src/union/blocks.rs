@@ -2,8 +2,9 @@
 //! others follow when they are written to, at a bounded rate in the background, or all at once when something needs the
 //! whole file.
 //!
-//! Such a file is a metacopy file whose mark says that some of its data is here (`format/blocks.rs`). Reads, writes and
-//! syncs know that; whatever else changes or shares its data goes through [`Union::copy_up`], which completes it.
+//! Such a file is a metacopy file whose mark says that some of its blocks are in the upper layer (`format/blocks.rs`).
+//! Reads, writes and syncs go by that mark; everything else that changes or shares the file's data goes through
+//! [`Union::copy_up`], which completes the file.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
@@ -25,41 +26,43 @@ use crate::sys::stat::stat_fd;
 use crate::sys::{data, tree};
 use crate::upper::{Blocks, Temp, Upper, clear_privileges};
 
-/// A smaller file is copied whole, in blocks.
+/// A file of fewer blocks is copied up whole.
 const WORTH_BLOCKS: u64 = 16;
-/// Bytes that are copied before others get a chance.
+/// Bytes that one step of a completion copies; between two steps others may use the file.
 const BATCH: u64 = 4 << 20;
 const TICK: Duration = Duration::from_secs(1);
-/// After so many ticks what was written is recorded for good.
+/// Ticks after which written blocks are synced and recorded for good.
 const TICKS_TO_KEEP: u32 = 5;
 
 /// What a union knows of files that arrive by blocks.
 #[derive(Default)]
 pub(super) struct ByBlocks {
-    /// The size of a block, as a power of two, where new files are copied up so.
+    /// The size of a block in bytes, as a power of two; `None`: new files are copied up whole.
     shift: Option<u8>,
-    /// Bytes a second that are copied in the background.
+    /// Bytes that are copied in the background each second.
     rate: u64,
-    /// Those that were read or written.
+    /// The files that were read or written.
     live: DashMap<InodeId, Arc<Blocks>>,
-    /// Whether a copy from this file system shares the blocks: that is sooner done than anything here.
+    /// Whether a whole copy from the file system with this `st_dev` shares its blocks: such a copy takes less time than
+    /// any copy by blocks.
     shares: Mutex<HashMap<u64, bool>>,
 }
 
 impl ByBlocks {
-    /// Closes what nobody uses just now and has nothing to lose: there is never more than one value for a file, as it is
-    /// taken from here only.
+    /// Closes each file that nobody uses and whose blocks are all recorded for good. Only `live` hands out the values,
+    /// so that a file never has two.
     fn close_unused(&self) {
         self.live.retain(|_, blocks| Arc::strong_count(blocks) > 1 || blocks.is_loose());
     }
 
-    /// New files come by blocks of this size, and more of them follow at this rate.
+    /// `shift`: the size of a block in bytes, as a power of two. `rate`: the bytes that follow in the background each
+    /// second.
     pub fn new(shift: Option<u8>, rate: u64) -> Self {
         Self { shift, rate, ..Self::default() }
     }
 }
 
-/// Looks after the files of a union that arrive by blocks, as long as the value lives.
+/// The thread that looks after files that arrive by blocks; it ends when the value is dropped.
 pub struct Tender {
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -74,17 +77,17 @@ impl Drop for Tender {
     }
 }
 
-/// The files that were found to arrive by blocks.
+/// How many files that arrive by blocks were found, by what became of them.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Completed {
-    /// They have all their data now.
+    /// Files that have all their data now.
     pub done: u64,
-    /// They, or a directory, could not be completed; the log says why.
+    /// Files that could not be completed, and directories that could not be read; the log says why.
     pub failed: u64,
 }
 
 impl Union {
-    /// The blocks of a file that arrives so.
+    /// The blocks of a file that arrives by blocks; `None` for any other file.
     pub(super) fn blocks(&self, inode: &Arc<Inode>, leaf: &LeafBody) -> Result<Option<Arc<Blocks>>> {
         let mark = || leaf.state.lock().meta().and_then(|meta| meta.blocks.clone());
         let known = || self.by_blocks.live.get(&inode.id).map(|blocks| blocks.clone());
@@ -94,7 +97,7 @@ impl Union {
         if let Some(blocks) = known() {
             return Ok(Some(blocks));
         }
-        // Held so that it is opened once.
+        // Held so that only one thread opens the file.
         let _data = leaf.data().lock();
         let Some(mark) = mark() else { return Ok(None) };
         if let Some(blocks) = known() {
@@ -116,7 +119,7 @@ impl Union {
         Ok(Some(blocks))
     }
 
-    /// An upper file, to be read and written whatever its mode says.
+    /// Opens an upper file for reading and writing, whatever its mode says.
     fn open_whole(&self, inode: &Arc<Inode>) -> Result<OwnedFd> {
         self.at_leaf(inode, |object| {
             let open = || object.place.open_file(object.key.ino, OFlags::RDWR);
@@ -130,7 +133,8 @@ impl Union {
         })
     }
 
-    /// Writes to a file that arrives by blocks, or is to; `None` where it is written like any other.
+    /// Writes to a file that arrives by blocks, or begins to with this write. `None`: the file is written like any
+    /// other.
     pub(super) fn write_blocks(
         &self,
         caller: &Caller,
@@ -146,12 +150,13 @@ impl Union {
             return Ok(None);
         };
         if blocks.is_complete() {
-            // From now on like any other.
+            // The file is complete now, and is written like any other.
             self.copy_up(inode, &CopyUp::written(caller))?;
             return Ok(None);
         }
         if how.kill_privileges && !leaf.has_no_privileges() {
-            // Who copies blocks meanwhile gives the file the mode back that it found.
+            // A background copy of blocks gives the file the mode back that it found: it must not run while the bits
+            // are cleared.
             let _up = lock_up(inode, &killed(caller.pid))?;
             self.end_privileges(caller, inode, blocks.file())?;
         }
@@ -162,7 +167,7 @@ impl Union {
         Ok(Some(written))
     }
 
-    /// Whether the first write to it copies blocks only.
+    /// Whether the first write to a file copies only the blocks that it touches.
     pub(super) fn is_for_blocks(&self, inode: &Inode, leaf: &LeafBody) -> bool {
         let Some(shift) = self.by_blocks.shift else { return false };
         {
@@ -175,7 +180,8 @@ impl Union {
         self.at_leaf(inode, |object| object.place.stat()).is_ok_and(|stat| large(stat.size) && stat.nlink == 1)
     }
 
-    /// Makes a lower or a metacopy file one that arrives by blocks. None of them is here yet: to others nothing changes.
+    /// Makes a lower file or a metacopy file one that arrives by blocks. No block has arrived yet, so that readers see
+    /// no change.
     fn begin_blocks(&self, caller: &Caller, inode: &Arc<Inode>, leaf: &LeafBody) -> Result<Option<Arc<Blocks>>> {
         if !self.is_for_blocks(inode, leaf) {
             return Ok(None);
@@ -184,7 +190,7 @@ impl Union {
         self.copy_up(inode, &CopyUp { seen: true, ..CopyUp::metadata(caller) })?;
         {
             let _up = inode.up.lock();
-            // Copied whole where there is no room for a mark, or completed meanwhile.
+            // There was no room for a mark and the file was copied whole, or another thread has completed it.
             let Some(meta) = leaf.state.lock().meta().cloned() else { return Ok(None) };
             if meta.blocks.is_none() {
                 let Some(below) = self.meta_source(leaf)?.filter(|below| !self.shares_blocks(upper, below)) else {
@@ -206,7 +212,7 @@ impl Union {
                 }
                 record.keep();
                 inode.set_loose(true);
-                // Who has the file below open by now must not keep that for good.
+                // A descriptor that was opened meanwhile leads to the file below, and must not stay.
                 let mut data = leaf.data().lock();
                 self.by_blocks.live.insert(inode.id, blocks);
                 if let Some(meta) = leaf.state.lock().meta_mut() {
@@ -218,7 +224,7 @@ impl Union {
         self.blocks(inode, leaf)
     }
 
-    /// Whether a whole copy of a file below shares its blocks, tried once for each file system.
+    /// Whether a whole copy of a lower file shares its blocks. It is tried once for each file system.
     fn shares_blocks(&self, upper: &Upper, below: &LowerFile) -> bool {
         if let Some(&known) = self.by_blocks.shares.lock().get(&below.stat.dev) {
             return known;
@@ -238,8 +244,8 @@ impl Union {
         tried.is_ok()
     }
 
-    /// Gives a file that arrives by blocks all its data, or as much as it is cut to, and makes it one like any other; true
-    /// where it was cut. The caller holds its `up`.
+    /// Gives a file that arrives by blocks the rest of its data, up to the length that `how` cuts it to, and makes it
+    /// an ordinary file. True where the file was cut. The caller holds its `up`.
     pub(super) fn complete_blocks(
         &self,
         inode: &Arc<Inode>,
@@ -269,7 +275,7 @@ impl Union {
                 mark
             };
             self.by_blocks.live.remove(&inode.id);
-            // On disk, too, it is asked for no more when it goes.
+            // The mark is gone from the disk, so that nobody asks for the record that goes now.
             if let (Some(mark), Ok(())) = (mark, upper.sync_staged(blocks.file(), true)) {
                 upper.drop_record(&mark.record);
                 upper.clear_blocks(blocks.file());
@@ -278,7 +284,8 @@ impl Union {
         Ok(cut.is_some())
     }
 
-    /// An inode is forgotten: what it wrote is recorded for good, or is `gone` with it.
+    /// Ends a file's blocks when its inode is forgotten: they are recorded for good, or the record goes with the file
+    /// (`gone`).
     pub(super) fn leave_blocks(&self, inode: &Inode, leaf: &LeafBody, gone: bool) {
         if leaf.state.lock().meta().is_none_or(|meta| meta.blocks.is_none()) {
             return;
@@ -300,12 +307,12 @@ impl Union {
         self.by_blocks.live.iter().map(|entry| (*entry.key(), entry.value().clone())).collect()
     }
 
-    /// Records for good what was written by blocks.
+    /// Syncs the blocks that were written, and records them for good.
     fn keep_blocks(&self) {
         self.live_blocks().iter().filter(|(_, blocks)| blocks.is_loose()).for_each(|(_, blocks)| keep(blocks));
     }
 
-    /// Nothing is asked any more: what was written is on disk as after a clean end, and files without a name are gone.
+    /// Ends the use of this union in order: written blocks are on disk, and files without a name are removed.
     pub fn finish(&self) {
         for (id, _) in self.live_blocks() {
             let Some(inode) = self.table.get(id) else { continue };
@@ -315,7 +322,7 @@ impl Union {
         }
     }
 
-    /// Copies up to `most` bytes of files that were used.
+    /// Copies up to `most` bytes of the files that were read or written.
     fn fill_some(&self, most: u64) {
         let mut left = most;
         for (id, blocks) in self.live_blocks() {
@@ -340,14 +347,14 @@ impl Union {
                 break;
             }
             if left < before {
-                // What it takes on disk, and its time of change.
+                // The file's size on disk and its time of change are others now.
                 self.attributes_changed(id);
             }
         }
     }
 
-    /// Starts a thread that records for good what was written by blocks, and copies at the rate that was set; none where
-    /// there is nothing of that.
+    /// Starts the thread that records written blocks for good and copies more of them at the rate that was set. `None`:
+    /// no file arrives by blocks.
     ///
     /// # Errors
     /// What `pthread_create(3)` says.
@@ -376,8 +383,8 @@ impl Union {
         Ok(Some(Tender { stop: Some(stop), thread: Some(thread) }))
     }
 
-    /// Completes every file of the upper layer that arrives by blocks. Where all could be, the layer is again one for
-    /// others, too. For a union that nobody else uses.
+    /// Completes every file of the upper layer that arrives by blocks. Once all are complete the kernel's OverlayFS can
+    /// mount the layer, too. Nobody else may use the union meanwhile.
     ///
     /// # Errors
     /// `EROFS`
@@ -401,7 +408,8 @@ impl Union {
         Ok(completed)
     }
 
-    /// The files in one directory; the directories in it that have an upper part come on the stack, each held.
+    /// Completes the files in one directory, and pushes its subdirectories that have an upper part to `dirs`, each
+    /// held.
     fn complete_in(&self, dir: InodeId, dirs: &mut Vec<InodeId>, completed: &mut Completed) -> Result<()> {
         let is_upper = |id| Ok::<_, Errno>(self.inode(id)?.dir()?.view().upper.is_some());
         let mut names = Candidates(Vec::new());

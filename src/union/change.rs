@@ -1,5 +1,5 @@
-//! What the kernel is told of a change: one of a directory's names, from its lock to the notice, and those of attributes
-//! that no request asked for.
+//! What the kernel is told of a change: that a directory's listing is out of date, and that attributes changed which no
+//! request asked to change.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
@@ -10,18 +10,18 @@ use crate::base::{Errno, Name, Result};
 use crate::inode::{Ended, Inode, Names};
 use crate::merge::{Absent, Answer, DirPart};
 
-/// Who is told what the kernel must not keep. Called with no lock held, before the change is answered.
+/// Passes on to the kernel what it must drop from its caches. Called with no lock held, before the change is answered.
 pub trait Notices: Send + Sync {
-    /// The kernel must drop what it has of this directory's listing.
+    /// The kernel must drop what it keeps of this directory's listing.
     fn names_changed(&self, dir: InodeId);
 
-    /// The kernel must ask for this inode's attributes when it needs them next. Waits for no request.
+    /// The kernel must ask for this inode's attributes when it needs them next. The call waits for no request.
     fn attributes_changed(&self, id: InodeId);
 }
 
 /// Exclusive hold of a directory's names.
 pub(super) struct Changing<'a> {
-    /// Let go of before the kernel is told: fields are dropped in this order.
+    /// Unlocked before the kernel is told: fields are dropped in this order.
     names: RwLockWriteGuard<'a, Names>,
     notice: Notice<'a>,
 }
@@ -36,7 +36,7 @@ pub(super) struct AbsentName<'a> {
     pub absent: Absent,
 }
 
-/// Tells the kernel when it is dropped, if there is something to tell.
+/// Tells the kernel about the end of a change when the value is dropped, if there is something to tell.
 struct Notice<'a> {
     union: &'a Union,
     id: InodeId,
@@ -44,14 +44,14 @@ struct Notice<'a> {
 }
 
 impl Union {
-    /// Sends notices there from now on. Without a mount nobody needs them.
+    /// Sends notices to `notices` from now on. A union without a mount needs none. Only the first call has an effect.
     pub fn set_notices(&self, notices: Box<dyn Notices>) {
         let _ = self.notices.set(notices);
     }
 
-    /// Tells what another daemon of this mount has changed: it may not have told it any more. What it did not answer is
-    /// asked again. Not for a fresh mount: the kernel would not take the answer to its first look at the root, which has
-    /// no permissions until then.
+    /// Tells the kernel again what the daemon before may have changed without telling. Requests that it did not answer
+    /// are sent again anyway. A fresh mount must not do this: the kernel would not take the answer to its first look at
+    /// the root, which has no permissions until then.
     pub fn tell_anew(&self) {
         let known = self.journal.as_ref().map(|journal| journal.nodes()).unwrap_or_default();
         let dirs = known.into_iter().filter_map(|(id, _)| self.table.get(InodeId(id)));
@@ -64,7 +64,7 @@ impl Union {
         inode.dir().is_ok_and(|dir| dir.state.read().view.upper.is_some())
     }
 
-    /// Makes the kernel drop what it has of a directory's listing, if it was given any.
+    /// Makes the kernel drop what it keeps of a directory's listing, if it was given a listing.
     pub fn drop_listing(&self, dir: InodeId) {
         let inode = self.table.get(dir);
         let kept = inode.and_then(|inode| inode.dir().ok().map(|body| body.names.read().is_walked()));
@@ -100,7 +100,7 @@ impl Union {
         Ok(AbsentName { names, into: view.upper.ok_or(Errno::ESTALE)?, is_merged, absent })
     }
 
-    /// What the end of a change of a directory's names leaves to be told. No lock is held.
+    /// Tells the kernel what the end of a change of a directory's names leaves to tell. No lock is held.
     pub(super) fn changed(&self, dir: InodeId, ended: Ended) {
         if ended.relist {
             self.names_changed(dir);
@@ -110,25 +110,26 @@ impl Union {
         }
     }
 
-    /// Tells the kernel. No lock is held.
+    /// Tells the kernel that a directory's listing is out of date. No lock is held.
     pub(super) fn names_changed(&self, dir: InodeId) {
         if let Some(notices) = self.notices.get() {
             notices.names_changed(dir);
         }
     }
 
-    /// Tells the kernel that an inode's attributes are others than it was told, where it may keep them. No lock is held.
+    /// Tells the kernel that the attributes which it keeps of an inode are out of date. No lock is held.
     ///
-    /// Told is what the kernel does not see to by itself: it forgets times, size and blocks of what is written to, all of a
-    /// directory whose names a request changes, and the time of change of what gets another name or attribute.
+    /// Needed only where the kernel does not forget attributes by itself. It forgets times, size and blocks of a file
+    /// that is written to, all attributes of a directory whose names a request changes, and the time of change of an
+    /// object that gets another name or extended attribute.
     pub(super) fn attributes_changed(&self, id: InodeId) {
         if let Some(notices) = self.notices.get().filter(|_| !self.timeouts.attr.is_zero()) {
             notices.attributes_changed(id);
         }
     }
 
-    /// What came of a change of this inode: one that failed may have changed its object on the way there, and of that the
-    /// kernel does not ask.
+    /// Passes on the result of a change of this inode. A change that failed may have changed attributes before it did,
+    /// and the kernel does not ask for them then.
     pub(super) fn told_if_failed<T>(&self, id: InodeId, done: Result<T>) -> Result<T> {
         done.inspect_err(|_| self.attributes_changed(id))
     }

@@ -1,5 +1,6 @@
-//! What the daemon of a normal user may not read in a lower layer, though it is that user's own: no mode that says that it
-//! can be read is given to it, for nobody could. A lower layer is never changed, and so it stays closed there.
+//! Objects of a lower layer that belong to the daemon's own user, but that the daemon of a normal user may not read.
+//! Their modes stay closed in the lower layer, which is never changed: the union gives none of them a mode by which it
+//! could be read, since nobody could read it.
 
 use super::Union;
 use crate::base::{Errno, Result};
@@ -12,8 +13,9 @@ const READ: u32 = 0o444;
 const SEARCH: u32 = 0o111;
 
 impl Union {
-    /// Whether an object may get this mode: a directory whose lower parts can be listed and searched as far as it is to be, a
-    /// file whose data can be read. That of a file without an upper object is looked at when it is copied up.
+    /// Whether an object may get this mode. A directory may get it if its lower parts can be listed and searched as far
+    /// as the mode says; a file may get it if its data can be read. The data of a file without an upper object is
+    /// checked when the file is copied up.
     ///
     /// # Errors
     /// `EACCES`
@@ -36,7 +38,7 @@ impl Union {
         }
     }
 
-    /// `missing`: what its owner may not do where the layer has it.
+    /// Refuses a mode that grants what the owner may not do in the layer: the bits of `missing`.
     fn check_gain(&self, inode: &Inode, mode: u32, missing: u32) -> Result<()> {
         if missing == 0 {
             return Ok(());
@@ -45,7 +47,8 @@ impl Union {
     }
 }
 
-/// The same for `file`, of which the object has the mode `now`, and gets another one if there is one.
+/// Refuses a mode by which the object's owner could read data that `file` holds, and that the daemon cannot read.
+/// `now`: the object's mode; `mode`: the one that it gets next, if any.
 pub(super) fn check_file(file: &LowerFile, now: u32, mode: Option<u32>) -> Result<()> {
     let Some(mode) = mode.filter(|_| !overrides_modes()) else { return Ok(()) };
     check(now, mode, !file.stat.mode & 0o400)
@@ -58,7 +61,7 @@ fn check(now: u32, mode: u32, missing: u32) -> Result<()> {
     if read || search { Err(Errno::EACCES) } else { Ok(()) }
 }
 
-/// The mode that an access ACL makes, as far as it can be told; `None` for what is none
+/// The permission bits that an access ACL gives; `None` for bytes that are no ACL
 /// ([acl(5)](https://man7.org/linux/man-pages/man5/acl.5.html), `linux/posix_acl_xattr.h`).
 pub(super) fn mode_of_acl(value: &[u8]) -> Option<u32> {
     const OWNER: u16 = 1;

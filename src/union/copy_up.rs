@@ -7,7 +7,6 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use super::closed::check_file;
-use super::io::open_to_read_once;
 use super::protect::{self, LowerFlags};
 use super::{Caller, Union};
 use crate::base::{Errno, Name, Result};
@@ -23,44 +22,44 @@ use crate::upper::{
     copy_from_cache,
 };
 
-/// What of an object is copied up, and for whom.
+/// What is copied up of an object, and for whom.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct CopyUp {
-    /// Its data, too; else the copy may leave that below (`metacopy`).
+    /// The data is copied, too; else the copy may leave its data below (`metacopy`).
     pub data: bool,
-    /// The file is truncated to this anyway.
+    /// The length in bytes to which the file is truncated next.
     pub len: Option<u64>,
-    /// It is renamed next, in its directory.
+    /// The object is renamed next, within its directory.
     pub renamed: bool,
-    /// What `chattr` has set on the lower object, if that was just looked at.
+    /// The flags of `chattr` on the lower object, where the caller has just read them.
     pub flags: Option<LowerFlags>,
-    /// It gets this mode next.
+    /// The mode that the object gets next.
     pub mode: Option<u32>,
-    /// The kernel asks for its attributes after this by itself, or is answered with them.
+    /// The kernel asks for the attributes after this request by itself, or the answer holds them.
     pub seen: bool,
-    /// With that its set-user-id and set-group-id bits go: who has no right to keep them.
+    /// The caller who may not keep set-user-id and set-group-id bits: a truncation by him ends them.
     pub ends_ids: Option<Caller>,
-    /// Whose pending SIGKILL ends it; 0 for nobody's.
+    /// The thread whose pending SIGKILL ends the copy-up; 0 for none.
     pub pid: u32,
 }
 
 impl CopyUp {
-    /// For a change of metadata.
+    /// The copy-up before a change of metadata.
     pub fn metadata(caller: &Caller) -> Self {
         Self { pid: caller.pid, data: false, ..Self::unasked() }
     }
 
-    /// For a change of the data.
+    /// The copy-up before a change of data.
     pub fn data(caller: &Caller) -> Self {
         Self { data: true, ..Self::metadata(caller) }
     }
 
-    /// For what changes the data only, of which the kernel asks for all that changes with it.
+    /// The copy-up before a write, after which the kernel asks for the attributes by itself.
     pub fn written(caller: &Caller) -> Self {
         Self { seen: true, ..Self::data(caller) }
     }
 
-    /// Of all, for no program.
+    /// The copy-up of metadata and data on behalf of no program.
     pub fn unasked() -> Self {
         Self { data: true, len: None, renamed: false, flags: None, mode: None, seen: false, ends_ids: None, pid: 0 }
     }
@@ -75,7 +74,8 @@ impl Union {
         self.copy_up_cut(inode, how).map(drop)
     }
 
-    /// The same; true where the copy has the length that it is truncated to, and nothing is left to do for that.
+    /// [`Union::copy_up`] for a change that may truncate the file: true where the copy was made with the new length, so
+    /// that no truncation is left to do.
     pub(super) fn copy_up_cut(&self, inode: &Arc<Inode>, how: &CopyUp) -> Result<bool> {
         match &inode.body {
             Body::Dir(_) => self.copy_up_dir(inode).map(|()| false),
@@ -83,7 +83,7 @@ impl Union {
         }
     }
 
-    /// A directory and all above it that have no upper part yet, from the top.
+    /// Copies up a directory and all directories above it that have no upper part yet, from the top.
     pub(super) fn copy_up_dir(&self, inode: &Arc<Inode>) -> Result<()> {
         let upper = self.upper()?;
         let mut missing = Vec::new();
@@ -106,7 +106,7 @@ impl Union {
             return Ok(());
         }
         let done = missing.iter().rev().try_for_each(|dir| self.copy_up_one_dir(upper, dir));
-        // The copy is another object, and the directory in which it appeared was changed by that.
+        // The copy is another object, and it changed the attributes of the directory in which it appeared.
         missing.iter().chain([&at]).for_each(|dir| self.attributes_changed(dir.id));
         done
     }
@@ -174,7 +174,7 @@ impl Union {
             let still = leaf.state.lock().has_name(&parent, &name);
             let into = parent_dir.live_view().ok().and_then(|view| view.upper);
             let (true, Some(into)) = (still, into) else {
-                // It was unlinked or renamed meanwhile: the copy goes, and it is looked for again.
+                // The object was unlinked or renamed meanwhile: this copy goes, and another attempt begins.
                 drop(names);
                 continue;
             };
@@ -187,7 +187,7 @@ impl Union {
             drop(names);
             self.attributes_changed(parent.id);
             self.copied(inode, tells);
-            // When all is entered: it stands there whatever this says.
+            // Last, when the live state knows of the copy: it has its name, whatever this sync says.
             upper.sync_name(&into.place)?;
             break;
         }
@@ -200,14 +200,14 @@ impl Union {
         completed.map(|now| now || cut)
     }
 
-    /// What is seen of an inode is its copy now; that is told to the kernel where it would not ask.
+    /// Tells the kernel that an inode shows the attributes of its copy now, where the kernel would not ask (`tells`).
     fn copied(&self, inode: &Inode, tells: bool) {
         if tells {
             self.attributes_changed(inode.id);
         }
     }
 
-    /// A file without a name left that somebody still holds: its copy lives in workdir.
+    /// Keeps the copy of a file that has lost its last name in workdir, as somebody still holds the file.
     fn keep_copy_hidden(&self, inode: &Arc<Inode>, leaf: &LeafBody, copy: Copy<'_>) -> Result<()> {
         let dir = self.work.clone().ok_or(Errno::EROFS)?;
         let name = Name::new(copy.temp.keep().to_bytes())?;
@@ -217,7 +217,7 @@ impl Union {
         Ok(())
     }
 
-    /// The upper object is there: from now on everybody reads and writes it.
+    /// Enters the upper object into the live state: from now on everybody reads and writes it.
     pub(super) fn now_upper(
         &self,
         inode: &Arc<Inode>,
@@ -243,19 +243,19 @@ impl Union {
             pinned
         };
         if links > 1 {
-            // The other names of the lower file lead here, too.
+            // The other names of the lower file lead to this inode, too.
             self.table.add_key(inode, Key::of(stat));
         }
         if pinned {
-            // Nothing in the upper layer leads from there to here: it must not be forgotten.
+            // The upper layer does not say that those names lead to the copy: the inode must not be forgotten.
             self.table.hold(inode);
             self.note_pinned(inode, leaf);
         }
         leaf.close();
     }
 
-    /// Moves a staged copy to its name; the parent keeps its times. `update` is the live state's part, with nothing between
-    /// the two that could fail. The caller holds the parent's `names`.
+    /// Moves a staged copy to its name; the parent keeps its times. `update` enters the copy into the live state, and
+    /// nothing that could fail comes between the two. The caller holds the parent's `names`.
     pub(super) fn publish_copy(
         &self,
         upper: &Upper,
@@ -275,8 +275,8 @@ impl Union {
         })
     }
 
-    /// The same before it gets an object of the upper layer, which may have none: then a directory that takes no mark (an
-    /// append-only one) takes the object all the same, as in the kernel.
+    /// Marks a directory as [`Union::make_impure`] does before the object of `inode` gets a name in it. A directory
+    /// that takes no mark (an append-only one) is no error if the object has no origin, as in the kernel's OverlayFS.
     pub(super) fn make_impure_for(
         &self,
         upper: &Upper,
@@ -304,14 +304,14 @@ impl Union {
     }
 }
 
-/// Adds a name to an upper directory as a part of copy-up: it may be read-only, and it keeps its times. Who adds it syncs it
-/// when the live state knows of it.
+/// Adds a name to an upper directory as a part of a copy-up: the directory may be read-only, and keeps its times. The
+/// caller syncs the name once the live state knows of it.
 pub(super) fn keeping_times<T>(into: &DirPlace, add: impl FnOnce(BorrowedFd<'_>) -> Result<T>) -> Result<T> {
     let fd = into.fd()?;
     let before = stat_fd(fd.as_fd())?;
     let _widened = Widened::new(fd.as_fd(), before.mode)?;
     let added = add(fd.as_fd())?;
-    // Not part of the change itself: a crash in between leaves the directory's time too new.
+    // The times are not part of the change itself: a crash in between leaves them too new.
     let times = [SetTime::At(before.atime), SetTime::At(before.mtime)];
     if let Err(errno) = tree::utimens_at(fd.as_fd(), c".", times) {
         log::debug!("{into:?}: its times are not restored: {errno}");
@@ -319,7 +319,7 @@ pub(super) fn keeping_times<T>(into: &DirPlace, add: impl FnOnce(BorrowedFd<'_>)
     Ok(added)
 }
 
-/// A copy of a directory without its entries, and the attributes that it was made with.
+/// Stages a copy of a directory without its entries. Returns the copy with the attributes that it was made with.
 fn stage_dir<'a>(upper: &'a Upper, inode: &Inode, view: &DirView) -> Result<(Temp<'a>, Stat)> {
     let from = &view.lowers.first().ok_or(Errno::ESTALE)?.place;
     let fd = from.fd()?;
@@ -336,8 +336,8 @@ fn stage_dir<'a>(upper: &'a Upper, inode: &Inode, view: &DirView) -> Result<(Tem
     Ok((temp, made))
 }
 
-/// The copy remembers what `chattr` forbids on the lower object; where it cannot, the flags end with the mount. Others it
-/// gets itself.
+/// Gives a staged copy the flags of `chattr` that its lower object has: a mark remembers those that the union enforces
+/// (where it cannot, they end with the mount), and the others are set on the copy itself.
 fn keep_flags(upper: &Upper, inode: &Inode, staged: &Temp<'_>, flags: LowerFlags) -> Result<()> {
     if flags.kept != 0 {
         protect::keep(upper, upper.work(), staged.name(), flags.kept)?;
@@ -352,11 +352,11 @@ fn keep_flags(upper: &Upper, inode: &Inode, staged: &Temp<'_>, flags: LowerFlags
     }
 }
 
-/// Copies the small file `from` if its data is at hand, which costs less than marks that say where it is; false where it is
-/// not, and then the marks do.
+/// Copies the small file `from` if its data is in the page cache: that costs less than marks that say where the data
+/// is. False: the data is not in the cache, and the file needs the marks.
 fn copy_at_hand(from: &LowerFile, to: BorrowedFd<'_>, size: u64) -> Result<bool> {
-    // Who may not read it, or has no room for it, may have room for marks.
-    let Ok((from, stat)) = open_to_read_once(&from.place, from.stat.ino) else { return Ok(false) };
+    // Where the data cannot be read, or has no room, there may be room for the marks.
+    let Ok((from, stat)) = from.place.open_to_read(from.stat.ino) else { return Ok(false) };
     if stat.size != size {
         return Ok(false);
     }
@@ -366,7 +366,7 @@ fn copy_at_hand(from: &LowerFile, to: BorrowedFd<'_>, size: u64) -> Result<bool>
     }
 }
 
-/// Whether its data is not in the upper layer, or not all of it.
+/// Whether some of a file's data is not in the upper layer.
 pub(super) fn lacks_data(leaf: &LeafBody) -> bool {
     let state = leaf.state.lock();
     state.upper().is_none() || state.meta().is_some()
@@ -375,17 +375,17 @@ pub(super) fn lacks_data(leaf: &LeafBody) -> bool {
 /// A copy in workdir.
 pub(super) struct Copy<'a> {
     pub temp: Temp<'a>,
-    /// The attributes that it was made with: its number is the copy's.
+    /// The attributes that it was made with, with its inode number.
     pub made: Stat,
-    /// It is in another group than the lower object.
+    /// The copy is in another group than the lower object.
     pub regrouped: bool,
-    /// It tells the number of the lower object.
+    /// The copy has the mark `origin`, which tells the number of the lower object.
     pub has_origin: bool,
-    /// Of the lower object, as far as its names lead to this inode.
+    /// The link count of the lower object, as far as its names lead to this inode.
     pub links: u64,
-    /// Its data stays below.
+    /// Where the data is, if it stays below.
     pub meta: Option<MetaFile>,
-    /// It has the length that the file is truncated to.
+    /// The copy has the length that the file is truncated to.
     pub cut: bool,
     /// The name in the index by which the other names of the lower object will find it.
     pub entry: Option<Name>,
@@ -411,7 +411,8 @@ impl Union {
         let indexed = self.is_indexed(&place.dir.layer, inode.kind, stat.nlink);
         let temp = Temp::new(upper, inode.kind)?;
         let mut origin = None;
-        // A lower hard link that is not indexed gets no origin: names that are not known now will be files of their own.
+        // A lower hard link that is not indexed gets no origin: its names that are not known now will become files of
+        // their own.
         let mut mark = |staged: Staged<'_>| -> Result<()> {
             if stat.nlink == 1 || indexed {
                 origin = upper.set_origin(staged, &place.dir.layer, from.as_fd(), name)?;
@@ -420,7 +421,7 @@ impl Union {
         };
         let (meta, Applied { made, regrouped }) = match inode.kind {
             Kind::File => {
-                // What has several names is found by its path.
+                // A file with several names is found by its path, and so needs no redirect here.
                 let redirect = (how.renamed && stat.nlink == 1).then(|| Redirect::Relative(place.name.clone()));
                 let lower = LowerFile { place: place.clone(), stat };
                 let source = Source { lower, leaf, metadata: &metadata, redirect };
@@ -447,7 +448,7 @@ impl Union {
         keep_flags(upper, inode, &temp, flags)?;
         let has_origin = origin.is_some();
         let entry = origin.filter(|_| indexed).and_then(|origin| IndexDir::name(&origin).ok());
-        // One of several names that are files of their own has no others.
+        // Where each name of a lower object is a file of its own, the copy has one name.
         let links = if leaf.state.lock().is_linked() { stat.nlink } else { 1 };
         Ok(Copy { temp, made, regrouped, has_origin, links, meta, cut, entry })
     }
@@ -464,10 +465,10 @@ impl Union {
         let len = how.len.map_or(size, |len| len.min(size));
         let to = tree::create_at(upper.work(), temp.name(), OFlags::RDWR, source.metadata.mode_at_first())?;
         let staged = Staged::Open(to.as_fd());
-        // Before the mark that all copies share: ext4 has room for one beside the inode, and what is in a block of its own
-        // need not be there again for each file where it is the same.
+        // Before the mark `metacopy`, whose value is the same for all copies: ext4 has room for one mark beside the
+        // inode, and files share a block that holds the same marks.
         mark(staged)?;
-        // What is emptied needs no data.
+        // A file that is emptied needs no data.
         let below = if how.len == Some(0) { None } else { self.meta_source(source.leaf)? };
         let file = below.as_ref().unwrap_or(&source.lower);
         let cheap = source.redirect.is_some() && upper.features.crowds_marks && !upper.syncs_data() && !how.data;
@@ -475,7 +476,7 @@ impl Union {
         let meta = if how.data || written || size == 0 {
             None
         } else {
-            // Not when nobody could ever read what it then says everybody can.
+            // Not where the mode would say that everybody can read data that nobody can.
             check_file(file, source.metadata.stat.mode, how.mode)?;
             self.stage_meta(upper, staged, source.leaf, (file, source.redirect.clone()))?
         };
@@ -491,7 +492,8 @@ impl Union {
         let set = source.metadata.apply(staged, false);
         let applied = set.inspect_err(|errno| log::info!("{:?} is not copied up: {errno}", source.lower.place))?;
         if meta.is_none() && below.is_some_and(|file| file.place.dir.layer.nosuid) {
-            // As it was seen: what came with the name is not for this data.
+            // Set-user-id and capabilities were not shown for data of a `nosuid` layer, and the copy must not have
+            // them.
             clear_privileges(to.as_fd(), &|_| false)?;
         }
         upper.sync_staged(to.as_fd(), written)?;
@@ -500,13 +502,13 @@ impl Union {
 }
 
 impl CopyUp {
-    /// Asked between the steps of a long copy.
+    /// Whether the caller is about to be killed; asked between the steps of a long copy.
     pub(super) fn killed(self) -> impl Fn() -> bool {
         killed(self.pid)
     }
 }
 
-/// Whether the caller `pid` is about to end; never for one without a number here.
+/// Whether a SIGKILL is pending for the thread `pid`; never for 0, a thread that is not seen from here.
 pub(super) fn killed(pid: u32) -> impl Fn() -> bool {
     move || pid != 0 && caller::sigkill_pending(pid)
 }
@@ -516,6 +518,6 @@ struct Source<'a> {
     lower: LowerFile,
     leaf: &'a LeafBody,
     metadata: &'a Metadata,
-    /// By which it will be found.
+    /// The mark by which the copy will find its data.
     redirect: Option<Redirect>,
 }

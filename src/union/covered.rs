@@ -1,4 +1,4 @@
-//! What a rename covers: an upper directory that is seen as empty, and what can come back where a later step fails.
+//! The target that a rename covers: how it is taken out of the way, and how it comes back where a later step fails.
 
 use std::os::fd::AsFd;
 
@@ -9,21 +9,22 @@ use crate::sys::stat::{Kind, stat_at};
 use crate::sys::{dirent, tree};
 use crate::upper::{Metadata, Staged, Temp, Upper};
 
-/// What a move covers, so that it can come back.
+/// A target that was taken out of the way, and how it can come back.
 pub(super) enum Covered<'a> {
     Nothing,
-    /// A whiteout that a directory cannot be moved over: it is in workdir.
+    /// The target was a whiteout, over which no directory can be moved: it is in workdir.
     Away(Temp<'a>),
-    /// A second link of it is.
+    /// A second link of the target is in workdir.
     Linked(Temp<'a>),
-    /// It is an empty directory; another one is in workdir.
+    /// The target is an empty directory; another empty one, with this inode number, is in workdir.
     Like(Temp<'a>, u64),
-    /// It cannot come back.
+    /// The target cannot come back.
     Gone,
 }
 
 impl<'a> Covered<'a> {
-    /// Takes it out of the way where that must be, or keeps what it takes to undo the move if that may be needed.
+    /// Takes a whiteout at the target out of the way of a directory. For any other target it keeps what is needed to
+    /// undo the move, if `may_undo` says that a later step can fail.
     pub fn new(upper: &'a Upper, may_undo: bool, from: &Side<'_>, (to, target): (&Side<'_>, &At<'_>)) -> Result<Self> {
         if to.upper_whiteout() && from.is_dir() {
             return Ok(Self::Away(upper.take_away(target.fd(), target.name, Kind::Char)?));
@@ -41,8 +42,9 @@ impl<'a> Covered<'a> {
     }
 }
 
-/// An upper directory that is seen as empty may hold whiteouts: an empty opaque one takes its place, so that a rename
-/// can replace it. `update` is told its number in the layer, where one does.
+/// Makes an upper directory that is seen as empty replaceable by a rename: where it holds whiteouts an empty opaque
+/// directory takes its place. `update` gets the inode number of the new directory, and is not called where the old one
+/// stays.
 pub(super) fn clear_dir(upper: &Upper, target: &At<'_>, update: impl FnOnce(u64) -> Result<()>) -> Result<()> {
     let dir = open_beneath(target.fd(), target.name, OFlags::RDONLY | OFlags::DIRECTORY)?;
     let mut empty = true;
@@ -54,12 +56,13 @@ pub(super) fn clear_dir(upper: &Upper, target: &At<'_>, update: impl FnOnce(u64)
         return Ok(());
     }
     let (temp, ino) = empty_like(upper, target)?;
-    // What was there is removed when this is dropped.
+    // The old directory is removed when this value is dropped.
     let _taken = temp.replace(target.fd(), target.name, Kind::Dir)?;
     update(ino)
 }
 
-/// An empty opaque directory in workdir that is like the one at `target`, and its number.
+/// Makes an empty opaque directory in workdir with the attributes of the one at `target`. Returns it with its inode
+/// number.
 fn empty_like<'a>(upper: &'a Upper, target: &At<'_>) -> Result<(Temp<'a>, u64)> {
     let stat = stat_at(target.fd(), target.name)?;
     let metadata = Metadata::of(target.fd(), target.name, stat, &upper.root.layer)?;

@@ -1,8 +1,8 @@
 //! New objects: create, mkdir, mknod, symlink.
 //!
-//! Where no whiteout stands in the way the object is made in the real parent as the caller: one system call, and the
-//! upper layer's file system does set-group-id directories, default ACLs and quotas right. Else it grows up in a
-//! nursery in workdir, which is like the parent, and takes the whiteout's place by one rename.
+//! Without a whiteout in the way the object is made in the real parent with the caller's ids, by one system call: so
+//! the upper layer's file system sees to set-group-id directories, default ACLs and quotas. Else the object is made in
+//! a nursery in workdir, which is like the parent, and takes the whiteout's place by one rename.
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -42,7 +42,7 @@ pub enum Make<'a> {
     },
     /// A symlink.
     Symlink {
-        /// Where it points.
+        /// The path that it holds.
         target: &'a CStr,
     },
 }
@@ -57,12 +57,13 @@ impl Make<'_> {
         }
     }
 
-    /// A 0/0 character device would be a whiteout: it is stored as a marked empty file.
+    /// Whether it is a 0/0 character device. In a layer that would be a whiteout, so that it is stored as a marked
+    /// empty file.
     fn is_whiteout_like(&self) -> bool {
         matches!(self, Self::Node { rdev: 0, .. }) && self.kind() == Kind::Char
     }
 
-    /// Makes it; a regular file comes back open.
+    /// Makes the object at `name` in `dir`; returns a regular file open.
     fn at(&self, dir: BorrowedFd<'_>, name: &CStr, mask: u32) -> Result<Option<OwnedFd>> {
         match *self {
             Self::File { mode } => tree::create_at(dir, name, OFlags::RDWR, mode & !mask).map(Some),
@@ -89,34 +90,32 @@ impl Union {
     /// `EEXIST`, `EROFS`, `ENOENT` in a removed directory, `EPERM` or `EOVERFLOW` where the process cannot make
     /// objects of this caller; what the system calls say.
     pub fn make(&self, caller: &Caller, parent: InodeId, name: &Name, what: Make<'_>) -> Result<Entry> {
-        let made = self.again(|| self.make_new(caller, parent, name, what));
+        let made = self.again(|| {
+            let upper = self.upper()?;
+            self.check_name(name)?;
+            let parent = self.inode(parent)?;
+            self.check_flags(&parent, Change::Addition)?;
+            let AbsentName { mut names, into, is_merged, absent } = self.lock_absent_name(&parent, name)?;
+            let dir = into.place.fd()?;
+            let mask = if self.has_default_acl(&mut names, dir.as_fd())? { 0 } else { caller.umask };
+            if what.is_whiteout_like() && upper.style == WhiteoutStyle::File {
+                // The layer can hold neither a device nor a mark that makes a file stand for one.
+                return Err(Errno::EPERM);
+            }
+            let staged = absent == Absent::UpperWhiteout || what.is_whiteout_like();
+            names.begin();
+            let made = if staged && upper.style != WhiteoutStyle::File {
+                make_staged(upper, caller, dir.as_fd(), name, &what, mask, absent)?
+            } else {
+                make_direct(upper, caller, dir.as_fd(), name, &what, mask, absent, is_merged)?
+            };
+            names.added(&self.cookies, name, what.kind());
+            self.enter_new(&parent, name, &into, &what, made)
+        });
         self.or_made_before(caller, parent, name, made)
     }
 
-    fn make_new(&self, caller: &Caller, parent: InodeId, name: &Name, what: Make<'_>) -> Result<Entry> {
-        let upper = self.upper()?;
-        self.check_name(name)?;
-        let parent = self.inode(parent)?;
-        self.check_flags(&parent, Change::Addition)?;
-        let AbsentName { mut names, into, is_merged, absent } = self.lock_absent_name(&parent, name)?;
-        let dir = into.place.fd()?;
-        let mask = if self.has_default_acl(&mut names, dir.as_fd())? { 0 } else { caller.umask };
-        if what.is_whiteout_like() && upper.style == WhiteoutStyle::File {
-            // No device, and no mark that makes a file one.
-            return Err(Errno::EPERM);
-        }
-        let staged = absent == Absent::UpperWhiteout || what.is_whiteout_like();
-        names.begin();
-        let made = if staged && upper.style != WhiteoutStyle::File {
-            make_staged(upper, caller, dir.as_fd(), name, &what, mask, absent)?
-        } else {
-            make_direct(upper, caller, dir.as_fd(), name, &what, mask, absent, is_merged)?
-        };
-        names.added(&self.cookies, name, what.kind());
-        self.enter_new(&parent, name, &into, &what, made)
-    }
-
-    /// Whether the umask does not count here; known after the first look.
+    /// Whether a directory has a default ACL, so that the umask does not count in it. The answer is remembered.
     fn has_default_acl(&self, names: &mut Names, dir: BorrowedFd<'_>) -> Result<bool> {
         if self.noacl {
             return Ok(false);
@@ -158,7 +157,7 @@ impl Union {
         Ok(entry)
     }
 
-    /// The descriptor of a new file writes it even where its mode forbids to open it again.
+    /// Keeps the descriptor of a new file, which can write the file even where its mode forbids to open it again.
     fn keep_open(&self, inode: &Arc<Inode>, file: OwnedFd) {
         let Body::Leaf(leaf) = &inode.body else { return };
         leaf.touch();
@@ -190,7 +189,7 @@ fn make_direct(
 ) -> Result<Made> {
     let is_dir = what.kind() == Kind::Dir;
     if absent == Absent::UpperWhiteout && is_dir {
-        // `.wh.` style: opaque before it is seen.
+        // In the style `.wh.` the directory must be opaque before it is seen.
         let temp = grow(upper, caller, dir, what, mask)?;
         upper.set_opaque(upper.work(), temp.name())?;
         let stat = stat_at(upper.work(), temp.name())?;
@@ -200,21 +199,22 @@ fn make_direct(
     }
     let file = as_caller(caller, || what.at(dir, name.as_c_str(), mask))?;
     if is_dir && is_merged {
-        // Nothing is below it now; this keeps it so when the layers below are others one day.
+        // No lower layer has the name now. The mark keeps it so if the union gets other lower layers one day.
         if let Err(errno) = upper.set_opaque(dir, name.as_c_str()) {
             log::debug!("{name:?} is not marked opaque: {errno}");
         }
     }
     match stat_at(dir, name.as_c_str()) {
         Ok(stat) => {
-            // `X` beside `.wh.X` is seen; where X had to go again the layers below would be without it.
+            // `X` beside `.wh.X` is seen. The whiteout goes last: if X had to be removed again it must still hide the
+            // lower X.
             if absent == Absent::UpperWhiteout {
                 upper.drop_wh_file(dir, name);
             }
             Ok(Made { stat, file })
         }
         Err(errno) => {
-            // Nobody has seen it: its name was held all the time.
+            // Nobody has seen the object: the directory's names were locked all the time.
             let on_disk = if what.is_whiteout_like() { Kind::File } else { what.kind() };
             if let Err(errno) = crate::upper::remove(dir, name.as_c_str(), on_disk) {
                 log::warn!("{name:?}, which could not be looked at, stays: {errno}");
@@ -250,7 +250,7 @@ fn make_staged(
     Ok(Made { stat, file: None })
 }
 
-/// The object, made as the caller in a place like `dir`.
+/// Makes the object with the caller's ids in a nursery that is like `dir`, and moves it to workdir.
 fn grow<'a>(upper: &'a Upper, caller: &Caller, dir: BorrowedFd<'_>, what: &Make<'_>, mask: u32) -> Result<Temp<'a>> {
     let nursery = Nursery::new(upper, dir)?;
     as_caller(caller, || what.at(nursery.fd(), Nursery::CHILD, mask))?;
@@ -258,10 +258,10 @@ fn grow<'a>(upper: &'a Upper, caller: &Caller, dir: BorrowedFd<'_>, what: &Make<
     nursery.grown(on_disk)
 }
 
-/// A symlink's target as a system call takes it.
+/// Checks a symlink's target, and makes it a string for `symlinkat(2)`.
 ///
 /// # Errors
-/// `EINVAL` with a NUL in it, `ENOENT` where it is empty.
+/// `EINVAL` for a target with a NUL, `ENOENT` for an empty one.
 pub fn symlink_target(bytes: &[u8]) -> Result<CString> {
     if bytes.is_empty() {
         return Err(Errno::ENOENT);

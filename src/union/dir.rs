@@ -1,8 +1,8 @@
 //! Listing a directory.
 //!
-//! No open directory is kept: a cookie is a hash of the name, so that a listing that was let go of comes out in the
-//! same order when it is built again. Of a large directory it is built a window at a time. A cookie has 31 bits, for
-//! programs of 32 bits; how names of one cookie are parted: `merge/places.rs`.
+//! No directory stays open for a listing. A cookie is a hash of the name, so that a listing that was dropped comes out
+//! in the same order when it is built again. The listing of a large directory is built a window at a time. A cookie has
+//! 31 bits, for programs of 32 bits; `merge/places.rs` says how names with one cookie are parted.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -20,13 +20,13 @@ use crate::sys::stat::Kind;
 pub struct ListedEntry<'a> {
     /// `.`, `..` or a name.
     pub name: &'a [u8],
-    /// Where to go on after it.
+    /// The cookie by which a reader goes on after this entry.
     pub cookie: u64,
     /// Its inode number.
     pub id: InodeId,
     /// Its type.
     pub kind: Kind,
-    /// Its attributes where they were asked for; then the entry counts one lookup (not for `.` and `..`).
+    /// Its attributes, if they were asked for; such an entry counts one lookup (but for `.` and `..`).
     pub attr: Option<Attr>,
 }
 
@@ -42,9 +42,9 @@ const DOT_DOT: u64 = 2;
 
 /// Names that listings and indexes may hold in memory before the oldest are let go.
 const MOST_NAMES: usize = 1 << 20;
-/// More of them are a large directory's.
+/// A directory with more names than this is a large one.
 const LARGE: usize = 1 << 10;
-/// The same for the directories that have one.
+/// Directories whose names may be in memory before the oldest are let go.
 const MOST_DIRS: usize = 1 << 14;
 
 /// Which directories have their names in memory, oldest first.
@@ -58,7 +58,7 @@ struct Held {
 }
 
 impl Held {
-    /// Enters a directory; returns those that are too many.
+    /// Enters a directory; returns the directories that must let their names go.
     fn enter(&mut self, dir: InodeId, names: usize) -> Vec<InodeId> {
         let mut old = Vec::new();
         // The next window of a large directory takes the place of the one before.
@@ -80,7 +80,8 @@ impl Held {
 }
 
 impl Union {
-    /// Enters a directory whose names were read; the oldest are forgotten where there are too many.
+    /// Enters a directory whose names were read. Where too many names are in memory those that were read first are
+    /// forgotten.
     fn remembered(&self, dir: InodeId, names: usize) {
         let old = self.listings.0.lock().enter(dir, names);
         for dir in old.into_iter().filter_map(|id| self.table.get(id)) {
@@ -90,14 +91,15 @@ impl Union {
         }
     }
 
-    /// Reads the names of a directory in which much was searched.
+    /// Reads the names of a directory in which many names were looked up, so that later lookups need not search its
+    /// parts.
     pub(super) fn index_names(&self, inode: &Arc<Inode>, body: &DirBody) {
         let mut names = body.names.write();
         let Ok(view) = body.live_view() else { return };
         if names.index().is_some() {
             return;
         }
-        // Where a part cannot be listed, lookups say why.
+        // Where a part cannot be listed the lookups report the error.
         let listing = merge::list_some(&view, &self.cookies, MOST_INDEXED).unwrap_or_default();
         let listing = listing.filter(merge::Listing::is_exact);
         names.set_index(&self.cookies, listing.as_ref());
@@ -105,8 +107,8 @@ impl Union {
         self.remembered(inode.id, listing.map_or(0, |listing| listing.len()));
     }
 
-    /// Lists a directory after `cookie` (0: from the start) into `sink` until it is full. With `plus` every entry
-    /// comes with attributes and counts one lookup.
+    /// Lists the entries of a directory after `cookie` (0: from the start) into `sink` until the sink is full. With
+    /// `plus` every entry comes with its attributes and counts one lookup.
     ///
     /// # Errors
     /// `ENOTDIR`; what reading the layers says.
@@ -124,7 +126,7 @@ impl Union {
         }
         let mut at = merge::end_of(cookie.max(DOT_DOT));
         if at == merge::LAST {
-            // Programs of 32 bits know this offset as the end.
+            // The end, as programs of 32 bits know this offset.
             return Ok(());
         }
         let mut over = true;
@@ -169,7 +171,8 @@ impl Union {
         Ok(ListedEntry { name, cookie, id: inode.id, kind: Kind::Dir, attr })
     }
 
-    /// The names of a directory, with a listing that goes on after the place `after` unless it was removed.
+    /// The names of a directory, locked, with a listing that goes on after the place `after`. A removed directory has
+    /// none.
     pub(super) fn listed<'a>(
         &self,
         inode: &Arc<Inode>,
@@ -184,7 +187,7 @@ impl Union {
         drop(names);
         let mut names = body.names.write();
         let Ok(view) = body.live_view() else { return Ok(RwLockWriteGuard::downgrade(names)) };
-        // Another walk may have come first.
+        // Another walk may have read the window first.
         if goes_on(&names) {
             return Ok(RwLockWriteGuard::downgrade(names));
         }
@@ -198,7 +201,8 @@ impl Union {
         Ok(names)
     }
 
-    /// True where the sink took the entry, or it is gone. The caller holds the directory's `names`.
+    /// Hands one name to the sink. True: the sink took the entry, or the name is gone. The caller holds the directory's
+    /// `names`.
     fn list_one(
         &self,
         dir: &Arc<Inode>,
@@ -214,7 +218,7 @@ impl Union {
         let found = match seen.map_or_else(look, |found| Ok(Answer::Found(found))) {
             Ok(Answer::Found(found)) => found,
             Ok(Answer::Absent(_)) => return Ok(true),
-            // A name that cannot be looked at is a name all the same.
+            // A name whose object cannot be looked at is listed without attributes.
             Err(errno) => return Ok(self.list_unknown(name, cookie, listed, errno, sink)),
         };
         let entry = match self.enter(dir, name, &found) {
@@ -238,12 +242,13 @@ impl Union {
     }
 }
 
-/// Tells number and type of names by what the layers' directories say, where a look at the object would say the same.
+/// Tells number and type of names from the entries of the layers' directories, where a look at the object would say the
+/// same.
 struct Plain<'a> {
     union: &'a Union,
     dir: &'a Inode,
     view: &'a DirView,
-    /// The last part asked for, by its slot, and the file system whose numbers it has.
+    /// The part that was asked for last: its slot, and the `st_dev` by which its numbers count.
     last: Option<(u16, Option<u64>)>,
 }
 
@@ -252,10 +257,10 @@ impl Plain<'_> {
         if let Some(inode) = self.union.table.by_name(self.dir.id, name) {
             return Some((inode.id, inode.kind));
         }
-        // Of two names that are files of their own one gets another number.
+        // Where names of one lower object are files of their own, all but one get another number.
         let kind = listed.kind.filter(|_| self.union.table.hard_links.unite)?;
         let part = self.view.parts(usize::from(listed.slot)).next().map(|(_, part)| part)?;
-        // A mount or another file system begins at directories, and an upper one may have an origin elsewhere.
+        // Another file system may begin at a directory, and an upper directory may have its number from an origin.
         if kind == Kind::Dir && !(part.place.layer.isolated && listed.slot > 0) {
             return None;
         }
@@ -271,7 +276,7 @@ impl Plain<'_> {
     }
 }
 
-/// The file system whose numbers the names in a part have, unless marks on its objects may say otherwise.
+/// The `st_dev` by which the numbers in a part's directory count; `None` where marks on the objects may say otherwise.
 fn numbers_of(part: &DirPart) -> Option<u64> {
     let layer = &part.place.layer;
     let unmarked = layer.wh_names && !part.impure && layer.exact_names;

@@ -2,9 +2,10 @@
 
 use std::os::fd::AsFd;
 
-use super::overlap::{self, Ground};
+use super::ground::Ground;
+use super::overlap;
+use super::refusal::{Setup, SetupError};
 use super::roots::{Root, UpperRoots};
-use super::setup::{Setup, SetupError};
 use crate::format::mark::OVERRIDE_STAT;
 use crate::sys::xattr;
 
@@ -21,14 +22,15 @@ pub(super) fn check(lowers: &[Root], data_only: &[Root], upper: Option<&UpperRoo
     overlap::check_nesting(lowers.iter().chain(data_only), ground)
 }
 
-/// What is said of a case-insensitive layer: a name that it finds is another one to other layers, and to what is remembered.
+/// The refusal of a case-insensitive layer: one name there may be several names to the other layers and to the caches.
 pub(super) fn folded(what: String) -> SetupError {
     let reason = "it is case-insensitive (FAT, exFAT, NTFS, chattr +F): its names cannot be merged with others";
     SetupError::new(what, reason, "copy it to a case-sensitive directory; alone and without upperdir it can be mounted")
 }
 
-/// Refuses a layer whose owners and modes stand in attributes: without them a file may show more to more users than it
-/// should. As fuse-overlayfs and containers/storage do it, the root says so for the whole layer.
+/// Refuses a layer whose owners and modes stand in extended attributes, which are not read here: its files could be
+/// open to more users than they should be. As with fuse-overlayfs and containers/storage, an attribute on the root
+/// speaks for the whole layer.
 fn check_owners(option: &str, root: &Root) -> Setup<()> {
     let what = || format!("{option}={}", root.path.display());
     for key in OVERRIDE_STAT {

@@ -1,12 +1,12 @@
-//! By which UUID marks name the file systems of the layers.
+//! The UUID by which marks name the file system of a layer.
 //!
-//! It is that of the file system. But an upper layer whose marks were made where nobody could tell it (before Linux 6.9), or
-//! with `uuid=off`, goes on without, so that all of its marks stay of one kind; and where nobody tells it now, an upper layer
-//! that was used elsewhere does.
+//! It is the UUID of the file system, with two exceptions. An upper layer whose marks were made without a UUID (before
+//! Linux 6.9, or with `uuid=off`) goes on without one, so that all of its marks agree. And where the UUID cannot be
+//! found out now, the marks of an upper layer that was used elsewhere tell it.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use super::roots::{Root, SUBVOLUMES, UpperRoots};
+use super::roots::{Identity, Root, SUBVOLUMES, UpperRoots};
 use crate::base::config::Uuid;
 use crate::format::mark::{Mark, Namespace};
 use crate::format::{Decoded, Origin};
@@ -19,16 +19,7 @@ use crate::sys::{handle, xattr};
 /// No UUID, or none that is known.
 const NONE: FsUuid = [0; 16];
 
-/// What is known of the file system that a layer is on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Identity {
-    /// What it is, or zeros.
-    pub real: FsUuid,
-    /// What marks hold of it.
-    pub written: FsUuid,
-}
-
-/// Finds out the identities of all layers. Returns what is to be said of them.
+/// Finds out the identities of all layers. Returns notes for the user.
 pub(super) fn settle(wish: Uuid, lowers: &mut [Root], upper: Option<&mut UpperRoots>) -> Vec<String> {
     let known = |root: &Root| if wish == Uuid::Off { NONE } else { uuid(root.fd.as_fd()) };
     for root in lowers.iter_mut() {
@@ -48,7 +39,8 @@ pub(super) fn settle(wish: Uuid, lowers: &mut [Root], upper: Option<&mut UpperRo
     part_alike(lowers)
 }
 
-/// The upper layer says `marked` of the file system of the topmost lower one, which is `real` on `dev`.
+/// Goes by the UUID `marked` that the upper layer's mark holds for the file system of the topmost lower layer; that
+/// file system has the UUID `real` and the `st_dev` `dev`.
 fn take_over(marked: FsUuid, (real, dev): (FsUuid, u64), lowers: &mut [Root]) {
     if marked == NONE && real != NONE {
         log::info!("the upper layer's marks were made without a UUID, and go on so");
@@ -69,14 +61,14 @@ fn marked(upper: BorrowedFd<'_>, lower: BorrowedFd<'_>) -> Option<FsUuid> {
     (i32::from(origin.kind) == handle.kind && origin.fid == handle.bytes).then_some(origin.uuid)
 }
 
-/// Two file systems with one UUID (or none) cannot be told apart in a mark, so that those of the one would be taken for
-/// objects of the other: their handles are of no use.
+/// Gives up the file handles of file systems that share a UUID (or have none): a mark cannot tell such file systems
+/// apart, and would name objects of the wrong one.
 fn part_alike(lowers: &mut [Root]) -> Vec<String> {
     let seen: Vec<(u64, Identity, bool)> =
         lowers.iter().map(|root| (device(root), root.identity, root.handles.are_lasting())).collect();
     let mut notes = Vec::new();
     for (root, &(dev, identity, lasts)) in lowers.iter_mut().zip(&seen) {
-        // Subvolumes: their handles say which one it is.
+        // Handles of a subvolume say which subvolume it is.
         let subvolumes = identity.real != NONE && magic(root.fd.as_fd()).is_some_and(|it| SUBVOLUMES.contains(&it));
         let alike = |&&(other, theirs, last): &&(u64, Identity, bool)| {
             last && other != dev && theirs.written == identity.written && !subvolumes

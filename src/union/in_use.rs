@@ -1,27 +1,27 @@
-//! Who has an upper layer already: another plyfs, told by its lock, with the place where its view is mounted.
+//! Finds who has an upper layer already: another plyfs, by its lock, with the place where its view is mounted.
 
 use std::collections::HashSet;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use super::refusal::SetupError;
 use super::roots::UpperRoots;
-use super::setup::SetupError;
 use crate::sys::mounts::{self, MountEntry};
 use crate::sys::others;
 use crate::sys::stat::stat_fd;
 
-/// How long the mount tables of other namespaces are read at most. One of a thousand mounts takes some 2 ms.
+/// The most time for reading the mount tables of other namespaces. A table of a thousand mounts takes about 2 ms.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// A mount table, and whose.
+/// The mount table of one namespace.
 pub(super) struct Tables {
     pub mounts: Vec<MountEntry>,
-    /// A process in the namespace, where that is not this one's.
+    /// A process in the namespace; `None` for this process's own namespace.
     pub of: Option<u32>,
 }
 
-/// The mount tables of all namespaces that may be read, this process's own first, as they are asked for.
+/// The mount tables of all namespaces that may be read, this process's own first. Each is read when it is asked for.
 pub(super) fn tables() -> impl Iterator<Item = Tables> {
     let own = mounts::table().ok().map(|mounts| Tables { mounts, of: None });
     let mut known: HashSet<u64> = others::own_mount_namespace().into_iter().collect();
@@ -39,7 +39,7 @@ pub(super) fn process(pid: u32) -> String {
     others::name(pid).map_or_else(|| format!("process {pid}"), |name| format!("process {pid} ({name})"))
 }
 
-/// That `roots` are in use, by whom, and how to end that.
+/// The error that says who uses `roots`, and how to end that.
 pub(super) fn refusal(roots: &UpperRoots) -> SetupError {
     let what = format!("upperdir={}", roots.upper.path.display());
     let numbers = [&roots.upper.fd, &roots.work].map(|fd| stat_fd(fd.as_fd()).map_or(0, |stat| stat.ino));
@@ -78,7 +78,7 @@ pub(super) fn refusal(roots: &UpperRoots) -> SetupError {
     }
 }
 
-/// Where a process's view is.
+/// Where a process's view is mounted: nobody knows, in this namespace, in that of another process, or nowhere.
 enum Place {
     Unknown,
     Here(PathBuf),

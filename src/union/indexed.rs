@@ -1,10 +1,12 @@
-//! Hard links of lower files that stay one file: the copy stands in the index, where each of the names finds it.
+//! Hard links of lower files that stay one file: the copy is in the index, by which each of the names finds it.
 //!
-//! A name that is changed first gets a link of the copy (an alias), so that one call on it changes the real and the
-//! union's count of links alike: the mark `nlink` holds their difference, which stays right whenever the process ends.
+//! Before a name is changed it gets a link of the copy (an *alias*). Then one call on the name changes the real link
+//! count and the union's alike, and the mark `nlink`, which holds the difference of the two, stays right whenever the
+//! process ends.
 //!
-//! Without an index nothing but its links leads to the copy. By which of the names a program changes the file nobody says,
-//! so each that was looked up has its link before the change begins: then none of them loses it over a remount.
+//! Without an index only links lead to the copy. The kernel does not say by which name a program changes a file, so
+//! that each name that was looked up gets its link before the change begins: then no name loses the change over a
+//! remount.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -21,7 +23,7 @@ use crate::sys::tree::{self, RenameFlags};
 use crate::upper::{Temp, Upper, relocate};
 
 impl Union {
-    /// Whether the copy of a lower object with so many links goes into the index.
+    /// Whether the copy of a lower object with this link count goes into the index.
     pub(super) fn is_indexed(&self, layer: &Layer, kind: Kind, links: u64) -> bool {
         links > 1 && self.table.hard_links.is_indexed(layer, kind)
     }
@@ -33,7 +35,7 @@ impl Union {
             && inode.leaf().is_ok_and(|leaf| leaf.state.lock().upper().is_none())
     }
 
-    /// A staged copy of a lower hard link appears in the index. The caller holds the inode's `up`.
+    /// Moves a staged copy of a lower hard link into the index. The caller holds the inode's `up`.
     pub(super) fn copy_into_index(
         &self,
         upper: &Upper,
@@ -44,9 +46,9 @@ impl Union {
         let (Some(index), Some(entry)) = (&self.stack.index, copy.entry) else { return Err(Errno::EIO) };
         let union = leaf.state.lock().nlink().map_or(copy.links, u64::from);
         let links = i32::try_from(union).map_err(|_| Errno::EMLINK)?;
-        // Its entry in the index is the only real link at first.
+        // The entry in the index is the only real link at first.
         upper.set_nlink(upper.work(), copy.temp.name(), &Nlink { base: Base::Upper, difference: links - 1 })?;
-        // Whoever finds the entry before this returns finds this inode.
+        // A thread that finds the entry before this call returns must find this inode.
         let held = self.table.hold_key(inode, Key::of(&copy.made));
         copy.temp.publish_new(index.dir().fd()?.as_fd(), entry.as_c_str())?;
         held.keep();
@@ -59,7 +61,7 @@ impl Union {
         upper.sync_name(index.dir())
     }
 
-    /// Gives the known names of a copied-up hard link that have none yet a link of its copy.
+    /// Gives each known name of a copied-up hard link a link of the copy, if it has none.
     ///
     /// # Errors
     /// Without an index what copying up a directory or `linkat(2)` says: a change by that name would be lost.
@@ -80,7 +82,7 @@ impl Union {
             state.set_aliased();
             (state.names.iter().take(LeafState::FEW_NAMES).cloned().collect::<Vec<_>>(), lower_links)
         };
-        // They lead to it anyway, by the index; but where the upper layer becomes a lower one there is none.
+        // The index leads the names to the copy in any case, but not where the upper layer becomes a lower one.
         for (parent, name) in &names {
             let aliased =
                 self.copy_up_dir(parent).and_then(|()| self.alias_one(upper, inode, leaf, (parent, name), lower_links));
@@ -91,12 +93,12 @@ impl Union {
         Ok(())
     }
 
-    /// The same where no index leads to it. Whoever changes the file meanwhile waits.
+    /// Gives all known names a link of the copy where there is no index. Other changes of the file wait meanwhile.
     fn alias_all(&self, upper: &Upper, inode: &Arc<Inode>, leaf: &LeafBody, killed: &dyn Fn() -> bool) -> Result<()> {
         loop {
             let names = leaf.state.lock().names.clone();
             for (parent, name) in names.iter() {
-                // Before `up` is held. Where a directory is removed it has no such name any more.
+                // Directories are copied up before `up` is taken. A removed directory has no such name any more.
                 let copied = self.copy_up_dir(parent);
                 if leaf.state.lock().has_name(parent, name) {
                     copied?;
@@ -111,7 +113,7 @@ impl Union {
             let known = |(parent, name): &(Arc<Inode>, Name)| {
                 names.iter().any(|(other, also)| Arc::ptr_eq(other, parent) && also == name)
             };
-            // One that was looked up meanwhile may lead to the next change.
+            // A name that was looked up meanwhile may lead to the next change.
             if state.names.len() <= names.len() && state.names.iter().all(known) {
                 state.set_aliased();
                 return Ok(());
@@ -153,8 +155,8 @@ impl Union {
         Ok(())
     }
 
-    /// Before the kernel writes to a file by itself, as [`Union::write`] would do: what is written by one of its names
-    /// stays there.
+    /// Gives the known names of a hard link their links before the kernel writes to the file by itself, as
+    /// [`Union::write`] does: so each name shows the data after a remount.
     ///
     /// # Errors
     /// As for [`Union::write`].
@@ -168,7 +170,7 @@ impl Union {
         }
     }
 
-    /// Gives a lower name, whose file is copied up, a link of the copy. The caller holds the directory's `names`.
+    /// Gives one lower name of a copied-up file a link of the copy. The caller holds the directory's `names`.
     pub(super) fn alias(
         &self,
         upper: &Upper,
@@ -186,7 +188,7 @@ impl Union {
             return self.link_object(inode, into, name);
         };
         let dir = index.dir().fd()?;
-        // Held so that two changes of the mark do not mix.
+        // Locked so that two changes of the mark do not mix.
         let _data = leaf.data().lock();
         let (dir, entry) = (dir.as_fd(), entry.as_c_str());
         let less = |from: u32, links: u64| i64::from(from).saturating_sub(i64::try_from(links).unwrap_or(i64::MAX));
@@ -196,24 +198,24 @@ impl Union {
         };
         let before = match (upper.nlink(dir, entry)?, union) {
             (Some(Nlink { base: Base::Upper, difference }), _) => i64::from(difference),
-            // Left by a crash: the real count is not in it, so that it stays right.
+            // A crash has left this mark. It counts from the lower file, so that the link does not change what it says.
             (Some(Nlink { base: Base::Lower, .. }), _) | (None, None) => return self.link_object(inode, into, name),
             (None, Some(union)) => less(union, stat_at(dir, entry)?.nlink),
         };
         if let Some(union) = union {
-            // While the real count changes, the difference is that from the lower one.
+            // While the real count changes, the mark counts from the lower file.
             mark(Base::Lower, less(union, lower_links))?;
         }
         let linked = self.link_object(inode, into, name);
         if let Err(errno) = mark(Base::Upper, if linked.is_ok() { before - 1 } else { before }) {
-            // The one that stands there is right, too.
+            // The mark that is there counts from the lower file, and is right, too.
             log::debug!("index: the mark of {entry:?} stays that of the lower file: {errno}");
             leaf.state.lock().set_count_from_lower(true);
         }
         linked
     }
 
-    /// [`Union::alias`] for what was found under a name.
+    /// [`Union::alias`] for an object that was found under a name.
     pub(super) fn alias_found(
         &self,
         upper: &Upper,
@@ -233,8 +235,9 @@ impl Union {
         self.at_object(inode, |from, old| tree::link_at(from, old, fd.as_fd(), name.as_c_str()))
     }
 
-    /// Before the real count of an indexed file changes, for another reason than an alias, its mark must be one that changes
-    /// with it: `by` is how. One that a crash has left is made so where the count is known, else changed by hand.
+    /// Makes the mark `nlink` of an indexed file count from the upper inode before its real count changes by `by`, for
+    /// another reason than an alias. A mark that a crash has left counts from the lower inode: it is written anew where
+    /// the union's count is known, and else changed by `by` itself.
     pub(super) fn count_with_upper(&self, upper: &Upper, leaf: &LeafBody, by: i32) -> Result<()> {
         let _data = leaf.data().lock();
         let (entry, union) = {
@@ -255,7 +258,7 @@ impl Union {
                 leaf.state.lock().set_count_from_lower(false);
                 Ok(())
             }
-            // One too many does no harm.
+            // A count that is too high does no harm.
             (None, Some(Nlink { base: Base::Lower, difference })) if by > 0 => {
                 let difference = difference.saturating_add(by);
                 upper.set_nlink(dir, entry, &Nlink { base: Base::Lower, difference })
@@ -264,7 +267,8 @@ impl Union {
         }
     }
 
-    /// The last name of an indexed file is gone: so is its entry, and the file lives on in workdir until it is forgotten.
+    /// Takes the entry of an indexed file out of the index after the last name is gone. The file lives on in workdir
+    /// until it is forgotten.
     pub(super) fn leave_index(&self, leaf: &LeafBody) {
         let entry = leaf.state.lock().index().cloned();
         let (Some(upper), Some(index), Some(entry)) = (&self.upper, &self.stack.index, entry) else { return };
@@ -277,7 +281,7 @@ impl Union {
         let dir = index.dir().fd()?;
         let stat = stat_at(dir.as_fd(), entry.as_c_str())?;
         if stat.nlink > 1 {
-            // More names than the union knows of: a lower link was made meanwhile, or the mark was wrong.
+            // The file has more names than the union knows: a lower link was made meanwhile, or the mark was wrong.
             log::warn!("index: {entry:?} has names left");
             return Ok(());
         }
@@ -288,8 +292,8 @@ impl Union {
     }
 }
 
-/// What keeps an object from being copied up, but not its name from being hidden: an owner that the process may not set.
-/// Without a copy in the index the other names of a hard link are counted as if this one were still there.
+/// Passes over an error of a copy-up that does not keep the name from being hidden: the process may not set the owner.
+/// Without a copy in the index the other names of the hard link are counted as if this name were still there.
 pub(super) fn unless_foreign(copied: Result<()>) -> Result<()> {
     match copied {
         Err(Errno::EPERM | Errno::EOVERFLOW | Errno::EACCES) => Ok(()),

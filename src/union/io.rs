@@ -1,4 +1,4 @@
-//! A file's data. Every operation finds the file by its inode: an open need not be seen.
+//! A file's data. Every operation finds the file by its inode, so that opens need not reach the union.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Weak};
@@ -12,17 +12,17 @@ use crate::inode::{DataFd, Inode, LeafBody, LeafObject};
 use crate::layer::{Evict, Place};
 use crate::sys::data;
 use crate::sys::path::OFlags;
-use crate::sys::stat::{Stat, protection_at, stat_fd};
+use crate::sys::stat::{protection_at, stat_fd};
 use crate::upper::clear_privileges;
 
-/// How a write is to be done.
+/// How data is written.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct WriteHow {
-    /// The writer has no right to keep set-user-id and set-group-id bits.
+    /// Set-user-id and set-group-id end with the write: the writer may not keep them.
     pub kill_privileges: bool,
-    /// The data is on disk when it returns (`O_SYNC`, `O_DSYNC`).
+    /// The data is on disk when the write returns (`O_SYNC`, `O_DSYNC`).
     pub sync: bool,
-    /// Whether the file may be written was asked at [`Union::may_open_to_write`].
+    /// [`Union::may_open_to_write`] has checked that the file may be written.
     pub opened: bool,
 }
 
@@ -35,11 +35,12 @@ pub enum Seek {
     Hole,
 }
 
-/// What one call writes at most. A file system keeps what comes at once in one piece of its cache, and ext4 looks at all of
-/// that at each small write into it later: 50,000 of 4 KiB into what came by 1 MiB take 3.4 s, by 128 KiB 1.5 s.
+/// The most bytes that one pwrite(2) writes. A file system keeps the data of one call in one piece of its cache, and
+/// ext4 goes through the whole piece at each small write into it later: 50,000 writes of 4 KiB into pieces of 1 MiB
+/// take 3.4 s, into pieces of 128 KiB 1.5 s.
 const WRITE_STEP: usize = 128 << 10;
 
-/// A reply carries the count in 32 bits, and a whole 4 GiB would read as 0.
+/// The most bytes that one call copies. A reply carries the count in 32 bits, in which 4 GiB would read as 0.
 const MOST_COPIED: u64 = 0xffff_f000;
 
 impl Union {
@@ -48,19 +49,17 @@ impl Union {
     /// # Errors
     /// `EISDIR`, `EACCES` where the process may not read the layer's file, `EIO` …
     pub fn read(&self, id: InodeId, offset: u64, buffer: &mut [u8]) -> Result<usize> {
-        self.again(|| self.read_once(id, offset, buffer))
+        self.again(|| {
+            let inode = self.inode(id)?;
+            if let Some(blocks) = self.blocks(&inode, inode.file()?)? {
+                return blocks.read(offset, buffer);
+            }
+            let fd = self.data_fd(&inode, false)?;
+            data::pread_full(fd.as_fd(), buffer, offset)
+        })
     }
 
-    fn read_once(&self, id: InodeId, offset: u64, buffer: &mut [u8]) -> Result<usize> {
-        let inode = self.inode(id)?;
-        if let Some(blocks) = self.blocks(&inode, inode.file()?)? {
-            return blocks.read(offset, buffer);
-        }
-        let fd = self.data_fd(&inode, false)?;
-        data::pread_full(fd.as_fd(), buffer, offset)
-    }
-
-    /// The file in which the data stands, open for reading; `None` where it is put together from several.
+    /// The file that holds the data, open for reading; `None`: the data is in more than one file.
     ///
     /// # Errors
     /// Those of [`read`](Self::read).
@@ -79,19 +78,17 @@ impl Union {
     /// # Errors
     /// `EROFS`, `ENOSPC`, `EDQUOT`, `EFBIG`, `EIO` …; what copy-up says.
     pub fn write(&self, caller: &Caller, id: InodeId, offset: u64, bytes: &[u8], how: WriteHow) -> Result<usize> {
-        self.again(|| self.write_once(caller, id, offset, bytes, how))
-    }
-
-    fn write_once(&self, caller: &Caller, id: InodeId, offset: u64, bytes: &[u8], how: WriteHow) -> Result<usize> {
-        let inode = self.inode(id)?;
-        if !how.opened {
-            self.check_writable(&inode, Some(offset))?;
-        }
-        if let Some(written) = self.write_blocks(caller, &inode, offset, bytes, how)? {
-            return Ok(written);
-        }
-        let done = self.write_all(caller, &inode, offset, bytes, how);
-        self.told_if_failed(id, done)
+        self.again(|| {
+            let inode = self.inode(id)?;
+            if !how.opened {
+                self.check_writable(&inode, Some(offset))?;
+            }
+            if let Some(written) = self.write_blocks(caller, &inode, offset, bytes, how)? {
+                return Ok(written);
+            }
+            let done = self.write_all(caller, &inode, offset, bytes, how);
+            self.told_if_failed(id, done)
+        })
     }
 
     fn write_all(
@@ -104,7 +101,7 @@ impl Union {
     ) -> Result<usize> {
         self.copy_up(inode, &CopyUp::written(caller))?;
         let fd = self.data_fd(inode, true)?;
-        // Whatever the offset, such a file writes at its end.
+        // An append-only file writes at its end, whatever the offset says.
         if inode.appends() && stat_fd(fd.as_fd())?.size != offset {
             return Err(Errno::EPERM);
         }
@@ -118,7 +115,7 @@ impl Union {
                 Ok(0) if written > 0 => break,
                 Ok(0) => return Err(Errno::EIO),
                 Ok(n) => written += n,
-                // What is on disk counts; the next write meets the error again.
+                // The bytes that were written count; the next write meets the error again.
                 Err(_) if written > 0 => break,
                 Err(errno) => return Err(errno),
             }
@@ -129,8 +126,9 @@ impl Union {
         Ok(written)
     }
 
-    /// Clears what a write by who may not keep it ends, before anything is written. Looked at once until the mode changes.
-    /// The kernel, which has asked for that before ([`Union::setattr`]), is told where it was answered with the bits.
+    /// Clears the privileges that a write ends (set-user-id, set-group-id, capabilities) before anything is written.
+    /// The file is looked at once, until its mode changes. The kernel asks for this by [`Union::setattr`] first; it is
+    /// told that the attributes changed where that answer still had the bits.
     pub(super) fn end_privileges(&self, caller: &Caller, inode: &Inode, file: BorrowedFd<'_>) -> Result<()> {
         let leaf = inode.leaf()?;
         if leaf.has_no_privileges() {
@@ -145,14 +143,15 @@ impl Union {
         if cleared.changed {
             self.attributes_changed(inode.id);
         }
-        // Set-group-id can stay for one caller and go with the next.
+        // Set-group-id can stay for one caller and end with the next.
         if cleared.all {
             leaf.set_no_privileges();
         }
         Ok(())
     }
 
-    /// The descriptor for a change of the data, which ends what a write ends; `at` is where something is written.
+    /// The descriptor for a change of the data, which ends the privileges that a write ends. `at`: the offset of a
+    /// write.
     fn writable(&self, caller: &Caller, inode: &Arc<Inode>, at: Option<u64>) -> Result<Arc<OwnedFd>> {
         self.check_writable(inode, at)?;
         self.copy_up(inode, &CopyUp::written(caller))?;
@@ -163,7 +162,7 @@ impl Union {
         Ok(fd)
     }
 
-    /// Whether its data may change.
+    /// Refuses a change of a file's data that its flags forbid (`EPERM`). `at`: the offset of a write.
     fn check_writable(&self, inode: &Arc<Inode>, at: Option<u64>) -> Result<()> {
         inode.file()?;
         let flags = self.protection(inode)?;
@@ -174,12 +173,12 @@ impl Union {
         Ok(())
     }
 
-    /// The descriptor of a file's data as it is now: the upper one as soon as there is one.
+    /// The descriptor of a file's data as it is now: that of the upper file as soon as there is one.
     pub(super) fn data_fd(&self, inode: &Arc<Inode>, write: bool) -> Result<Arc<OwnedFd>> {
         let leaf = inode.file()?;
         leaf.touch();
         let fd = {
-            // Held while opening, so that a copy-up replaces what it finds here for good.
+            // Locked while the file is opened, so that a copy-up finds and closes every descriptor of the lower file.
             let mut data = leaf.data().lock();
             if let Some(open) = data.as_ref().filter(|open| open.serves(write)) {
                 return Ok(open.fd.clone());
@@ -189,7 +188,7 @@ impl Union {
                 if !write {
                     return self.at_data(inode, leaf, open_to_read);
                 }
-                // Who writes has seen to it that the data is there; a file without is never read through this.
+                // A writer has copied the data up first; a metacopy file is never read through this descriptor.
                 self.meta_source(leaf)?;
                 if has_meta() { Err(Errno::EIO) } else { self.open_object_to_write(inode, leaf) }
             };
@@ -202,7 +201,7 @@ impl Union {
             };
             let fd = opened.fd.clone();
             if leaf.state.lock().meta().is_some_and(|meta| meta.blocks.is_some()) {
-                // It has just begun to arrive by blocks: for whoever was on the way here, and nobody else.
+                // The file has just begun to arrive by blocks: the descriptor serves this call, and is not kept.
                 return Ok(fd);
             }
             *data = Some(opened);
@@ -225,7 +224,7 @@ impl Union {
         })
     }
 
-    /// Opens where a file's data is read from, by its place and its number there.
+    /// Calls `open` with the place and the inode number of the file that holds an inode's data.
     pub(super) fn at_data<T>(
         &self,
         inode: &Inode,
@@ -237,38 +236,37 @@ impl Union {
                 return open(&file.place, file.stat.ino);
             }
             let opened = self.at_leaf(inode, |object| open(&object.place, object.key.ino))?;
-            // A copy-up of its metadata may just have come between: that file has no data.
+            // A copy-up of the metadata may have come between: that upper file has no data.
             if leaf.state.lock().meta().is_none() {
                 return Ok(opened);
             }
         }
     }
 
-    /// Whether a program may open the file for writing, as far as `chattr` has a say in that. `append`: at its end only.
+    /// Whether the flags of `chattr` let a program open the file for writing. `append`: the program writes at the end
+    /// only.
     ///
     /// # Errors
     /// `EPERM`
     pub fn may_open_to_write(&self, id: InodeId, append: bool) -> Result<()> {
-        self.again(|| self.may_open_to_write_once(id, append))
+        self.again(|| {
+            let inode = self.inode(id)?;
+            self.check_flags(&inode, if append { Change::Addition } else { Change::Other })?;
+            let whole = |leaf: &LeafBody| {
+                let state = leaf.state.lock();
+                state.upper().is_some() && state.meta().is_none()
+            };
+            // EPERM of the layer itself is reported here; any other error is left to the write that meets it.
+            match inode.file().is_ok_and(whole).then(|| self.data_fd(&inode, true)) {
+                Some(Err(Errno::EPERM)) => Err(Errno::EPERM),
+                Some(Ok(_)) if inode.appends() && !append => Err(Errno::EPERM),
+                _ => Ok(()),
+            }
+        })
     }
 
-    fn may_open_to_write_once(&self, id: InodeId, append: bool) -> Result<()> {
-        let inode = self.inode(id)?;
-        self.check_flags(&inode, if append { Change::Addition } else { Change::Other })?;
-        let whole = |leaf: &LeafBody| {
-            let state = leaf.state.lock();
-            state.upper().is_some() && state.meta().is_none()
-        };
-        // What the layer itself forbids is told as soon as it is known, any other error by what meets it.
-        match inode.file().is_ok_and(whole).then(|| self.data_fd(&inode, true)) {
-            Some(Err(Errno::EPERM)) => Err(Errno::EPERM),
-            Some(Ok(_)) if inode.appends() && !append => Err(Errno::EPERM),
-            _ => Ok(()),
-        }
-    }
-
-    /// Whether what is written to a file goes to its end, wherever it was to go: the kernel must not hold it back, and write
-    /// other parts again with it.
+    /// Whether every write to a file goes to its end, whatever the offset. The kernel must not hold such writes back:
+    /// it would write other parts of the page again with them.
     pub fn appends(&self, id: InodeId) -> bool {
         self.inode(id).is_ok_and(|inode| inode.appends())
     }
@@ -278,16 +276,15 @@ impl Union {
     /// # Errors
     /// As for [`Union::write`].
     pub fn open_to_write(&self, caller: &Caller, id: InodeId) -> Result<()> {
-        self.again(|| self.open_to_write_once(caller, id))
+        self.again(|| {
+            let inode = self.inode(id)?;
+            inode.file()?;
+            self.copy_up(&inode, &CopyUp::data(caller))
+        })
     }
 
-    fn open_to_write_once(&self, caller: &Caller, id: InodeId) -> Result<()> {
-        let inode = self.inode(id)?;
-        inode.file()?;
-        self.copy_up(&inode, &CopyUp::data(caller))
-    }
-
-    /// Empties a file for a program that opens it so (`O_TRUNC`). Of that the kernel sees by itself only that it is empty.
+    /// Empties a file for a program that opens it with `O_TRUNC`. The kernel learns by itself only that the file is
+    /// empty, and is told to ask for the other attributes.
     ///
     /// # Errors
     /// As for [`Union::setattr`].
@@ -297,20 +294,20 @@ impl Union {
         Ok(())
     }
 
-    /// Whether a read of this part of a file would not wait for a disk.
+    /// Whether a read of this part of a file would find all of it in the page cache.
     pub fn is_in_cache(&self, id: InodeId, offset: u64, len: u64) -> bool {
         let fd = self.inode(id).and_then(|inode| self.data_fd(&inode, false));
         fd.is_ok_and(|fd| data::is_in_cache(fd.as_fd(), offset, len))
     }
 
-    /// Whether the file is what a lower layer has.
+    /// Whether the file has no upper object: it is as a lower layer has it.
     pub fn is_lower(&self, id: InodeId) -> bool {
         let upper = |inode: &Inode| inode.leaf().is_ok_and(|leaf| leaf.state.lock().upper().is_some());
         self.inode(id).is_ok_and(|inode| !upper(&inode))
     }
 
-    /// The file that alone decides what is read and written, and will as long as it lives: nothing is left to do here
-    /// for a read or write of it.
+    /// The real file behind an inode, where the union has nothing to do for a read or write, now and as long as the
+    /// file is open; else `None`.
     pub fn backing(&self, id: InodeId) -> Option<Arc<OwnedFd>> {
         let inode = self.inode(id).ok()?;
         let leaf = inode.file().ok()?;
@@ -325,7 +322,7 @@ impl Union {
             return None;
         }
         let fd = self.data_fd(&inode, true).ok().filter(|_| !inode.appends())?;
-        // Whose write clears them depends on who writes.
+        // Whether a write clears these bits depends on the writer.
         let keeps = stat_fd(fd.as_fd()).is_ok_and(|stat| stat.mode & (libc::S_ISUID | libc::S_ISGID) == 0);
         keeps.then_some(fd)
     }
@@ -335,58 +332,53 @@ impl Union {
     /// # Errors
     /// As for write; `EOPNOTSUPP` where the upper layer's file system has no such mode.
     pub fn fallocate(&self, caller: &Caller, id: InodeId, mode: i32, offset: u64, len: u64) -> Result<()> {
-        self.again(|| self.fallocate_once(caller, id, mode, offset, len))
+        self.again(|| {
+            let inode = self.inode(id)?;
+            let fd = self.writable(caller, &inode, None);
+            let done = fd.and_then(|fd| data::fallocate(fd.as_fd(), mode, offset, len));
+            self.told_if_failed(id, done)
+        })
     }
 
-    fn fallocate_once(&self, caller: &Caller, id: InodeId, mode: i32, offset: u64, len: u64) -> Result<()> {
-        let inode = self.inode(id)?;
-        let fd = self.writable(caller, &inode, None);
-        let done = fd.and_then(|fd| data::fallocate(fd.as_fd(), mode, offset, len));
-        self.told_if_failed(id, done)
-    }
-
-    /// The next data or hole at or after `offset`.
+    /// The offset of the next data or hole at or after `offset`, in bytes (`lseek(2)`).
     ///
     /// # Errors
     /// `ENXIO` beyond the end.
     pub fn seek(&self, id: InodeId, offset: u64, what: Seek) -> Result<u64> {
-        self.again(|| self.seek_once(id, offset, what))
-    }
-
-    fn seek_once(&self, id: InodeId, offset: u64, what: Seek) -> Result<u64> {
-        let inode = self.inode(id)?;
-        if self.blocks(&inode, inode.file()?)?.is_some() {
-            // Two files hold its data: holes are not told.
-            let size = self.attr(&inode)?.size;
-            return match what {
-                _ if offset >= size => Err(Errno::ENXIO),
-                Seek::Data => Ok(offset),
-                Seek::Hole => Ok(size),
+        self.again(|| {
+            let inode = self.inode(id)?;
+            if self.blocks(&inode, inode.file()?)?.is_some() {
+                // Two files hold the data: holes are not reported.
+                let size = self.attr(&inode)?.size;
+                return match what {
+                    _ if offset >= size => Err(Errno::ENXIO),
+                    Seek::Data => Ok(offset),
+                    Seek::Hole => Ok(size),
+                };
+            }
+            let fd = self.data_fd(&inode, false)?;
+            let found = match what {
+                Seek::Data => data::seek_data(fd.as_fd(), offset)?,
+                Seek::Hole => data::seek_hole(fd.as_fd(), offset)?,
             };
-        }
-        let fd = self.data_fd(&inode, false)?;
-        let found = match what {
-            Seek::Data => data::seek_data(fd.as_fd(), offset)?,
-            Seek::Hole => data::seek_hole(fd.as_fd(), offset)?,
-        };
-        found.ok_or(Errno::ENXIO)
+            found.ok_or(Errno::ENXIO)
+        })
     }
 
-    /// Copies between files below the mount; blocks are shared where the upper layer's file system can.
+    /// Copies up to `len` bytes between two files without a way through the mount (`copy_file_range(2)`); the upper
+    /// layer's file system may share the blocks. Returns how many bytes were copied.
     ///
     /// # Errors
-    /// `EOPNOTSUPP` where the kernel must copy through pages instead; as for write.
+    /// `EOPNOTSUPP`: the kernel must copy through its page cache instead; those of [`Union::write`].
     pub fn copy_range(&self, caller: &Caller, from: (InodeId, u64), to: (InodeId, u64), len: u64) -> Result<u32> {
-        self.again(|| self.copy_range_once(caller, from, to, len))
-    }
-
-    fn copy_range_once(&self, caller: &Caller, from: (InodeId, u64), to: (InodeId, u64), len: u64) -> Result<u32> {
-        let (source, target) = (self.inode(from.0)?, self.inode(to.0)?);
-        if self.blocks(&source, source.file()?)?.is_some() {
-            return Err(Errno::EOPNOTSUPP);
-        }
-        let done = self.copy_to(caller, (&source, from.1), (&target, to.1), len);
-        self.told_if_failed(to.0, done)
+        self.again(|| {
+            let (source, target) = (self.inode(from.0)?, self.inode(to.0)?);
+            if self.blocks(&source, source.file()?)?.is_some() {
+                return Err(Errno::EOPNOTSUPP);
+            }
+            let done = self.copy_to(caller, (&source, from.1), (&target, to.1), len);
+            self.told_if_failed(to.0, done)
+        })
     }
 
     fn copy_to(
@@ -407,7 +399,7 @@ impl Union {
     }
 }
 
-/// Opens what an inode's object itself has as its data.
+/// Opens the object itself, wherever the data of the inode is.
 pub(super) fn open_object(leaf: &LeafBody, object: &LeafObject, write: bool) -> Result<DataFd> {
     if !write {
         return open_to_read(&object.place, object.key.ino);
@@ -418,7 +410,7 @@ pub(super) fn open_object(leaf: &LeafBody, object: &LeafObject, write: bool) -> 
     open_for_write(object)
 }
 
-/// Opens an object of the upper layer that refused to be opened for writing, if that is because it can only grow.
+/// Opens an append-only object of the upper layer, which can be opened for writing with `O_APPEND` only.
 fn open_to_append(object: &LeafObject) -> Result<DataFd> {
     let LeafObject { place, key } = object;
     if !protection_at(place.dir.fd()?.as_fd(), place.name.as_c_str())?.append {
@@ -433,20 +425,11 @@ fn open_to_append(object: &LeafObject) -> Result<DataFd> {
 }
 
 pub(super) fn open_to_read(place: &Place, ino: u64) -> Result<DataFd> {
-    let (fd, _) = open_to_read_once(place, ino)?;
+    let (fd, _) = place.open_to_read(ino)?;
     Ok(DataFd { fd: Arc::new(fd), readable: true, writable: false })
 }
 
-/// The same for one read, with its attributes.
-pub(super) fn open_to_read_once(place: &Place, ino: u64) -> Result<(OwnedFd, Stat)> {
-    // A lower file's time of access stays as it is.
-    match place.open_with_stat(ino, OFlags::RDONLY | OFlags::NOATIME) {
-        Err(Errno::EPERM) => place.open_with_stat(ino, OFlags::RDONLY),
-        opened => opened,
-    }
-}
-
-/// Opens an object of the upper layer for writing, and reading where that goes.
+/// Opens an object of the upper layer for writing, and also for reading if its mode allows that.
 pub(super) fn open_for_write(object: &LeafObject) -> Result<DataFd> {
     let open = |flags| object.place.open_file(object.key.ino, flags);
     let data = |fd, readable| DataFd { fd: Arc::new(fd), readable, writable: true };
@@ -458,7 +441,8 @@ pub(super) fn open_for_write(object: &LeafObject) -> Result<DataFd> {
         Err(Errno::EACCES) => {}
         fd => return Ok(data(fd?, false)),
     }
-    // Whoever writes had it open when its mode still allowed that (or made it so): the daemon's own file.
+    // The program opened the file while its mode still allowed that, or made it with this mode: the daemon opens its
+    // own file whatever the mode.
     let (dir, name) = (object.place.dir.fd()?, object.place.name.as_c_str());
     let fd = object.place.dir.layer.widened(dir.as_fd(), name, 0o600, || open(OFlags::RDWR))?;
     Ok(data(fd, true))

@@ -10,41 +10,41 @@ use crate::merge::{self, Absent, Answer, DirView, Found, FoundLeaf};
 use crate::sys::stat::Kind;
 
 impl Union {
-    /// What `name` in a directory is; `None` where there is nothing. A found entry counts one lookup.
+    /// Looks `name` up in a directory; `None`: the directory has no such name. A found entry counts one lookup until
+    /// [`Union::forget`].
     ///
     /// # Errors
     /// `ENOTDIR`, `ESTALE`; what the layers say.
     pub fn lookup(&self, parent: InodeId, name: &Name) -> Result<Option<Entry>> {
-        self.again(|| self.lookup_once(parent, name))
+        self.again(|| {
+            let parent = self.inode(parent)?;
+            let body = parent.dir()?;
+            let names = body.names.read();
+            let Ok(view) = body.live_view() else { return Ok(None) };
+            let slot = match names.index() {
+                Some(index) => match index.slot(self.cookies.hash(name)) {
+                    Some(slot) => slot,
+                    None => return Ok(None),
+                },
+                None => 0,
+            };
+            if let Some(entry) = self.known_dir(parent.id, name)? {
+                return Ok(Some(entry));
+            }
+            let entry = match merge::lookup_from(&self.stack, &view, name, slot)? {
+                Answer::Absent(_) => None,
+                Answer::Found(found) => Some(self.enter(&parent, name, &found)?),
+            };
+            if names.searched(view.len()) && self.layers_stay() {
+                drop(names);
+                self.index_names(&parent, body);
+            }
+            Ok(entry)
+        })
     }
 
-    fn lookup_once(&self, parent: InodeId, name: &Name) -> Result<Option<Entry>> {
-        let parent = self.inode(parent)?;
-        let body = parent.dir()?;
-        let names = body.names.read();
-        let Ok(view) = body.live_view() else { return Ok(None) };
-        let slot = match names.index() {
-            Some(index) => match index.slot(self.cookies.hash(name)) {
-                Some(slot) => slot,
-                None => return Ok(None),
-            },
-            None => 0,
-        };
-        if let Some(entry) = self.known_dir(parent.id, name)? {
-            return Ok(Some(entry));
-        }
-        let entry = match merge::lookup_from(&self.stack, &view, name, slot)? {
-            Answer::Absent(_) => None,
-            Answer::Found(found) => Some(self.enter(&parent, name, &found)?),
-        };
-        if names.searched(view.len()) && self.layers_stay() {
-            drop(names);
-            self.index_names(&parent, body);
-        }
-        Ok(entry)
-    }
-
-    /// The entry of a directory that is live: its parts need not be merged again. The caller holds its parent's `names`.
+    /// The entry of a directory whose inode is live, so that its parts need not be merged again. The caller holds the
+    /// parent's `names`.
     fn known_dir(&self, parent: InodeId, name: &Name) -> Result<Option<Entry>> {
         let known = self.table.by_name(parent, name).filter(|inode| self.layers_stay() && inode.kind == Kind::Dir);
         let Some(inode) = known.filter(|inode| self.table.hold(inode)) else { return Ok(None) };
@@ -57,7 +57,8 @@ impl Union {
         }
     }
 
-    /// What `name` is, as [`merge::lookup`] says, without a search where the names are known. The caller holds them.
+    /// Looks `name` up as [`merge::lookup`] does, but without a search where the directory's names are known. The
+    /// caller holds `names`.
     pub(super) fn find(&self, names: &Names, view: &DirView, name: &Name) -> Result<Answer> {
         let slot = match names.index().map(|index| index.slot(self.cookies.hash(name))) {
             None => 0,
@@ -67,7 +68,7 @@ impl Union {
                 match look_up(&part.place, name, part.xattr_whiteouts)? {
                     LookedUp::Nothing => return Ok(Answer::Absent(Absent::Nowhere)),
                     LookedUp::Whiteout => return Ok(Answer::Absent(Absent::UpperWhiteout)),
-                    // Not made through this mount.
+                    // An object that was not made through this mount.
                     LookedUp::Object(_) => 0,
                 }
             }
@@ -75,8 +76,8 @@ impl Union {
         merge::lookup_from(&self.stack, view, name, slot)
     }
 
-    /// The inode under a name whose object stands in the upper layer under it and no other, with what a search would find,
-    /// by one look; `None` where it takes a search. It is held. The caller holds the parent's `names`.
+    /// The live inode under `name`, held, with what a search would find, by one look: for an object of the upper layer
+    /// that has this name and no other. `None`: only a search can tell. The caller holds the parent's `names`.
     pub(super) fn known_leaf(
         &self,
         parent: &Arc<Inode>,
@@ -103,19 +104,19 @@ impl Union {
         Ok(Some((inode, found)))
     }
 
-    /// The directory in which an object that is none has a name.
+    /// A directory in which an object other than a directory has a name.
     pub fn parent_of(&self, id: InodeId) -> Option<InodeId> {
         let inode = self.table.get(id)?;
         let state = inode.leaf().ok()?.state.lock();
         state.names.first().map(|(parent, _)| parent.id)
     }
 
-    /// The inode that is live under this name, without looking.
+    /// The live inode under this name; no layer is asked.
     pub fn known(&self, parent: InodeId, name: &Name) -> Option<InodeId> {
         self.table.by_name(parent, name).map(|inode| inode.id)
     }
 
-    /// The entry for what was just found. The caller holds the parent's `names`.
+    /// Enters what was just found into the table. The caller holds the parent's `names`.
     pub(super) fn enter(&self, parent: &Arc<Inode>, name: &Name, found: &Found) -> Result<Entry> {
         let inode = self.table.intern(parent, name, found);
         match self.attr_of_found(&inode, found) {
@@ -127,7 +128,8 @@ impl Union {
         }
     }
 
-    /// The attributes, without a second system call where what was found is what the inode shows.
+    /// The attributes of an inode that was just found. A second system call is made only where the inode shows another
+    /// object.
     fn attr_of_found(&self, inode: &Arc<Inode>, found: &Found) -> Result<Attr> {
         match (&inode.body, found) {
             (Body::Leaf(leaf), Found::Leaf(found)) => {
@@ -147,7 +149,8 @@ impl Union {
         self.attr(inode)
     }
 
-    /// Takes back `lookups` of an inode; at zero it leaves the table and what it kept in workdir goes.
+    /// Takes back `lookups` of an inode. An inode without lookups leaves the table, and its object in workdir is
+    /// removed.
     pub fn forget(&self, id: InodeId, lookups: u64) {
         self.table.forget(id, lookups, &mut |inode| self.bury(inode));
     }

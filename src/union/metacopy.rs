@@ -1,4 +1,5 @@
-//! Files whose metadata is in the upper layer and whose data is still below: where the data is, and how it follows.
+//! Files whose metadata is in the upper layer and whose data is still in a lower one: where the data is, and how it is
+//! copied later.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -16,15 +17,16 @@ use crate::sys::stat::{SetTime, Stat, stat_fd};
 use crate::sys::{data, tree, xattr};
 use crate::upper::{CAPABILITY, CopyData, Staged, Upper, clear_privileges, copy_data, without_ids};
 
-/// A file that is emptied is copied up to this size all the same, in bytes: emptying one and taking its mark away are two
-/// calls, between which the kernel's OverlayFS would see a file of no size with content.
+/// The largest file, in bytes, whose data is copied even though the file is emptied next. To empty a file and to take
+/// its mark away are two calls, and between them the kernel's OverlayFS would see an empty file with content.
 const WORTH_A_COPY: u64 = 4 << 20;
 
 impl Union {
-    /// The file that holds the data of an inode whose object has none; compared with its digest once.
+    /// The file that holds the data of a metacopy file; `None`: the object has its own data. The data is compared with
+    /// its digest once.
     ///
     /// # Errors
-    /// `EIO` where it is nowhere, or is not what its digest says.
+    /// `EIO`: no layer has the data, or it does not match its digest.
     pub(super) fn meta_source(&self, leaf: &LeafBody) -> Result<Option<LowerFile>> {
         let (meta, verified) = {
             let state = leaf.state.lock();
@@ -43,7 +45,7 @@ impl Union {
             }
         };
         if self.stack.verity != Verity::Off {
-            // Once: a refusal is said in one line, however often it is read.
+            // Compared once, so that a refusal is logged once, however often the file is read.
             let right = match verified {
                 Some(right) => right,
                 None => {
@@ -59,8 +61,8 @@ impl Union {
         Ok(Some(file))
     }
 
-    /// Whether its data, or all of it, is in a layer on a `nosuid` mount: who can change that must not decide what runs with
-    /// set-user-id, whatever layer says so.
+    /// Whether a file's data is in a layer on a `nosuid` mount. Who can change that data must not decide what runs with
+    /// set-user-id, whichever layer has the mode.
     pub(super) fn is_nosuid(&self, state: &LeafState) -> bool {
         let of_data = state.meta().is_some_and(|meta| match &meta.data {
             Data::At(file) => file.place.dir.layer.nosuid,
@@ -69,7 +71,7 @@ impl Union {
         of_data || state.current().is_ok_and(|object| object.place.dir.layer.nosuid)
     }
 
-    /// Whether the data of a metacopy file is what `verity=` asks for.
+    /// Whether the data of a metacopy file passes what `verity=` asks for.
     fn verify(&self, file: &LowerFile, digest: Option<&Digest>) -> Result<bool> {
         let Some(digest) = digest else {
             let required = self.stack.verity == Verity::Require;
@@ -86,8 +88,8 @@ impl Union {
         Ok(right)
     }
 
-    /// Marks a staged file as one whose data stays in `file`, and is found by that redirect if there is one; `None` where
-    /// it must be copied.
+    /// Marks a staged file as a metacopy file whose data stays in `file`, to be found by the redirect if one is given.
+    /// `None`: the data must be copied.
     pub(super) fn stage_meta(
         &self,
         upper: &Upper,
@@ -98,7 +100,7 @@ impl Union {
         if !upper.metacopy {
             return Ok(None);
         }
-        // The digest of a lower metacopy file is that of the same data.
+        // The digest of a lower metacopy file is a digest of the same data.
         let known = leaf.state.lock().meta().and_then(|meta| meta.digest.clone());
         let digest = match upper.verity {
             _ if known.is_some() => known,
@@ -110,7 +112,7 @@ impl Union {
         if digest.is_none() && upper.verity == Verity::Require {
             return Ok(None);
         }
-        // Where there is no room for it now it is tried again when the file is renamed.
+        // Where there is no room for the redirect now, a rename tries it again.
         let redirect = match redirect {
             Some(redirect) if upper.stage_redirect(staged, &redirect)? => Some(redirect),
             _ => None,
@@ -124,10 +126,10 @@ impl Union {
         Ok(Some(MetaFile { data: Data::At(file.clone()), digest, redirect, blocks: None }))
     }
 
-    /// Gives an upper file its data, if that is still below. The mark goes last, when the data is on disk: until then
-    /// what stands in the upper file counts for nothing.
+    /// Copies the data of a metacopy file into its upper file. The mark goes last, when the data is on disk: until then
+    /// the data in the upper file does not count.
     ///
-    /// True where it is empty now, as it is to be.
+    /// True: the file was emptied, as `how` asks.
     pub(super) fn complete(&self, inode: &Arc<Inode>, leaf: &LeafBody, how: &CopyUp) -> Result<bool> {
         if leaf.state.lock().meta().is_none() {
             return Ok(false);
@@ -155,7 +157,8 @@ impl Union {
         let cut = self.at_leaf(inode, |object| {
             let to = super::io::open_for_write(object)?.fd;
             if nosuid {
-                // As it was seen: what came with the name is not for this data.
+                // Set-user-id and capabilities were not shown for data of a `nosuid` layer, and the copy must not have
+                // them.
                 clear_privileges(to.as_fd(), &|_| false)?;
             }
             fill(upper, to.as_fd(), from.as_ref().map(AsFd::as_fd), how)?;
@@ -168,8 +171,9 @@ impl Union {
         Ok(cut)
     }
 
-    /// Before a file without data gets another name, its mark must say where the data is: by the name it has now in
-    /// `parent`, or by the path of that. False where there is no room for the mark; then the data must be copied.
+    /// Makes the mark of a metacopy file say where its data is, before the file gets another name: by its name now in
+    /// `parent`, or (`absolute`) by the path of that name. False: there is no room for the mark, and the data must be
+    /// copied.
     pub(super) fn redirect_file(
         &self,
         upper: &Upper,
@@ -178,7 +182,7 @@ impl Union {
         name: &Name,
         absolute: bool,
     ) -> Result<bool> {
-        // Held so that two changes of name do not set it at once.
+        // Held so that two renames do not set the mark at once.
         let _data = leaf.data().lock();
         let (object, redirect) = {
             let state = leaf.state.lock();
@@ -197,7 +201,8 @@ impl Union {
         Ok(true)
     }
 
-    /// The redirect for what stands under `name` in `parent` and has `redirect` so far; `None` where that will do.
+    /// The redirect that an object needs before it leaves `name` in `parent`; `None`: the redirect that it has is
+    /// enough.
     pub(super) fn next_redirect(
         &self,
         redirect: Option<&Redirect>,
@@ -219,7 +224,7 @@ impl Union {
         Ok(Some(Redirect::Absolute(path)))
     }
 
-    /// The path by which the layers below the upper one have a directory.
+    /// The path that a directory has in the lower layers.
     fn lower_path(&self, dir: &Arc<Inode>) -> Result<Vec<Name>> {
         let mut path = Vec::new();
         let mut at = dir.clone();
@@ -244,12 +249,13 @@ impl Union {
     }
 }
 
-/// Gives the open upper file `to` the data of `from`, or makes it empty, and takes its mark away.
+/// Copies the data of `from` into the open upper file `to`, or empties that file (`None`), and takes the mark
+/// `metacopy` away.
 fn fill(upper: &Upper, to: BorrowedFd<'_>, from: Option<BorrowedFd<'_>>, how: &CopyUp) -> Result<()> {
     let before = upper.root.layer.steady(|| stat_fd(to))?;
     let filled = try_fill(upper, to, from, how, &before);
     if filled.is_err() {
-        // The room that it took is given back; to others nothing has changed.
+        // Gives the blocks back; readers never saw the data.
         let back = || {
             data::truncate(to, 0)?;
             data::truncate(to, before.size)?;
@@ -270,7 +276,8 @@ fn try_fill(
     before: &Stat,
 ) -> Result<()> {
     let capability = xattr::get_fd(to, CAPABILITY)?;
-    // Whole, even if it is cut next: between the two calls that take the mark away and cut it the file is what it was.
+    // All of the data is copied even if the file is truncated next: between the call that takes the mark away and the
+    // one that truncates, the file must show what it had.
     match from {
         Some(from) => {
             let (synced, interrupt) = (upper.syncs_data(), &how.killed());
@@ -279,7 +286,7 @@ fn try_fill(
         None => data::truncate(to, 0)?,
     }
     let cut = from.is_none();
-    // What writing took away, unless the change itself takes it.
+    // Writing has cleared bits of the mode: they come back, unless the change itself ends them.
     let mode = match how.ends_ids.filter(|_| cut) {
         Some(caller) => without_ids((before.mode, before.gid), &|group| caller.is_in(group)),
         None => before.mode,

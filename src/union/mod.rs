@@ -1,7 +1,9 @@
-//! The operations of the union, one file a verb. Each is a method of [`Union`] that a file system's request maps to.
+//! The operations of the union, one file for each verb. Each is a method of [`Union`] that serves one kind of request
+//! of a file system.
 //!
-//! The pattern of every change: load the view, *prepare* (copy up, stage; no names held), *lock* the names,
-//! *revalidate*, *publish* by one system call, *update* the live state, unlock.
+//! Every change follows one pattern: load the view, *prepare* (copy up, stage; no names are locked), *lock* the names,
+//! *revalidate*, *publish* by one system call, *update* the live state, unlock. An operation that fails for want of
+//! descriptors is tried once more, in one place (`again.rs`).
 
 mod again;
 mod ahead;
@@ -15,6 +17,7 @@ mod covered;
 mod create;
 mod dir;
 mod fit;
+mod ground;
 mod identity;
 mod in_use;
 mod indexed;
@@ -29,6 +32,7 @@ mod open;
 mod overlap;
 mod past;
 mod protect;
+mod refusal;
 mod remove;
 mod rename;
 mod resent;
@@ -52,8 +56,9 @@ pub use dir::{DirSink, ListedEntry};
 pub use io::{Seek, WriteHow};
 pub use long::Operation;
 pub use open::OpenHow;
+pub use refusal::SetupError;
 pub use rivals::Rivals;
-pub use setup::{Builder, SetupError};
+pub use setup::Builder;
 pub use types::{Attr, Caller, Entry, SetAttr};
 
 use std::os::fd::OwnedFd;
@@ -68,30 +73,30 @@ use crate::layer::{DirPlace, FdCache};
 use crate::merge::{CookieKey, Stack};
 use crate::upper::{Upper, WhiteoutStyle};
 
-/// What became of options that depend on what the layers can do, in the words of the options.
+/// What came of the options that depend on what the layers can do, in the words of the options.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Effect {
     /// `on`, `follow` or `nofollow`.
     pub redirect_dir: &'static str,
-    /// A change of metadata copies no data; without an upper layer: files whose data is elsewhere are shown.
+    /// With an upper layer: a change of metadata copies no data. Without one: metacopy files of the layers are shown.
     pub metacopy: bool,
-    /// Copied-up hard links are kept together by an index.
+    /// An index keeps the names of a copied-up hard link together.
     pub index: bool,
-    /// The attributes that marks of the upper layer are, or `none`.
+    /// The prefix of the extended attributes that hold the upper layer's marks, or `none`.
     pub marks: &'static str,
-    /// How deleted names are written there: `device`, `xattr`, `wh`, or `none`.
+    /// The form of whiteouts in the upper layer: `device`, `xattr`, `wh`, or `none`.
     pub whiteouts: &'static str,
 }
 
 /// A union of layers, ready to serve: the engine. It needs no mount.
 pub struct Union {
     table: Table,
-    /// The layers, as lookups need them.
+    /// The lower layers, as lookups need them.
     stack: Stack,
     upper: Option<Upper>,
-    /// workdir as a place: where unlinked files that are still held live.
+    /// `workdir/work`, in which unlinked files live while somebody holds them.
     work: Option<Arc<DirPlace>>,
-    /// The topmost root, for `statfs`.
+    /// The root of the topmost layer, for `statfs`.
     top: Arc<DirPlace>,
     fds: Arc<FdCache>,
     cookies: CookieKey,
@@ -103,28 +108,28 @@ pub struct Union {
     static_nlink: bool,
     by_blocks: blocks::ByBlocks,
     timeouts: Timeouts,
-    /// About so many names of a directory are in memory while it is listed.
+    /// About how many names of one directory may be in memory while it is listed.
     names_at_once: usize,
     notices: OnceLock<Box<dyn Notices>>,
-    /// Written where the mount is to outlive this process.
+    /// Where changes of the live state are written down, for a mount that is to outlive this process.
     journal: Option<Arc<Journal>>,
     notes: Vec<String>,
-    /// The upper and the work directory are this process's own, also where nothing can be written there.
+    /// The locks on the upper and the work directory, which a view keeps even where it became read-only.
     _locks: Vec<OwnedFd>,
 }
 
 impl Union {
-    /// A builder over [`crate::base::config::Config`].
+    /// A builder over [`Config`](crate::base::config::Config).
     pub fn builder() -> Builder {
         Builder::default()
     }
 
-    /// What does not work in full on this upper layer, a line each.
+    /// What does not fully work with these layers, one line for each finding.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
 
-    /// What became of the options that depend on the layers.
+    /// What came of the options that depend on what the layers can do.
     pub fn effect(&self) -> Effect {
         let (upper, stack) = (self.upper.as_ref(), &self.stack);
         Effect {
@@ -149,7 +154,7 @@ impl Union {
         }
     }
 
-    /// How long the kernel may keep what it is told.
+    /// How long the kernel may keep attributes and names in its caches.
     pub fn timeouts(&self) -> Timeouts {
         self.timeouts
     }
@@ -159,33 +164,33 @@ impl Union {
         !self.noacl
     }
 
-    /// Whether anything can be changed.
+    /// Whether the union has an upper layer; else every change answers `EROFS`.
     pub fn is_writable(&self) -> bool {
         self.upper.is_some()
     }
 
-    /// How many inodes are live.
+    /// How many inodes are live, the root included.
     pub fn live_inodes(&self) -> usize {
         self.table.len()
     }
 
-    /// The inode of a number that was given out.
+    /// The live inode with a number that was given out; `ESTALE` if there is none.
     fn inode(&self, id: InodeId) -> Result<Arc<Inode>> {
         self.table.get(id).ok_or(Errno::ESTALE)
     }
 
-    /// The writable layer.
+    /// The upper layer; `EROFS` if there is none.
     fn upper(&self) -> Result<&Upper> {
         self.upper.as_ref().ok_or(Errno::EROFS)
     }
 
-    /// Whether what the layers have may be remembered: not where they may change underneath.
+    /// Whether the union may remember what the layers have. A finite timeout says that they may change underneath.
     pub fn layers_stay(&self) -> bool {
         let Timeouts { attr, entry, negative } = self.timeouts;
         [attr, entry, negative].iter().all(|timeout| *timeout == Timeouts::FOREVER)
     }
 
-    /// Whether nothing is to be synced.
+    /// Whether nothing is ever synced.
     fn is_volatile(&self) -> bool {
         self.upper.as_ref().is_none_or(|upper| upper.fsync == Fsync::Volatile)
     }

@@ -1,69 +1,21 @@
-//! Layers that lie in each other. An upper and a work directory may lie in a lower layer, which is shown without them; a
-//! lower layer that lies in what is written is refused.
+//! Layers that lie in each other. An upper and a work directory may lie in a lower layer, which is shown without them;
+//! a lower layer that lies in an upper or work directory is refused.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
+use super::ground::{Ground, id};
+use super::refusal::{Setup, SetupError};
 use super::roots::{Root, UpperRoots};
-use super::setup::{Setup, SetupError};
 use crate::base::{Name, Result};
 use crate::layer::{DirId, HiddenDir};
 use crate::merge::Traps;
-use crate::sys::mounts::{self, MountEntry, PlaceInFs};
 use crate::sys::path::parent_of;
-use crate::sys::stat::{stat_at, stat_fd};
+use crate::sys::stat::stat_at;
 
-/// What tells where directories are: the mount table as it is now.
-pub(super) struct Ground(Vec<MountEntry>);
-
-impl Ground {
-    pub fn look() -> Self {
-        // Without it what lies in what is found by walking up, which ends at a bind mount.
-        Self(mounts::table().unwrap_or_default())
-    }
-
-    /// Where a directory is.
-    pub fn spot<'a>(&self, fd: BorrowedFd<'a>) -> Spot<'a> {
-        Spot { fd, place: PlaceInFs::of(fd, &self.0).ok().flatten() }
-    }
-}
-
-/// Where a directory is.
-pub(super) struct Spot<'a> {
-    fd: BorrowedFd<'a>,
-    place: Option<PlaceInFs>,
-}
-
-impl Spot<'_> {
-    /// Whether it is `above` or a directory somewhere in it, by whatever mounts the two were found.
-    pub fn lies_in(&self, above: &Spot<'_>) -> bool {
-        match (&self.place, &above.place) {
-            (Some(inner), Some(outer)) => inner.is_in(outer),
-            _ => lies_in(self.fd, above.fd).unwrap_or(false),
-        }
-    }
-}
-
-fn id(fd: BorrowedFd<'_>) -> Result<DirId> {
-    stat_fd(fd).map(|stat| (stat.dev, stat.ino))
-}
-
-/// The same by walking up.
-fn lies_in(below: BorrowedFd<'_>, above: BorrowedFd<'_>) -> Result<bool> {
-    let (target, mut here) = (id(above)?, id(below)?);
-    let mut at = None;
-    loop {
-        if here == target {
-            return Ok(true);
-        }
-        let Some((parent, _)) = parent_of(at.as_ref().map_or(below, AsFd::as_fd))? else { return Ok(false) };
-        here = id(parent.as_fd())?;
-        at = Some(parent);
-    }
-}
-
-/// A lower layer must not be, or lie in, what is written. The notes: lower layers in which that lies.
+/// Refuses a lower layer that is or lies in the upper or work directory. Returns a note on each lower layer that holds
+/// one of the two.
 pub(super) fn check<'a>(
     lowers: impl Iterator<Item = &'a Root>,
     upper: &UpperRoots,
@@ -92,8 +44,8 @@ pub(super) fn check<'a>(
     Ok(notes)
 }
 
-/// No lower layer may be another one or lie in one (`ELOOP` in the kernel): an object would have two places in the view, and
-/// one number, one entry of the index and one origin for both.
+/// Refuses a lower layer that is another lower layer or lies in one (`ELOOP` in the kernel's OverlayFS): an object
+/// would stand at two places of the view, with one number, one entry of the index and one origin for both.
 pub(super) fn check_nesting<'a>(lowers: impl Iterator<Item = &'a Root>, ground: &Ground) -> Setup<()> {
     let mut seen: HashMap<DirId, &Root> = HashMap::new();
     let mut spots = Vec::new();
@@ -106,7 +58,8 @@ pub(super) fn check_nesting<'a>(lowers: impl Iterator<Item = &'a Root>, ground: 
         spots.push((ground.spot(lower.fd.as_fd()), lower));
     }
     spots.sort_by(|(a, _), (b, _)| a.place.cmp(&b.place));
-    // In their order what lies in a directory comes right behind it. Without places each is compared with each.
+    // In the order of places a directory that lies in another one comes right behind it. Where a place is not known
+    // each directory is compared with each.
     let near = if spots.iter().all(|(spot, _)| spot.place.is_some()) { 1 } else { spots.len() };
     for (at, (one, first)) in spots.iter().enumerate() {
         for (two, second) in spots.iter().skip(at + 1).take(near) {
@@ -123,7 +76,7 @@ pub(super) fn check_nesting<'a>(lowers: impl Iterator<Item = &'a Root>, ground: 
     Ok(())
 }
 
-/// What is written, for lower layers that may hold it.
+/// The upper and the work directory, which lower layers must not show.
 pub(super) fn written(upper: &UpperRoots) -> Arc<[HiddenDir]> {
     let dirs = [upper.upper.fd.as_fd(), upper.work.as_fd()];
     dirs.into_iter()
@@ -138,7 +91,7 @@ fn place(dir: BorrowedFd<'_>) -> Result<Option<(DirId, Name)>> {
     if known { Ok(Some((id(parent.as_fd())?, Name::new(name.to_bytes())?))) } else { Ok(None) }
 }
 
-/// What the upper layer must not be found to have below its root.
+/// The directories that must not be met below the upper layer's root.
 pub(super) fn traps<'a>(lowers: impl Iterator<Item = &'a Root>, upper: Option<&UpperRoots>) -> Traps {
     let Some(upper) = upper else { return Traps::default() };
     let roots = lowers.map(|root| root.fd.as_fd()).chain([upper.work.as_fd()]);

@@ -1,4 +1,4 @@
-//! What a layer's root says of its past: who wrote it, and so whose marks count in it.
+//! What the marks on a layer's root say of its past: who wrote the layer, and so whose marks count in it.
 
 use std::os::fd::BorrowedFd;
 
@@ -6,14 +6,14 @@ use crate::base::Result;
 use crate::format::mark::{Mark, Namespace, WhiteoutStyle};
 use crate::sys::xattr;
 
-/// What the marks on a layer's root say of who wrote it.
+/// Who wrote a layer, as the marks on its root say.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Past {
-    /// An overlay: `.wh.` names are ordinary files there.
+    /// An overlay wrote it: names that begin with `.wh.` are ordinary files.
     pub overlay_style: bool,
-    /// A mount with marks in `trusted.*`.
+    /// A mount with marks in `trusted.*` wrote it.
     trusted: bool,
-    /// A mount with marks in `user.*`.
+    /// A mount with marks in `user.*` wrote it.
     user: bool,
 }
 
@@ -34,8 +34,9 @@ impl Past {
         Ok(Self { overlay_style: (trusted || user) && !wh, trusted, user })
     }
 
-    /// The namespaces whose whiteouts and opaque marks count in the layer, where the mount's own is `own`. What stands in
-    /// the other one is a user's attribute like any other where all that is known to have written the layer is `own`.
+    /// The namespaces whose whiteouts and opaque marks count in the layer, for a mount whose own namespace is `own`.
+    /// The other namespace does not count where only mounts with `own` are known to have written the layer: attributes
+    /// in it are then a user's.
     pub fn reads(self, own: Namespace) -> &'static [Namespace] {
         let wrote = |ns: Namespace| if ns == Namespace::Trusted { self.trusted } else { self.user };
         match (own, wrote(own.other()) || !wrote(own)) {

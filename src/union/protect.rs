@@ -1,12 +1,11 @@
-//! `chattr +i` and `+a`: shown and enforced by the union. The upper object itself does not get them, or nobody could copy
-//! up into it; the mark `protattr` remembers them there. What is set on it in its layer all the same holds there as it does
-//! in the kernel's OverlayFS: the layer refuses what it forbids. `+S` and `+A` a copy gets itself.
+//! The flags of chattr(1). The union shows and enforces `+i` and `+a`. The upper object itself does not get these two,
+//! or nobody could copy up into it; the mark `protattr` remembers them. An upper object on which they were set in the
+//! layer is protected by the layer, as with the kernel's OverlayFS. The flags `+S` and `+A` are set on the copy itself.
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
-use super::ioctl::{FLAGS, XFLAGS};
 use super::{SetAttr, Union};
 use crate::base::{Errno, Result};
 use crate::format::Protattr;
@@ -18,29 +17,59 @@ use crate::sys::path::{OFlags, open_beneath};
 use crate::sys::stat::{self, Kind, SetTime};
 use crate::upper::Upper;
 
-/// A change, as far as the flags tell changes apart.
+/// The sorts of change that the flags tell apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Change {
-    /// What an append-only object takes: more at its end, a new name in it, the time of now.
+    /// A change that an append-only object allows: more data at its end, a new name in a directory, the time of now.
     Addition,
-    /// Any other.
+    /// Any other change.
     Other,
 }
 
-/// What `chattr` has set on a lower object, as far as it matters to a copy of it.
+/// The flags of a lower object that matter to its copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct LowerFlags {
-    /// Remembered by a mark.
+    /// The flags that a mark remembers on the copy.
     pub protection: Protattr,
-    /// Set on the copy, too: those of [`KEPT`], as `FS_*_FL` bits.
+    /// The flags of [`KEPT`] that are set on the copy, too, as `FS_*_FL` bits.
     pub kept: u32,
 }
 
-/// As the kernel's OverlayFS has it: `OVL_COPY_FS_FLAGS_MASK`.
+/// Which bit of a set of flags stands for which flag.
+pub(super) struct Bits {
+    append: u32,
+    immutable: u32,
+    sync: u32,
+    noatime: u32,
+}
+
+/// `FS_*_FL` of `linux/fs.h`: `FS_APPEND_FL` and others.
+pub(super) const FLAGS: Bits = Bits { append: 0x20, immutable: 0x10, sync: 0x8, noatime: 0x80 };
+/// `FS_XFLAG_*` of `linux/fs.h`: `FS_XFLAG_APPEND` and others.
+pub(super) const XFLAGS: Bits = Bits { append: 0x10, immutable: 0x8, sync: 0x20, noatime: 0x40 };
+
+impl Bits {
+    /// The bits of these flags.
+    pub fn of(&self, flags: Protattr) -> u32 {
+        (if flags.append { self.append } else { 0 }) | if flags.immutable { self.immutable } else { 0 }
+    }
+
+    /// The flags that are in `set`.
+    pub fn in_(&self, set: u32) -> Protattr {
+        Protattr { append: set & self.append != 0, immutable: set & self.immutable != 0 }
+    }
+
+    /// `set` without the flags that only the union enforces.
+    pub fn without(&self, set: u32) -> u32 {
+        set & !(self.append | self.immutable)
+    }
+}
+
+/// The flags that a copy gets itself: `OVL_COPY_FS_FLAGS_MASK` of the kernel's OverlayFS.
 const KEPT: u32 = FLAGS.sync | FLAGS.noatime;
 
 impl Union {
-    /// Refuses what an object's flags forbid. The flags, where it is a lower object that was looked at for that.
+    /// Refuses a change that an object's flags forbid. Returns the flags of a lower object, which were read for that.
     ///
     /// # Errors
     /// `EPERM`
@@ -51,8 +80,8 @@ impl Union {
         if refused { Err(Errno::EPERM) } else { Ok(lower) }
     }
 
-    /// What is forbidden on an object: on a lower one what its flags say, on an upper one what its mark remembers, and that
-    /// it was seen to be append-only itself.
+    /// What is forbidden on an object: by the flags of a lower object, or by the mark of an upper one, which may also
+    /// have been seen to be append-only itself.
     pub(super) fn protection(&self, inode: &Inode) -> Result<Protattr> {
         Ok(self.lower_flags(inode)?.map_or_else(|| own_protection(inode), |lower| lower.protection))
     }
@@ -85,10 +114,10 @@ impl Union {
         }
     }
 
-    /// Sets the flags of an object that is in the upper layer, which has none of them itself now.
+    /// Sets the flags that the union enforces on an upper object. The caller has cleared them on the object itself.
     pub(super) fn protect(&self, inode: &Arc<Inode>, flags: Protattr) -> Result<()> {
         if let (true, Body::Leaf(leaf)) = (inode.set_appends(false), &inode.body) {
-            // What is open writes at the end only.
+            // The open descriptor writes at the end only.
             leaf.close();
         }
         if inode.protection() == flags {
@@ -101,14 +130,14 @@ impl Union {
     }
 }
 
-/// Of an object of the upper layer.
+/// What is forbidden on an object of the upper layer.
 fn own_protection(inode: &Inode) -> Protattr {
     let marked = inode.protection();
     Protattr { append: marked.append || inode.appends(), ..marked }
 }
 
-/// The flags of `name` in `dir`, an object of a lower layer: one call, on a newer kernel. On FUSE, whose daemon would be
-/// asked three times, only what statx(2) tells; the kernel's OverlayFS sees none there.
+/// The flags of `name` in `dir`, an object of a lower layer. A newer kernel tells them by one call. On FUSE, where that
+/// would be three requests, only statx(2) is asked; the kernel's OverlayFS sees no flags there.
 pub(super) fn of_lower(layer: &Layer, dir: BorrowedFd<'_>, name: &CStr, kind: Kind) -> Result<LowerFlags> {
     if matches!(layer.handles, Handles::Passing | Handles::Plyfs) {
         let told = told_of(dir, name)?;
@@ -126,8 +155,8 @@ pub(super) fn of_lower(layer: &Layer, dir: BorrowedFd<'_>, name: &CStr, kind: Ki
     }
 }
 
-/// What statx(2) tells, without an open. Some file systems that are read-only by nature (EROFS) call everything immutable
-/// there, and have no such flags.
+/// The flags that statx(2) tells without an open. Some read-only file systems (EROFS) call everything immutable here,
+/// although they have no such flags.
 fn told_of(dir: BorrowedFd<'_>, name: &CStr) -> Result<LowerFlags> {
     let said = stat::protection_at(dir, name)?;
     Ok(LowerFlags { protection: Protattr { append: said.append, immutable: said.immutable }, kept: 0 })
@@ -148,14 +177,14 @@ fn of_opened(dir: BorrowedFd<'_>, name: &CStr, kind: Kind) -> Result<LowerFlags>
     }
 }
 
-/// Whether `name` in `dir`, an object of the upper layer, is append-only or immutable itself: why a change of it that can
-/// fail in other ways was refused.
+/// Whether `name` in `dir`, an object of the upper layer, is append-only or immutable itself. It tells why a change was
+/// refused that can fail for other reasons, too.
 pub(super) fn refuses(dir: BorrowedFd<'_>, name: &CStr) -> bool {
     stat::protection_at(dir, name).is_ok_and(|said| said.append || said.immutable)
 }
 
-/// Gives the staged copy `name` in `dir`, a file or directory, the flags of its lower object that it is to keep. Where it
-/// cannot have them it is a copy without, as in the kernel.
+/// Sets on the staged copy `name` in `dir`, a file or directory, those flags of its lower object that a copy keeps. A
+/// copy that cannot have them goes without, as with the kernel's OverlayFS.
 pub(super) fn keep(upper: &Upper, dir: BorrowedFd<'_>, name: &CStr, kept: u32) -> Result<()> {
     let set = || {
         let fd = open_beneath(dir, name, OFlags::RDONLY | OFlags::NONBLOCK)?;
@@ -172,7 +201,7 @@ pub(super) fn keep(upper: &Upper, dir: BorrowedFd<'_>, name: &CStr, kept: u32) -
 }
 
 impl SetAttr {
-    /// What kind of change it is.
+    /// The sort of change that setting these attributes is.
     pub(super) fn change(&self) -> Change {
         let plain = self.mode.is_none() && self.uid.is_none() && self.gid.is_none() && self.size.is_none();
         let set = |time| matches!(time, SetTime::At(_));

@@ -1,4 +1,4 @@
-//! Removal: unlink and rmdir. What a lower layer has is hidden by a whiteout in the same step.
+//! Removal: unlink and rmdir. The system call that removes a name also leaves the whiteout that hides a lower object.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -17,23 +17,21 @@ use crate::sys::tree;
 use crate::upper::{Temp, Upper, Widened};
 
 impl Union {
-    /// Removes a name of anything but a directory. Who has the object open keeps it.
+    /// Removes a name of anything but a directory. A program that has the object open can go on using it.
     ///
     /// # Errors
     /// `ENOENT`, `EISDIR`, `EROFS`; what the system calls say, and then the name is still there.
     pub fn unlink(&self, caller: &Caller, parent: InodeId, name: &Name) -> Result<()> {
-        let done = self.again(|| self.unlink_once(caller, parent, name));
+        let done = self.again(|| {
+            self.remove(caller, parent, name, |upper, view, parent, inode, found| match found {
+                Found::Dir(_) => Err(Errno::EISDIR),
+                Found::Leaf(leaf) => self.unlink_found(upper, view, parent, name, inode, leaf),
+            })
+        });
         or_gone_before(caller, Errno::ENOENT, done)
     }
 
-    fn unlink_once(&self, caller: &Caller, parent: InodeId, name: &Name) -> Result<()> {
-        self.remove(caller, parent, name, |upper, view, parent, inode, found| match found {
-            Found::Dir(_) => Err(Errno::EISDIR),
-            Found::Leaf(leaf) => self.unlink_found(upper, view, parent, name, inode, leaf),
-        })
-    }
-
-    /// Finds a name, lets `act` remove it from the layers, and takes it out of the live state.
+    /// Looks a name up, lets `act` remove the name from the upper layer, and takes it out of the live state.
     fn remove(
         &self,
         caller: &Caller,
@@ -55,7 +53,7 @@ impl Union {
             let allowed = self.check_flags(&inode, Change::Other).map(drop);
             let done = match &found {
                 _ if allowed.is_err() => Some(allowed),
-                // What the index must know first is copied up without the names.
+                // A file that the index must know first is copied up while the names are not locked.
                 Found::Leaf(leaf) if index_first && self.needs_index(&inode, leaf) => None,
                 _ => {
                     names.begin();
@@ -116,18 +114,19 @@ impl Union {
         };
         match old {
             Some(old) if keep => self.hide(leaf, old)?,
-            // A link in workdir would keep the entry of the index.
+            // Another link in workdir would keep the file's entry in the index.
             old => drop(old),
         }
         self.one_link_less(inode, leaf, 0);
         Ok(())
     }
 
-    /// Finds the inode another place before `name` goes; true where it has none and must be kept in workdir.
+    /// Makes the inode use another of its names before `name` goes. True: no other name is known, and the object must
+    /// be kept in workdir.
     pub(super) fn leave_name(&self, leaf: &LeafBody, parent: &Arc<Inode>, name: &Name, stat: &Stat) -> bool {
         let object = {
             let state = leaf.state.lock();
-            // The copy of an indexed one stands in the index, whatever becomes of this name.
+            // The copy of an indexed file stays in the index, whatever becomes of this name.
             if state.is_hidden() || state.index().is_some() {
                 return false;
             }
@@ -137,7 +136,7 @@ impl Union {
         if stat.nlink < 2 {
             return true;
         }
-        // One by one: there may be many, and the next often does.
+        // One name at a time: there may be many, and the first often serves.
         for at in 0.. {
             let Some((other, other_name)) = leaf.state.lock().names.get(at).cloned() else { break };
             if Arc::ptr_eq(&other, parent) && other_name == *name {
@@ -151,11 +150,11 @@ impl Union {
                 return false;
             }
         }
-        // It has other names, but none that is known here.
+        // The object has other names, but the union knows none of them.
         true
     }
 
-    /// What was taken away lives on in workdir until the inode is forgotten.
+    /// Keeps an object that lost its last name in workdir until the inode is forgotten.
     pub(super) fn hide(&self, leaf: &LeafBody, old: Temp<'_>) -> Result<()> {
         let dir = self.work.clone().ok_or(Errno::EROFS)?;
         let name = Name::new(old.name().to_bytes())?;
@@ -167,10 +166,11 @@ impl Union {
         Ok(())
     }
 
-    /// The count of links in the union, where it is kept: for names of one lower file, `lower_links` of them.
+    /// Counts one link less in the union. A file that has only lower names begins with a count of `lower_links`.
     pub(super) fn one_link_less(&self, inode: &Arc<Inode>, leaf: &LeafBody, lower_links: u64) {
         let mut state = leaf.state.lock();
-        // Names that a layer got underneath are not counted: there is no end while one is known beside this one.
+        // Names that were added to a layer underneath are not counted: the count does not reach 0 while another name is
+        // known.
         let least = u32::from(state.names.len() > 1);
         if let Some(links) = state.nlink_mut() {
             *links = links.saturating_sub(1).max(least);
@@ -180,7 +180,7 @@ impl Union {
             let pinned = state.set_pinned(false);
             drop(state);
             if pinned {
-                // Nothing leads to it any more: it may be forgotten (see `now_upper`).
+                // No name leads to the inode any more: it need not be held (see `now_upper`).
                 self.forget(inode.id, 1);
             }
             self.leave_index(leaf);
@@ -189,7 +189,7 @@ impl Union {
         }
     }
 
-    /// The live state after a name went. The caller holds the parent's `names`.
+    /// Takes a removed name out of the live state. The caller holds the parent's `names`.
     pub(super) fn name_is_gone(&self, names: &mut Names, parent: &Arc<Inode>, name: &Name) {
         self.table.remove_name(parent, name);
         names.removed(&self.cookies, name);
@@ -200,15 +200,13 @@ impl Union {
     /// # Errors
     /// `ENOTEMPTY`, `ENOENT`, `ENOTDIR`, `EROFS`; what the system calls say, and then it is still there.
     pub fn rmdir(&self, caller: &Caller, parent: InodeId, name: &Name) -> Result<()> {
-        let done = self.again(|| self.rmdir_once(caller, parent, name));
+        let done = self.again(|| {
+            self.remove(caller, parent, name, |upper, view, _, inode, found| match found {
+                Found::Dir(dir) => self.rmdir_found(upper, view, name, inode, dir),
+                Found::Leaf(_) => Err(Errno::ENOTDIR),
+            })
+        });
         or_gone_before(caller, Errno::ENOENT, done)
-    }
-
-    fn rmdir_once(&self, caller: &Caller, parent: InodeId, name: &Name) -> Result<()> {
-        self.remove(caller, parent, name, |upper, view, _, inode, found| match found {
-            Found::Dir(dir) => self.rmdir_found(upper, view, name, inode, dir),
-            Found::Leaf(_) => Err(Errno::ENOTDIR),
-        })
     }
 
     fn rmdir_found(
@@ -226,7 +224,7 @@ impl Union {
         let whiteout = found.is_below() || merge::lower_has(view, name)?;
         let plain = !whiteout && seen.lowers.is_empty();
         let removed = if plain { tree::rmdir_at(dir.as_fd(), name.as_c_str()) } else { Err(Errno::ENOTEMPTY) };
-        // Removed itself when all is entered.
+        // The directory in workdir, which is removed when the live state is done.
         let _gone = match removed {
             Ok(()) => None,
             Err(Errno::ENOTEMPTY | Errno::EEXIST) => {
@@ -252,11 +250,11 @@ impl Union {
         Ok(())
     }
 
-    /// Whether nothing is seen in a directory. The caller holds its `names`.
+    /// Refuses a directory in which something is seen (`ENOTEMPTY`). The caller holds its `names`.
     pub(super) fn check_empty(&self, view: &DirView) -> Result<()> {
         let is_empty = || merge::is_empty(view, &self.cookies, self.names_at_once);
         let empty = match (is_empty(), &view.upper) {
-            // Its owner may remove a directory that he may not read.
+            // An owner may remove a directory that he may not read.
             (Err(Errno::EACCES), Some(part)) => {
                 let fd = part.place.fd()?;
                 let _widened = Widened::new(fd.as_fd(), part.place.stat_self()?.mode)?;

@@ -1,13 +1,13 @@
-//! Requests that a daemon had read when it died, and that the next one is sent again.
+//! Requests that a daemon had read when it died, and that the kernel sends to the next daemon again.
 //!
-//! The kernel holds the directories that a request changes until it is answered, and knew beforehand what is in them: a
-//! name that is there when a MKDIR is sent again was made by that very request.
+//! The kernel locks the directories that a request changes until the answer, and knew beforehand that the request could
+//! succeed: a name that exists when a MKDIR is sent again was made by that very request.
 
 use super::{Caller, Entry, InodeId, Union};
 use crate::base::{Errno, Name, Result};
 
 impl Union {
-    /// What a request to make `name` came to.
+    /// The result of a request to make `name`: for a request that was sent again, an existing name is a success.
     pub(super) fn or_made_before(
         &self,
         caller: &Caller,
@@ -21,7 +21,7 @@ impl Union {
         }
     }
 
-    /// Whether an exchange was made before its daemon died: another inode stands at its first name then.
+    /// Whether an exchange was made before its daemon died: then another inode stands at the first name.
     pub(super) fn was_exchanged(&self, caller: &Caller, parent: InodeId, name: &Name) -> bool {
         let moves = self.journal.as_ref().filter(|_| caller.resent).map(|journal| journal.moves()).unwrap_or_default();
         let Some(begun) = moves.into_iter().find(|one| one.request == caller.request) else { return false };
@@ -31,7 +31,7 @@ impl Union {
     }
 }
 
-/// What a request came to that leaves nothing where `missing` says that there is nothing.
+/// The result of a request that removes something: for a request that was sent again, `missing` is a success.
 pub(super) fn or_gone_before(caller: &Caller, missing: Errno, done: Result<()>) -> Result<()> {
     match done {
         Err(errno) if caller.resent && errno == missing => Ok(()),

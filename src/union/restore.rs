@@ -1,9 +1,9 @@
-//! A mount that goes on after its daemon died: what a later one must know is written down as it happens, and its inodes
-//! are found again before it answers.
+//! A mount that goes on after its daemon died. A daemon writes down what the next one must know as it happens, and the
+//! next daemon finds the inodes again before it answers requests.
 //!
-//! An inode is found by a name that it had, if what stands there has its number. A change that was published, but not
-//! written down any more, is found out that way, too: a rename says beforehand where an object will be, a removal what
-//! becomes of one without a name.
+//! An inode is found by a name that it had, if the object under that name has its number. So is a change that was
+//! published but not yet written down: a rename writes down beforehand where the object will be, and a removal where an
+//! object without a name will be.
 
 use std::collections::{HashMap, HashSet};
 use std::os::fd::AsFd;
@@ -19,7 +19,7 @@ use crate::sys::dirent::read_dir;
 use crate::sys::path::{OFlags, open_beneath};
 use crate::sys::stat::{Stat, stat_at};
 
-/// What must stay in workdir: inode numbers there; `None` where nothing goes on.
+/// The inode numbers of the objects that must stay in workdir; `None`: no mount goes on.
 pub(super) fn kept_in_workdir(journal: &Journal) -> Option<HashSet<u64>> {
     journal.init()?;
     let upper = |(_, node): (u64, Node)| match node.detached {
@@ -30,7 +30,7 @@ pub(super) fn kept_in_workdir(journal: &Journal) -> Option<HashSet<u64>> {
 }
 
 impl Union {
-    /// Before the last name of an object may go: where it will be.
+    /// Writes down where an object will be, before its last name may go.
     pub(super) fn note_detached(&self, inode: &Arc<Inode>) {
         let Some(journal) = &self.journal else { return };
         let at = match &inode.body {
@@ -72,14 +72,14 @@ impl Union {
         Some(InLower { layer: u32::try_from(layer).ok()?, path })
     }
 
-    /// The other names of a lower hard link that was copied up lead to the copy, although the layers do not say so.
+    /// Writes down that the other names of a copied-up lower hard link lead to the copy, which the layers do not say.
     pub(super) fn note_pinned(&self, inode: &Arc<Inode>, leaf: &LeafBody) {
         let Some(journal) = &self.journal else { return };
         let key = leaf.state.lock().lower().map(|lower| lower.key);
         journal.write(key.map(|key| Record::Key { id: inode.id.0, dev: key.dev, ino: key.ino }));
     }
 
-    /// Where names of a directory stand, before anybody is told.
+    /// Writes down the places of names in a directory's listing, before a listing hands them out.
     pub(super) fn note_places(&self, dir: InodeId, names: &mut Names) {
         let unwritten = names.unwritten();
         if let Some(journal) = self.journal.as_ref().filter(|_| !unwritten.is_empty()) {
@@ -88,7 +88,7 @@ impl Union {
         }
     }
 
-    /// Before a rename is published.
+    /// Writes a rename down before it is published.
     pub(super) fn note_move(&self, request: u64, was: InodeId, from: (InodeId, &Name), to: (InodeId, &Name)) {
         if let Some(journal) = &self.journal {
             let place = |(parent, name): (InodeId, &Name)| (parent.0, name.clone());
@@ -96,7 +96,7 @@ impl Union {
         }
     }
 
-    /// Finds the inodes that the daemon before has given out. What is not found answers `ESTALE`.
+    /// Finds the inodes again that the daemon before has given out. An inode that is not found answers `ESTALE`.
     pub(super) fn restore(&self) {
         let Some(journal) = self.journal.clone().filter(|journal| journal.init().is_some()) else { return };
         let mut left = by_depth(journal.nodes());
@@ -115,7 +115,7 @@ impl Union {
                 None => true,
             });
             match (left.len() < before, exact) {
-                // What was found may be the parent of others.
+                // A directory that was found may be the parent of other inodes.
                 (true, _) => exact = true,
                 (false, true) => exact = false,
                 (false, false) => break,
@@ -141,7 +141,7 @@ impl Union {
                 body.names.write().set_place(hash, what);
             }
         }
-        // A listing that the kernel keeps was given by the daemon before.
+        // The kernel may keep a listing that the daemon before has given it.
         let dirs = held.iter().filter_map(|(inode, _)| inode.dir().ok());
         dirs.for_each(|dir| dir.names.read().walked());
         if let Some(root) = self.table.get(InodeId::ROOT)
@@ -150,19 +150,19 @@ impl Union {
             dir.names.read().walked();
         }
         let found = held.len();
-        // Parents last: a child is counted on its parent by now.
+        // Parents last: each child counts as a reference of its parent by now.
         held.iter().rev().for_each(|(inode, node)| self.table.adopted(inode, node));
         log::warn!("goes on: {found} of {all} inodes found again");
     }
 
-    /// The inode by one of its names. `exact`: what stands there must have its number.
+    /// Finds an inode by one of its names. `exact`: the object under the name must have the inode's number.
     fn find_again(&self, id: u64, node: &Node, moves: &[Move], exact: bool) -> Option<Arc<Inode>> {
         if exact && self.table.is_private(InodeId(id)) {
             return None;
         }
         let ends = moves.iter().flat_map(|one| [(&one.from, &one.to), (&one.to, &one.from)]);
         let moved = ends.filter(|(from, _)| exact && node.names.iter().any(|name| name == *from)).map(|(_, to)| to);
-        // The copy of a hard link stands under one name only, and all lead to it.
+        // The copy of a hard link has one name in the upper layer, and all names lead to the copy.
         let copied = !node.keys.is_empty();
         let found = node.names.iter().chain(moved).find_map(|(parent, name)| {
             let parent = self.table.get(InodeId(*parent))?;
@@ -185,7 +185,7 @@ impl Union {
         }
     }
 
-    /// Other names of a hard link; and the journal has the names that there are.
+    /// Finds the other names of a hard link, and writes the names that are left into the journal.
     fn further_names(&self, journal: &Journal, inode: &Arc<Inode>, node: &Node) {
         for (parent, name) in &node.names {
             let known = inode.has_name(InodeId(*parent), name);
@@ -209,7 +209,7 @@ impl Union {
         journal.write(names.into_iter().map(|(parent, name)| Record::Named { id, parent: parent.id.0, name }));
     }
 
-    /// Whether what was found under another name is this hard link.
+    /// Whether the object under another name is this hard link.
     fn leads_to(&self, inode: &Inode, node: &Node, found: &Found) -> bool {
         let Found::Leaf(leaf) = found else { return false };
         let key = Key::of(&leaf.stat);
@@ -217,7 +217,7 @@ impl Union {
         held == Some(key) || node.keys.contains(&(key.dev, key.ino))
     }
 
-    /// The inode of an object without a name.
+    /// Finds the inode of an object without a name.
     fn find_nameless(&self, id: InodeId, node: &Node, hidden: &HashMap<u64, Name>) -> Option<Arc<Inode>> {
         let (found, name, hidden) = match node.detached.as_ref()? {
             Detached::Upper { ino, data } => {
@@ -244,7 +244,7 @@ impl Union {
         self.table.adopt_nameless(id, &name, &found, hidden).filter(|_| is_kind(&found, node.kind))
     }
 
-    /// The directory of a place in a lower layer, and the name in it.
+    /// The directory of a place in a lower layer, with the name in that directory.
     fn lower_dir<'a>(&self, place: &'a InLower) -> Option<(DirPart, &'a Name)> {
         let (name, dirs) = place.path.split_last()?;
         let mut part = self.stack.lowers.get(place.layer as usize)?.clone();
@@ -254,7 +254,7 @@ impl Union {
         Some((part, name))
     }
 
-    /// Names in workdir by inode number.
+    /// The names in workdir by inode number.
     fn in_workdir(&self) -> HashMap<u64, Name> {
         let mut found = HashMap::new();
         let Some(upper) = &self.upper else { return found };
@@ -279,7 +279,7 @@ fn found(answer: Result<Answer>) -> Option<Found> {
     }
 }
 
-/// The directory `name` of a layer's directory, whatever marks it has.
+/// The subdirectory `name` of a layer's directory; marks are not looked at.
 fn below(dir: &Arc<DirPlace>, name: &Name) -> Result<Option<Arc<DirPlace>>> {
     let stat = dir.stat(name)?.ok_or(Errno::ESTALE)?;
     Ok(stat.is_dir().then(|| dir.child(name, stat.ino)))
@@ -300,7 +300,7 @@ fn by_depth(nodes: Vec<(u64, Node)>) -> Vec<(u64, Node)> {
     for &(id, _) in &nodes {
         let mut way = Vec::new();
         let mut at = id;
-        // A journal has no circles; a bug in it must not make one here.
+        // A journal without a bug has no circle of parents; with one this must still end.
         while let (None, Some(&parent)) = (depths.get(&at), parents.get(&at)) {
             way.push(at);
             at = parent;

@@ -1,6 +1,6 @@
-//! Other overlays that have the same upper layer or workdir: the kernel's OverlayFS and fuse-overlayfs take no lock that
-//! could be seen, and each of two writers would show old data. They are looked for in the mount tables and among the
-//! processes that may be read, before the mount; and after it whenever this namespace's mount table changes.
+//! Other overlays that have the same upper layer or workdir. The kernel's OverlayFS and fuse-overlayfs take no lock
+//! that could be seen, and each of two writers would show old data. Before the mount the mount tables and processes
+//! that may be read are searched for such overlays; after it this namespace's mount table is, whenever it changes.
 
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::in_use::{self, Tables};
-use super::setup::{Setup, SetupError};
+use super::refusal::{Setup, SetupError};
 use crate::base::config::Config;
 use crate::base::{Result, panics};
 use crate::layer::DirId;
@@ -17,19 +17,20 @@ use crate::sys::mounts::{self, MountChanges, MountEntry, unescaped};
 use crate::sys::others;
 use crate::sys::stat::{Stat, stat_path};
 
-/// What other overlays must not have: the directories of a mount that is to be, or is.
+/// The directories of one mount, which other overlays must not have.
 #[derive(Debug, Default, Clone)]
 pub struct Rivals {
-    /// Upper and work directory.
+    /// The upper and the work directory.
     written: Vec<DirId>,
-    /// The upper layer as it was named, and as others may have named it.
+    /// The path of the upper layer as the user named it, and without symlinks.
     upper: [PathBuf; 2],
     /// The lower layers, with their paths.
     lowers: Vec<(DirId, PathBuf)>,
 }
 
 impl Rivals {
-    /// Of a mount with these settings. A directory that is not there is left out: who opens the layers says so.
+    /// The directories of a mount with these settings. A directory that does not exist is left out; opening the layers
+    /// reports it.
     pub fn of(config: &Config) -> Self {
         let find = |path: &Path| stat_path(path).ok().map(|stat| id(&stat));
         let written = config.upper.iter().flat_map(|dirs| [&dirs.dir, &dirs.work]);
@@ -42,19 +43,20 @@ impl Rivals {
         }
     }
 
-    /// Looks for them. Nothing is changed.
+    /// Looks for other overlays that use these directories. Nothing is changed. Returns a note on each overlay that
+    /// shares a layer in a way that can be allowed.
     ///
     /// # Errors
-    /// That another overlay writes the same upper layer or workdir. Else a note on each that shares a layer in another way.
+    /// Another overlay writes the same upper layer or workdir.
     pub fn check(&self) -> Setup<Vec<String>> {
         check(self)
     }
 
-    /// Says in the log when an overlay of the kernel is mounted on what is ours. The thread sleeps until the mount table of
-    /// this namespace changes, and ends with the process.
+    /// Starts a thread that logs when an OverlayFS of the kernel is mounted with one of these directories. The thread
+    /// sleeps until the mount table of this namespace changes, and ends with the process.
     ///
     /// # Errors
-    /// That there can be no thread.
+    /// The thread could not be started.
     pub fn watch(self) -> std::io::Result<()> {
         let watch = move || {
             panics::caught(|| {
@@ -71,14 +73,14 @@ fn id(stat: &Stat) -> DirId {
     (stat.dev, stat.ino)
 }
 
-/// What another overlay has of ours.
+/// How another overlay uses one of our directories.
 #[derive(Debug, PartialEq, Eq)]
 enum Shared {
-    /// It writes what we write.
+    /// It writes our upper or work directory, under this option.
     Written(&'static str),
-    /// It shows as lower what we write.
+    /// Our upper layer is a lower layer of it.
     ItsLower,
-    /// It writes what we show as lower: the number of the layer.
+    /// It writes one of our lower layers: the number of the layer.
     OurLower(usize),
 }
 
@@ -91,7 +93,7 @@ struct Dirs {
 }
 
 impl Dirs {
-    /// From options as OverlayFS has them.
+    /// Reads the options of an OverlayFS mount.
     fn parse(options: &[u8], is_escaped: bool) -> Self {
         let mut dirs = Self::default();
         for word in split(options, b',') {
@@ -114,7 +116,7 @@ impl Dirs {
         dirs
     }
 
-    /// What is the same; `look` finds the directory that a path of theirs names.
+    /// What these directories share with `own`; `look` finds the directory at one of the paths.
     fn shared(&self, own: &Rivals, look: impl Fn(&Path) -> Option<DirId>) -> Option<Shared> {
         let mut below = None;
         for (path, option) in [(&self.upper, "upperdir"), (&self.work, "workdir")] {
@@ -124,13 +126,13 @@ impl Dirs {
             }
             below = below.or_else(|| own.lowers.iter().position(|(lower, _)| *lower == dir).map(Shared::OurLower));
         }
-        // Their lower layers may be on a server that does not answer: they are not looked at.
+        // The other overlay's lower layers are compared by path only: one may be on a server that does not answer.
         let is_lower = own.upper.iter().any(|upper| self.lowers.contains(upper));
         below.or(is_lower.then_some(Shared::ItsLower))
     }
 }
 
-/// `text` between separators that no backslash stands before.
+/// Splits `text` at each separator without a backslash before it.
 fn split(text: &[u8], separator: u8) -> Vec<&[u8]> {
     let mut escaped = false;
     let is_end = |byte: &u8| {
@@ -177,7 +179,7 @@ fn check(own: &Rivals) -> Setup<Vec<String>> {
     for (pid, shared) in fuse_overlayfs(own) {
         take(shared, in_use::process(pid), "unmount that one first".to_owned())?;
     }
-    // Another plyfs that writes our upper layer cannot be: it would have the lock.
+    // No other plyfs can write our upper layer, since it would hold the lock.
     for lock in others::locks() {
         if let Some(at) = own.lowers.iter().position(|(dir, _)| *dir == (lock.device, lock.ino))
             && others::name(lock.pid).is_some_and(|name| name.contains("plyfs"))
@@ -188,9 +190,9 @@ fn check(own: &Rivals) -> Setup<Vec<String>> {
     Ok(notes)
 }
 
-/// Each fuse-overlayfs that has something of ours.
+/// Each fuse-overlayfs that uses one of our directories.
 fn fuse_overlayfs(own: &Rivals) -> impl Iterator<Item = (u32, Shared)> {
-    // Anybody can call a program so, and name paths at which a look never ends.
+    // Any user can give a program this name and pass it paths at which stat(2) never returns.
     let is_one = |pid: &u32| {
         others::name(*pid).is_some_and(|name| name.starts_with("fuse-overlayfs")) && others::is_trusted(*pid)
     };
@@ -198,17 +200,17 @@ fn fuse_overlayfs(own: &Rivals) -> impl Iterator<Item = (u32, Shared)> {
     all.filter_map(|pid| Some((pid, of_fuse_overlayfs(pid, own)?)))
 }
 
-/// File systems that were looked at, by their `st_dev` and options: the number alone is soon given to another one.
+/// The file systems that were looked at, by their `st_dev` and options: `st_dev` alone is soon given to another one.
 type Known = HashSet<(u64, Vec<u8>)>;
 
-/// What an overlay of the kernel has of ours, unless it is known already.
+/// How an OverlayFS mount of the kernel uses our directories, unless the mount was looked at before.
 fn first_look(mount: &MountEntry, of: Option<u32>, known: &mut Known, own: &Rivals) -> Option<Shared> {
     if !known.insert((mount.device, mount.options.clone())) {
         return None;
     }
     let root = of.map(|pid| others::ways_into(pid).0);
     let dirs = Dirs::parse(&mount.options, true);
-    // A relative path began where the one who mounted was: that may have been above the mountpoint.
+    // A relative path began in the directory of the process that mounted, which may be any above the mountpoint.
     let bases: Vec<&Path> = mount.at.ancestors().skip(1).collect();
     dirs.shared(own, |path| match path.is_absolute() {
         true => look(root.as_deref(), path),
@@ -219,13 +221,13 @@ fn first_look(mount: &MountEntry, of: Option<u32>, known: &mut Known, own: &Riva
     })
 }
 
-/// The directory at an absolute path, below the root of another process.
+/// The directory at an absolute path below another process's root.
 fn look(root: Option<&Path>, path: &Path) -> Option<DirId> {
     let path = root.map_or_else(|| path.to_owned(), |root| root.join(path.strip_prefix("/").unwrap_or(path)));
     stat_path(&path).ok().filter(Stat::is_dir).map(|stat| id(&stat))
 }
 
-/// What a fuse-overlayfs has of ours, by what it was started with.
+/// How a fuse-overlayfs uses our directories, as its command line says.
 fn of_fuse_overlayfs(pid: u32, own: &Rivals) -> Option<Shared> {
     let arguments = others::arguments(pid);
     let options: Vec<&[u8]> =
@@ -234,12 +236,12 @@ fn of_fuse_overlayfs(pid: u32, own: &Rivals) -> Option<Shared> {
     let seen = |base: &Path, path: &Path| look(None, &base.join(path.strip_prefix("/").unwrap_or(path)));
     Dirs::parse(&options.join(&b","[..]), false).shared(own, |path| {
         let base = if path.is_absolute() { &root } else { &cwd };
-        // Where its root may not be looked into, it may be this one's as well.
+        // Where its root directory may not be read, its root is taken to be ours.
         seen(base, path).or_else(|| path.is_absolute().then(|| look(None, path)).flatten())
     })
 }
 
-/// Between two readings of a mount table that changes all the time, at least; and as many times the time that one takes.
+/// The shortest pause between two readings of a mount table that changes all the time.
 const PAUSE: Duration = Duration::from_secs(1);
 const SHARE: u32 = 200;
 
@@ -252,7 +254,7 @@ fn look_on(own: &Rivals) -> Result<()> {
         for mount in &table {
             match &*mount.kind {
                 "overlay" => {
-                    // What was there before the mount was told then.
+                    // Mounts from before ours were reported before ours was made.
                     let shared = first_look(mount, None, &mut known, own);
                     if let Some(shared) = shared.filter(|shared| !first || matches!(shared, Shared::Written(_))) {
                         tell(&shared, &format!("the kernel's OverlayFS at {}", mount.at.display()));

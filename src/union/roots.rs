@@ -6,10 +6,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::identity::Identity;
-use super::overlap::Ground;
+use super::ground::Ground;
 use super::past::Past;
-use super::setup::{Setup, SetupError};
+use super::refusal::{Setup, SetupError};
 use crate::base::config::{Config, UpperDirs};
 use crate::base::{Errno, Result};
 use crate::format::Origin;
@@ -18,7 +17,17 @@ use crate::layer::{DirPlace, FdCache, Folding, Handles, Hidden, HiddenDir, Layer
 use crate::merge::{self, DirPart};
 use crate::sys::path::{OFlags, open_beneath, open_root};
 use crate::sys::stat::{mount_flags_nosuid, stat_fd, statfs_fd};
+use crate::sys::uuid::FsUuid;
 use crate::sys::{dirent, handle, mount};
+
+/// What is known of the file system that a layer is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Identity {
+    /// Its UUID, or zeros.
+    pub real: FsUuid,
+    /// The UUID that marks hold of it.
+    pub written: FsUuid,
+}
 
 /// A layer's root, opened.
 pub(super) struct Root {
@@ -30,7 +39,7 @@ pub(super) struct Root {
     pub isolated: bool,
     /// The magic number of its file system.
     magic: u64,
-    /// It finds names in other spellings than it lists.
+    /// The root is case-insensitive: it finds names in spellings that it does not list.
     pub folds: bool,
 }
 
@@ -47,7 +56,7 @@ pub(super) struct Common {
     pub namespace: Namespace,
     pub believed: Namespace,
     pub written: Arc<[HiddenDir]>,
-    /// It has one layer, which is not written.
+    /// The union has one layer, which is not written.
     pub alone: bool,
     /// The `st_dev` of a file system that has no case-insensitive directories.
     pub exact_dev: Option<u64>,
@@ -55,7 +64,7 @@ pub(super) struct Common {
 }
 
 impl Common {
-    /// Of several layers, whose own marks are in `own`.
+    /// What several layers have in common, whose own marks are in `own`.
     pub fn new(config: &Config, own: Namespace, fds: FdCache) -> Self {
         Self {
             suid_view: config.suid_view,
@@ -70,8 +79,8 @@ impl Common {
 }
 
 impl Root {
-    /// A clone of the mount in which nothing else is mounted, so that the daemon can never walk into a foreign mount or
-    /// its own. Where the process may not make one, every step checks for mounts instead.
+    /// Replaces the root by one in a clone of its mount, in which nothing else is mounted: the daemon can never walk
+    /// into a foreign mount or its own. Where the process may not clone mounts every step checks for mounts instead.
     pub fn isolate(mut self, read_only: bool) -> Self {
         if let Ok(clone) = mount::clone_tree(self.fd.as_fd(), read_only) {
             self.fd = clone;
@@ -81,7 +90,7 @@ impl Root {
     }
 
     pub fn layer(&self, common: &Common, past: &Past, wh_names: bool, style: Option<WhiteoutStyle>) -> Arc<Layer> {
-        // What is written must be read again; other layers are read in the namespace that is the mount's.
+        // Marks that the upper layer gets must be read again; other layers are read in the mount's own namespace.
         let own = if style.is_some() { common.namespace } else { common.believed };
         let dev = stat_fd(self.fd.as_fd()).map_or(0, |stat| stat.dev);
         let exact_dev = common.exact_dev == Some(dev);
@@ -108,7 +117,7 @@ impl Root {
         })
     }
 
-    /// What a lower layer does not show.
+    /// The directories that a lower layer does not show.
     fn hidden(&self, common: &Common, upper_style: Option<WhiteoutStyle>) -> Hidden {
         if upper_style.is_some() || common.written.is_empty() {
             return Hidden::default();
@@ -118,14 +127,14 @@ impl Root {
         Hidden::new(&common.written, dev, subvolumes)
     }
 
-    /// As a data-only layer.
+    /// Makes the root a data-only layer.
     pub fn into_data(self, common: &Common) -> Setup<Arc<DirPlace>> {
         let layer = self.layer(common, &Past::default(), false, None);
         let ino = stat_fd(self.fd.as_fd()).map_err(|errno| unreadable(&self.path, errno))?.ino;
         Ok(DirPlace::root(layer, self.fd, ino))
     }
 
-    /// As an ordinary lower layer at this level, and whether it hides those below.
+    /// Makes the root an ordinary lower layer at this level. True: the root hides the layers below.
     pub fn into_lower(self, common: &Common, level: usize, below: bool) -> Setup<(DirPart, bool)> {
         let path = self.path.clone();
         let failed = |errno: Errno| unreadable(&path, errno);
@@ -152,7 +161,7 @@ pub(super) fn open_layer(option: &str, path: &Path) -> Setup<Root> {
         };
         SetupError::new(what(), errno.to_string(), hint)
     })?;
-    // Reading is needed to list it; finding that out now beats an empty view later.
+    // A layer that cannot be listed is refused now, rather than shown as empty later.
     let readable =
         |errno: Errno| SetupError::new(what(), errno.to_string(), "the user that mounts must be able to read it");
     let open = open_beneath(fd.as_fd(), c".", OFlags::RDONLY | OFlags::DIRECTORY).map_err(readable)?;
@@ -174,7 +183,7 @@ pub(super) fn open_layer(option: &str, path: &Path) -> Setup<Root> {
 }
 
 pub(super) fn open_upper(dirs: &UpperDirs, ground: &Ground) -> Setup<UpperRoots> {
-    // What was set through the view counts in it: `nosuid` says something of what others made.
+    // Bits that were set through the view count in the view; `nosuid` is about files that others made.
     let upper = Root { nosuid: false, ..open_layer("upperdir", &dirs.dir)? };
     let work = open_layer("workdir", &dirs.work)?;
     let what = || format!("workdir={}", dirs.work.display());
@@ -192,8 +201,8 @@ pub(super) fn open_upper(dirs: &UpperDirs, ground: &Ground) -> Setup<UpperRoots>
     Ok(UpperRoots { upper, work: work.fd })
 }
 
-/// Upper and work directory from one clone of their mount, so that objects can be renamed between them. What lies in what
-/// is looked at before: a clone has nothing above it.
+/// Opens the upper and the work directory in one clone of their mount, so that objects can be renamed between the two.
+/// Overlaps are checked before: a clone has nothing above it.
 pub(super) fn isolate_pair(dirs: &UpperDirs, UpperRoots { upper, work }: UpperRoots) -> UpperRoots {
     let clone = || -> Option<(OwnedFd, OwnedFd)> {
         let (above, below) = (dirs.dir.canonicalize().ok()?, dirs.work.canonicalize().ok()?);
@@ -217,16 +226,16 @@ pub(super) fn is_empty(root: BorrowedFd<'_>) -> Result<bool> {
     let fd = open_beneath(root, c".", OFlags::RDONLY | OFlags::DIRECTORY)?;
     let mut empty = true;
     dirent::read_dir(fd.as_fd(), &mut |entry| {
-        // A directory that a fresh ext4 has.
+        // A fresh ext4 has this directory.
         empty &= entry.name.to_bytes() == b"lost+found";
         empty
     })?;
     Ok(empty)
 }
 
-/// File systems that find what they list and nothing else, but for directories with the flag `casefold`: ext2 to ext4, XFS,
-/// btrfs, tmpfs, squashfs, EROFS, OverlayFS, f2fs, bcachefs. Others (vfat, NTFS, CIFS, NFS with `.snapshot`, FUSE) may have
-/// names that are spelled in several ways, or that no listing shows.
+/// File systems that find exactly the names that they list, but for directories with the flag `casefold`: ext2 to ext4,
+/// XFS, btrfs, tmpfs, squashfs, EROFS, OverlayFS, f2fs, bcachefs. Others (vfat, NTFS, CIFS, NFS with `.snapshot`, FUSE)
+/// may have names with several spellings, or names that no listing shows.
 const EXACT_NAMES: [u64; 9] =
     [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0x7371_7368, 0xe0f5_e1e2, 0x794c_7630, 0xf2f5_2010, 0xca45_1a4e];
 
@@ -235,9 +244,9 @@ pub(super) const SUBVOLUMES: [u64; 2] = [0x9123_683e, 0xca45_1a4e];
 /// XFS has exact names unless it was made with `version=ci`.
 const XFS: u64 = 0x5846_5342;
 
-/// File systems whose inode numbers stand on disk or on the server: ext2 to ext4, XFS, btrfs, tmpfs and ramfs, squashfs, EROFS,
-/// f2fs, bcachefs, JFS, ZFS, UBIFS, ISO 9660, UDF, NFS, Ceph. Others (FUSE, vfat, exFAT, CIFS, OverlayFS, 9p) may make
-/// them up for as long as an object is known.
+/// File systems that keep inode numbers on disk or on the server: ext2 to ext4, XFS, btrfs, tmpfs and ramfs, squashfs,
+/// EROFS, f2fs, bcachefs, JFS, ZFS, UBIFS, ISO 9660, UDF, NFS, Ceph. Others (FUSE, vfat, exFAT, CIFS, OverlayFS, 9p)
+/// may make up a number for as long as an object is known.
 const LASTING_NUMBERS: [u64; 16] = [
     0xef53,
     0x5846_5342,
@@ -257,7 +266,7 @@ const LASTING_NUMBERS: [u64; 16] = [
     0x00c3_6400,
 ];
 
-/// What the file handles below a root are good for: they hold inode numbers where the root's does.
+/// What the file handles of a layer are good for. They hold inode numbers if the root's handle holds the root's number.
 fn handles(root: BorrowedFd<'_>) -> Handles {
     const FUSE_SUPER_MAGIC: u64 = 0x6573_5546;
     if statfs_fd(root).is_ok_and(|fs| fs.magic == FUSE_SUPER_MAGIC) {

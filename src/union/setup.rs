@@ -6,11 +6,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::blocks::ByBlocks;
+use super::ground::Ground;
 use super::in_use;
-use super::overlap::{self, Ground};
 use super::past::Past;
+use super::refusal::{Setup, SetupError};
 use super::roots::{Common, Root, UpperRoots, is_empty, isolate_pair, open_layer, open_upper};
-use super::{Union, fit, identity, restore};
+use super::{Union, fit, identity, overlap, restore};
 use crate::base::config::{Config, Fsync, RedirectDir, UpperDirs, Uuid, Xino};
 use crate::base::{Errno, Result};
 use crate::format::journal::Record;
@@ -23,26 +24,6 @@ use crate::sys::random::random_bytes;
 use crate::sys::stat::stat_fd;
 use crate::sys::{process, xattr};
 use crate::upper::{Belongings, Does, Features, Index, IndexError, Upper, WorkError, Workdir};
-
-/// Why a union cannot be set up; nothing was changed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{what}: {reason}")]
-pub struct SetupError {
-    /// The option or path.
-    pub what: String,
-    /// What is wrong with it.
-    pub reason: String,
-    /// What to do.
-    pub hint: String,
-}
-
-impl SetupError {
-    pub(super) fn new(what: impl Into<String>, reason: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { what: what.into(), reason: reason.into(), hint: hint.into() }
-    }
-}
-
-pub(super) type Setup<T> = std::result::Result<T, SetupError>;
 
 /// Puts a [`Config`] together.
 #[derive(Debug, Default)]
@@ -63,7 +44,7 @@ impl Builder {
         self
     }
 
-    /// When what is changed is on disk.
+    /// What is synced, and when.
     #[must_use]
     pub fn fsync(mut self, fsync: Fsync) -> Self {
         self.0.fsync = fsync;
@@ -79,13 +60,13 @@ impl Builder {
     }
 }
 
-/// The daemon's own descriptors: at most this share of what the process may open is kept in the cache.
+/// The cache of descriptors may hold one of this many descriptors that the process may open.
 const FD_SHARE: u64 = 2;
 const MOST_FDS: u64 = 8192;
 const FEWEST_FDS: u64 = 32;
 
-/// Names of a directory in one window of its listing: about 10 MiB. With a million names that is four to six readings of
-/// the directory, each a third of a second.
+/// Names in one window of a directory's listing, which take about 10 MiB. A directory of a million names is read four
+/// to six times so, a third of a second each.
 const NAMES_AT_ONCE: usize = 1 << 18;
 
 impl Union {
@@ -97,7 +78,8 @@ impl Union {
         Self::open_with(config, None)
     }
 
-    /// The same for a mount that is to outlive this process: it goes on where the journal ends, and writes it from then on.
+    /// [`Union::open`] for a mount that is to outlive this process: the union goes on where the journal ends, and
+    /// writes the journal from then on.
     ///
     /// # Errors
     /// As [`Union::open`].
@@ -116,7 +98,7 @@ impl Union {
                     Ok(found) => Some(prepare(&config, roots, found, &mut common, &mut notes)?),
                     Err(error) if error.is_unwritable() && kept.is_none() => {
                         notes.push(read_only(&config, error));
-                        // Seen as before, and nothing more: the topmost of the layers that nobody changes.
+                        // The upper layer is only shown: it becomes the topmost lower layer.
                         lowers.insert(0, roots.upper);
                         None
                     }
@@ -208,7 +190,7 @@ impl Union {
     }
 }
 
-/// The layers' directories, opened and looked at; nothing was changed.
+/// The directories of all layers, opened and checked; nothing was changed.
 struct Roots {
     lowers: Vec<Root>,
     data_only: Vec<Root>,
@@ -238,7 +220,7 @@ fn open_roots(config: &Config) -> Setup<Roots> {
     Ok(Roots { lowers, data_only, upper, locks, traps, written, notes })
 }
 
-/// Takes the workdir over, and finds out what can be done there.
+/// Takes the workdir over, and finds out what its file system can do.
 fn try_workdir(
     roots: &UpperRoots,
     kept: Option<&HashSet<u64>>,
@@ -249,14 +231,14 @@ fn try_workdir(
     Ok((workdir, features))
 }
 
-/// As the kernel's OverlayFS, which mounts read-only then.
+/// The note on a workdir that cannot be written to: the view is read-only then, as with the kernel's OverlayFS.
 fn read_only(config: &Config, error: WorkError) -> String {
     let work = config.upper.as_ref().map(|dirs| dirs.work.display().to_string()).unwrap_or_default();
     let why = if let WorkError::Failed(errno) = error { errno.to_string() } else { String::new() };
     format!("workdir={work} cannot be written to ({why}): the view is read-only")
 }
 
-/// The order of listings; it stays the same where the mount goes on.
+/// The key by which listings are ordered; a mount that goes on keeps its key.
 fn cookie_key(journal: Option<&Journal>) -> Result<CookieKey> {
     if let Some(key) = journal.and_then(Journal::cookies) {
         return Ok(CookieKey::from_bytes(key));
@@ -268,7 +250,7 @@ fn cookie_key(journal: Option<&Journal>) -> Result<CookieKey> {
     Ok(key)
 }
 
-/// The roots of the lower layers, down to one that hides those below.
+/// The roots of the lower layers, down to the first that hides the layers below it.
 fn lower_parts(lowers: Vec<Root>, common: &Common) -> Setup<Vec<DirPart>> {
     let (mut parts, count) = (Vec::new(), lowers.len());
     for (i, root) in lowers.into_iter().enumerate() {
@@ -290,7 +272,7 @@ fn by_blocks(config: &Config, upper: Option<&Upper>, notes: &mut Vec<String>) ->
     ByBlocks::new(config.copyup_block.filter(|_| able), config.copyup_rate)
 }
 
-/// workdir as a place of the upper layer.
+/// `workdir/work` as a directory of the upper layer.
 fn work_place(upper: &Upper) -> Result<Arc<DirPlace>> {
     let fd = open_beneath(upper.work(), c".", OFlags::PATH | OFlags::DIRECTORY)?;
     let ino = stat_fd(fd.as_fd())?.ino;
@@ -369,12 +351,12 @@ fn prepare(
     }
     let past = Past::of(root).map_err(failed)?;
     let fresh = past.overlay_style || is_empty(root).map_err(failed)?;
-    // Without attributes opaque directories hold `.wh..wh..opq`, whatever whiteouts are.
+    // Without extended attributes an opaque directory holds `.wh..wh..opq`, whatever form whiteouts have.
     let wh_names = style == WhiteoutStyle::File || features.marks.is_none() || !fresh;
     let layer = roots.upper.layer(common, &past, wh_names, Some(style));
     let ino = stat_fd(root).map_err(failed)?.ino;
     if let Some(namespace) = features.marks {
-        // What a later mount must know, when other marks have made the layer look like an overlay's.
+        // A later mount must know this once other marks make the layer look like an overlay's.
         let (mark, value) = if wh_names { (Mark::WhNames, &b"y"[..]) } else { (Mark::Style, style.value()) };
         if let Err(errno) = xattr::set_at(root, c".", namespace.key(mark), value, 0) {
             log::info!("the upper layer's root is not marked: {errno}");
@@ -385,7 +367,7 @@ fn prepare(
     {
         log::info!("the upper layer gets no identity of its own: {errno}");
     }
-    // Marks that lead elsewhere are written where they are believed.
+    // Redirects are written only in the namespace in which they are followed.
     let redirect =
         features.marks == Some(common.believed) && config.redirect_dir.is_none_or(|wish| wish == RedirectDir::On);
     let does = Does {
@@ -398,13 +380,14 @@ fn prepare(
     Ok((Upper::new(root, workdir, features, style, does), roots.work))
 }
 
-/// How the layer's names were hidden so far.
+/// The form of the layer's whiteouts so far.
 fn remembered_style(root: BorrowedFd<'_>, namespace: Namespace) -> Result<Option<WhiteoutStyle>> {
     let value = xattr::get_at(root, c".", namespace.key(Mark::Style))?;
     Ok(value.and_then(|value| WhiteoutStyle::parse(&value)))
 }
 
-/// Gives the upper layer an identity of its own where `wish` says so: with `auto`, if nothing was copied up into it yet.
+/// Gives the upper layer a UUID of its own if `wish` says so: with `auto` only while nothing has been copied up into
+/// it.
 fn keep_uuid(root: BorrowedFd<'_>, namespace: Namespace, wish: Uuid) -> Result<()> {
     let key = namespace.key(Mark::Uuid);
     let fresh = || Ok::<_, Errno>(xattr::get_at(root, c".", namespace.key(Mark::Impure))?.is_none());
@@ -423,7 +406,8 @@ fn keep_uuid(root: BorrowedFd<'_>, namespace: Namespace, wish: Uuid) -> Result<(
     xattr::set_at(root, c".", key, &uuid, 0)
 }
 
-/// The index, where it can be had. Asked for by name it must fit, else a note says why there is none.
+/// Opens the index, if the layers can have one. An index that cannot be had is an error with `index=on`, and a note
+/// otherwise.
 fn open_index(
     config: &Config,
     upper: &Upper,
@@ -492,7 +476,7 @@ fn index_failed(error: &IndexError) -> (String, &'static str) {
     }
 }
 
-/// `trusted.*` is for administrators of the initial user namespace.
+/// Whether this process may write `trusted.*`, which takes an administrator of the initial user namespace.
 fn may_write_trusted() -> bool {
     process::is_admin() && process::ids_are_initial()
 }

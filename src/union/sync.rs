@@ -1,7 +1,8 @@
-//! Syncs: what was acknowledged is on disk, and with it what leads there.
+//! Syncs: data that was acknowledged is on disk, and with it the names that lead to it.
 //!
-//! A copy-up appears by a rename of which a file system need not think when only data is to be synced (ext4 leaves it for
-//! the next write of its journal), and its directories are the union's own doing: the first sync after it sees to both.
+//! A copy-up appears by a rename. A file system need not write that rename when only data is synced (ext4 leaves it for
+//! the next write of its journal), and no program asked for the directories that were copied up with it: so the first
+//! sync after a copy-up syncs both.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -13,39 +14,37 @@ use crate::inode::{Body, Inode, LeafBody};
 use crate::sys::data;
 
 impl Union {
-    /// Data and attributes are on disk; with them what leads to the file.
+    /// Syncs data and attributes, and the names that lead to the file; `data_only`: only attributes that reading needs.
     ///
     /// # Errors
     /// `EIO`, `ENOSPC`, `EDQUOT`
     pub fn fsync(&self, id: InodeId, data_only: bool) -> Result<()> {
-        self.again(|| self.fsync_once(id, data_only))
-    }
-
-    fn fsync_once(&self, id: InodeId, data_only: bool) -> Result<()> {
-        let inode = self.inode(id)?;
-        let Ok(upper) = self.upper() else { return Ok(()) };
-        if upper.fsync == Fsync::Volatile {
-            return Ok(());
-        }
-        match &inode.body {
-            Body::Dir(_) => {
-                self.sync_dir(&inode)?;
-                self.sync_ancestors(Some(inode))
+        self.again(|| {
+            let inode = self.inode(id)?;
+            let Ok(upper) = self.upper() else { return Ok(()) };
+            if upper.fsync == Fsync::Volatile {
+                return Ok(());
             }
-            // A lower file is on disk.
-            Body::Leaf(leaf) if leaf.state.lock().upper().is_none() => Ok(()),
-            Body::Leaf(leaf) => self.sync_file(&inode, leaf, data_only, || {
-                if let Some(blocks) = self.blocks(&inode, leaf)? {
-                    return blocks.keep();
+            match &inode.body {
+                Body::Dir(_) => {
+                    self.sync_dir(&inode)?;
+                    self.sync_ancestors(Some(inode))
                 }
-                let fd = self.synced_fd(&inode, leaf)?;
-                if data_only { data::fdatasync(fd.as_fd()) } else { data::fsync(fd.as_fd()) }
-            }),
-        }
+                // A lower file is on disk already.
+                Body::Leaf(leaf) if leaf.state.lock().upper().is_none() => Ok(()),
+                Body::Leaf(leaf) => self.sync_file(&inode, leaf, data_only, || {
+                    if let Some(blocks) = self.blocks(&inode, leaf)? {
+                        return blocks.keep();
+                    }
+                    let fd = self.synced_fd(&inode, leaf)?;
+                    if data_only { data::fdatasync(fd.as_fd()) } else { data::fsync(fd.as_fd()) }
+                }),
+            }
+        })
     }
 
-    /// What a sync of the data alone relies on is on disk: for a program that opens a file so that the kernel, which has
-    /// the file in its own hands, syncs each write.
+    /// Syncs what a later sync of the data alone relies on. It is for a program that opens a file with `O_SYNC` or
+    /// `O_DSYNC` while the kernel writes the file by itself, and so syncs each write.
     ///
     /// # Errors
     /// As [`Union::fsync`].
@@ -53,7 +52,7 @@ impl Union {
         if self.inode(id)?.is_loose() { self.fsync(id, true) } else { Ok(()) }
     }
 
-    /// Syncs a file by `sync`, and what its copy-up left to that.
+    /// Syncs a file by `sync`, and syncs what its copy-up has left to the first sync.
     pub(super) fn sync_file(
         &self,
         inode: &Arc<Inode>,
@@ -77,9 +76,9 @@ impl Union {
         named_in(leaf).into_iter().try_for_each(|parent| self.sync_ancestors(Some(parent)))
     }
 
-    /// The first sync after a copy-up; false where another one was first, which may not have seen the data of now.
+    /// Makes the first sync after a copy-up. False: another thread made it, and may not have seen the data of now.
     fn sync_copy(&self, inode: &Arc<Inode>, leaf: &LeafBody, sync: &impl Fn() -> Result<()>) -> Result<bool> {
-        // Held so that whoever comes meanwhile waits, and nothing that comes after it is taken for done.
+        // Locked so that other syncs wait until this one is done, and none takes a later copy-up for synced.
         let _up = inode.up.lock();
         if !inode.is_loose() {
             return Ok(false);
@@ -89,13 +88,13 @@ impl Union {
         }
         data::fsync(self.synced_fd(inode, leaf)?.as_fd())?;
         self.sync_parent(leaf)?;
-        // Where it has several links each is as good as the first.
+        // Each of several links must be on disk like the first.
         named_in(leaf).iter().skip(1).try_for_each(|parent| self.sync_dir(parent))?;
         inode.set_loose(false);
         Ok(true)
     }
 
-    /// The names of directories that were copied up, from this one upwards.
+    /// Syncs the names of directories that were copied up, from this directory upwards.
     fn sync_ancestors(&self, from: Option<Arc<Inode>>) -> Result<()> {
         let mut at = from;
         while let Some(dir) = at {
@@ -118,7 +117,7 @@ impl Union {
         }
     }
 
-    /// A descriptor of what the upper file itself has: of one whose data is below that is not its content.
+    /// A descriptor of the upper file itself, which of a metacopy file does not have the data.
     fn synced_fd(&self, inode: &Arc<Inode>, leaf: &LeafBody) -> Result<Arc<OwnedFd>> {
         if leaf.state.lock().meta().is_some() {
             return self.at_leaf(inode, |object| super::io::open_to_read(&object.place, object.key.ino)).map(|o| o.fd);
@@ -129,7 +128,7 @@ impl Union {
         }
     }
 
-    /// The directory with the name of its object.
+    /// Syncs the directory that holds the name of a file's object.
     fn sync_parent(&self, leaf: &LeafBody) -> Result<()> {
         let place = leaf.state.lock().upper().map(|object| object.place.dir.clone());
         match place {
@@ -139,8 +138,8 @@ impl Union {
     }
 }
 
-/// The directories whose names lead to a file over a remount: one is enough, but for a hard link without an index, which
-/// each of its names must lead to.
+/// The directories whose names must lead to a file after a remount. One is enough, but each name of a hard link without
+/// an index must lead to it.
 fn named_in(leaf: &LeafBody) -> Vec<Arc<Inode>> {
     let state = leaf.state.lock();
     let most = if state.is_pinned() { usize::MAX } else { 1 };

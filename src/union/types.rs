@@ -1,4 +1,4 @@
-//! What operations take and answer: plain values.
+//! The plain values that operations take and return.
 
 use std::sync::OnceLock;
 
@@ -7,38 +7,38 @@ use crate::inode::Inode;
 use crate::sys::stat::{Kind, SetTime, Stat, Time};
 use crate::sys::{caller, process};
 
-/// Who asks.
+/// The program that asks for an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Caller {
-    /// Owner of what it makes.
+    /// The owner of objects that it makes.
     pub uid: u32,
-    /// Group of what it makes.
+    /// The group of objects that it makes.
     pub gid: u32,
-    /// Thread id, 0 where it is not known.
+    /// Its thread id; 0: not known.
     pub pid: u32,
-    /// Mode bits that it does not give to what it makes, unless a default ACL says so.
+    /// Permission bits that objects which it makes do not get, unless the directory has a default ACL.
     pub umask: u32,
-    /// The number of the request, the same when it is sent again; 0 where there is none.
+    /// The number of the request, which stays the same when the request is sent again; 0: none.
     pub request: u64,
-    /// It is sent again: a daemon that died may have done what it asks for.
+    /// The request is sent again: a daemon that died may have carried it out.
     pub resent: bool,
 }
 
 impl Caller {
-    /// This process itself, with no umask.
+    /// This process itself, without a umask.
     pub fn this_process() -> Self {
         let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         Self { uid, gid, pid: 0, umask: 0, request: 0, resent: false }
     }
 
-    /// `CAP_FSETID`: its changes leave set-user-id bits alone. Where that cannot be read, root has it. In a user namespace
-    /// nobody has it for files, and neither has the daemon.
+    /// Whether set-user-id bits stay when it changes a file (`CAP_FSETID`). Where the capabilities cannot be read root
+    /// has it. In a user namespace nobody has it for files, not even the daemon.
     pub(super) fn keeps_privileges(self) -> bool {
         static INITIAL: OnceLock<bool> = OnceLock::new();
         *INITIAL.get_or_init(process::ids_are_initial) && self.keeps_sgid()
     }
 
-    /// `CAP_FSETID` in its own user namespace: it may give a file set-group-id for a group that it is not in.
+    /// Whether it may give a file set-group-id for a group that it is not in (`CAP_FSETID` in its own user namespace).
     pub(super) fn keeps_sgid(self) -> bool {
         const CAP_FSETID: u32 = 4;
         self.has_cap(CAP_FSETID)
@@ -49,13 +49,13 @@ impl Caller {
         caller::in_group(self.pid, self.gid, group)
     }
 
-    /// Whether it is the owner `uid` of an object, or may act as that (`CAP_FOWNER`).
+    /// Whether it is the user `uid`, an object's owner, or may act as the owner (`CAP_FOWNER`).
     pub(super) fn owns(self, uid: u32) -> bool {
         const CAP_FOWNER: u32 = 3;
         self.uid == uid || self.has_cap(CAP_FOWNER)
     }
 
-    /// `CAP_SYS_ADMIN`: it sees `trusted.*`.
+    /// Whether it sees `trusted.*` attributes (`CAP_SYS_ADMIN`).
     pub(super) fn sees_trusted(self) -> bool {
         const CAP_SYS_ADMIN: u32 = 21;
         self.has_cap(CAP_SYS_ADMIN)
@@ -66,7 +66,7 @@ impl Caller {
     }
 }
 
-/// Attributes as they are shown.
+/// The attributes of an inode as they are shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Attr {
     /// The inode.
@@ -126,7 +126,7 @@ pub struct Entry {
     pub attr: Attr,
 }
 
-/// Attributes to set; what is `None` or [`SetTime::Omit`] stays.
+/// Attributes to set; those that are `None` or [`SetTime::Omit`] stay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SetAttr {
     /// Permission bits (`0o7777`).
@@ -144,24 +144,24 @@ pub struct SetAttr {
 }
 
 impl SetAttr {
-    /// Whether it names no attribute at all.
+    /// Whether no attribute is to be set.
     pub(super) fn is_nothing(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Whether it takes more than one system call: something else could then fail between them.
+    /// Whether setting the attributes takes more than one system call, of which a later one may fail.
     pub(super) fn is_several(&self) -> bool {
         let times = if self.size.is_some() { self.times_beside_size() } else { Some([self.atime, self.mtime]) };
         let times = times.is_some_and(|times| times != [SetTime::Omit; 2]);
         [self.sets_owner(), self.mode.is_some(), self.size.is_some(), times].iter().filter(|set| **set).count() > 1
     }
 
-    /// Whether it gives the object to somebody.
+    /// Whether the owner or the group is to be set.
     pub(super) fn sets_owner(&self) -> bool {
         self.uid.is_some() || self.gid.is_some()
     }
 
-    /// The times that a change of the length does not set by itself.
+    /// The times to set after a change of the length, which sets times by itself; `None`: no time is left to set.
     pub(super) fn times_beside_size(&self) -> Option<[SetTime; 2]> {
         let now = self.atime == SetTime::Omit && self.mtime == SetTime::Now;
         (!now).then_some([self.atime, self.mtime])

@@ -24,57 +24,53 @@ impl Union {
     /// # Errors
     /// `ENODATA`, `EOPNOTSUPP`
     pub fn getxattr(&self, id: InodeId, name: &[u8]) -> Result<Vec<u8>> {
-        self.again(|| self.getxattr_once(id, name))
-    }
-
-    fn getxattr_once(&self, id: InodeId, name: &[u8]) -> Result<Vec<u8>> {
-        let inode = self.inode(id)?;
-        let key = self.stored(name)?;
-        if self.hides_capability(&inode, &key) {
-            return Err(Errno::ENODATA);
-        }
-        if xattr::is_listed(&key) && self.is_bare(&inode) {
-            return Err(Errno::ENODATA);
-        }
-        self.at_object(&inode, |dir, at| xattr::get_at_raw(dir, at, &key)).map_err(|errno| match errno {
-            // A directory that another mount covers in its layer has none.
-            Errno::EXDEV => Errno::ENODATA,
-            errno => errno,
+        self.again(|| {
+            let inode = self.inode(id)?;
+            let key = self.stored(name)?;
+            if self.hides_capability(&inode, &key) {
+                return Err(Errno::ENODATA);
+            }
+            if xattr::is_listed(&key) && self.is_bare(&inode) {
+                return Err(Errno::ENODATA);
+            }
+            self.at_object(&inode, |dir, at| xattr::get_at_raw(dir, at, &key)).map_err(|errno| match errno {
+                // A directory that another mount covers in its layer has no attributes.
+                Errno::EXDEV => Errno::ENODATA,
+                errno => errno,
+            })
         })
     }
 
-    /// The names of all extended attributes that the caller may see, each with a NUL.
+    /// The names of all extended attributes that the caller may see, each ended by a NUL.
     ///
     /// # Errors
     /// What `listxattr(2)` says.
     pub fn listxattr(&self, caller: &Caller, id: InodeId) -> Result<Vec<u8>> {
-        self.again(|| self.listxattr_once(caller, id))
-    }
-
-    fn listxattr_once(&self, caller: &Caller, id: InodeId) -> Result<Vec<u8>> {
-        let inode = self.inode(id)?;
-        if self.is_bare(&inode) {
-            return Ok(Vec::new());
-        }
-        let stored = match self.at_object(&inode, xattr::list_at) {
-            Err(Errno::EXDEV) => Vec::new(),
-            stored => stored?,
-        };
-        let mut trusted = None;
-        let mut list = Vec::new();
-        for name in stored.iter().filter_map(|name| escape::from_disk(name, self.namespace())) {
-            if name.starts_with(b"trusted.") && !*trusted.get_or_insert_with(|| caller.sees_trusted()) {
-                continue;
+        self.again(|| {
+            let inode = self.inode(id)?;
+            if self.is_bare(&inode) {
+                return Ok(Vec::new());
             }
-            if (self.noacl && is_acl(&name))
-                || (name == CAPABILITY.to_bytes() && self.hides_capability(&inode, CAPABILITY))
-            {
-                continue;
+            let stored = match self.at_object(&inode, xattr::list_at) {
+                Err(Errno::EXDEV) => Vec::new(),
+                stored => stored?,
+            };
+            let mut trusted = None;
+            let mut list = Vec::new();
+            for name in stored.iter().filter_map(|name| escape::from_disk(name, self.namespace())) {
+                if name.starts_with(b"trusted.") && !*trusted.get_or_insert_with(|| caller.sees_trusted()) {
+                    continue;
+                }
+                if (self.noacl && is_acl(&name))
+                    || (name == CAPABILITY.to_bytes() && self.hides_capability(&inode, CAPABILITY))
+                {
+                    continue;
+                }
+                list.extend_from_slice(&name);
+                list.push(0);
             }
-            list.extend_from_slice(&name);
-            list.push(0);
-        }
-        Ok(list)
+            Ok(list)
+        })
     }
 
     /// Sets an extended attribute; `flags`: `XATTR_CREATE`, `XATTR_REPLACE`.
@@ -83,8 +79,9 @@ impl Union {
     /// `EEXIST`, `ENODATA`, `EOPNOTSUPP`, `ENOSPC`, `EROFS`; what copy-up says.
     pub fn setxattr(&self, caller: &Caller, id: InodeId, name: &[u8], value: &[u8], flags: u32) -> Result<()> {
         self.again(|| {
-            let done = self.setxattr_once(caller, id, name, value, flags);
-            // The kernel asks for the time of change only; a block for attributes is among what the object takes on disk.
+            let done = self.store_xattr(caller, id, name, value, flags);
+            // The kernel asks only for the time of change, but the attribute may take a block, which the size on disk
+            // shows.
             if self.is_writable() {
                 self.attributes_changed(id);
             }
@@ -92,19 +89,19 @@ impl Union {
         })
     }
 
-    fn setxattr_once(&self, caller: &Caller, id: InodeId, name: &[u8], value: &[u8], flags: u32) -> Result<()> {
+    fn store_xattr(&self, caller: &Caller, id: InodeId, name: &[u8], value: &[u8], flags: u32) -> Result<()> {
         self.upper()?;
         let inode = self.inode(id)?;
         let key = self.stored(name)?;
         let lower = self.check_flags(&inode, Change::Other)?;
         let mode = if key.as_c_str() == ACL_ACCESS { mode_of_acl(value) } else { None };
         self.check_closed(&inode, mode)?;
-        // A capability is given to what stands there now, not to what a layer on a `nosuid` mount has later.
+        // A capability is meant for the data of now, not for data that a layer on a `nosuid` mount has later.
         let how = if self.hides_capability(&inode, &key) { CopyUp::data(caller) } else { CopyUp::metadata(caller) };
         self.copy_up(&inode, &CopyUp { flags: lower, mode, ..how })?;
-        // A copy of the data that runs meanwhile puts back what it found.
+        // A background copy of the data puts attributes back as it found them, and must not run meanwhile.
         let _up = matches!(inode.body, Body::Leaf(_)).then(|| lock_up(&inode, &killed(caller.pid))).transpose()?;
-        // A flag says what was there before; sent again, the request may have been done.
+        // A request that is sent again may have been done: its flag then no longer fits.
         let flags = if caller.resent { 0 } else { flags };
         self.at_object(&inode, |dir, at| xattr::set_at(dir, at, &key, value, flags))?;
         self.xattr_changed(&inode, &key);
@@ -116,30 +113,28 @@ impl Union {
     /// # Errors
     /// `ENODATA`, `EOPNOTSUPP`, `EROFS`; what copy-up says.
     pub fn removexattr(&self, caller: &Caller, id: InodeId, name: &[u8]) -> Result<()> {
-        let done = self.again(|| self.removexattr_there(caller, id, name));
+        let done = self.again(|| {
+            self.upper()?;
+            let inode = self.inode(id)?;
+            let key = self.stored(name)?;
+            // An attribute that does not exist is no reason to copy the object up.
+            self.at_object(&inode, |dir, at| xattr::get_at_raw(dir, at, &key))?;
+            let flags = self.check_flags(&inode, Change::Other)?;
+            self.copy_up(&inode, &CopyUp { flags, ..CopyUp::metadata(caller) })?;
+            let _up = matches!(inode.body, Body::Leaf(_)).then(|| lock_up(&inode, &killed(caller.pid))).transpose()?;
+            self.at_object(&inode, |dir, at| xattr::remove_at(dir, at, &key))?;
+            self.xattr_changed(&inode, &key);
+            match &inode.body {
+                // The same thread sends a write or a change of owner next, which ends more.
+                Body::Leaf(leaf) if key.as_c_str() == CAPABILITY => leaf.set_capability_ender(caller.pid),
+                _ => {}
+            }
+            if key.as_c_str() == ACL_ACCESS { self.drop_foreign_sgid(caller, &inode) } else { Ok(()) }
+        });
         if done.is_ok() {
             self.attributes_changed(id);
         }
         or_gone_before(caller, Errno::ENODATA, done)
-    }
-
-    fn removexattr_there(&self, caller: &Caller, id: InodeId, name: &[u8]) -> Result<()> {
-        self.upper()?;
-        let inode = self.inode(id)?;
-        let key = self.stored(name)?;
-        // Nothing is copied up for what is not there.
-        self.at_object(&inode, |dir, at| xattr::get_at_raw(dir, at, &key))?;
-        let flags = self.check_flags(&inode, Change::Other)?;
-        self.copy_up(&inode, &CopyUp { flags, ..CopyUp::metadata(caller) })?;
-        let _up = matches!(inode.body, Body::Leaf(_)).then(|| lock_up(&inode, &killed(caller.pid))).transpose()?;
-        self.at_object(&inode, |dir, at| xattr::remove_at(dir, at, &key))?;
-        self.xattr_changed(&inode, &key);
-        match &inode.body {
-            // A write or a change of owner that ends more comes next, by the same thread.
-            Body::Leaf(leaf) if key.as_c_str() == CAPABILITY => leaf.set_capability_ender(caller.pid),
-            _ => {}
-        }
-        if key.as_c_str() == ACL_ACCESS { self.drop_foreign_sgid(caller, &inode) } else { Ok(()) }
     }
 
     fn stored(&self, name: &[u8]) -> Result<CString> {
@@ -149,19 +144,19 @@ impl Union {
         escape::to_disk(name, self.namespace())
     }
 
-    /// Whether an object is known to have no extended attribute. Its lookup listed them: programs that copy or list files
-    /// ask for several, of each file.
+    /// Whether an object is known to have no extended attribute. Its lookup has listed them for the marks, and programs
+    /// that copy or list files ask for several attributes of each file.
     fn is_bare(&self, inode: &Inode) -> bool {
         let lower_is_seen = || inode.leaf().is_ok_and(|leaf| leaf.state.lock().upper().is_none());
         inode.is_bare_below() && self.layers_stay() && lower_is_seen()
     }
 
-    /// Where the marks of all layers are.
+    /// The namespace in which all layers' marks are.
     fn namespace(&self) -> Namespace {
         self.top.layer.namespace
     }
 
-    /// A layer on a `nosuid` mount gives no file capability.
+    /// Whether an attribute is a file capability that is not shown, as the data is in a layer on a `nosuid` mount.
     fn hides_capability(&self, inode: &Inode, key: &CStr) -> bool {
         key == CAPABILITY && inode.leaf().is_ok_and(|leaf| self.is_nosuid(&leaf.state.lock()))
     }
@@ -174,13 +169,13 @@ impl Union {
         }
     }
 
-    /// An ACL that is set or removed drops set-group-id, of a directory, too, where the caller is neither in the group nor
-    /// privileged: the kernel leaves that to the daemon.
+    /// Ends set-group-id after an ACL was set or removed, of a directory, too, if the caller is neither in the group
+    /// nor privileged. The kernel leaves this to the daemon.
     fn drop_foreign_sgid(&self, caller: &Caller, inode: &Arc<Inode>) -> Result<()> {
         if self.has_foreign_sgid(caller, inode)? { self.drop_sgid(inode) } else { Ok(()) }
     }
 
-    /// Whether an object has set-group-id for a group that the caller is not in, and may not give.
+    /// Whether an object has set-group-id for a group that the caller is not in, and the caller has no `CAP_FSETID`.
     pub(super) fn has_foreign_sgid(&self, caller: &Caller, inode: &Arc<Inode>) -> Result<bool> {
         let stat = self.at_object(inode, stat_at)?;
         let sgid = stat.mode & libc::S_ISGID != 0;

@@ -1,8 +1,9 @@
-//! A file of the upper layer that gets its data block by block, and the record of the blocks that it has.
+//! A file of the upper layer whose data arrives block by block, and the record of the blocks that have arrived.
 //!
-//! A block is written first and recorded then, each by its own call: whenever the process ends, what is not recorded is
-//! read from below, as before. What a crash of the machine may leave recorded without its data counts only while the
-//! machine runs; [`Blocks::keep`] syncs the data and then records that for good.
+//! A block is written by one call and recorded by the next: whenever the process ends, blocks that are not recorded are
+//! read from the lower file, as before. A crash of the machine may leave blocks recorded whose data is lost, so that a
+//! first record ([`HERE`]) counts only until the machine stops; [`Blocks::keep`] syncs the data and then records the
+//! blocks for good ([`KEPT`]).
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -21,28 +22,30 @@ use crate::sys::{boot_id, data, tree, xattr};
 /// `FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE`
 const PUNCH: i32 = 3;
 
-/// A file whose data is partly in the upper layer. One value for all who use the file.
+/// A file whose data is partly in the upper layer. All users of the file share one value.
 pub struct Blocks {
     file: OwnedFd,
     below: Arc<OwnedFd>,
     record: OwnedFd,
     shift: u8,
     fsync: Fsync,
-    /// What is [`HERE`] counts after the end of this process.
+    /// Which run of the machine this is can be told, so that blocks that are [`HERE`] count after the end of this
+    /// process.
     boot_is_known: bool,
-    /// Something is [`HERE`] that may not be on disk.
+    /// Some block is [`HERE`], and may not be on disk.
     loose: AtomicBool,
-    /// Shared by who writes where the file has its data, exclusive for who changes where that is.
+    /// Locked shared by writes to blocks in the upper file, exclusively by who adds blocks.
     map: RwLock<Map>,
 }
 
 struct Map {
-    /// From here on everything is in the upper file, which is at least so long.
+    /// The size in bytes of the part that may be in the lower file. Behind it all data is in the upper file, which is
+    /// at least this long.
     limit: u64,
     states: Vec<u8>,
-    /// How many of them are [`BELOW`].
+    /// How many of `states` are [`BELOW`].
     missing: usize,
-    /// None before this one is.
+    /// No block before this one is [`BELOW`]: a search for one begins here.
     next: usize,
 }
 
@@ -52,7 +55,8 @@ impl Map {
         Self { limit, states, missing, next: 0 }
     }
 
-    /// How far from `at` on everything is in one file, up to `end`; true for the upper one.
+    /// The run of bytes from `at` that is in one file: true for the upper file, and the offset at which the run ends,
+    /// at most `end`.
     fn run(&self, shift: u8, at: u64, end: u64) -> (bool, u64) {
         let state = |at: u64| at >= self.limit || self.states.get(index(at, shift)) != Some(&BELOW);
         let here = state(at);
@@ -74,10 +78,10 @@ fn index(at: u64, shift: u8) -> usize {
 }
 
 impl Blocks {
-    /// The open upper file `file` with the mark `mark`, over the data of `below`.
+    /// Opens the record that `mark` names, for the open upper file `file` and the lower file `below`.
     ///
     /// # Errors
-    /// `EIO` without a record that fits; what the system calls say.
+    /// `EIO`: no record fits; what the system calls say.
     pub fn open(upper: &Upper, mark: &BlocksMark, file: OwnedFd, below: Arc<OwnedFd>) -> Result<Self> {
         let record = upper.open_record(&mark.record).map_err(|errno| {
             log::warn!("workdir: the record {:?} of a file's blocks: {errno}", mark.record);
@@ -129,7 +133,7 @@ impl Blocks {
                 if here {
                     break;
                 }
-                // Shorter below than it was: as zeros, as in a copy.
+                // The lower file is shorter than it was: the rest reads as zeros, as in a copy.
                 part.iter_mut().skip(read).for_each(|byte| *byte = 0);
                 done += len - read;
             }
@@ -165,7 +169,7 @@ impl Blocks {
         }
         let mut map = self.map.write();
         match map.run(self.shift, at, end) {
-            // Another one was first.
+            // Another thread was first.
             (true, to) => data::pwrite(self.file(), part(to), at),
             (false, to) => {
                 let (bytes, limit) = (part(to), map.limit);
@@ -175,7 +179,7 @@ impl Blocks {
         }
     }
 
-    /// Writes to blocks that are below: what of them is not written is copied, so that all of each is here.
+    /// Writes to blocks that are in the lower file. The parts of them that `bytes` does not cover are copied first.
     fn write_new(&self, limit: u64, at: u64, bytes: &[u8], end: u64) -> Result<()> {
         let mask = (1 << self.shift) - 1;
         self.copy(at & !mask, at)?;
@@ -183,7 +187,8 @@ impl Blocks {
         data::pwrite_all(self.file(), bytes, at)
     }
 
-    /// Gets the blocks of a range that is all below, and records them. Of what fails nothing counts.
+    /// Gets the blocks of a range, all of them [`BELOW`], and records them. If one step fails no block of the range
+    /// counts.
     fn add(&self, map: &mut Map, from: u64, to: u64, get: impl FnOnce() -> Result<()>) -> Result<()> {
         let done = get().and_then(|()| self.record(map, from, to));
         if done.is_err() && self.write_states(from, to, BELOW).is_ok() {
@@ -203,7 +208,7 @@ impl Blocks {
         Ok(())
     }
 
-    /// Zeros: what an attempt before this one left in a block that did not count goes.
+    /// Fills a range with zeros: an earlier attempt that failed may have left data there.
     fn clear(&self, from: u64, to: u64) -> Result<()> {
         if from >= to || data::fallocate(self.file(), PUNCH, from, to - from).is_ok() {
             return Ok(());
@@ -218,7 +223,7 @@ impl Blocks {
         Ok(())
     }
 
-    /// The room of blocks that do not count after all.
+    /// Gives back the space of blocks that do not count after all.
     fn give_back(&self, limit: u64, at: u64, end: u64) {
         let mask = (1 << self.shift) - 1;
         let (from, to) = (at & !mask, (end.saturating_add(mask) & !mask).min(limit));
@@ -227,7 +232,7 @@ impl Blocks {
         }
     }
 
-    /// The blocks of this range are here.
+    /// Records that the blocks of a range are in the upper file.
     fn record(&self, map: &mut Map, from: u64, to: u64) -> Result<()> {
         let state = if self.boot_is_known || self.fsync == Fsync::Volatile {
             HERE
@@ -249,7 +254,7 @@ impl Blocks {
         data::pwrite_all(self.record.as_fd(), &vec![state; last - first + 1], STATES + first as u64)
     }
 
-    /// All that was written is on disk, and counts whatever comes.
+    /// Syncs all data that was written, and records its blocks for good.
     ///
     /// # Errors
     /// `EIO`, `ENOSPC`, `EDQUOT`
@@ -286,8 +291,8 @@ impl Blocks {
         self.loose.load(Relaxed)
     }
 
-    /// Copies up to `most` bytes of what is below, of the first `len` of the file; true where there is more. To others
-    /// nothing changes, not the times either.
+    /// Copies up to `most` bytes that are still in the lower file, within the first `len` bytes; true: more is left.
+    /// Readers see no change, not even in the times.
     ///
     /// # Errors
     /// What reading and writing say.
@@ -301,14 +306,14 @@ impl Blocks {
         if from >= end {
             return Ok(false);
         }
-        // Whole blocks, of which the last may be shorter.
+        // Whole blocks; the last block of the file may be shorter.
         let most = most.max(1 << self.shift) >> self.shift << self.shift;
         let (limit, bound) = (map.limit, from.saturating_add(most));
         let (_, to) = map.run(self.shift, from, bound.min(limit));
         let before = stat_fd(self.file())?;
         let capability = xattr::get_fd(self.file(), CAPABILITY)?;
         let copied = self.add(&mut map, from, to, || self.copy_run(from, to));
-        // What writing took away.
+        // Writing has cleared bits of the mode.
         if stat_fd(self.file())?.mode != before.mode {
             tree::chmod_fd(self.file(), before.mode & 0o7777)?;
         }
@@ -335,13 +340,13 @@ impl Blocks {
         Ok(())
     }
 
-    /// The file has all its data, or all up to `cut`, which is its length from now on: the mark goes. False where it is
-    /// cut, but still marked: [`Blocks::seal`] is to be tried again before it grows.
+    /// Ends the arrival of a file that has all its data, or all up to its new length `cut`: the mark goes. False: the
+    /// file was cut but kept the mark, and [`Blocks::seal`] must be called again before the file grows.
     ///
     /// # Errors
     /// What the system calls say; then nothing has changed.
     pub fn seal(&self, upper: &Upper, cut: Option<u64>) -> Result<bool> {
-        // What takes long, before anybody has to wait for it.
+        // The long sync comes before the lock, so that nobody waits for it.
         upper.sync_staged(self.file(), true)?;
         let mut map = self.map.write();
         if let Some(len) = cut {
@@ -364,7 +369,8 @@ impl Blocks {
     }
 }
 
-/// What a record says in this run of the machine and of the file as it is `now`. What it no longer says is written down.
+/// Brings a record up to date for this run of the machine and for the file as it is `now`: blocks that no longer count
+/// are written down as [`BELOW`].
 fn settle_record(
     record: BorrowedFd<'_>,
     header: &Header,
@@ -388,7 +394,7 @@ fn settle_record(
     Ok(Map::new(now.limit, states))
 }
 
-/// Where and how often in a row `state` stands.
+/// The runs of blocks in a state: the first block and the number of blocks of each run.
 fn runs(states: &[u8], state: u8) -> Vec<(usize, usize)> {
     let mut runs: Vec<(usize, usize)> = Vec::new();
     for at in states.iter().enumerate().filter(|(_, is)| **is == state).map(|(at, _)| at) {
@@ -400,19 +406,19 @@ fn runs(states: &[u8], state: u8) -> Vec<(usize, usize)> {
     runs
 }
 
-/// A record that goes with the value, unless it is kept.
+/// A new record, which is removed with the value unless it is kept.
 pub struct NewRecord<'a> {
     pub(super) upper: &'a Upper,
     pub(super) name: Option<Name>,
 }
 
 impl NewRecord<'_> {
-    /// The mark that leads to it.
+    /// The mark that leads to the record; `shift`: the size of a block in bytes, as a power of two.
     pub fn mark(&self, shift: u8) -> Result<BlocksMark> {
         Ok(BlocksMark { shift, record: self.name.clone().ok_or(Errno::EIO)? })
     }
 
-    /// It stays.
+    /// Lets the record stay.
     pub fn keep(mut self) {
         self.name = None;
     }

@@ -1,4 +1,4 @@
-//! A file's data, copied: shared blocks where the file system can, holes kept exactly.
+//! Copies the data of a file. Blocks are shared where the file system can, and holes stay holes.
 
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
@@ -6,18 +6,18 @@ use std::time::{Duration, Instant};
 use crate::base::{Errno, Result};
 use crate::sys::{data, process};
 
-/// Asked between steps of a long copy: true ends it with `EINTR`.
+/// Asked between two steps of a long copy; true ends the copy with `EINTR`.
 pub type Interrupt<'a> = &'a dyn Fn() -> bool;
 
-/// Bytes a step of the loop copies where the kernel cannot.
+/// Bytes that one step copies by read and write, where the kernel cannot copy by itself.
 const BUFFER: usize = 256 << 10;
 
 thread_local! {
-    /// What the loop reads into: fresh memory for each step would cost as much as the copying.
+    /// The buffer of a thread's copies: fresh memory for each step would cost as much as the copying.
     static ROOM: std::cell::RefCell<Vec<u8>> = const { std::cell::RefCell::new(Vec::new()) };
 }
 
-/// Gives room for `len` bytes, or for as many as a step copies.
+/// Calls `act` with a buffer of `len` bytes, at most as many as a step copies.
 fn with_room<T>(len: u64, act: impl FnOnce(&mut [u8]) -> T) -> T {
     let len = usize::try_from(len).unwrap_or(BUFFER).min(BUFFER);
     ROOM.with_borrow_mut(|room| {
@@ -29,18 +29,18 @@ fn with_room<T>(len: u64, act: impl FnOnce(&mut [u8]) -> T) -> T {
 /// How data is copied.
 #[derive(Clone, Copy)]
 pub struct CopyData<'a> {
-    /// The first so many bytes.
+    /// How many bytes from the start of the file are copied.
     pub len: u64,
-    /// That is all of the file, whose blocks may be shared.
+    /// `len` is the whole file, so that the copy may share its blocks.
     pub whole: bool,
-    /// It is synced next: what is copied goes to the disk at once, so that the sync, which nothing can end, is short.
+    /// A sync follows: copied data goes to the disk at once, so that the sync, which no signal can end, is short.
     pub synced: bool,
-    /// Whether the caller is gone.
+    /// Whether the caller has gone.
     pub interrupt: Interrupt<'a>,
 }
 
-/// Copies data of `from` to the empty file `to`, which then is `len` bytes long. True where the two share their blocks, and
-/// nothing was written.
+/// Copies data of `from` to the empty file `to`, which is `len` bytes long afterwards. True: the two files share their
+/// blocks, and nothing was written.
 ///
 /// # Errors
 /// `EINTR`; what reading and writing say (`ENOSPC`, `EDQUOT`, `EIO` …).
@@ -67,7 +67,7 @@ pub fn copy_data(from: BorrowedFd<'_>, to: BorrowedFd<'_>, how: CopyData<'_>) ->
         while offset < end {
             let copied = copy_step(from, to, offset, (end - offset).min(pace.step), &mut in_kernel)?;
             if copied == 0 {
-                // Shorter than it said: what is missing reads as zeros, as a truncated file does.
+                // The file is shorter than its size said: the rest reads as zeros, as in a file that was truncated.
                 break;
             }
             pace.copied(offset, copied)?;
@@ -79,7 +79,7 @@ pub fn copy_data(from: BorrowedFd<'_>, to: BorrowedFd<'_>, how: CopyData<'_>) ->
     end_at(to, reached, len).map(|()| false)
 }
 
-/// Whether none of the first `len` bytes is in a hole, as far as that can be told.
+/// Whether none of the first `len` bytes is in a hole, as far as the file system tells.
 fn is_dense(from: BorrowedFd<'_>, len: u64) -> Result<bool> {
     match data::seek_hole(from, 0) {
         Err(Errno::EINVAL | Errno::EOPNOTSUPP) => Ok(true),
@@ -87,7 +87,7 @@ fn is_dense(from: BorrowedFd<'_>, len: u64) -> Result<bool> {
     }
 }
 
-/// By one read and one write.
+/// Copies by one read and one write.
 fn copy_small(from: BorrowedFd<'_>, to: BorrowedFd<'_>, len: u64) -> Result<()> {
     with_room(len, |room| {
         let read = data::pread_full(from, room, 0)?;
@@ -96,8 +96,8 @@ fn copy_small(from: BorrowedFd<'_>, to: BorrowedFd<'_>, len: u64) -> Result<()> 
     })
 }
 
-/// Copies `len` bytes, [`SMALL`] at most, of `from` to the empty file `to`, if they are in memory and none is in a hole; false
-/// where that is not so, and then nothing is copied.
+/// Copies `len` bytes, at most [`SMALL`], of `from` to the empty file `to`, if all of them are in the page cache and
+/// none is in a hole. False: nothing was copied.
 ///
 /// # Errors
 /// What looking for holes and writing say.
@@ -113,39 +113,41 @@ pub fn copy_from_cache(from: BorrowedFd<'_>, to: BorrowedFd<'_>, len: u64) -> Re
     })
 }
 
-/// The length of what was written up to `reached`: to set the one that it has costs a change in the journal.
+/// Sets the length of a file whose data reaches up to `reached`, if that is another length: setting the same one costs
+/// a write to the file system's journal.
 fn end_at(to: BorrowedFd<'_>, reached: u64, len: u64) -> Result<()> {
     if reached < len { data::truncate(to, len) } else { Ok(()) }
 }
 
-/// Bytes that are copied by one read and one write if all of them are data: the kernel's copying, by way of a pipe, costs more.
+/// Up to this many bytes are copied by one read and one write if none is in a hole: the kernel's own copy, through a
+/// pipe, costs more.
 pub const SMALL: u64 = 16 << 10;
 
-/// Bytes of the first step, and of the smallest.
+/// Bytes of the first step, which is also the smallest.
 const FIRST_STEP: u64 = 256 << 10;
 const MOST_STEP: u64 = 64 << 20;
-/// A step takes this much of the processor at most, as far as it can be foretold: a kernel that does not preempt itself
-/// lets whoever wakes up meanwhile wait for its end, or for the next tick.
+/// The most processor time that a step should take: a kernel that does not preempt itself lets a thread that wakes up
+/// meanwhile wait for the end of the step, or for the next tick.
 const STEP_CPU: Duration = Duration::from_micros(200);
-/// A step takes this long at most: that of a disk, a network, or a shared block.
+/// The longest that a step should take, with its waits for a disk or a network.
 const STEP_TIME: Duration = Duration::from_millis(50);
-/// How often the interrupt is asked. A small file is copied sooner than the question is answered.
+/// How often the interrupt is asked. A small file is copied in less time than the question takes.
 const ASK: Duration = Duration::from_millis(20);
-/// Bytes that go to the disk together; twice as many at most are on the way.
+/// Bytes that are sent to the disk together; at most twice as many are on their way.
 const OUT: u64 = 8 << 20;
 
-/// Keeps a long copy from being in everybody's way: it goes in small steps, yields after each, and does not fill the page
-/// cache with what a sync must wait for.
+/// Keeps a long copy out of the way of others: it goes in small steps, yields after each, and does not fill the page
+/// cache with data that a sync must wait for.
 struct Pace<'a> {
     to: BorrowedFd<'a>,
     how: CopyData<'a>,
     step: u64,
     asked: Instant,
-    /// When the last step ended, and how much of the processor this thread had had by then.
+    /// When the last step ended, and the processor time of this thread by then.
     last: (Instant, Duration),
-    /// Copied, and not on the way yet.
+    /// The range in bytes that was copied and not yet sent to the disk.
     fresh: Option<(u64, u64)>,
-    /// On the way to the disk.
+    /// The range in bytes that is on its way to the disk.
     sent: Option<(u64, u64)>,
 }
 
@@ -155,7 +157,7 @@ impl<'a> Pace<'a> {
         Self { to, how, step: FIRST_STEP, asked: now, last: (now, process::thread_time()), fresh: None, sent: None }
     }
 
-    /// A step is done.
+    /// Ends a step that has copied `len` bytes at `at`.
     fn copied(&mut self, at: u64, len: u64) -> Result<()> {
         if self.how.synced {
             self.send(at, len)?;
@@ -178,7 +180,7 @@ impl<'a> Pace<'a> {
         Ok(())
     }
 
-    /// Sends what was copied on its way, once it is enough, and waits for what was sent before.
+    /// Sends copied data to the disk once there is enough of it, and waits for the data that was sent before.
     fn send(&mut self, at: u64, len: u64) -> Result<()> {
         let start = self.fresh.map_or(at, |(start, _)| start);
         self.fresh = Some((start, at + len));
@@ -224,7 +226,7 @@ pub(super) fn copy_step(
             Err(Errno::EXDEV | Errno::EINVAL | Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EPERM | Errno::EBADF) => {}
             Err(errno) => return Err(errno),
         }
-        // 0 is the end of the file, or a file system that pretends (FUSE, procfs): reading tells.
+        // 0 means the end of the file, or a file system that cannot copy (FUSE, procfs): reading tells which.
         *in_kernel = false;
     }
     with_room(len as u64, |room| {

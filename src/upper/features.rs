@@ -1,4 +1,4 @@
-//! What the upper layer's file system can do, found by trying it once in workdir.
+//! What the upper layer's file system can do. Each ability is tried once in workdir.
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -13,14 +13,14 @@ use crate::sys::stat::{stat_at, statfs_fd};
 use crate::sys::tree::{self, RenameFlags};
 use crate::sys::xattr;
 
-/// What was found.
+/// The abilities of the upper layer's file system.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Features {
     /// The namespace in which marks can be written.
     pub marks: Option<Namespace>,
     /// 0/0 character devices can be made.
     pub devices: bool,
-    /// A name is found in another spelling.
+    /// A name is found in another spelling: workdir is case-insensitive.
     pub folds: bool,
     /// A directory can be made case-insensitive (`chattr +F`).
     pub takes_casefold: bool,
@@ -30,23 +30,24 @@ pub struct Features {
     pub rename_whiteout: bool,
     /// An object can have several names.
     pub links: bool,
-    /// A name that is on disk has the blocks behind it that its file shared before: such a copy needs no sync.
+    /// Once a file's name is on disk, so are the blocks that the file shared before it got the name: a copy that shares
+    /// its blocks needs no sync.
     pub orders_clones: bool,
-    /// What a metacopy file that has another name than its data needs in marks does not fit beside its inode.
+    /// The marks of a metacopy file that has another name than its data do not fit beside its inode.
     pub crowds_marks: bool,
 }
 
-/// XFS: `FICLONE` waits until the data of the source is written, and the shared blocks, attributes and the name are
-/// changes in one log, which is replayed in its order; each write of the log flushes the disk's cache first. Not btrfs: a
-/// sync of the directory may log a new name without what its file shares.
+/// XFS: `FICLONE` waits until the data of the source is written. The shared blocks, the attributes and the name are
+/// changes in one log that is replayed in order, and each write of the log flushes the disk's cache first. Not btrfs,
+/// where a sync of the directory may log a new name without the blocks that its file shares.
 const ORDERS_CLONES: u64 = 0x5846_5342;
 
-/// ext4: its inodes of 256 bytes have room for one mark, and the rest gets a block of its own, which costs more to make
-/// than a few bytes of data to copy from memory. 5,000 renames, of the time with marks alone: 0.86; on XFS 1.01, on tmpfs
-/// 0.97, and on btrfs 1.15.
+/// ext4: an inode of 256 bytes has room for one mark. Other marks get a block of their own, which costs more than to
+/// copy a few bytes of data from memory. Time of 5,000 renames with small data copied, as a share of the time with
+/// marks alone: 0.86 on ext4, 1.01 on XFS, 0.97 on tmpfs, 1.15 on btrfs.
 const CROWDS_MARKS: u64 = 0xef53;
 
-/// A name in workdir that something is tried with; what stands there goes with it.
+/// A name in workdir with which an ability is tried; the object under it is removed with the value.
 struct Tried<'a>(BorrowedFd<'a>, CString);
 
 impl<'a> Tried<'a> {
@@ -79,17 +80,17 @@ fn other_case(name: &CStr) -> Result<CString> {
 }
 
 impl Features {
-    /// Tries everything in the (empty, own) directory `work`; marks in `wish` first.
+    /// Tries each ability in the empty directory `work` of this process; marks in the namespace `wish` first.
     ///
     /// # Errors
-    /// What making a file there says: then nothing at all can be written.
+    /// What making a file in `work` says: then nothing at all can be written.
     pub fn probe(work: BorrowedFd<'_>, wish: Namespace) -> Result<Self> {
-        // No name is used twice: a call that fails may have done its work (servers, and FUSE).
+        // No name is used twice: on a server or FUSE a call that fails may have done its work.
         let [a, b, c, d, e] = [(); 5].map(|()| Tried::new(work));
         let (a, b, c, d, e) = (a?, b?, c?, d?, e?);
         drop(tree::create_at(work, a.name(), OFlags::WRONLY, 0o600)?);
         if is_casefolded(work) || stat_at(work, &other_case(a.name())?).is_ok() {
-            // Nothing else matters.
+            // A case-insensitive workdir is refused: nothing else matters.
             return Ok(Self { folds: true, ..Self::default() });
         }
         let takes_casefold = kernel_folds() && {
@@ -129,7 +130,7 @@ impl Features {
         Ok(found)
     }
 
-    /// How deleted names are written there.
+    /// The form of whiteouts that this file system takes.
     pub fn whiteout_style(&self) -> WhiteoutStyle {
         match (self.devices, self.marks) {
             (true, _) => WhiteoutStyle::Device,
@@ -138,7 +139,7 @@ impl Features {
         }
     }
 
-    /// Whether names can be hidden in this way there.
+    /// Whether whiteouts of this form can be written here.
     pub fn writes(&self, style: WhiteoutStyle) -> bool {
         match style {
             WhiteoutStyle::Device => self.devices,
@@ -147,7 +148,7 @@ impl Features {
         }
     }
 
-    /// What does not work as it should there, a line each; deleted names are written in `style`.
+    /// Notes on the abilities that this file system lacks, one line each. `style`: the form of the layer's whiteouts.
     pub fn degraded(&self, style: WhiteoutStyle) -> Vec<String> {
         let mut lines = Vec::new();
         if self.marks.is_none() {

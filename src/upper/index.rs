@@ -1,12 +1,13 @@
 //! Writing the index of copied-up hard links, and taking it over from an earlier mount.
 //!
-//! Checks and clean-up are those of the kernel's OverlayFS (`Documentation/filesystems/overlayfs.rst`, "inode index").
+//! The checks and the clean-up are those of the kernel's OverlayFS (`Documentation/filesystems/overlayfs.rst`, "inode
+//! index").
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::inherit::{disinherit, make_private};
-use super::workdir::{children, remove};
+use super::removal::{children, remove};
 use crate::base::{Errno, Result};
 use crate::format::mark::{Mark, Namespace};
 use crate::format::{Base, Decoded, Nlink, Origin, parse_index_name};
@@ -25,11 +26,11 @@ pub enum IndexError {
     OtherLower,
     /// The index belongs to another upper layer.
     OtherUpper,
-    /// An entry that no overlay has made.
+    /// No overlay has made this entry.
     Foreign(String),
-    /// Its marks are in the other namespace (`userxattr`).
+    /// The marks of the index are in the other namespace (`userxattr`).
     OtherNamespace,
-    /// The lower layer's or the upper layer's file system does not name its objects.
+    /// The file system of the lower or of the upper layer has no lasting file handles.
     NoHandles,
     /// A system call failed.
     Failed(Errno),
@@ -45,11 +46,11 @@ impl From<Errno> for IndexError {
 pub struct Index {
     /// The directory.
     pub dir: OwnedFd,
-    /// The upper layer was used with an index, which is not there any more.
+    /// The upper layer was used with an index that no longer exists.
     pub lost: bool,
 }
 
-/// What the index has to fit.
+/// The layers that an index must belong to.
 pub struct Belongings<'a> {
     /// `workdir`
     pub workdir: BorrowedFd<'a>,
@@ -57,7 +58,7 @@ pub struct Belongings<'a> {
     pub upper: (&'a Layer, BorrowedFd<'a>),
     /// The topmost lower layer and its root.
     pub lower: (&'a Layer, BorrowedFd<'a>),
-    /// Where the marks are.
+    /// The namespace of the marks.
     pub namespace: Namespace,
     /// Whether a lower object is known to be gone.
     pub is_gone: &'a dyn Fn(&Origin) -> bool,
@@ -70,8 +71,8 @@ fn agree(one: &[u8], other: &[u8]) -> bool {
 }
 
 impl Belongings<'_> {
-    /// Makes or takes over `workdir/index`: it must belong to these layers; what is left of earlier mounts goes. Nothing
-    /// is changed before all is checked.
+    /// Makes `workdir/index`, or takes over one that belongs to these layers. Entries that earlier mounts have left
+    /// without use are removed. Nothing is changed before all entries are checked.
     ///
     /// # Errors
     /// [`IndexError`]
@@ -88,7 +89,7 @@ impl Belongings<'_> {
         }
         let index = open_beneath(self.workdir, INDEX, OFlags::RDONLY | OFlags::DIRECTORY)?;
         let at = index.as_fd();
-        // Old kernels kept the upper layer's mark there.
+        // Old kernels kept the upper layer's mark under this key.
         if let Some(old) = xattr::get_at(at, c".", self.key(Mark::Origin))?.filter(|old| !old.is_empty())
             && !agree(&old, &upper)
         {
@@ -111,7 +112,7 @@ impl Belongings<'_> {
         Ok(Index { dir: index, lost })
     }
 
-    /// Whether an entry was made by a mount whose marks are elsewhere.
+    /// The error for an entry that was made by a mount with marks in the other namespace.
     fn in_other_namespace(&self, index: BorrowedFd<'_>, name: &CStr) -> Result<Option<IndexError>> {
         let there = xattr::get_at(index, name, self.namespace.other().key(Mark::Origin))?.is_some();
         Ok(there.then_some(IndexError::OtherNamespace))
@@ -131,7 +132,8 @@ impl Belongings<'_> {
         Ok(origin.encode_upper())
     }
 
-    /// Whether the mark stands there already; it must then be this one. An empty one says nothing.
+    /// Whether the mark exists already with the value that is expected. An empty value says nothing; another value is
+    /// an error.
     fn verify(
         &self,
         dir: BorrowedFd<'_>,
@@ -143,13 +145,13 @@ impl Belongings<'_> {
             None => Ok(false),
             Some(value) if value.is_empty() => Ok(false),
             Some(value) if value == expected => Ok(true),
-            // Made where the UUID of the upper layer's file system was not known.
+            // The mark was made where the UUID of the upper layer's file system was not known.
             Some(value) if mark == Mark::Upper && Origin::is_upper(&value) && agree(&value, expected) => Ok(true),
             Some(_) => Err(other),
         }
     }
 
-    /// Looks at all entries; what must go is returned.
+    /// Checks all entries; returns those that must be removed.
     fn check(&self, index: BorrowedFd<'_>) -> std::result::Result<Vec<(CString, Kind)>, IndexError> {
         let mut left = Vec::new();
         for (name, kind) in children(index)? {
@@ -160,12 +162,12 @@ impl Belongings<'_> {
         Ok(left)
     }
 
-    /// Whether an entry is still of use.
+    /// Whether some name still leads to an entry.
     fn is_in_use(&self, index: BorrowedFd<'_>, name: &CStr, kind: Kind) -> std::result::Result<bool, IndexError> {
         let foreign = || IndexError::Foreign(name.to_string_lossy().into_owned());
         let origin = parse_index_name(name.to_bytes()).map_err(|_| foreign())?;
         let stat = stat_at(index, name)?;
-        // Directories and whiteouts belong to nfs_export.
+        // Entries that are directories or whiteouts belong to the option nfs_export.
         if kind == Kind::Dir || stat.is_whiteout() {
             return Ok(true);
         }
@@ -177,7 +179,7 @@ impl Belongings<'_> {
         if stat.nlink > 1 {
             return Ok(true);
         }
-        // No name of the upper layer leads to it; is there still one of a lower layer?
+        // No name of the upper layer leads to the entry. A lower name still does unless the lower object is gone.
         if let Ok(Decoded::Known(origin)) = Origin::decode(&origin)
             && (self.is_gone)(&origin)
         {

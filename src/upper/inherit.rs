@@ -1,5 +1,5 @@
-//! What a directory hands on to all that is made in it. What is staged in workdir is moved to where it is seen, and must
-//! have nothing of that kind but what its place there would have given it.
+//! What a directory hands on to the objects that are made in it. An object that is staged in workdir and then moved to
+//! its place must have inherited only what that place would have given it.
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -12,18 +12,18 @@ use crate::sys::{flags, tree, xattr};
 
 const ACLS: [&CStr; 2] = [c"system.posix_acl_default", c"system.posix_acl_access"];
 
-/// What `chattr` gives to a directory and all that is made in it from then on, and says how an object behaves:
-/// `FS_SYNC_FL`, `FS_NODUMP_FL`, `FS_NOATIME_FL`, `FS_DIRSYNC_FL`, `FS_CASEFOLD_FL`. What says how it is stored
-/// (compression, copy-on-write, DAX, project, key) stays: the upper layer has mostly got the same from the same parent, and
-/// data can be shared, and names moved, only between those that are alike in it.
+/// The inherited flags of chattr(1) that say how an object behaves: `FS_SYNC_FL`, `FS_NODUMP_FL`, `FS_NOATIME_FL`,
+/// `FS_DIRSYNC_FL`, `FS_CASEFOLD_FL`. The flags that say how an object is stored (compression, copy-on-write, DAX,
+/// project, key) stay: the upper layer mostly has the same ones from the same parent, and data can be shared and names
+/// moved only between directories with the same ones.
 const BEHAVIOUR: u32 = 0x8 | 0x40 | 0x80 | 0x1_0000 | 0x4000_0000;
-/// XFS: no symlink can be made in it (`FS_XFLAG_NOSYMLINKS`).
+/// `FS_XFLAG_NOSYMLINKS` (XFS): no symlink can be made in the directory.
 const NO_SYMLINKS: u32 = 0x400;
-/// What is made in it has its project (`FS_XFLAG_PROJINHERIT`).
+/// `FS_XFLAG_PROJINHERIT`: objects that are made in the directory get its project.
 const GIVES_PROJECT: u32 = 0x200;
 
-/// Makes an open directory, which is in `parent`, one that only this process's user can enter, and that gives what is made
-/// in it no rights of its own.
+/// Makes the open directory `dir`, which is in `parent`, one that only this process's user can enter, and that hands on
+/// no group and no ACL.
 ///
 /// # Errors
 /// `EPERM` for a directory of another user without privilege; what the system calls say.
@@ -31,9 +31,11 @@ pub(super) fn make_private(dir: BorrowedFd<'_>, parent: BorrowedFd<'_>) -> Resul
     let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     let stat = stat_fd(dir)?;
     if (stat.uid, stat.gid) != (uid, gid) {
-        // Made by another user's mount, who could enter it; or of a group that some mounts (`grpid`) hand on.
+        // The directory may belong to another user, who could enter it, or to a group that some mounts (`grpid`) hand
+        // on.
         match tree::chown_fd(dir, Some(uid), Some(gid)) {
-            // Where the file system says whose all is that is made there (NFS without root, sshfs), it is that one's.
+            // Some file systems give each new object to one fixed user (NFS without root, sshfs); a directory of that
+            // user is ours.
             Err(Errno::EPERM) if owners_of_new(parent)? == (stat.uid, stat.gid) => {}
             owned => owned?,
         }
@@ -44,7 +46,7 @@ pub(super) fn make_private(dir: BorrowedFd<'_>, parent: BorrowedFd<'_>) -> Resul
             Err(errno) => return Err(errno),
         }
     }
-    // Set-group-id came with the parent's.
+    // Set-group-id may have come from the parent.
     if stat_fd(dir)?.mode & 0o7777 == 0o700 { Ok(()) } else { tree::chmod_fd(dir, 0o700) }
 }
 
@@ -57,14 +59,14 @@ fn owners_of_new(parent: BorrowedFd<'_>) -> Result<(u32, u32)> {
     made.map(|stat| (stat.uid, stat.gid))
 }
 
-/// Lets an empty directory of workdir hand on no behaviour. It gets the project of `root`, the upper layer's: a file
-/// system moves nothing into a directory that hands on another one.
+/// Keeps an empty directory of workdir from handing on flags that say how an object behaves. It gets the project of the
+/// upper layer's root: a file system moves no object into a directory with another project to hand on.
 ///
 /// # Errors
 /// What the system calls say.
 pub(super) fn disinherit(dir: BorrowedFd<'_>, root: BorrowedFd<'_>) -> Result<()> {
     match flags::get_flags(dir) {
-        // Some file systems have no such flags, and say so in several ways.
+        // A file system without such flags says so in one of these ways.
         Err(Errno::ENOTTY | Errno::EOPNOTSUPP | Errno::EINVAL | Errno::ENOSYS) => return Ok(()),
         Err(errno) => return Err(errno),
         Ok(set) if set & BEHAVIOUR != 0 => flags::set_flags(dir, set & !BEHAVIOUR)?,
@@ -85,7 +87,8 @@ fn take_project(dir: BorrowedFd<'_>, root: BorrowedFd<'_>) -> Result<()> {
         return Ok(());
     }
     match flags::set_fsx(dir, &fsx) {
-        // Not from within a user namespace: what hands on a project then takes nothing from here (`EXDEV`), as in the kernel.
+        // In a user namespace the project cannot be set. Directories that hand on a project then take no objects from
+        // workdir (`EXDEV`), as with the kernel's OverlayFS.
         Err(Errno::EINVAL | Errno::EPERM | Errno::EOPNOTSUPP | Errno::ENOTTY) => {
             log::info!("workdir keeps another project than the upper layer has");
             Ok(())

@@ -14,7 +14,7 @@ use crate::sys::stat::stat_fd;
 use crate::sys::{tree, xattr};
 
 impl Upper {
-    /// Makes a directory of the upper layer opaque: nothing of the layers below shows through it.
+    /// Makes the directory `name` in `dir` opaque: it hides the directories of the same name in the layers below.
     ///
     /// # Errors
     /// What the system calls say.
@@ -32,7 +32,7 @@ impl Upper {
         }
     }
 
-    /// Marks a directory of the upper layer: objects in it may have an `origin`.
+    /// Marks a directory of the upper layer as impure: objects in it may have an `origin`.
     ///
     /// # Errors
     /// What the system calls say.
@@ -43,7 +43,7 @@ impl Upper {
         }
     }
 
-    /// A directory that will hold whiteouts must say so where they are marked files.
+    /// Marks a directory that will hold whiteouts, where whiteouts are marked files.
     ///
     /// # Errors
     /// What the system calls say.
@@ -59,16 +59,17 @@ impl Upper {
     /// Marks the empty regular file `name` in workdir as standing for a 0/0 character device.
     ///
     /// # Errors
-    /// `EPERM` where the upper layer takes no marks: the device then cannot be told from a whiteout.
+    /// `EPERM`: the upper layer takes no marks, so that the device could not be told from a whiteout.
     pub fn set_device(&self, dir: BorrowedFd<'_>, name: &CStr) -> Result<()> {
         let namespace = self.namespace().ok_or(Errno::EPERM)?;
         xattr::set_at(dir, name, namespace.key(Mark::Device), DEVICE_VALUE, 0)
     }
 
-    /// Writes on a staged object which lower object it is a copy of. The value of the mark where it tells its number.
+    /// Marks a staged object with the lower object that it is a copy of. Returns the value of the mark if that tells
+    /// the lower object's number.
     ///
     /// # Errors
-    /// `EIO`; a layer or an object that takes no such mark is no error.
+    /// `EIO`. A layer or an object that takes no such mark is no error.
     pub fn set_origin(
         &self,
         to: Staged<'_>,
@@ -77,14 +78,15 @@ impl Upper {
         name: &CStr,
     ) -> Result<Option<Vec<u8>>> {
         let Some(namespace) = self.namespace() else { return Ok(None) };
-        // Without a handle the mark is empty: "copied up, from where is unknown".
+        // Without a handle the mark is empty, which says: copied up from an unknown object.
         let origin = origin_of(layer, dir, name)?;
         let value = origin.as_deref().unwrap_or_default();
-        // user.* does not go on symlinks and devices; a file system's room for xattrs may be full.
+        // Symlinks and devices take no user.* attributes, and a file system may have no room for one more.
         Ok(fits(to.set_xattr(namespace.key(Mark::Origin), value))?.and(origin))
     }
 
-    /// Whether the object `name` in `dir` is marked as a copy of a lower one; of what cannot be read it is taken for one.
+    /// Whether the object `name` in `dir` is marked as a copy of a lower one. An object whose mark cannot be read
+    /// counts as a copy.
     ///
     /// # Errors
     /// What `getxattr(2)` says.
@@ -96,7 +98,7 @@ impl Upper {
         }
     }
 
-    /// Says on a staged file that its data stays in a layer below; false where there is no room for that.
+    /// Marks a staged file as one whose data stays in a layer below (`metacopy`). False: there is no room for the mark.
     ///
     /// # Errors
     /// `EIO`
@@ -105,7 +107,8 @@ impl Upper {
         Ok(fits(to.set_xattr(namespace.key(Mark::Metacopy), &mark.encode()))?.is_some())
     }
 
-    /// Says that an open file of the upper layer has its data itself. By its descriptor: its name may be another's by now.
+    /// Takes the mark `metacopy` off an open file of the upper layer, which has its data itself. By the descriptor, as
+    /// the name may lead to another file by now.
     ///
     /// # Errors
     /// What `fremovexattr(2)` says.
@@ -114,7 +117,7 @@ impl Upper {
         self.marked_file(file, || xattr::remove_fd(file, namespace.key(Mark::Metacopy)))
     }
 
-    /// Changes a mark of an open file whose mode may forbid its owner to.
+    /// Changes a mark of an open file even if the file's mode forbids that to its owner.
     pub(super) fn marked_file(&self, file: BorrowedFd<'_>, change: impl Fn() -> Result<()>) -> Result<()> {
         match change() {
             Err(Errno::EACCES) => {
@@ -129,7 +132,8 @@ impl Upper {
         }
     }
 
-    /// Says where the layers below have what `name` in `dir` stands for; false where there is no room for that.
+    /// Marks `name` in `dir` with the place of its object in the layers below (`redirect`). False: there is no room for
+    /// the mark.
     ///
     /// # Errors
     /// `EIO`
@@ -139,7 +143,7 @@ impl Upper {
         Ok(fits(self.marked(dir, name, || at.set_xattr(key, &value)))?.is_some())
     }
 
-    /// The same on an object that is staged.
+    /// Sets the mark `redirect` on a staged object. False: there is no room for it.
     ///
     /// # Errors
     /// `EIO`
@@ -148,7 +152,7 @@ impl Upper {
         Ok(fits(staged.set_xattr(key, &value))?.is_some())
     }
 
-    /// Takes that away again.
+    /// Takes the mark `redirect` off a staged object.
     ///
     /// # Errors
     /// What `removexattr(2)` says.
@@ -156,14 +160,15 @@ impl Upper {
         self.namespace().map_or(Ok(()), |namespace| staged.remove_xattr(namespace.key(Mark::Redirect)))
     }
 
-    /// `None` where redirects are not written, or this one would not be read again.
+    /// The key and the value of the mark for this redirect. `None`: redirects are not written, or this one could not be
+    /// read again.
     fn redirect_mark(&self, to: &Redirect) -> Option<(&'static CStr, Vec<u8>)> {
         let value = to.encode();
         let readable = self.redirect && Redirect::parse(&value).as_ref() == Ok(to);
         self.namespace().filter(|_| readable).map(|namespace| (namespace.key(Mark::Redirect), value))
     }
 
-    /// Remembers on the object `name` in `dir` what `chattr` forbids.
+    /// Sets the mark `protattr` on `name` in `dir`: the flags of chattr(1) that the union enforces.
     ///
     /// # Errors
     /// `EOPNOTSUPP` where the upper layer takes no marks; what `setxattr(2)` says.
@@ -179,7 +184,7 @@ impl Upper {
         })
     }
 
-    /// How many links the union has of the object `name` in `dir`, if it says so.
+    /// Reads the mark `nlink` of `name` in `dir`: how many links the union has of the object.
     ///
     /// # Errors
     /// What `getxattr(2)` says.
@@ -193,7 +198,7 @@ impl Upper {
         Ok(value?.and_then(|value| Nlink::parse(&value).ok()))
     }
 
-    /// Says on the object `name` in `dir` how many links the union has of it.
+    /// Sets the mark `nlink` on `name` in `dir`: how many links the union has of the object.
     ///
     /// # Errors
     /// What `setxattr(2)` says.
@@ -202,7 +207,7 @@ impl Upper {
         self.marked(dir, name, || xattr::set_at(dir, name, namespace.key(Mark::Nlink), &mark.encode(), 0))
     }
 
-    /// Changes a mark of an object whose mode may forbid its owner to.
+    /// Changes a mark of `name` in `dir` even if the object's mode forbids that to its owner.
     ///
     /// # Errors
     /// What `change` says.
@@ -214,14 +219,15 @@ impl Upper {
     }
 }
 
-/// `None` where an object or its file system takes no such mark, has no room for it, or none for an empty value.
+/// Turns the errors of a mark that an object or its file system cannot hold into `None`: it takes no such mark, has no
+/// room for it, or holds no empty value.
 pub(super) fn fits(set: Result<()>) -> Result<Option<()>> {
     match set {
         Ok(()) => Ok(Some(())),
         Err(Errno::EPERM | Errno::EOPNOTSUPP | Errno::ENOSPC | Errno::EDQUOT | Errno::ERANGE | Errno::E2BIG) => {
             Ok(None)
         }
-        // 9p takes an attribute away that is set to nothing.
+        // 9p removes an attribute that is set to an empty value.
         Err(Errno::ENODATA) => Ok(None),
         Err(errno) => Err(errno),
     }

@@ -1,4 +1,5 @@
-//! Everything of an object but its data: read from one layer, set on a staged object in the order that keeps it.
+//! All metadata of an object: read from one layer, and set on a staged object in an order in which no step undoes
+//! another.
 
 use std::ffi::{CStr, CString};
 use std::os::fd::BorrowedFd;
@@ -9,10 +10,10 @@ use crate::layer::Layer;
 use crate::sys::stat::{self, SetTime, Stat};
 use crate::sys::{tree, xattr};
 
-/// What a program may do though its user is not root (`capabilities(7)`).
+/// The attribute with a file's capabilities (`capabilities(7)`).
 pub const CAPABILITY: &CStr = c"security.capability";
 const DEFAULT_ACL: &CStr = c"system.posix_acl_default";
-/// How an id looks that a user namespace does not have
+/// The id that stands for all ids which a user namespace does not have
 /// ([user_namespaces(7)](https://man7.org/linux/man-pages/man7/user_namespaces.7.html)).
 const OVERFLOW_ID: u32 = 65534;
 
@@ -21,17 +22,17 @@ const OVERFLOW_ID: u32 = 65534;
 pub struct Metadata {
     /// Its attributes.
     pub stat: Stat,
-    /// The time of its last change is that of the copy.
+    /// The object's time of modification becomes the time of the copy.
     is_now: bool,
     xattrs: Vec<(CString, Vec<u8>)>,
 }
 
-/// What an object was given, and how.
+/// What setting the metadata came to.
 #[derive(Debug, Clone, Copy)]
 pub struct Applied {
-    /// Its attributes of before.
+    /// The object's attributes before.
     pub made: Stat,
-    /// It is in another group than what it is a copy of, with another mode.
+    /// The copy is in another group than the original, with a mode that grants that group no more than everybody.
     pub regrouped: bool,
 }
 
@@ -63,7 +64,7 @@ impl Staged<'_> {
         }
     }
 
-    /// Takes an extended attribute away.
+    /// Removes an extended attribute.
     ///
     /// # Errors
     /// What `removexattr(2)` says.
@@ -97,7 +98,7 @@ impl Staged<'_> {
 }
 
 impl Metadata {
-    /// Of `name` in `dir`, whose attributes `stat` the caller has (with what the layer's mount takes away).
+    /// Reads the metadata of `name` in `dir`. `stat`: its attributes, as the layer's mount shows them.
     ///
     /// # Errors
     /// What reading the extended attributes says.
@@ -106,7 +107,7 @@ impl Metadata {
         let mut xattrs = Vec::new();
         for key in xattr::list_at(dir, name)? {
             let Ok(key) = CString::new(key) else { continue };
-            // Marks are a layer's own; what a user wrote under an escaped name is copied as it stands.
+            // Marks are not copied. An attribute that a user set is copied under the name that it has in the layer.
             if escape::from_disk(key.to_bytes(), own).is_none() || (nosuid && key.as_c_str() == CAPABILITY) {
                 continue;
             }
@@ -117,7 +118,7 @@ impl Metadata {
         Ok(Self { stat, is_now: false, xattrs })
     }
 
-    /// Of an open directory, only what its children inherit.
+    /// Reads what the children of an open directory inherit.
     ///
     /// # Errors
     /// What the system calls say.
@@ -127,8 +128,8 @@ impl Metadata {
         Ok(Self { stat: stat::stat_fd(dir)?, is_now: false, xattrs })
     }
 
-    /// As of a file that is then truncated: without capabilities, with the time of now, and, by who has no right to keep
-    /// them (and is in a group, or not), without set-user-id and set-group-id.
+    /// The metadata as a truncation leaves it: without capabilities and with the time of now. `ends_ids`: whether the
+    /// caller is in a group, for a caller who may not keep set-user-id and set-group-id; these bits end then.
     #[must_use]
     pub fn truncated(mut self, ends_ids: Option<&dyn Fn(u32) -> bool>) -> Self {
         self.xattrs.retain(|(key, _)| key.as_c_str() != CAPABILITY);
@@ -139,7 +140,7 @@ impl Metadata {
         self
     }
 
-    /// Gives a staged directory of ours what children inherit.
+    /// Gives a staged directory the metadata that its children inherit.
     ///
     /// # Errors
     /// What the system calls say.
@@ -151,7 +152,7 @@ impl Metadata {
             tree::chown_fd(to, None, Some(self.stat.gid))?;
             return tree::chmod_fd(to, 0o700 | libc::S_ISGID);
         }
-        // Counts where the mount says so (`grpid`).
+        // The group is inherited where the mount says so (`grpid`).
         if self.stat.gid != rustix::process::getegid().as_raw()
             && let Err(errno) = tree::chown_fd(to, None, Some(self.stat.gid))
         {
@@ -162,8 +163,9 @@ impl Metadata {
         Ok(())
     }
 
-    /// Whether the copy may get the daemon's group: the object is the daemon's own, in a group that it is not in, and no
-    /// ACL speaks of groups. A normal user could not change such a file of his at all otherwise.
+    /// Whether the copy may get the daemon's group: the object belongs to the daemon's user and to a group that the
+    /// daemon is not in, and no ACL speaks of groups. Otherwise a normal user could not change such a file of his at
+    /// all.
     fn may_leave_group(&self, to: Staged<'_>) -> Result<bool> {
         let own = rustix::process::geteuid().as_raw() == self.stat.uid;
         let acl = self.xattrs.iter().any(|(key, _)| key.to_bytes().starts_with(b"system.posix_acl_"));
@@ -181,20 +183,20 @@ impl Metadata {
         Ok(true)
     }
 
-    /// The mode to make a staged file with: its final one, as far as setting the rest allows.
+    /// The mode with which a staged file is made: its final mode, as far as the later steps allow it.
     pub fn mode_at_first(&self) -> u32 {
         self.stat.mode & 0o777 | 0o600
     }
 
-    /// Whether an object has this owner already: then nobody is asked to set it. An id that stands for all that a user
-    /// namespace does not have is not that of one owner.
+    /// Whether an object has this owner already, so that no call must set it. The id that stands for all ids which a
+    /// user namespace does not have is no owner.
     fn is_owned(&self, made: &Stat) -> bool {
         (made.uid, made.gid) == (self.stat.uid, self.stat.gid) && made.uid != OVERFLOW_ID && made.gid != OVERFLOW_ID
     }
 
-    /// Sets everything on a staged object whose data is complete: the owner first (it clears set-user-id bits and
-    /// capabilities), the mode after what needs write permission, the times last. What it has already is not set again:
-    /// to a journal that is a change, too.
+    /// Sets the metadata on a staged object whose data is complete: the owner first (which clears set-user-id bits and
+    /// capabilities), the mode after the steps that need write permission, the times last. A value that the object has
+    /// already is not set again, since that would be a write to the file system's journal.
     ///
     /// # Errors
     /// `EPERM` for what the process may not set, `EOVERFLOW` for an id that its user namespace does not have: nothing
@@ -213,7 +215,7 @@ impl Metadata {
         let (last, first): (Vec<_>, Vec<_>) = self.xattrs.iter().partition(capability_last);
         for (key, value) in first.into_iter().chain(last) {
             match to.set_xattr(key, value) {
-                // A label that this file system or process cannot set is the policy's affair, not data.
+                // A security label that this file system or process cannot set is no data of the user's.
                 Err(Errno::EOPNOTSUPP | Errno::EPERM) if !must_copy(key) => {}
                 set => set?,
             }
@@ -228,7 +230,7 @@ impl Metadata {
     }
 }
 
-/// What a mode may grant where the group is another one: to the new group no more than to everybody.
+/// The mode for a copy in another group: it grants the new group no more than everybody.
 fn without_group(mode: u32) -> u32 {
     mode & !libc::S_ISGID & 0o7707 | (mode & 0o007) << 3 & mode & 0o070
 }
@@ -238,25 +240,25 @@ fn must_copy(key: &CStr) -> bool {
     key == CAPABILITY.to_bytes() || key.starts_with(b"system.posix_acl_") || key.starts_with(b"user.")
 }
 
-/// The mode of a file of this group without set-user-id, and without set-group-id where it gives a privilege (the group may
-/// execute the file) or who changes the file is not in the group.
+/// The mode of a file of this group without set-user-id. Set-group-id ends, too, if it gives a privilege (the group may
+/// execute the file) or the user who changes the file is not in the group.
 pub fn without_ids((mode, group): (u32, u32), is_in: &dyn Fn(u32) -> bool) -> u32 {
     let mode = mode & !libc::S_ISUID;
     let sgid = mode & libc::S_ISGID != 0 && (mode & libc::S_IXGRP != 0 || !is_in(group));
     if sgid { mode & !libc::S_ISGID } else { mode }
 }
 
-/// What [`clear_privileges`] did, and left.
+/// The result of [`clear_privileges`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cleared {
-    /// The mode is another one now.
+    /// The mode was changed.
     pub changed: bool,
-    /// Neither set-user-id nor set-group-id is left.
+    /// The file has neither set-user-id nor set-group-id now.
     pub all: bool,
 }
 
-/// Clears what a write by someone else than a privileged process ends: set-user-id, set-group-id as [`without_ids`], and
-/// (for everyone) file capabilities.
+/// Clears what a write by an unprivileged process ends: set-user-id, set-group-id as [`without_ids`] says, and file
+/// capabilities, which a write by any process ends.
 ///
 /// # Errors
 /// What the system calls say.
@@ -270,12 +272,12 @@ pub fn clear_privileges(file: BorrowedFd<'_>, is_in: &dyn Fn(u32) -> bool) -> Re
     Ok(Cleared { changed: cleared != stat.mode, all: cleared & libc::S_ISGID == 0 })
 }
 
-/// Clears file capabilities, which nobody keeps.
+/// Clears file capabilities, which a change by any process ends.
 ///
 /// # Errors
 /// What the system calls say.
 pub fn clear_capability(file: BorrowedFd<'_>) -> Result<()> {
-    // Asking first: without privilege removing what is not there is refused, too.
+    // Asked for first: without privilege the removal of an attribute that does not exist is refused, too.
     if xattr::get_fd(file, CAPABILITY)?.is_some() { xattr::remove_fd(file, CAPABILITY) } else { Ok(()) }
 }
 

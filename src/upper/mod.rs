@@ -1,5 +1,5 @@
-//! The only code that changes a layer: the upper one. What takes more than one system call is built in workdir and
-//! appears by one.
+//! The only code that changes a layer, which is the upper one. A change that takes more than one system call is built
+//! in workdir and appears by one call.
 
 mod blocks;
 mod content;
@@ -9,6 +9,7 @@ mod inherit;
 mod marks;
 mod metadata;
 mod records;
+mod removal;
 mod stage;
 mod whiteout;
 mod workdir;
@@ -18,8 +19,9 @@ pub use content::{CopyData, SMALL, copy_data, copy_from_cache};
 pub use features::Features;
 pub use index::{Belongings, Index, IndexError};
 pub use metadata::{Applied, CAPABILITY, Metadata, Staged, clear_capability, clear_privileges, without_ids};
+pub use removal::remove;
 pub use stage::{Nursery, Temp, Widened, relocate};
-pub use workdir::{WorkError, Workdir, remove};
+pub use workdir::{WorkError, Workdir};
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -42,32 +44,32 @@ pub struct Upper {
     pub work: OwnedFd,
     /// What its file system can do.
     pub features: Features,
-    /// How deleted names are written.
+    /// The form of whiteouts.
     pub style: WhiteoutStyle,
-    /// When what is changed is on disk.
+    /// What is synced, and when.
     pub fsync: Fsync,
     /// A directory that has lower parts can be renamed.
     pub redirect: bool,
     /// A change of metadata copies no data.
     pub metacopy: bool,
-    /// Whose digests go into the marks of files whose data stays below.
+    /// Which digests go into the mark `metacopy`.
     pub verity: Verity,
-    /// A whiteout in workdir of which others are links.
+    /// The name in workdir of the whiteout that all others are links of.
     whiteout: Mutex<Option<CString>>,
-    /// What should have gone from workdir and could not: tried again when the next object is staged.
+    /// Objects in workdir that could not be removed: the removal is tried again when the next object is staged.
     leftovers: Mutex<Leftovers>,
     /// Held to make and to remove records of blocks.
     records: Mutex<Records>,
 }
 
-/// Names in workdir.
+/// Objects in workdir, by name.
 #[derive(Default)]
 struct Leftovers(Vec<(CString, Kind)>);
 
-/// What `Upper::records` guards, and by what the order of the locks knows it.
+/// The type that [`Upper::records`] guards, by which the order of the locks knows that lock.
 struct Records;
 
-/// What an upper layer is to do, as far as it can.
+/// What an upper layer does, as the options ask and its file system can.
 #[derive(Debug, Clone, Copy)]
 #[allow(missing_docs)]
 pub struct Does {
@@ -98,17 +100,17 @@ impl Upper {
         }
     }
 
-    /// Where changes are staged.
+    /// The directory in workdir in which changes are staged.
     pub fn work(&self) -> BorrowedFd<'_> {
         self.work.as_fd()
     }
 
-    /// The namespace of the marks that are written, if the file system takes any.
+    /// The namespace in which marks are written; `None`: the file system takes none.
     pub fn namespace(&self) -> Option<Namespace> {
         self.features.marks
     }
 
-    /// A staged object is on disk before its name is: a file with data always, unless `volatile`; with `strict` all.
+    /// Syncs a staged object before it gets its name: a file with data unless `volatile`, any object with `strict`.
     ///
     /// # Errors
     /// `EIO`, `ENOSPC`, `EDQUOT`
@@ -125,7 +127,7 @@ impl Upper {
         self.fsync != Fsync::Volatile
     }
 
-    /// With `strict` a name that has just appeared in `dir` is on disk, too.
+    /// Syncs a name that has just appeared in `dir`, with `strict` only.
     ///
     /// # Errors
     /// `EIO`, `ENOSPC`, `EDQUOT`

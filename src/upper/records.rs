@@ -1,11 +1,11 @@
-//! The directory of the records of blocks: `work/incompat/plyfs.blocks`. It stands there as long as it has one, and
-//! keeps others from mounting the layer.
+//! The directory of the records of blocks: `work/incompat/plyfs.blocks`. It exists as long as it holds a record, and
+//! keeps other overlays from mounting the layer.
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::blocks::NewRecord;
-use super::workdir::{INCOMPAT, children};
+use super::removal::children;
 use super::{Staged, Upper};
 use crate::base::config::Fsync;
 use crate::base::{Errno, Name, Result};
@@ -16,6 +16,8 @@ use crate::sys::path::{OFlags, open_beneath};
 use crate::sys::random::temp_name;
 use crate::sys::{boot_id, data, tree, xattr};
 
+/// The directory in `work` that keeps other overlays from mounting the layer as long as it holds anything.
+pub(super) const INCOMPAT: &CStr = c"incompat";
 pub(super) const RECORDS: &CStr = c"plyfs.blocks";
 const PATH: &CStr = c"incompat/plyfs.blocks";
 
@@ -24,7 +26,8 @@ fn open_dir(at: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd> {
 }
 
 impl Upper {
-    /// A record for a file of `size` bytes, of which none is here.
+    /// Makes the record for a file of `size` bytes of which no block has arrived; `shift`: the size of a block in
+    /// bytes, as a power of two.
     ///
     /// # Errors
     /// `EFBIG` for more blocks than a record has; what the system calls say.
@@ -40,13 +43,13 @@ impl Upper {
     }
 
     fn make_record(&self, name: &Name, header: &Header) -> Result<()> {
-        // A record that is dropped takes the empty directory along.
+        // Locked against the removal of the last record, which removes the directory, too.
         let _records = self.records.lock();
         let dir = self.records_dir()?;
         let file = tree::create_at(dir.as_fd(), name.as_c_str(), OFlags::RDWR, 0o600)?;
         data::pwrite_all(file.as_fd(), &header.encode(), 0)?;
         data::truncate(file.as_fd(), STATES + header.blocks())?;
-        // Before a mark leads to it.
+        // Synced before a mark leads to the record.
         self.sync_record(file.as_fd())?;
         self.sync_record(dir.as_fd())
     }
@@ -55,7 +58,7 @@ impl Upper {
         if self.fsync == Fsync::Volatile { Ok(()) } else { data::fsync(fd) }
     }
 
-    /// The directory, which is made if need be.
+    /// Opens the directory of the records, or makes it.
     fn records_dir(&self) -> Result<OwnedFd> {
         match open_dir(self.work(), PATH) {
             Err(Errno::ENOENT) => {}
@@ -70,7 +73,7 @@ impl Upper {
         open_dir(self.work(), PATH)
     }
 
-    /// Whether files of the layer arrive by blocks.
+    /// Whether some file of the layer arrives by blocks.
     pub fn has_records(&self) -> bool {
         open_dir(self.work(), PATH).is_ok()
     }
@@ -79,7 +82,7 @@ impl Upper {
         open_beneath(open_dir(self.work(), PATH)?.as_fd(), name.as_c_str(), OFlags::RDWR)
     }
 
-    /// The record of a file that has all its data, or is gone; with the last one the directory goes.
+    /// Removes the record of a file that has all its data, or is gone. The directory goes with the last record.
     pub fn drop_record(&self, name: &Name) {
         let _records = self.records.lock();
         let unlink = || tree::unlink_at(open_dir(self.work(), PATH)?.as_fd(), name.as_c_str());
@@ -92,7 +95,7 @@ impl Upper {
         }
     }
 
-    /// Drops all records; for when no file is marked any more.
+    /// Removes all records; no file may be marked any more.
     ///
     /// # Errors
     /// What the system calls say.
@@ -106,8 +109,8 @@ impl Upper {
         drop_dirs(self.work())
     }
 
-    /// Says on an open metacopy file of the upper layer that its blocks arrive one by one; false where there is no room.
-    /// The second mark decides, in one call.
+    /// Marks an open metacopy file of the upper layer as one whose data arrives by blocks. False: there is no room for
+    /// the marks. The second of the two marks makes the change, in one call.
     ///
     /// # Errors
     /// `EIO`; what the system calls say.
@@ -126,7 +129,7 @@ impl Upper {
         Ok(set?.is_some())
     }
 
-    /// Takes the name of the record away, which says nothing without the mark `metacopy`.
+    /// Removes the mark with the name of the record, which means nothing without the mark `metacopy`.
     pub fn clear_blocks(&self, file: BorrowedFd<'_>) {
         let Some(namespace) = self.namespace() else { return };
         let clear = || xattr::remove_fd(file, namespace.key(Mark::Blocks));
@@ -136,7 +139,7 @@ impl Upper {
     }
 }
 
-/// Takes the directories away if they are empty.
+/// Removes the directory of the records and `incompat`, if they are empty.
 pub(super) fn drop_dirs(work: BorrowedFd<'_>) -> Result<()> {
     let unless_used = |removed| match removed {
         Err(Errno::ENOTEMPTY | Errno::EEXIST | Errno::ENOENT) => Ok(()),

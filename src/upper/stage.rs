@@ -1,9 +1,9 @@
-//! Objects being built in workdir: they appear whole by one rename or link, or are gone with the value.
+//! Objects that are built in workdir: each appears whole by one rename or link, or is removed with its value.
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use super::workdir::remove;
+use super::removal::remove;
 use super::{Metadata, Upper};
 use crate::base::{Errno, Result};
 use crate::sys::effective_caps;
@@ -12,7 +12,7 @@ use crate::sys::random::temp_name;
 use crate::sys::stat::{Kind, stat_at};
 use crate::sys::tree::{self, RenameFlags};
 
-/// A name of ours in workdir; whatever stands there goes when the value does.
+/// A name in workdir; the object under it is removed when the value is dropped.
 pub struct Temp<'a> {
     upper: &'a Upper,
     name: Option<CString>,
@@ -20,7 +20,7 @@ pub struct Temp<'a> {
 }
 
 impl<'a> Temp<'a> {
-    /// A fresh name for an object of this kind, which the caller makes next.
+    /// Chooses an unused name for an object of this kind, which the caller makes next.
     ///
     /// # Errors
     /// What `getrandom(2)` says.
@@ -29,7 +29,7 @@ impl<'a> Temp<'a> {
         Ok(Self { upper, name: Some(temp_name("#")?), kind })
     }
 
-    /// Takes over a name in workdir.
+    /// Takes over an object in workdir.
     pub fn adopt(upper: &'a Upper, name: CString, kind: Kind) -> Self {
         Self { upper, name: Some(name), kind }
     }
@@ -39,7 +39,7 @@ impl<'a> Temp<'a> {
         self.name.as_deref().unwrap_or(c"#")
     }
 
-    /// Moves it to `name` in `dir`: over what is there, if that is not a directory.
+    /// Moves the object to `name` in `dir`, in place of an object there that is no directory.
     ///
     /// # Errors
     /// What `renameat2(2)` says.
@@ -49,14 +49,14 @@ impl<'a> Temp<'a> {
         Ok(())
     }
 
-    /// Moves it to `name` in `dir`, where nothing stands.
+    /// Moves the object to `name` in `dir`, which must not exist.
     ///
     /// # Errors
     /// `EEXIST`; what `renameat2(2)` says.
     pub fn publish_new(mut self, dir: BorrowedFd<'_>, name: &CStr) -> Result<()> {
         let rename = |flags| relocate((self.upper.work(), self.name()), (dir, name), flags);
         match rename(RenameFlags::NOREPLACE) {
-            // A file system without flags: the caller's lock keeps others of this process away.
+            // The file system lacks RENAME_NOREPLACE: the caller's lock keeps other threads away from the name.
             Err(Errno::EINVAL) => match stat_at(dir, name) {
                 Ok(_) => return Err(Errno::EEXIST),
                 Err(Errno::ENOENT) => rename(RenameFlags::empty())?,
@@ -68,7 +68,8 @@ impl<'a> Temp<'a> {
         Ok(())
     }
 
-    /// Swaps it with `name` in `dir`; the value then stands for what was there, which is of `kind`.
+    /// Exchanges the object with `name` in `dir`. The value then stands for the object that was there, which is of
+    /// `kind`.
     ///
     /// # Errors
     /// What `renameat2(2)` says.
@@ -78,10 +79,10 @@ impl<'a> Temp<'a> {
         Ok(())
     }
 
-    /// Takes the place of `name` in `dir`, which is of `kind`; returns what was there.
+    /// Replaces `name` in `dir`, an object of `kind`, by this object; returns the old object, in workdir.
     ///
-    /// Where names cannot be exchanged that takes two steps, in between which the name is what the layers below make it;
-    /// where the second one fails the first is taken back.
+    /// Where names cannot be exchanged this takes two steps, between which the name shows what the layers below have.
+    /// If the second step fails the first is undone.
     ///
     /// # Errors
     /// What `renameat2(2)` says; then `name` is what it was.
@@ -100,7 +101,7 @@ impl<'a> Temp<'a> {
         }
     }
 
-    /// Undoes that it was taken away.
+    /// Moves an object that was taken away back to `name` in `dir`.
     pub fn put_back(mut self, dir: BorrowedFd<'_>, name: &CStr) {
         let back = relocate((self.upper.work(), self.name()), (dir, name), RenameFlags::empty());
         let Some(here) = self.name.take() else { return };
@@ -109,7 +110,7 @@ impl<'a> Temp<'a> {
         }
     }
 
-    /// Keeps what stands there; its name.
+    /// Lets the object stay in workdir; returns its name.
     pub fn keep(mut self) -> CString {
         self.name.take().unwrap_or_default()
     }
@@ -126,13 +127,13 @@ impl Drop for Temp<'_> {
 }
 
 impl Upper {
-    /// Remembers what stays in workdir because its removal has failed.
+    /// Remembers an object that stays in workdir because its removal has failed.
     fn left(&self, name: &CStr, kind: Kind, errno: Errno) {
         log::warn!("workdir: {name:?} stays for now: {errno}");
         self.leftovers.lock().0.push((name.to_owned(), kind));
     }
 
-    /// Removes what could not be removed before, until the first that cannot again.
+    /// Removes objects whose removal failed before, up to the first that fails again.
     fn sweep(&self) {
         loop {
             let Some((name, kind)) = self.leftovers.lock().0.pop() else { return };
@@ -143,7 +144,7 @@ impl Upper {
         }
     }
 
-    /// Removes what was kept in workdir for as long as somebody had it.
+    /// Removes an object that workdir has kept for as long as somebody held it.
     pub fn bury(&self, name: &CStr, kind: Kind) {
         match remove(self.work(), name, kind) {
             Ok(()) | Err(Errno::ENOENT) => {}
@@ -154,8 +155,8 @@ impl Upper {
 
 /// Renames within the upper layer's file system.
 ///
-/// A directory that its owner may not write cannot be moved to another parent by an unprivileged daemon (its `..`
-/// changes): it gets that permission for the moment of the move.
+/// An unprivileged daemon cannot move a directory without write permission to another parent, since its `..` changes:
+/// the directory gets the permission for the moment of the move.
 ///
 /// # Errors
 /// What `renameat2(2)` says.
@@ -180,22 +181,22 @@ pub fn relocate(from: (BorrowedFd<'_>, &CStr), to: (BorrowedFd<'_>, &CStr), flag
     let target_at = if swapped { from } else { to };
     for (at, mode) in [(source_at, source), (target_at, target)] {
         if let Some(mode) = mode {
-            // The target of a plain rename is gone.
+            // The target of a plain rename no longer exists, which is no error here.
             let _ = tree::chmod_at(at.0, at.1, mode);
         }
     }
     done
 }
 
-/// Permission for its owner to read and change a directory of the upper layer, for as long as this lives: an unprivileged daemon
-/// copies up into directories that their owner made unwritable.
+/// Gives the owner permission to read and change a directory of the upper layer for as long as the value lives: an
+/// unprivileged daemon must copy up into directories that their owner made unwritable.
 pub struct Widened<'a> {
     dir: BorrowedFd<'a>,
     mode: u32,
 }
 
 impl<'a> Widened<'a> {
-    /// Widens the mode of the open directory `dir` where that is needed.
+    /// Widens the mode of the open directory `dir`; `None`: `mode` is wide enough.
     ///
     /// # Errors
     /// What `fchmodat2(2)` says.
@@ -218,15 +219,15 @@ impl Drop for Widened<'_> {
     }
 }
 
-/// A directory in workdir that is like another one in all that a new object inherits from its parent: group,
-/// set-group-id bit, default ACL. What is made in it can be moved to that parent as if it had been made there.
+/// A directory in workdir with all that a new object inherits from its parent: group, set-group-id bit, default ACL. An
+/// object that is made in it can be moved to the parent as if it had been made there.
 pub struct Nursery<'a> {
     temp: Temp<'a>,
     fd: OwnedFd,
 }
 
 impl<'a> Nursery<'a> {
-    /// A nursery for children of `parent`, an open directory of the upper layer.
+    /// Makes a nursery for children of `parent`, an open directory of the upper layer.
     ///
     /// # Errors
     /// What the system calls say.
@@ -238,7 +239,7 @@ impl<'a> Nursery<'a> {
         Ok(Self { temp, fd })
     }
 
-    /// Where to make the object, under the name [`Nursery::CHILD`].
+    /// The directory in which the caller makes the object, under the name [`Nursery::CHILD`].
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
@@ -246,7 +247,7 @@ impl<'a> Nursery<'a> {
     /// The object's name in the nursery.
     pub const CHILD: &'static CStr = c"child";
 
-    /// The object, moved to workdir itself.
+    /// Moves the object from the nursery to workdir itself.
     ///
     /// # Errors
     /// What `renameat2(2)` says.

@@ -1,4 +1,4 @@
-//! Whiteouts: a deleted name of a lower layer, written so that one system call makes it so.
+//! Whiteouts, which hide a deleted name of a lower layer. One system call puts each in place.
 
 use std::ffi::{CStr, CString};
 use std::os::fd::BorrowedFd;
@@ -12,7 +12,7 @@ use crate::sys::stat::Kind;
 use crate::sys::{tree, xattr};
 
 impl Upper {
-    /// Hides `name` of the layers below in `dir`, where the upper layer has nothing of that name.
+    /// Puts a whiteout at `name` in `dir`, where the upper layer has no object.
     ///
     /// # Errors
     /// What the system calls say (`ENOSPC`, `EDQUOT`, `EROFS` …); then the name is still seen.
@@ -27,7 +27,7 @@ impl Upper {
         self.stage_whiteout()?.publish_new(dir, name.as_c_str())
     }
 
-    /// A whiteout in workdir that one rename puts into `dir`.
+    /// Makes a whiteout in workdir that one rename can put into `dir`.
     ///
     /// # Errors
     /// As [`place_whiteout`](Self::place_whiteout).
@@ -36,13 +36,13 @@ impl Upper {
         self.stage_whiteout()
     }
 
-    /// Replaces `name` in `dir`, an object of the upper layer, by a whiteout. Returns what was there, in workdir.
+    /// Replaces `name` in `dir`, an object of the upper layer, by a whiteout. Returns the object, in workdir.
     ///
     /// # Errors
     /// What the system calls say; then the object is still there.
     pub fn replace_with_whiteout(&self, dir: BorrowedFd<'_>, name: &Name, kind: Kind) -> Result<Temp<'_>> {
         if self.style == WhiteoutStyle::File {
-            // `X` beside `.wh.X` is seen: nothing changes until X goes.
+            // `X` beside `.wh.X` is seen: the view does not change until X goes.
             self.whiteout_beside(dir, name)?;
             return self.take_away(dir, name.as_c_str(), kind);
         }
@@ -60,7 +60,7 @@ impl Upper {
         Ok(kept)
     }
 
-    /// Moves `name` of `dir` into workdir: gone from the view in one step.
+    /// Moves `name` of `dir` into workdir, which takes it out of the view in one step.
     ///
     /// # Errors
     /// What `renameat2(2)` says.
@@ -70,9 +70,10 @@ impl Upper {
         Ok(temp)
     }
 
-    /// A name that was created where a `.wh.` file hides it is seen already; the file goes. One that stays does no harm.
+    /// Removes the file `.wh.name` after `name` was made beside it. A file that stays does no harm, since `name` is
+    /// seen in any case.
     pub fn drop_wh_file(&self, dir: BorrowedFd<'_>, name: &Name) {
-        // A name that has no room for the prefix has no such file.
+        // A name that is too long for the prefix has no such file.
         let Ok(hidden) = wh::whiteout_name(name.as_bytes()) else { return };
         match tree::unlink_at(dir, hidden.as_c_str()) {
             Ok(()) | Err(Errno::ENOENT) => {}
@@ -80,7 +81,7 @@ impl Upper {
         }
     }
 
-    /// Hides `name` of the layers below by a `.wh.` file; an object of that name in `dir` is still seen.
+    /// Makes the file `.wh.name`, which hides `name` of the layers below; an object `name` in `dir` is still seen.
     ///
     /// # Errors
     /// What `openat(2)` says; `ENAMETOOLONG` where the name has no room for the prefix.
@@ -92,7 +93,7 @@ impl Upper {
         }
     }
 
-    /// A whiteout in workdir: a link of the one that all share, as the kernel does it.
+    /// Makes a whiteout in workdir: a link of one that all share, as with the kernel's OverlayFS.
     pub fn stage_whiteout(&self) -> Result<Temp<'_>> {
         let temp = Temp::new(self, Kind::Char)?;
         if self.link_whiteout(self.work(), temp.name())? {
@@ -107,12 +108,13 @@ impl Upper {
         Ok(temp)
     }
 
-    /// Links the shared whiteout to `name` in `dir`; false where there is none, or it cannot have one more link.
+    /// Links the shared whiteout to `name` in `dir`. False: there is no shared whiteout, or it can have no further
+    /// link.
     fn link_whiteout(&self, dir: BorrowedFd<'_>, name: &CStr) -> Result<bool> {
         let Some(shared) = self.whiteout.lock().clone() else { return Ok(false) };
         match tree::link_at(self.work(), &shared, dir, name) {
             Ok(()) => Ok(true),
-            // Too many links, or a file system without any: a new one.
+            // The whiteout has too many links, or the file system has none: a new whiteout is made.
             Err(Errno::EMLINK | Errno::EPERM | Errno::EOPNOTSUPP | Errno::ENOENT) => Ok(false),
             Err(errno) => Err(errno),
         }

@@ -1,39 +1,39 @@
-//! The work directory: taken for one process, cleaned, and marked while the layer is volatile.
+//! The work directory: locked for one process, emptied, and marked while the layer is volatile.
 //!
-//! Layout as the kernel's OverlayFS has it (`Documentation/filesystems/overlayfs.rst`): changes are staged in
-//! `workdir/work`, `work/incompat/volatile/dirty` says that nothing was synced.
+//! The layout is that of the kernel's OverlayFS (`Documentation/filesystems/overlayfs.rst`): changes are staged in
+//! `workdir/work`, and `work/incompat/volatile/dirty` says that nothing was synced.
 
 use std::collections::HashSet;
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use super::inherit::{disinherit, make_private};
-use super::records::RECORDS;
+use super::records::{INCOMPAT, RECORDS, drop_dirs};
+use super::removal::{children, remove};
 use crate::base::{Errno, Result};
 use crate::sys::path::{OFlags, open_beneath};
 use crate::sys::stat::{Kind, stat_at};
-use crate::sys::{dirent, lock, tree};
+use crate::sys::{lock, tree};
 
 const WORK: &CStr = c"work";
-pub(super) const INCOMPAT: &CStr = c"incompat";
-/// How long a daemon that was unmounted may take to end.
+/// The most time that a daemon may take to end after its unmount.
 const HANDOVER: Duration = Duration::from_millis(500);
 
 /// Why a workdir cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WorkError {
-    /// Another process has the upper or work directory.
+    /// Another process has locked the upper or the work directory.
     InUse,
-    /// A volatile mount was not unmounted in order, or an unknown feature is in use.
+    /// A volatile mount did not end in order, or the layer uses an unknown feature.
     Incompatible,
     /// A system call failed.
     Failed(Errno),
 }
 
 impl WorkError {
-    /// Whether nothing can be written there, though it can be read: then the kernel's OverlayFS mounts read-only. Not on a
-    /// file system that is read-only itself, of which it takes no upper layer.
+    /// Whether the workdir can be read but not written, for which the kernel's OverlayFS mounts read-only. A read-only
+    /// file system does not count: the kernel refuses an upper layer on it.
     pub fn is_unwritable(self) -> bool {
         matches!(self, Self::Failed(Errno::EACCES | Errno::EPERM | Errno::ENOSPC | Errno::EDQUOT))
     }
@@ -45,7 +45,7 @@ impl From<Errno> for WorkError {
     }
 }
 
-/// A workdir that is ours.
+/// A workdir that is ready for use.
 pub struct Workdir(OwnedFd);
 
 impl Workdir {
@@ -57,7 +57,7 @@ impl Workdir {
         dirs.into_iter()
             .map(|dir| {
                 let fd = open_beneath(dir, c".", OFlags::RDONLY | OFlags::DIRECTORY)?;
-                // Who has just unmounted may mount again at once: that daemon is about to end.
+                // A user may mount again right after an unmount, while the old daemon is about to end.
                 let deadline = Instant::now() + HANDOVER;
                 while !lock::try_lock(fd.as_fd())? {
                     if Instant::now() > deadline {
@@ -70,8 +70,9 @@ impl Workdir {
             .collect()
     }
 
-    /// Makes `workdir/work` an empty directory of ours, for the upper layer of that root. `kept`: the inode numbers of what
-    /// stays there, where this goes on with a mount whose daemon died; its mark that nothing is synced is ours then.
+    /// Makes `workdir/work` an empty directory of this process's user, for the upper layer with the root `root`.
+    /// `kept`: this goes on with a mount whose daemon died, and objects with these inode numbers stay; so does the mark
+    /// that nothing is synced.
     ///
     /// # Errors
     /// [`WorkError::Incompatible`]; what the system calls say.
@@ -82,14 +83,14 @@ impl Workdir {
         match tree::mkdir_at(workdir, WORK, 0o700) {
             Ok(()) => {}
             Err(Errno::EEXIST) => {
-                // The kernel leaves it with mode 0000, which its owner cannot look into without privilege.
+                // The kernel leaves the directory with mode 0000, which its owner cannot enter without privilege.
                 tree::chmod_at(workdir, WORK, 0o700)?;
             }
             Err(errno) => return Err(errno.into()),
         }
         let work = open_beneath(workdir, WORK, OFlags::RDONLY | OFlags::DIRECTORY)?;
         make_private(work.as_fd(), workdir)?;
-        super::records::drop_dirs(work.as_fd())?;
+        drop_dirs(work.as_fd())?;
         if kept.is_none() && stat_at(work.as_fd(), INCOMPAT).is_ok() {
             take_over_records(work.as_fd())?;
         }
@@ -103,7 +104,7 @@ impl Workdir {
         self.0.as_fd()
     }
 
-    /// Leaves the kernel's mark that nothing in this layer is synced.
+    /// Makes the kernel's mark that nothing in this layer is synced.
     ///
     /// # Errors
     /// What the system calls say.
@@ -115,7 +116,7 @@ impl Workdir {
         }
         let incompat = open_beneath(work, INCOMPAT, OFlags::RDONLY | OFlags::DIRECTORY)?;
         match tree::mkdir_at(incompat.as_fd(), c"volatile", 0o700) {
-            // The mount goes on (see `prepare`).
+            // This mount goes on after another daemon (see `prepare`).
             Err(Errno::EEXIST) => return Ok(()),
             made => made?,
         }
@@ -128,7 +129,7 @@ impl Workdir {
     }
 }
 
-/// Looks whether all that an earlier mount has left in `incompat` are records of blocks, which stay.
+/// Checks that an earlier mount has left nothing in `incompat` but records of blocks, which stay.
 fn take_over_records(work: BorrowedFd<'_>) -> std::result::Result<(), WorkError> {
     let open = |at: BorrowedFd<'_>, name| open_beneath(at, name, OFlags::RDONLY | OFlags::DIRECTORY);
     let incompat = open(work, INCOMPAT).map_err(|_| WorkError::Incompatible)?;
@@ -144,7 +145,7 @@ fn take_over_records(work: BorrowedFd<'_>) -> std::result::Result<(), WorkError>
     Ok(())
 }
 
-/// Removes everything in `work` but what stands there for other mounts, and what is `kept`.
+/// Empties `work` but for `incompat` and the objects in `kept`.
 fn empty(work: BorrowedFd<'_>, kept: Option<&HashSet<u64>>) -> Result<()> {
     for (name, kind) in children(work)?.into_iter().filter(|(name, _)| name.as_c_str() != INCOMPAT) {
         let stays = match kept {
@@ -156,85 +157,4 @@ fn empty(work: BorrowedFd<'_>, kept: Option<&HashSet<u64>>) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// A directory that is being emptied.
-struct Emptying {
-    fd: OwnedFd,
-    name: CString,
-    left: Vec<(CString, Kind)>,
-}
-
-/// Removes `name` and all below it; a directory's depth costs no stack.
-///
-/// # Errors
-/// What the system calls say.
-pub fn remove(dir: BorrowedFd<'_>, name: &CStr, kind: Kind) -> Result<()> {
-    if kind != Kind::Dir {
-        return tree::unlink_at(dir, name);
-    }
-    match tree::rmdir_at(dir, name) {
-        Err(Errno::ENOTEMPTY | Errno::EEXIST) => {}
-        done => return done,
-    }
-    let open = |at: BorrowedFd<'_>, name: &CStr| -> Result<OwnedFd> {
-        let open = || open_beneath(at, name, OFlags::RDONLY | OFlags::DIRECTORY);
-        match open() {
-            Err(Errno::EACCES) => {
-                tree::chmod_at(at, name, 0o700)?;
-                open()
-            }
-            fd => fd,
-        }
-    };
-    let first = open(dir, name)?;
-    let left = children(first.as_fd())?;
-    let mut stack = vec![Emptying { fd: first, name: name.to_owned(), left }];
-    while let Some(Emptying { fd, left, .. }) = stack.last_mut() {
-        match left.pop() {
-            Some((name, Kind::Dir)) => match tree::rmdir_at(fd.as_fd(), &name) {
-                Err(Errno::ENOTEMPTY | Errno::EEXIST) => {
-                    let below = open(fd.as_fd(), &name)?;
-                    let left = children(below.as_fd())?;
-                    stack.push(Emptying { fd: below, name, left });
-                }
-                done => done?,
-            },
-            Some((name, _)) => unlink_in(fd.as_fd(), &name)?,
-            None => {
-                let Some(empty) = stack.pop() else { break };
-                let parent = stack.last().map_or(dir, |above| above.fd.as_fd());
-                tree::rmdir_at(parent, &empty.name)?;
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Unlinks in a directory of our own that may lack write permission.
-fn unlink_in(dir: BorrowedFd<'_>, name: &CStr) -> Result<()> {
-    match tree::unlink_at(dir, name) {
-        Err(Errno::EACCES) => {
-            tree::chmod_fd(dir, 0o700)?;
-            tree::unlink_at(dir, name)
-        }
-        done => done,
-    }
-}
-
-pub(super) fn children(dir: BorrowedFd<'_>) -> Result<Vec<(CString, Kind)>> {
-    let mut found = Vec::new();
-    let mut unknown = Vec::new();
-    dirent::read_dir(dir, &mut |entry| {
-        match entry.kind {
-            Some(kind) => found.push((entry.name.to_owned(), kind)),
-            None => unknown.push(entry.name.to_owned()),
-        }
-        true
-    })?;
-    for name in unknown {
-        let kind = stat_at(dir, &name)?.kind();
-        found.push((name, kind));
-    }
-    Ok(found)
 }
