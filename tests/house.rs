@@ -139,4 +139,13 @@ fn what_the_documents_name_exists() {
         let is_path = ["src/", "tests/", "docs/", ".ci/"].iter().any(|start| code.starts_with(start));
         assert!(!is_path || root().join(code).exists(), "CONTRIBUTING.md names {code}");
     }
+    // The walks for a stranger: a function, and the file that it is in.
+    for row in contributing.lines().filter(|line| line.starts_with("| `")) {
+        let codes: Vec<_> = row.split('`').skip(1).step_by(2).collect();
+        let [function, file, ..] = codes[..] else { continue };
+        if file.starts_with("src/") && !function.starts_with("src/") {
+            let (text, name) = (fs::read_to_string(root().join(file)).unwrap(), function.rsplit("::").next().unwrap());
+            assert!(text.contains(&format!("fn {name}(")), "CONTRIBUTING.md: {file} has no {function}");
+        }
+    }
 }

@@ -18,7 +18,6 @@ pub trait Work: Send + 'static {
 /// The owner of the thread.
 pub struct Worker<W>(Arc<Shared<W>>);
 
-/// What the thread and its owner share.
 pub struct Shared<W> {
     pub work: Mutex<W>,
     more: Condvar,
@@ -43,7 +42,7 @@ impl<W: Work> Worker<W> {
         self.0.work.lock()
     }
 
-    /// There is more to do.
+    /// There is more to do: the thread must not sleep.
     pub fn wake(&self) {
         self.0.more.notify_one();
     }

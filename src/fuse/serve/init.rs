@@ -16,21 +16,17 @@ const MAX_WRITE: u32 = 1 << 20;
 /// The same before it was told how many pages (`FUSE_MAX_PAGES`).
 const OLD_MAX_WRITE: u32 = 1 << 17;
 
+macro_rules! flags {
+    ($($newer:ident $flag:ident),*) => { [$((Newer::$newer, InitFlags::$flag)),*] };
+}
+
 /// By which flag of INIT the kernel says that it has something.
-const FLAGS: [(Newer, InitFlags); 12] = [
-    (Newer::ReadDirPlus, InitFlags::FUSE_DO_READDIRPLUS),
-    (Newer::AsyncDio, InitFlags::FUSE_ASYNC_DIO),
-    (Newer::Writeback, InitFlags::FUSE_WRITEBACK_CACHE),
-    (Newer::NoOpen, InitFlags::FUSE_NO_OPEN_SUPPORT),
-    (Newer::ParallelDirOps, InitFlags::FUSE_PARALLEL_DIROPS),
-    (Newer::PosixAcl, InitFlags::FUSE_POSIX_ACL),
-    (Newer::CacheSymlinks, InitFlags::FUSE_CACHE_SYMLINKS),
-    (Newer::MaxPages, InitFlags::FUSE_MAX_PAGES),
-    (Newer::NoOpenDir, InitFlags::FUSE_NO_OPENDIR_SUPPORT),
-    (Newer::KillPriv, InitFlags::FUSE_HANDLE_KILLPRIV_V2),
-    (Newer::Passthrough, InitFlags::FUSE_PASSTHROUGH),
-    (Newer::Resend, InitFlags::FUSE_HAS_RESEND),
-];
+const FLAGS: [(Newer, InitFlags); 12] = flags! {
+    ReadDirPlus FUSE_DO_READDIRPLUS, AsyncDio FUSE_ASYNC_DIO, Writeback FUSE_WRITEBACK_CACHE, NoOpen FUSE_NO_OPEN_SUPPORT,
+    ParallelDirOps FUSE_PARALLEL_DIROPS, PosixAcl FUSE_POSIX_ACL, CacheSymlinks FUSE_CACHE_SYMLINKS,
+    MaxPages FUSE_MAX_PAGES, NoOpenDir FUSE_NO_OPENDIR_SUPPORT, KillPriv FUSE_HANDLE_KILLPRIV_V2,
+    Passthrough FUSE_PASSTHROUGH, Resend FUSE_HAS_RESEND
+};
 
 /// What the kernel does by itself, once it was told to.
 #[derive(Debug, Clone, Copy, Default)]
@@ -51,26 +47,19 @@ pub fn negotiate(union: &Union, data: DataPath, config: &mut KernelConfig) -> Ag
         | InitFlags::FUSE_HANDLE_KILLPRIV_V2
         | InitFlags::FUSE_ASYNC_DIO
         | InitFlags::FUSE_HAS_IOCTL_DIR;
-    if !data.opens_seen {
-        wished |= InitFlags::FUSE_NO_OPEN_SUPPORT;
-    }
-    if data.copy_up_at_open {
+    let sometimes = [
+        (!data.opens_seen, InitFlags::FUSE_NO_OPEN_SUPPORT),
         // O_TRUNC comes with the open: nothing of what it cuts off is copied.
-        wished |= InitFlags::FUSE_ATOMIC_O_TRUNC;
-    }
-    if data.writeback {
-        wished |= InitFlags::FUSE_WRITEBACK_CACHE;
-    }
-    if data.passthrough {
-        wished |= InitFlags::FUSE_PASSTHROUGH;
-        let _ = config.set_max_stack_depth(STACK_DEPTH);
-    }
-    if union.has_acls() {
+        (data.copy_up_at_open, InitFlags::FUSE_ATOMIC_O_TRUNC),
+        (data.writeback, InitFlags::FUSE_WRITEBACK_CACHE),
+        (data.passthrough, InitFlags::FUSE_PASSTHROUGH),
         // The daemon then applies default ACLs, and the umask where there is none.
-        wished |= InitFlags::FUSE_POSIX_ACL | InitFlags::FUSE_DONT_MASK;
-    }
-    if union.timeouts().attr != Timeouts::FOREVER {
-        wished |= InitFlags::FUSE_AUTO_INVAL_DATA;
+        (union.has_acls(), InitFlags::FUSE_POSIX_ACL | InitFlags::FUSE_DONT_MASK),
+        (union.timeouts().attr != Timeouts::FOREVER, InitFlags::FUSE_AUTO_INVAL_DATA),
+    ];
+    wished.extend(sometimes.into_iter().filter_map(|(when, flags)| when.then_some(flags)));
+    if data.passthrough {
+        let _ = config.set_max_stack_depth(STACK_DEPTH);
     }
     let offered = config.capabilities();
     for (newer, flag) in FLAGS {

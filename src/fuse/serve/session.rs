@@ -1,6 +1,7 @@
 //! A mounted view from its beginning to its end: mount, serve, unmount when asked to.
 
 use std::ffi::OsString;
+use std::fmt::Display;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,6 +24,8 @@ use crate::union::SetupError;
 /// KiB that the kernel reads ahead where root may say so. 160 MiB of a lower file in the cache, cold, ms: with 128 KiB
 /// 83-102 read in order and 74-88 mapped, with 256 66-71 and 67-72, with 512 60-65 and 58-62, with 4096 66-68 and 48-52.
 const READ_AHEAD: u64 = 512;
+
+const OWN_DIRECTORY: &str = "a normal user mounts on a directory of their own";
 
 /// Panics after which the thread for signals ends.
 const MOST_PANICS: usize = 100;
@@ -65,18 +68,12 @@ pub fn preflight(settings: &MountSettings) -> Result<(), SetupError> {
 
 /// Whether the kernel can do what `io=` asks for.
 fn check_data(settings: &MountSettings, device: Option<&OwnedFd>) -> Result<(), SetupError> {
-    let lacks = |what: &str, reason: String, hint: &str| {
-        Err(SetupError { what: what.to_owned(), reason, hint: format!("leave it out; {hint}") })
-    };
     if settings.data.writeback && newer::is_absent(Newer::Writeback) {
-        return lacks("io=writeback", "this kernel cannot hold data back".to_owned(), "Linux 3.15 has it");
+        let reason = "this kernel cannot hold data back";
+        return Err(refused("io=writeback", reason, "leave it out; Linux 3.15 has it"));
     }
-    if settings.data.passthrough
-        && let Err(error) = device.map_or(Ok(()), opens::can_pass)
-    {
-        return lacks("io=passthrough", error.to_string(), "Linux 6.9 has it");
-    }
-    Ok(())
+    let passes = device.filter(|_| settings.data.passthrough).map_or(Ok(()), opens::can_pass);
+    passes.map_err(|error| refused("io=passthrough", error.to_string(), "leave it out; Linux 6.9 has it"))
 }
 
 /// Mounts, calls `on_ready` once requests come, and answers them until the view is unmounted: from outside, or by
@@ -192,12 +189,12 @@ fn mount(settings: &MountSettings) -> Result<(OwnedFd, MountBy), SetupError> {
             Err(errno) => return Err(failure(settings, format!("mount(2): {errno}"), "")),
         }
     }
-    let MountBy::Helper(program) = &by else { return Err(failure(settings, "no way to mount".to_owned(), "")) };
+    let MountBy::Helper(program) = &by else { return Err(failure(settings, "no way to mount", "")) };
     request.allow_other = settings.allow_other;
     request.flags.nosuid = true;
     request.flags.nodev = true;
     let connection = mount::fusermount_on(program, target.as_fd(), &request)
-        .map_err(|said| failure(settings, said, "a normal user mounts on a directory of their own"))?;
+        .map_err(|said| failure(settings, said, OWN_DIRECTORY))?;
     Ok((connection, by))
 }
 
@@ -208,30 +205,27 @@ fn mount_by(mountpoint: &Path) -> Result<MountBy, SetupError> {
 
 /// The set-user-id helper.
 fn helper(mountpoint: &Path) -> Result<MountBy, SetupError> {
-    ["fusermount3", "fusermount"].into_iter().find_map(process::find_program).map(MountBy::Helper).ok_or_else(|| {
-        SetupError {
-            what: mountpoint.display().to_string(),
-            reason: "this user may not mount, and there is no fusermount3".to_owned(),
-            hint: "install the package fuse3, or run the command inside `unshare -Urm`".to_owned(),
-        }
-    })
+    let program = ["fusermount3", "fusermount"].into_iter().find_map(process::find_program);
+    let reason = "this user may not mount, and there is no fusermount3";
+    let hint = "install the package fuse3, or run the command inside `unshare -Urm`";
+    program.map(MountBy::Helper).ok_or_else(|| refused(mountpoint.display(), reason, hint))
 }
 
 /// What `fusermount3` would refuse, as far as can be known beforehand.
 fn helper_would_mount(settings: &MountSettings) -> Result<(), SetupError> {
     if rustix::fs::access(&settings.mountpoint, rustix::fs::Access::WRITE_OK).is_err() {
-        let reason = "this user may not write to the mountpoint".to_owned();
-        return Err(failure(settings, reason, "a normal user mounts on a directory of their own"));
+        return Err(failure(settings, "this user may not write to the mountpoint", OWN_DIRECTORY));
     }
     // Where the file cannot be read the helper decides.
     let conf = std::fs::read_to_string("/etc/fuse.conf");
     let allowed = conf.map_or(true, |conf| conf.lines().any(|line| line.trim() == "user_allow_other"));
     if settings.allow_other && !allowed && !rustix::process::getuid().is_root() {
-        return Err(SetupError {
-            what: "allow_other".to_owned(),
-            reason: "normal users may not let others in on this machine".to_owned(),
-            hint: "leave it out, or put the line user_allow_other into /etc/fuse.conf".to_owned(),
-        });
+        let reason = "normal users may not let others in on this machine";
+        return Err(refused(
+            "allow_other",
+            reason,
+            "leave it out, or put the line user_allow_other into /etc/fuse.conf",
+        ));
     }
     Ok(())
 }
@@ -259,16 +253,15 @@ pub fn give_up(mountpoint: &Path) {
 }
 
 fn open_mountpoint(path: &Path) -> Result<OwnedFd, SetupError> {
-    mount::open_mountpoint(path).map_err(|errno| SetupError {
-        what: path.display().to_string(),
-        reason: errno.to_string(),
-        hint: match errno {
-            errno if matches!(errno.raw(), libc::ENOTCONN | libc::ECONNABORTED) => {
+    mount::open_mountpoint(path).map_err(|errno| {
+        let hint = match errno.raw() {
+            libc::ENOTCONN | libc::ECONNABORTED => {
                 format!("a mount whose daemon died is in the way: fusermount3 -u {}", path.display())
             }
-            Errno::ENOENT => format!("mkdir {}", path.display()),
+            libc::ENOENT => format!("mkdir {}", path.display()),
             _ => "the mountpoint is an existing directory".to_owned(),
-        },
+        };
+        refused(path.display(), errno.to_string(), hint)
     })
 }
 
@@ -277,11 +270,15 @@ fn device_closed(errno: Errno) -> SetupError {
         Errno::EACCES | Errno::EPERM => "open it to this user (chmod 666 /dev/fuse), or give the container the device",
         _ => "modprobe fuse; for a container: --device /dev/fuse",
     };
-    SetupError { what: mount::DEVICE.to_owned(), reason: errno.to_string(), hint: hint.to_owned() }
+    refused(mount::DEVICE, errno.to_string(), hint)
 }
 
-fn failure(settings: &MountSettings, reason: String, hint: &str) -> SetupError {
-    SetupError { what: settings.mountpoint.display().to_string(), reason, hint: hint.to_owned() }
+fn failure(settings: &MountSettings, reason: impl Into<String>, hint: &str) -> SetupError {
+    refused(settings.mountpoint.display(), reason, hint)
+}
+
+fn refused(what: impl Display, reason: impl Into<String>, hint: impl Into<String>) -> SetupError {
+    SetupError { what: what.to_string(), reason: reason.into(), hint: hint.into() }
 }
 
 /// A panic of the thread that mounted leaves no mount that nobody answers for.
