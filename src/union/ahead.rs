@@ -1,7 +1,7 @@
 //! Directories that are looked at before a program lists them.
 //!
-//! What was found holds as long as the layers do: only directories without an upper part are looked at, whose names lead
-//! to what lower layers have. A file with several names is left out: a change by another one is to be seen by this one.
+//! What was found holds as long as the layers do. So only directories without an upper part are looked at: their names lead
+//! to what lower layers have. A file with several names is left out, as a change by another of its names must be seen.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ struct Seen {
 /// A name: its place, the slot of its topmost part, and the slots below that have one, where known.
 type ToLookAt = (u64, Name, usize, Option<Vec<usize>>);
 
-/// What is left of it for who lists the directory.
+/// What of it the program that lists the directory has not taken yet.
 #[derive(Default)]
 pub(super) struct Rest(VecDeque<(u64, Name, Found)>);
 
@@ -100,7 +100,7 @@ impl Union {
         self.ahead.take(dir).map(|seen| Rest(std::mem::take(&mut *seen.found.lock()))).unwrap_or_default()
     }
 
-    /// What is left is for who goes on.
+    /// Keeps what is left for the program that goes on with the listing.
     pub(super) fn put_back(&self, dir: &Arc<Inode>, rest: Rest) {
         if !rest.0.is_empty() {
             let found = Mutex::new(rest.0);

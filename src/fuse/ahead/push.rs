@@ -1,11 +1,11 @@
 //! Files put into the kernel's cache before a program asks for them, as far as `store.rs` finds it right.
 //!
-//! By evidence: once two small files were read in the order of the listings, the READ that comes next is answered when the
-//! files after it are pushed, and a thread does the same with those after them, twice as far each time the program asks
-//! for one all the same. The two share the work: with the thread alone the program, which takes half as long for a file as
-//! a push, catches up with it at once. Who has caught up asks for a file just while it is pushed, and would for the next
-//! ones: so the thread stops there, and goes on with the next READ (24,000 files: 330 READs instead of 1,400). It also
-//! pushes the windows around random reads of large files, each once.
+//! It begins once two small files were read in the order of the listings. The next READ pushes the files after its own
+//! before it is answered. A thread pushes those after them, twice as far each time that the program has to ask all the same.
+//! It takes both: a push takes twice as long as the program does for a file, so that the program would catch up with the
+//! thread alone at once. A program that has caught up asks for the very file that is being pushed, and would do so with each
+//! of the next. There the thread stops until the next READ (24,000 files: 330 READs instead of 1,400). It also pushes the
+//! windows around random reads of large files, each once.
 
 use std::io;
 use std::sync::Arc;
@@ -49,7 +49,7 @@ enum Task {
     Window(Window),
 }
 
-/// The one who pushes.
+/// Pushes files and windows, by a thread and by the READs themselves.
 pub struct Push {
     thread: Worker<ToPush>,
     pusher: Arc<Pusher>,
@@ -112,7 +112,7 @@ impl Push {
         }
     }
 
-    /// By what the calling thread pushes before it answers, where it may.
+    /// The hand by which the calling thread pushes before it answers, unless that is urgent or another thread has it.
     fn hand(&self, urgent: bool) -> Option<MutexGuard<'_, Hand>> {
         let hand = if urgent { None } else { self.hand.try_lock() };
         // A store may wait for a READ of another program: somebody else has to answer that.

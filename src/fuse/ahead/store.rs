@@ -7,15 +7,16 @@
 //! - a READ holds its pages until it is answered; a store copies each page while it holds it, and only then looks at the
 //!   memory that it copies from.
 //!
-//! So a page is stored once at most for as long as the kernel knows the inode, and only while no READ of it was answered
-//! and nothing was that could begin a change. Each of these, before it is answered, says so for good (the *mark*:
-//! [`Union::mark_cached`], or that of `random.rs`) and then calls back what is on its way to that file: nothing more is
-//! copied from then on. Where a page is just being copied no READ holds it, and a writer waits for it. Who stores says to
-//! which file before it looks at the mark, so that one of the two sees the other.
+//! So a page is stored at most once for as long as the kernel knows the inode, and only as long as no READ of it was
+//! answered and no request came that could begin a change. Each such request sets the *mark* of the file for good before it
+//! is answered ([`Union::mark_cached`], or the marks of pages in `random.rs`). Then it calls back what is on its way to that
+//! file: from then on nothing more is copied. A page that is being copied just then is held by no READ, and a writer waits
+//! for it. The thread that stores first says to which file, and then looks at the mark; the request first sets the mark, and
+//! then looks who stores. So one of the two sees the other.
 //!
-//! Nobody waits for a store: it may wait for the page of a READ that nobody has answered yet. Only a file must not be cut
-//! while the kernel compares its length with that of the store, so a SETATTR is done by the thread that stores, when the
-//! store is over.
+//! No request waits for a store: the store may itself wait for the page of a READ that nobody has answered yet. Only a file
+//! must not be cut while the kernel compares its length with that of the store: the thread that stores does such a SETATTR
+//! when the store is over.
 
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};

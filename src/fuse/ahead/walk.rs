@@ -1,7 +1,7 @@
 //! Walks that a thread goes ahead of: it looks at the directories that are listed next, while the program and the thread
 //! that serves it are busy with this one.
 //!
-//! By evidence: once directories were listed in the order of a walk, in which each is followed by those in it, then by its
+//! It begins once some directories were listed in the order of a walk, in which each is followed by those in it, then by its
 //! next sibling.
 
 use std::collections::VecDeque;
@@ -21,7 +21,7 @@ const NEAR: usize = 64;
 /// Directories that are known to come.
 const MOST: usize = 1 << 12;
 
-/// The one who goes ahead.
+/// Goes ahead of walks.
 pub struct Walk(Worker<Route>);
 
 /// The directories of a walk.

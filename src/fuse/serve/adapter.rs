@@ -40,18 +40,18 @@ pub struct Adapter {
     described: Described,
 }
 
-/// What the kernel has forgotten, counted so that the memory of very much goes back to the system: the allocator keeps it.
+/// Counts what the kernel forgets. The allocator keeps the memory; where many inodes are gone it goes back to the system.
 #[derive(Debug, Default)]
 struct Forgotten {
     inodes: AtomicUsize,
-    /// Most inodes that were live since memory was given back.
+    /// The most inodes that were live at a time since memory was given back.
     most: AtomicUsize,
 }
 
 impl Forgotten {
-    /// How often it is looked at, in inodes.
+    /// Live inodes are counted each time that so many were forgotten.
     const LOOK: usize = 1024;
-    /// The memory of fewer is kept: about 1 MiB.
+    /// The memory of fewer inodes is kept: about 1 MiB.
     const WORTH: usize = 1 << 12;
 
     /// An inode was forgotten; `live` tells how many are left. True where memory should go back: half of them are gone.
@@ -69,7 +69,7 @@ impl Forgotten {
     }
 }
 
-/// The kernel's end of the connection, for what nobody asked.
+/// Tells the kernel what it did not ask for.
 struct Kernel(Notifier);
 
 impl Notices for Kernel {
@@ -89,7 +89,7 @@ impl Notices for Kernel {
 }
 
 impl Adapter {
-    /// An adapter for this union; `described` is what who asks is told.
+    /// An adapter for this union; `described` says what is mounted, for those who ask.
     pub fn new(union: Arc<Union>, data: DataPath, described: Described) -> Self {
         Self {
             ttls: Ttls { timeouts: union.timeouts(), passthrough: data.passthrough },
@@ -106,7 +106,7 @@ impl Adapter {
         }
     }
 
-    /// Answers who asks what this mount is, with what was found out since it began.
+    /// Answers the question what this mount is, with what was found out since it began.
     pub(super) fn describe(&self, question: &[u8]) -> Result<Vec<u8>> {
         let mut told = self.described.clone();
         told.add("option", if self.ahead.reads_files() { "prefetch=on" } else { "prefetch=off" });
@@ -161,12 +161,12 @@ impl Adapter {
         }
     }
 
-    /// What was done is to be on disk.
+    /// Answers once what was done to a file or directory is on disk.
     pub(super) fn sync(&self, reply: ReplyEmpty, id: InodeId, data_only: bool) {
         self.run(reply, Operation::Sync(id), move |union| union.fsync(id, data_only), done);
     }
 
-    /// Makes something by a name.
+    /// Makes an object by this name, and answers with it.
     pub(super) fn make(
         &self,
         reply: ReplyEntry,

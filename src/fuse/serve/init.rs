@@ -7,9 +7,9 @@ use crate::base::config::Timeouts;
 use crate::sys::newer::{self, Newer};
 use crate::union::Union;
 
-/// Requests of one kind that may wait: RELEASE and read-ahead must never starve behind others.
+/// Requests that the kernel may send in the background at a time: RELEASE and read-ahead must not starve behind others.
 const MAX_BACKGROUND: u16 = 1024;
-/// Files that are handed to the kernel may be on one stacked file system, and this view below another one.
+/// A file that is handed to the kernel may be on a stacked file system, and this view a layer of another one.
 const STACK_DEPTH: u32 = 1;
 /// Bytes in one WRITE; the kernel's own limit is 256 pages.
 const MAX_WRITE: u32 = 1 << 20;

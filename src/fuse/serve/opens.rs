@@ -43,7 +43,7 @@ impl DataPath {
     }
 }
 
-/// The opens of one inode: the kernel allows one way for all that there are at a time.
+/// The opens of one inode. At a time all of them are cached, or all go through: the kernel allows no mixture.
 #[derive(Debug, Default)]
 struct Opens {
     cached: u32,

@@ -1,9 +1,9 @@
 //! A mount that outlives the daemon that serves it.
 //!
 //! A supervisor holds the connection to the kernel, too: when the daemon dies nothing is closed, and requests wait. The
-//! next daemon is given the connection and a journal. fuser wants an INIT first, which the kernel sends once in the life
-//! of a connection: it is kept in the journal and comes over a socket, whose place the connection takes afterwards. Then
-//! the kernel is asked to send again what the dead daemon had read (`FUSE_NOTIFY_RESEND`, Linux 6.9).
+//! next daemon is given the connection and a journal. fuser wants to read an INIT first, which the kernel sends once in the
+//! life of a connection. So the INIT is kept in the journal, and fuser reads it from a socket, which the connection replaces
+//! afterwards. Then the kernel is asked to send again what the dead daemon had read (`FUSE_NOTIFY_RESEND`, Linux 6.9).
 //!
 //! The connection must not be cloned for each thread: what was read on a clone is answered `ECONNABORTED` when the clone
 //! is closed.
@@ -22,7 +22,7 @@ use crate::sys::newer::{self, Newer};
 use crate::sys::{handover, process};
 use crate::union::Journal;
 
-/// What a daemon has that is one of several.
+/// What a supervisor gives to a daemon.
 #[derive(Debug)]
 pub struct Successive {
     /// What the one before has written, and this one goes on to write.
