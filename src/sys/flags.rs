@@ -4,11 +4,11 @@
 use std::ffi::CStr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::PathBuf;
-use std::sync::OnceLock;
 
 use rustix::fs::IFlags;
 use rustix::ioctl::{Getter, Opcode, Setter, ioctl, opcode};
 
+use super::newer::{self, Newer};
 use super::path::ProcPath;
 use super::seam::{self, Call};
 use super::stat::stat_fd;
@@ -93,9 +93,8 @@ pub fn set_fsx(fd: BorrowedFd<'_>, value: &Fsx) -> Result<()> {
 /// # Errors
 /// `ENOSYS` before Linux 6.17; `EOPNOTSUPP` where there are no such flags; `ENOENT`, `ENOTDIR`.
 pub fn xflags_at(dir: BorrowedFd<'_>, name: &CStr) -> Result<u32> {
-    static HAS_FILE_GETATTR: OnceLock<bool> = OnceLock::new();
     seam::enter(Call::GetFsx)?;
-    if !HAS_FILE_GETATTR.get_or_init(|| file_getattr(-1, c".", 0).err().is_none_or(super::has_call)) {
+    if !newer::has(Newer::FileGetattr, || file_getattr(-1, c".", 0).err().is_none_or(super::has_call)) {
         return Err(Errno::ENOSYS);
     }
     match file_getattr(dir.as_raw_fd(), name, libc::AT_SYMLINK_NOFOLLOW) {

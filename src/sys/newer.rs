@@ -71,6 +71,7 @@ newer! {
     Ext4Uuid "ext4-uuid" "EXT4_IOC_GETFSUUID" "6.0" Less "the UUID of an ext4 is read from its device (root), or udev knows it"
     Fchmodat2 "fchmodat2" "fchmodat2(2)" "6.6" Otherwise "modes are set through /proc/self/fd"
     FsUuid "fs-uuid" "FS_IOC_GETFSUUID" "6.9" Less "UUIDs are asked for by each file system's own call; that of a tmpfs is not known"
+    FileGetattr "file-getattr" "file_getattr(2)" "6.17" Less "chattr +A and +S of a file that this user cannot read are lost by copy-up"
     XattrAt "xattr-at" "getxattrat(2) and its like" "6.13" Otherwise "attributes are reached through /proc/self/fd"
     ReadDirPlus "readdirplus" "FUSE_DO_READDIRPLUS" "3.9" Less "attributes are asked for one by one, and a number that no layer gives (xino=off) is another in a listing"
     AsyncDio "async-dio" "FUSE_ASYNC_DIO" "3.13" Otherwise "direct reads and writes wait for each other"

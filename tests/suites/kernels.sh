@@ -9,7 +9,7 @@
 # tests said is kept in $vm_cache/kernels-SUITE.log.
 #
 # PLYFS_KERNELS_PARTS           the parts to run (all of them)
-# PLYFS_KERNELS_TESTS           only the tests with this word in their names
+# PLYFS_KERNELS_TESTS           only the tests with one of these words in their names
 # PLYFS_KERNELS_PART_SECONDS    how long one part may take (3000)
 # PLYFS_TEST_SLOWER             by how much the limits in the tests are longer (20)
 suites=$(cd "$(dirname "$0")" && pwd)
