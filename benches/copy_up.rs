@@ -14,7 +14,7 @@ use std::cell::LazyCell;
 use common::first_change::{Change, Files, Way, measure};
 use common::{Layers, is_short, say_skipped};
 use criterion::{Criterion, Throughput};
-use plyfs::base::config::Fsync;
+use plyfs::config::Fsync;
 
 const fn full(name: &'static str, size: u64) -> (&'static str, Files) {
     (name, Files { size, data: &[] })

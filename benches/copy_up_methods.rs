@@ -27,7 +27,7 @@ use common::first_change::{Change, Files, Way, measure};
 use common::images::{BTRFS, EXT4, Image, Kind, Memory, XFS, XFS_WITHOUT_REFLINKS};
 use common::{Layers, is_left_out, is_short, say_skipped};
 use criterion::{Criterion, Throughput};
-use plyfs::base::config::Fsync;
+use plyfs::config::Fsync;
 use tempfile::TempDir;
 
 const SIZES: [(&str, u64); 2] = [("1MiB", 1 << 20), ("64MiB", 64 << 20)];

@@ -7,7 +7,7 @@ mod engine;
 use std::fs;
 
 use engine::{Engine, Result};
-use plyfs::sys::seam::{Call, Plan, with_plan};
+use plyfs::testing::seam::{Call, Plan, with_plan};
 use plyfs::union::{DirSink, InodeId, ListedEntry};
 
 /// What the kernel is given of a directory, and keeps.

@@ -8,9 +8,9 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use plyfs::base::config::{Config, Fsync, Timeouts, UpperDirs};
-use plyfs::sys::seam::{Call, Guise, Guised, Lacking, Lacks, Plan, traced, with_plan};
-use plyfs::sys::{data, newer, xattr};
+use plyfs::config::{Config, Fsync, Timeouts, UpperDirs};
+use plyfs::testing::seam::{Call, Guise, Guised, Lacking, Lacks, Plan, traced, with_plan};
+use plyfs::testing::{data, newer, xattr};
 use plyfs::union::{Caller, InodeId, ListedEntry, Make, RenameFlags, SetAttr, WriteHow};
 use plyfs::{Errno, Name, Union};
 

@@ -10,8 +10,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use plyfs::Errno;
-use plyfs::base::config::Config;
-use plyfs::sys::seam::{Call, Lacking, Lacks, Plan, with_plan};
+use plyfs::config::Config;
+use plyfs::testing::seam::{Call, Lacking, Lacks, Plan, with_plan};
 
 use common::stack::prefix;
 use common::{Scratch, Tree};

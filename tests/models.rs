@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use common::{Scratch, env_number};
 use engine::{Engine, me, name};
-use plyfs::base::sync;
+use plyfs::testing::sync;
 use plyfs::union::{InodeId, Make, RenameFlags, SetAttr, WriteHow};
 use plyfs::{Errno, Union};
 use shuttle::thread;

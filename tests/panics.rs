@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use std::{fs, io, thread};
 
 use common::*;
-use plyfs::sys::seam::{Call, Plan, with_common_plan};
+use plyfs::testing::seam::{Call, Plan, with_common_plan};
 
 /// Where the daemon finds its layers, and writes its log.
 const PLACE: &str = "PLYFS_TEST_PANICS";

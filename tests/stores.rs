@@ -21,8 +21,8 @@ use fuser::{
     KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyEntry, ReplyOpen, ReplyWrite, ReplyXattr, Request,
     Session, SessionACL, WriteFlags,
 };
-use plyfs::sys::lent::Lent;
-use plyfs::sys::mount::{MountRequest, mount_on, open_device, open_mountpoint};
+use plyfs::testing::lent::Lent;
+use plyfs::testing::mount::{MountRequest, mount_on, open_device, open_mountpoint};
 use rustix::fs::OFlags;
 
 const PAGE: usize = 4096;
@@ -194,7 +194,7 @@ impl View {
     }
 
     /// Stores a whole file of `o`s.
-    fn store(&self, ino: u64, mut lent: Lent) -> JoinHandle<plyfs::base::Result<()>> {
+    fn store(&self, ino: u64, mut lent: Lent) -> JoinHandle<plyfs::Result<()>> {
         lent.room().fill(b'o');
         lent.begin();
         let device = self.device.try_clone().unwrap();
@@ -281,7 +281,7 @@ fn a_program_that_writes_asks_for_security_capability_before_it_takes_a_page() {
         ("behind the end", OFlags::WRONLY, |file| file.write_at(b"new", 2 * SIZE as u64)),
         ("at the end", OFlags::WRONLY.union(OFlags::APPEND), |file| file.write_at(b"new", 0)),
         ("splice", OFlags::WRONLY, |file| {
-            let (read, write) = plyfs::sys::process::pipe()?;
+            let (read, write) = plyfs::testing::process::pipe()?;
             rustix::io::write(&write, b"new")?;
             Ok(rustix::pipe::splice(read, None, file, Some(&mut 10), 3, rustix::pipe::SpliceFlags::empty())?)
         }),

@@ -8,7 +8,7 @@ use std::path::Path;
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId};
 use plyfs::Union;
-use plyfs::base::config::Fsync;
+use plyfs::config::Fsync;
 use plyfs::union::{Caller, InodeId, SetAttr, WriteHow};
 
 use super::engine::name;

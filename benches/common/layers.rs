@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use plyfs::Union;
-use plyfs::base::config::{Config, Fsync, UpperDirs};
+use plyfs::config::{Config, Fsync, UpperDirs};
 use tempfile::TempDir;
 
 /// A directory with `lower0` (the top) to `lowerN`, `upper`, `work` and `merged`.

@@ -33,7 +33,7 @@ pub fn say_skipped(what: &str) {
 pub fn criterion() -> Criterion {
     leave_no_mounts();
     // As the daemon does: the descriptors of many layers are kept.
-    plyfs::sys::process::raise_open_files();
+    plyfs::testing::process::raise_open_files();
     let criterion = Criterion::default().sample_size(10);
     let criterion = if is_short() {
         let (warm_up, measured) = (Duration::from_millis(5), Duration::from_millis(40));

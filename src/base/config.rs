@@ -1,4 +1,4 @@
-//! The settings of an engine: typed and resolved, no words of the command line.
+//! The settings of an engine: typed and resolved, without words of the command line.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,11 +8,11 @@ use std::time::Duration;
 pub struct Config {
     /// Lower layers, the topmost first; at least one.
     pub lowers: Vec<PathBuf>,
-    /// Layers below those, whose files are reached by the absolute redirects of metacopy files only.
+    /// Data-only layers below the lower ones: their files are reached only by the absolute redirects of metacopy files.
     pub data_only: Vec<PathBuf>,
     /// The writable layer; without one every change answers `EROFS`.
     pub upper: Option<UpperDirs>,
-    /// When what is changed is on disk.
+    /// What is synced, and when.
     pub fsync: Fsync,
     /// How inode numbers of several file systems are kept apart.
     pub xino: Xino,
@@ -20,29 +20,33 @@ pub struct Config {
     pub ino32: bool,
     /// Marks are `user.overlay.*` even where the process could write `trusted.overlay.*`.
     pub userxattr: bool,
-    /// `None`: on where the upper layer can hold it, else follow.
+    /// Whether directories with lower parts can be renamed. `None`: on where the upper layer can hold the marks, else
+    /// follow.
     pub redirect_dir: Option<RedirectDir>,
-    /// `None`: on where the layers allow it.
+    /// Whether an index keeps copied-up hard links together. `None`: on where the layers allow it.
     pub index: Option<bool>,
-    /// `None`: on where the upper layer can hold it; what a layer has of them is then followed, too.
+    /// Whether a change of metadata leaves the data below. `None`: on where the upper layer can hold the marks;
+    /// metacopy files of the layers are then followed, too.
     pub metacopy: Option<bool>,
-    /// Large files are copied up by blocks of this size, a power of two from 12 to 24.
+    /// Large files are copied up by blocks of this size in bytes, as a power of two from 12 to 24; `None`: they are
+    /// copied whole.
     pub copyup_block: Option<u8>,
-    /// Bytes a second of such files that are copied in the background.
+    /// Bytes of such files that are copied in the background each second.
     pub copyup_rate: u64,
     /// Whether the digests of metacopy files are checked.
     pub verity: Verity,
-    /// Which identity the upper layer and the origins in it get.
+    /// Which UUIDs are written into the upper layer and the origins in it.
     pub uuid: Uuid,
     /// POSIX ACLs are not interpreted.
     pub noacl: bool,
     /// Every directory shows a link count of 1.
     pub static_nlink: bool,
-    /// The view honours set-user-id bits in the initial user namespace: then a layer on a `nosuid` mount gives none.
+    /// The view honours set-user-id bits in the initial user namespace, so that files of a layer on a `nosuid` mount
+    /// must show none.
     pub suid_view: bool,
-    /// How long the kernel may keep what it was told.
+    /// How long the kernel may keep attributes and names in its caches.
     pub timeouts: Timeouts,
-    /// About so many names of a directory are in memory while it is listed; `None`: 262,144.
+    /// About how many names of one directory may be in memory while it is listed; `None`: 262,144.
     pub names_at_once: Option<usize>,
 }
 
@@ -82,37 +86,37 @@ pub enum Xino {
 /// `redirect_dir=`: whether a directory that has lower parts can be renamed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RedirectDir {
-    /// It can; the mark `redirect` says where its lower parts are.
+    /// It can be renamed; the mark `redirect` says where its lower parts are.
     On,
-    /// It cannot (`EXDEV`), but what a layer has of such marks is followed.
+    /// It cannot be renamed (`EXDEV`), but such marks of a layer are followed.
     Follow,
-    /// It cannot, and an object with such a mark is refused (`EPERM`).
+    /// It cannot be renamed, and an object with such a mark is refused (`EPERM`).
     NoFollow,
 }
 
 /// `verity=`: whether a metacopy file's digest is compared with its data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Verity {
-    /// It is not looked at.
+    /// The digest is not looked at.
     #[default]
     Off,
-    /// It is checked where there is one, and written where the lower file has fs-verity.
+    /// A digest is checked if a mark has one, and written if the lower file has fs-verity.
     On,
-    /// A metacopy file without one is refused (`EIO`); a file without fs-verity is copied up whole.
+    /// A metacopy file without a digest is refused (`EIO`); a file without fs-verity is copied up whole.
     Require,
 }
 
-/// `uuid=`: which identities are written into the upper layer.
+/// `uuid=`: which UUIDs are written into the upper layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Uuid {
-    /// None at all: origins do not say on which file system they are.
+    /// None: origins do not say on which file system the lower object is.
     Off,
-    /// The upper layer gets none of its own.
+    /// The upper layer gets no UUID of its own.
     Null,
-    /// The upper layer keeps the one it has; a fresh one gets one.
+    /// The upper layer keeps its UUID; a fresh layer gets one.
     #[default]
     Auto,
-    /// The upper layer has one in any case.
+    /// The upper layer gets a UUID if it has none.
     On,
 }
 
@@ -128,7 +132,7 @@ pub struct Timeouts {
 }
 
 impl Timeouts {
-    /// Layers do not change underneath, so that nothing needs to be asked twice (about 136 years).
+    /// About 136 years: layers do not change underneath, so that the kernel need not ask twice.
     pub const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
 }
 

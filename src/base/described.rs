@@ -1,12 +1,12 @@
-//! What a mount is, in the form in which its daemon tells: pairs of a key and a value, each ended by a NUL. Paths have none,
-//! and stand as they are, in UTF-8 or not.
+//! The description of a mount that its daemon gives to who asks: pairs of a key and a value, each ended by a NUL. Paths
+//! contain no NUL and are kept as bytes, in UTF-8 or not.
 
-/// Such a description.
+/// The description of a mount.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Described(Vec<u8>);
 
 impl Described {
-    /// From what was told.
+    /// Takes over the bytes of a description.
     pub fn from_bytes(bytes: Vec<u8>) -> Self {
         Self(bytes)
     }
@@ -19,7 +19,7 @@ impl Described {
         }
     }
 
-    /// All of it, to be told.
+    /// The bytes of the description.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }

@@ -2,12 +2,14 @@
 
 use std::ops::Deref;
 
-/// One element costs no more than itself where it has a niche (a pointer); others are on the heap.
+/// A list in which one element takes no more memory than itself if its type has a niche (a pointer). Any other number
+/// of elements is on the heap.
 #[derive(Debug, Clone)]
 pub enum Few<T> {
     /// Just this one.
     One(T),
-    /// Any other number of them; `None` is none.
+    /// Any other number of elements; `None`: no element.
+    #[expect(clippy::box_collection, reason = "a `Vec` would make the list three words long")]
     Many(Option<Box<Vec<T>>>),
 }
 
@@ -30,7 +32,7 @@ impl<T> Few<T> {
         };
     }
 
-    /// Keeps those for which `keep` holds.
+    /// Keeps the elements for which `keep` holds.
     pub fn retain(&mut self, keep: impl FnMut(&T) -> bool) {
         let mut left = std::mem::take(self).into_vec();
         left.retain(keep);

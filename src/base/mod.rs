@@ -1,4 +1,4 @@
-//! What every floor above speaks in: errors, names, settings, statistics.
+//! The types that every floor above uses: errors, names, settings, statistics.
 
 pub mod config;
 pub mod described;

@@ -1,7 +1,7 @@
-//! A bug costs one request: a panic ends where the request began, and is recorded once for each place with its backtrace.
+//! A bug costs one request: a panic ends where the request began, and is logged with its backtrace once for each place.
 //!
-//! No lock is poisoned. What a panic leaves under one is what its holders' drops make of it: nothing half done is known
-//! to be true (`Names::end`), and what was staged goes.
+//! No lock is poisoned. The drops of the values under a lock see to what a panic leaves there: names in the middle of a
+//! change are forgotten (`Names::end`), and staged objects are removed.
 
 use std::backtrace::Backtrace;
 use std::cell::Cell;
@@ -10,13 +10,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::sync::Mutex;
 
-/// Places that are told apart; what panics elsewhere then is counted as one place.
+/// The most places that are told apart; panics at further places count as one place.
 const MOST_PLACES: usize = 256;
 
-/// The target of records that are logged however many others there are: each is asked for, or counted by itself.
+/// The target of log records to which no limit applies: somebody asked for each, or each is counted by itself.
 pub const ALWAYS: &str = "plyfs";
 
-/// Where there was a panic, and how often.
+/// The places of panics, with the number of panics at each.
 static SEEN: Mutex<Vec<(String, u64)>> = Mutex::new(Vec::new());
 /// A backtrace is being written.
 static WRITING: AtomicBool = AtomicBool::new(false);
@@ -26,7 +26,7 @@ thread_local! {
     static DEPTH: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Runs `f`; false where it ended in a panic.
+/// Runs `f`. False: it ended in a panic.
 pub fn caught(f: impl FnOnce()) -> bool {
     struct Inside;
     impl Drop for Inside {
@@ -39,8 +39,8 @@ pub fn caught(f: impl FnOnce()) -> bool {
     catch_unwind(AssertUnwindSafe(f)).is_ok()
 }
 
-/// Panics of this process go to the log from now on, and nowhere else: the first one of a place with its backtrace, whatever
-/// `RUST_BACKTRACE` says, later ones at each power of ten.
+/// Sends panics of this process to the log from now on, and nowhere else: the first panic at a place with its
+/// backtrace, whatever `RUST_BACKTRACE` says, and later ones at each power of ten.
 pub fn record() {
     std::panic::set_hook(Box::new(hook));
 }
@@ -70,7 +70,7 @@ fn hook(info: &PanicHookInfo<'_>) {
     if !is_caught {
         return write(&line, &trace);
     }
-    // So the request ends first, and this thread serves.
+    // Another thread writes the backtrace, so that the request ends and this thread serves again.
     let short = line.clone();
     let writer = std::thread::Builder::new().name("plyfs-panic".into()).spawn(move || write(&line, &trace));
     if let Err(error) = writer {

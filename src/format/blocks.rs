@@ -1,5 +1,5 @@
-//! A file of the upper layer whose data arrives block by block. The form is plyfs's own; nobody else may take such a file
-//! for one whose data is all below.
+//! A file of the upper layer whose data arrives block by block. The form is plyfs's own, and made so that no other
+//! overlay takes the file for one whose data is all below.
 //!
 //! - The mark `metacopy` has three bytes, `pb` and the size of a block as a power of two: shorter than the header that
 //!   belongs there, so that the kernel (from 6.6 on) and a plyfs without this answer `EIO` for the file.
@@ -12,18 +12,18 @@ use crate::base::Name;
 
 /// The block is read from below.
 pub const BELOW: u8 = 0;
-/// The block is in the upper file. That counts as long as the machine runs: its data may not be on disk.
+/// The block is in the upper file, but its data may not be on disk: the state counts as long as the machine runs.
 pub const HERE: u8 = 1;
 /// The block is in the upper file, on disk.
 pub const KEPT: u8 = 2;
 
-/// Where the bytes of the blocks begin in a record.
+/// The offset in a record at which the bytes of the blocks begin.
 pub const STATES: u64 = 4096;
-/// A block has at least so many bytes, as a power of two.
+/// The least size of a block in bytes, as a power of two.
 pub const LEAST_SHIFT: u8 = 12;
-/// And at most.
+/// The largest size of a block in bytes, as a power of two.
 pub const MOST_SHIFT: u8 = 24;
-/// More blocks of one file are not recorded.
+/// The most blocks of one file.
 pub const MOST_BLOCKS: u64 = 1 << 26;
 
 const VALUE: &[u8; 2] = b"pb";
@@ -72,9 +72,9 @@ impl BlocksMark {
 pub struct Header {
     /// The size of a block, as a power of two.
     pub shift: u8,
-    /// So many bytes of the file below count; what is behind them is always the upper file's.
+    /// How many bytes of the lower file count; all data behind them is in the upper file.
     pub limit: u64,
-    /// Which run of the machine the bytes [`HERE`] are of; zeros where that is not known.
+    /// The run of the machine in which the bytes [`HERE`] were written; zeros: not known.
     pub boot: [u8; 16],
 }
 
@@ -82,18 +82,18 @@ const MAGIC: &[u8; 8] = b"plyfsblk";
 const VERSION: u8 = 1;
 
 impl Header {
-    /// How long it is.
+    /// Its length in bytes.
     pub const LEN: usize = 40;
 
-    /// The number of blocks that are counted.
+    /// The number of blocks in the record.
     pub fn blocks(&self) -> u64 {
         self.limit.div_ceil(1 << self.shift)
     }
 
-    /// Reads it.
+    /// Reads a header.
     ///
     /// # Errors
-    /// [`Malformed`] for what is not of this version.
+    /// [`Malformed`] for bytes that are not of this version.
     pub fn parse(bytes: &[u8; Self::LEN]) -> Result<Self, Malformed> {
         let malformed = |why| Malformed { mark: "record of blocks", why };
         let (magic, rest) = bytes.split_at(8);

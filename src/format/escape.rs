@@ -1,7 +1,7 @@
-//! Names of extended attributes: as users of the union say them, and as they are stored in a layer.
+//! Names of extended attributes: the name that a user of the union sees, and the name that is stored in a layer.
 //!
-//! The marks are private: no user can see or set them. What a user calls like a mark is stored one level deeper, so that
-//! a union can be a layer's user in turn
+//! The marks are private: no user can see or set them. A user's attribute with the name of a mark is stored one level
+//! deeper, so that a layer can be in a union itself
 //! ([nesting](https://docs.kernel.org/filesystems/overlayfs.html#nesting-overlayfs-mounts)):
 //!
 //! | said by a user | stored |
@@ -12,8 +12,8 @@
 //! | `user.containers.override_X` | `user.overlay.containers.override_X` |
 //! | any other | the same |
 //!
-//! In the other namespace that is so for the marks only, which are read there, too; other names of it are the users', as
-//! they are with the kernel's OverlayFS.
+//! In the other namespace only the marks are stored so, since they are read there, too. Its other names are the users',
+//! as with the kernel's OverlayFS.
 
 use std::ffi::CString;
 
@@ -24,8 +24,9 @@ use crate::base::{Errno, Result};
 const MAX: usize = 255;
 
 const ESCAPE: &[u8] = b"overlay.";
-/// What fuse-overlayfs and containers/storage keep for themselves, and how a user's attribute of such a name is stored:
-/// `user.containers.override_stat` is the owner and mode of an object to those who look for it.
+/// The prefixes that fuse-overlayfs and containers/storage use for themselves, each with the prefix under which a
+/// user's attribute of such a name is stored: these programs read `user.containers.override_stat` as the owner and mode
+/// of an object.
 const FOREIGN: [(&[u8], &[u8]); 2] = [
     (b"user.fuseoverlayfs.", b"user.overlay.fuseoverlayfs."),
     (b"user.containers.override_", b"user.overlay.containers.override_"),

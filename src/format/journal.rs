@@ -16,21 +16,23 @@ pub enum Record {
     Cookies([u8; 16]),
     /// An inode of this type (`S_IFMT >> 12`) is live. It counts no lookup yet.
     Node { id: u64, kind: u8 },
-    /// It has this name.
+    /// The inode has this name.
     Named { id: u64, parent: u64, name: Name },
-    /// It does not have this name any more.
+    /// The inode has lost this name.
     Unnamed { id: u64, parent: u64, name: Name },
-    /// The kernel holds it so many times more.
+    /// The kernel has got this many more lookups of the inode.
     Held { id: u64, lookups: u64 },
-    /// And so many times less.
+    /// The kernel has given this many lookups back.
     Forgot { id: u64, lookups: u64 },
-    /// It is gone.
+    /// The inode is gone.
     Dead { id: u64 },
-    /// Where its object is, once none of its names leads there. Written before the name goes.
+    /// Where the inode's object is once no name leads to it. Written before the name goes.
     Detached { id: u64, at: Detached },
-    /// The object of a layer that leads to it, whatever the layers say: another name of a hard link that was copied up.
+    /// An object of a layer that leads to the inode, although the layers do not say so: another name of a copied-up
+    /// hard link.
     Key { id: u64, dev: u64, ino: u64 },
-    /// Where a name of this directory stands in its listing, by its hash: 0 where that says.
+    /// What is known of the place of a name in this directory's listing, by the hash of the name; 0: the place of the
+    /// hash.
     Place { id: u64, hash: u64, what: u64 },
     /// A rename is about to be published. `was`: the inode that stands at `from`.
     Moving { request: u64, was: u64, from: (u64, Name), to: (u64, Name) },
@@ -107,7 +109,7 @@ impl Record {
         }
     }
 
-    /// Takes the first record off `bytes`; `None` at the end, before a torn one, and before what is none.
+    /// Takes the first record off `bytes`; `None` at the end, and before bytes that are no whole record.
     pub fn decode(bytes: &mut &[u8]) -> Option<Self> {
         let mut rest = *bytes;
         let len = u32::from_le_bytes(take(&mut rest)?);

@@ -2,7 +2,7 @@
 
 use std::ffi::CStr;
 
-/// Which extended attributes hold the marks of a layer.
+/// The two sets of extended attributes that can hold the marks of a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Namespace {
     /// `trusted.overlay.*`, which need `CAP_SYS_ADMIN` in the initial user namespace.
@@ -19,7 +19,7 @@ macro_rules! marks {
         pub enum Mark { $($(#[$doc])* $mark),* }
 
         impl Mark {
-            /// Each of them once.
+            /// All marks.
             pub const ALL: &'static [Mark] = &[$(Mark::$mark),*];
 
             /// Its name without the namespace, such as `opaque`.
@@ -29,7 +29,7 @@ macro_rules! marks {
         }
 
         impl Namespace {
-            /// The other one.
+            /// The other namespace.
             pub const fn other(self) -> Self {
                 match self {
                     Namespace::Trusted => Namespace::User,
@@ -37,7 +37,7 @@ macro_rules! marks {
                 }
             }
 
-            /// What all of its keys begin with.
+            /// The prefix of all keys in it.
             pub const fn prefix(self) -> &'static [u8] {
                 match self {
                     Namespace::Trusted => b"trusted.overlay.",
@@ -66,7 +66,7 @@ macro_rules! marks {
 marks! {
     /// The directory hides those of its name in the layers below: [`Opacity`].
     Opaque = "opaque";
-    /// Where the layers below have what this stands for.
+    /// Where the layers below have the object that this one stands for.
     Redirect = "redirect";
     /// The lower object that this was copied from: [`super::Origin`].
     Origin = "origin";
@@ -100,8 +100,8 @@ pub const DEVICE_VALUE: &[u8] = b"c0:0";
 /// What fuse-overlayfs 1.x writes where `trusted.overlay.opaque` is refused; its value is `y`.
 pub const LEGACY_OPAQUE: &CStr = c"user.fuseoverlayfs.opaque";
 
-/// Where fuse-overlayfs and containers/storage keep owner, mode and type of objects, on each object of such a layer, its root
-/// too. None of them is read here.
+/// The attributes in which fuse-overlayfs and containers/storage keep owner, mode and type of each object of such a
+/// layer, the root included. None of them is read here.
 pub const OVERRIDE_STAT: [&CStr; 3] =
     [c"user.containers.override_stat", c"user.fuseoverlayfs.override_stat", c"security.fuseoverlayfs.override_stat"];
 

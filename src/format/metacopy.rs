@@ -19,7 +19,7 @@ const HEADER: usize = 4;
 /// What the mark says of the data.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Metacopy {
-    /// Of the data, if it was written down.
+    /// The digest of the data, if the mark holds one.
     pub digest: Option<Digest>,
 }
 
@@ -28,7 +28,7 @@ pub struct Metacopy {
 pub struct Digest {
     /// How it was computed.
     pub algorithm: Algorithm,
-    /// As many as the algorithm gives.
+    /// The bytes of the digest, as many as the algorithm gives.
     pub bytes: Vec<u8>,
 }
 
@@ -101,7 +101,7 @@ impl Metacopy {
         Ok(Self { digest: Some(Digest { algorithm, bytes: bytes.to_vec() }) })
     }
 
-    /// The value of the mark: empty without a digest, and with one that has not the length of its algorithm.
+    /// The value of the mark: empty without a digest, and for a digest whose length is not that of its algorithm.
     pub fn encode(&self) -> Vec<u8> {
         match &self.digest {
             Some(Digest { algorithm, bytes }) if bytes.len() == algorithm.digest_len() => {

@@ -1,4 +1,4 @@
-//! Bytes and the meaning of the marks in a layer: pure, no I/O, and no policy.
+//! The bytes of the marks in a layer and what they mean. Pure: no I/O and no policy.
 //!
 //! The values are those of the kernel's OverlayFS, of OCI layers and of fuse-overlayfs, so that either can go on with
 //! what the other wrote.
@@ -26,7 +26,7 @@ pub use protattr::Protattr;
 pub use redirect::Redirect;
 pub use wh::{AufsName, whiteout_name};
 
-/// A mark whose value is none that it can have. What follows from that is for the reader of the layer to decide.
+/// The error for a mark with a value that it cannot have. The reader of the layer decides what follows from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("malformed mark {mark}: {why}")]
 pub struct Malformed {

@@ -9,7 +9,7 @@ const MAX: usize = 12;
 /// How many more links there are in the union than the base has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Nlink {
-    /// What it is the difference from.
+    /// The count from which the difference is taken.
     pub base: Base,
     /// The count in the union less that of the base.
     pub difference: i32,
@@ -18,9 +18,9 @@ pub struct Nlink {
 /// Whose links are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Base {
-    /// Those of the upper inode, with its entry in the index (`U`).
+    /// The links of the upper inode, its entry in the index included (`U`).
     Upper,
-    /// Those of the lower inode (`L`).
+    /// The links of the lower inode (`L`).
     Lower,
 }
 
@@ -56,8 +56,8 @@ impl Nlink {
         format!("{base}{:+}", self.difference).into_bytes()
     }
 
-    /// The count in the union, from the counts of the upper and the lower inode; `None` if that is none that a file can
-    /// have, or the base is not known.
+    /// The link count in the union, from the counts of the upper and the lower inode; `None`: no file can have the
+    /// result, or the count of the base is not known.
     pub fn links(&self, upper: u64, lower: Option<u64>) -> Option<u32> {
         let base = match self.base {
             Base::Upper => upper,

@@ -5,5 +5,6 @@ pub mod serve;
 mod turns;
 mod wire;
 
+pub use crate::base::described::Described;
 pub use ahead::Guard;
 pub use serve::{Adapter, DataPath};

@@ -1,4 +1,4 @@
-//! A bound on open descriptors: whoever holds one can be asked to let it go, and opens it again when needed.
+//! A bound on open descriptors: each holder of one can be asked to close it, and opens it again when it is needed.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
@@ -9,7 +9,7 @@ use crate::base::sync::Mutex;
 pub trait Evict: Send + Sync {
     /// Whether the descriptor was used since the last call.
     fn take_used(&self) -> bool;
-    /// Drops the descriptor (a user in the middle of a call keeps its own reference).
+    /// Closes the descriptor. A thread in the middle of a call keeps its own reference.
     fn evict(&self);
 }
 
@@ -23,11 +23,11 @@ pub struct FdCache {
 #[derive(Default)]
 struct Queue {
     holders: VecDeque<Weak<dyn Evict>>,
-    /// Holders in it that are known to be gone.
+    /// How many holders in the queue are known to be gone.
     gone: usize,
 }
 
-/// So few that are gone may stay in the queue.
+/// This many holders that are gone may stay in the queue.
 const FEW: usize = 32;
 
 impl FdCache {
@@ -36,7 +36,7 @@ impl FdCache {
         Self { limit, queue: Mutex::default() }
     }
 
-    /// Enters a holder that has just opened its descriptor; others lose theirs where the limit is passed.
+    /// Enters a holder that has just opened its descriptor. Where the limit is passed other holders must close theirs.
     ///
     /// Must be called without a lock that `evict` of any holder takes.
     pub fn opened(&self, holder: Weak<dyn Evict>) {
@@ -45,7 +45,7 @@ impl FdCache {
             queue.holders.push_back(holder);
             queue.holders.len().saturating_sub(self.limit)
         };
-        // One round of second chances at most for each descriptor over the limit.
+        // At most one round of second chances for each descriptor over the limit.
         let mut chances = self.limit;
         while spare > 0 {
             let Some(weak) = self.queue.lock().holders.pop_front() else { return };
@@ -63,7 +63,8 @@ impl FdCache {
         }
     }
 
-    /// A holder goes with its descriptor open. What the queue has of it holds its memory: swept out when half are such.
+    /// Notes that a holder is dropped with its descriptor open. The holder's entry keeps its memory, so that such
+    /// entries are swept out once they are half of the queue.
     pub fn gone(&self) {
         let mut queue = self.queue.lock();
         queue.gone += 1;
@@ -75,7 +76,7 @@ impl FdCache {
         }
     }
 
-    /// Lets go of every descriptor: what helps when the process itself has run out (`EMFILE`).
+    /// Closes every descriptor, for when the process can open no more (`EMFILE`).
     pub fn evict_all(&self) {
         let all: Vec<Arc<dyn Evict>> = self.queue.lock().holders.drain(..).filter_map(|weak| weak.upgrade()).collect();
         all.iter().for_each(|holder| holder.evict());

@@ -1,4 +1,5 @@
-//! Directories that find a name in other spellings than the one they list: nothing can be merged with them by name.
+//! Case-insensitive directories, which find a name in other spellings than the one that they list: nothing can be
+//! merged with them by name.
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -9,26 +10,26 @@ use crate::sys::path::{OFlags, open_beneath};
 use crate::sys::stat::stat_at;
 use crate::sys::{dirent, flags};
 
-/// What a layer's directories may be, and what follows from it.
+/// Whether directories of a layer may be case-insensitive, and what follows from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Folding {
-    /// None of them is case-insensitive but where all are.
+    /// No directory is case-insensitive unless all are.
     Never,
-    /// Some may be: they are refused where they are met.
+    /// Some directories may be: they are refused where they are met.
     Refused,
-    /// Some may be, and nothing is merged with them: it is the only layer, and a read-only one.
+    /// Some directories may be, and are shown: the layer is the only one, and read-only.
     Alone,
 }
 
 /// File systems that are case-insensitive however they are mounted: FAT, exFAT, HFS, HPFS.
 const ALWAYS: [u64; 4] = [0x4d44, 0x2011_bab0, 0x4244, 0xf995_e849];
 
-/// File systems of which single directories can be (`chattr +F`), but whose names are exact elsewhere: ext4, f2fs, tmpfs,
-/// bcachefs, and what OverlayFS shows of them.
+/// File systems that can make single directories case-insensitive (`chattr +F`): ext4, f2fs, tmpfs, bcachefs, and
+/// OverlayFS over them.
 const BY_DIRECTORY: [u64; 5] = [0xef53, 0xf2f5_2010, 0x0102_1994, 0xca45_1a4e, 0x794c_7630];
 
 impl Folding {
-    /// Of a layer on a file system with this magic number; `alone`: it is the only one, and not written.
+    /// For a layer on a file system with this magic number; `alone`: the layer is the only one, and not written.
     pub fn of(magic: u64, alone: bool) -> Self {
         match BY_DIRECTORY.contains(&magic) && flags::kernel_folds() {
             false => Self::Never,
@@ -38,8 +39,8 @@ impl Folding {
     }
 }
 
-/// Whether the layer's root `root`, open for reading, is case-insensitive. `exact`: its file system is not, but for
-/// directories that say so.
+/// Whether a layer's root, open for reading, is case-insensitive. `exact`: only directories with the flag can be on its
+/// file system.
 ///
 /// # Errors
 /// What reading it says.
@@ -47,8 +48,8 @@ pub fn is_folding_root(root: BorrowedFd<'_>, magic: u64, exact: bool) -> Result<
     Ok(flags::is_casefolded(root) || ALWAYS.contains(&magic) || (!exact && finds_respelled(root)?))
 }
 
-/// Whether the first name that has another spelling is found in that, too: nobody else tells of NTFS, CIFS, XFS or FUSE how
-/// they are mounted.
+/// Whether the first name that has another spelling is found in that spelling, too. NTFS, CIFS, XFS and FUSE tell in no
+/// other way how they are mounted.
 fn finds_respelled(dir: BorrowedFd<'_>) -> Result<bool> {
     let mut other = None;
     dirent::read_dir(dir, &mut |entry| {
@@ -64,7 +65,7 @@ fn finds_respelled(dir: BorrowedFd<'_>) -> Result<bool> {
     Ok(!listed)
 }
 
-/// The name with its ASCII letters in the other case; `None` if it has none.
+/// The name with its ASCII letters in the other case; `None`: it has no such letters.
 fn respelled(name: &CStr) -> Option<CString> {
     let swap =
         |byte: &u8| if byte.is_ascii_lowercase() { byte.to_ascii_uppercase() } else { byte.to_ascii_lowercase() };
@@ -73,7 +74,7 @@ fn respelled(name: &CStr) -> Option<CString> {
 }
 
 impl Layer {
-    /// Refuses the directory `name` in `at`, if it is case-insensitive in a layer that is not.
+    /// Refuses the directory `name` in `at` if it is case-insensitive and the layer's root is not.
     ///
     /// # Errors
     /// `EREMOTE`, as the kernel's OverlayFS; what opening it says, but for a directory that may not be read.

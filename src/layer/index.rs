@@ -1,4 +1,4 @@
-//! The index of copied-up hard links, as it is read: `workdir/index`, whose entries are named after lower objects.
+//! Reads the index of copied-up hard links: `workdir/index`, whose entries are named after lower objects.
 //!
 //! Format: `Documentation/filesystems/overlayfs.rst`, "inode index"; an entry is a link of the upper object, and its name
 //! is the hexadecimal form of the value that its mark `origin` has.
@@ -15,7 +15,7 @@ use crate::sys::stat::Stat;
 pub struct IndexDir(Arc<DirPlace>);
 
 impl IndexDir {
-    /// The directory at `dir`.
+    /// The index at the directory `dir`.
     pub fn new(dir: Arc<DirPlace>) -> Self {
         Self(dir)
     }
@@ -28,12 +28,12 @@ impl IndexDir {
     /// The name of the entry for an object with this `origin`.
     ///
     /// # Errors
-    /// `ENAMETOOLONG` for a handle that has no room in a name.
+    /// `ENAMETOOLONG`: a name has no room for the handle.
     pub fn name(origin: &[u8]) -> Result<Name> {
         index_name(origin)
     }
 
-    /// What stands under `name`, if anything does.
+    /// The attributes of the entry `name`; `None`: there is no such entry.
     ///
     /// # Errors
     /// What `fstatat(2)` says.
@@ -41,7 +41,7 @@ impl IndexDir {
         self.0.stat(name)
     }
 
-    /// Where an entry is.
+    /// The place of an entry.
     pub fn place(&self, name: &Name) -> Place {
         Place { dir: self.0.clone(), name: name.clone() }
     }

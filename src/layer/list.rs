@@ -1,4 +1,4 @@
-//! The names in one directory of a layer, whiteouts told apart.
+//! Lists the names in one directory of a layer, and tells whiteouts from objects.
 
 use std::os::fd::AsFd;
 
@@ -13,23 +13,24 @@ use crate::sys::{dirent, flags};
 pub struct ListedName<'a> {
     /// The name that is shown or hidden.
     pub name: &'a [u8],
-    /// It is deleted here.
+    /// The name is a whiteout.
     pub whiteout: bool,
-    /// What the directory says of its type, if it does.
+    /// Its type, if the directory tells it.
     pub kind: Option<Kind>,
-    /// Its number as the directory has it.
+    /// Its inode number as the directory has it.
     pub ino: u64,
 }
 
-/// Who is handed the names of a directory: nothing holds them all.
+/// Takes the names of a directory one by one, so that nothing need hold all of them.
 pub trait NameSink {
-    /// Whether this name matters; what does not is not looked at.
+    /// Whether this name is wanted; the object of another name is not looked at.
     fn wants(&mut self, name: &[u8]) -> bool;
-    /// Takes a name; false where no more are wanted.
+    /// Takes a name. False: no more are wanted.
     fn take(&mut self, name: &ListedName<'_>) -> bool;
 }
 
-/// Lists a directory of a layer; a covered one is empty. True where no other name is found there than it lists.
+/// Lists a directory of a layer; a directory that a mount covers is empty. True: a lookup finds no other names than
+/// these.
 ///
 /// # Errors
 /// What `openat2(2)` and `getdents64(2)` say.
@@ -53,7 +54,7 @@ pub fn list_names(dir: &DirPlace, xattr_whiteouts: bool, sink: &mut dyn NameSink
     }
 }
 
-/// False where the sink wants no more.
+/// Hands one entry to the sink. False: the sink wants no more.
 fn list_one(
     dir: &DirPlace,
     xattr_whiteouts: bool,

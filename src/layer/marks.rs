@@ -14,24 +14,24 @@ use crate::sys::xattr;
 
 /// What one layer says of a name.
 pub enum LookedUp {
-    /// Nothing: ask the layer below.
+    /// The layer has nothing: the layer below is asked next.
     Nothing,
-    /// The name is deleted here.
+    /// A whiteout: the name is deleted here.
     Whiteout,
-    /// An object stands here.
+    /// An object with these attributes.
     Object(Stat),
 }
 
 /// What the marks on a directory of a layer say.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DirMarks {
-    /// Nothing of the layers below shows through.
+    /// The directory hides those of its name in the layers below.
     pub opaque: bool,
     /// Empty files in it may be whiteouts (`opaque=x`).
     pub xattr_whiteouts: bool,
     /// Objects in it may have an `origin`.
     pub impure: bool,
-    /// Where its parts in the layers below are, if not under its own name.
+    /// Where its parts in the layers below are; `None`: under its own name.
     pub redirect: Option<Redirect>,
     /// What `chattr` forbids, in the upper layer.
     pub protection: Protattr,
@@ -60,7 +60,7 @@ pub fn look_up(dir: &DirPlace, name: &Name, xattr_whiteouts: bool) -> Result<Loo
     Ok(LookedUp::Nothing)
 }
 
-/// An empty regular file with the `whiteout` mark.
+/// Whether an object is an empty regular file with the mark `whiteout`.
 pub(super) fn is_xattr_whiteout(dir: &DirPlace, name: &Name, stat: &Stat) -> Result<bool> {
     if !stat.is_file() || stat.size != 0 {
         return Ok(false);
@@ -77,8 +77,8 @@ fn keys_of(at: BorrowedFd<'_>, name: &CStr) -> Result<Vec<Vec<u8>>> {
     }
 }
 
-/// The keys of an object, or of the marks on it alone where there are more than the kernel lists: such an object can be
-/// seen and removed, though not copied.
+/// The keys of an object's extended attributes. Where there are more than the kernel lists only those of marks are
+/// found: such an object can be seen and removed, but not copied.
 fn keys_or_unsupported(at: BorrowedFd<'_>, name: &CStr) -> Result<Vec<Vec<u8>>> {
     match xattr::list_at_raw(at, name) {
         Err(Errno::E2BIG) => {}
@@ -94,20 +94,21 @@ fn keys_or_unsupported(at: BorrowedFd<'_>, name: &CStr) -> Result<Vec<Vec<u8>>> 
     Ok(keys)
 }
 
-/// Whether a mark stands there: that is seen without permission to read the object, its value is not.
+/// Whether a mark is among the keys. Keys are listed without permission to read the object; values are not read without
+/// it.
 fn has(keys: &[Vec<u8>], key: &CStr) -> bool {
     keys.iter().any(|k| k.as_slice() == key.to_bytes())
 }
 
-/// What follows from a malformed mark that must be understood.
+/// The error for a malformed mark that must be understood.
 fn refused(at: &dyn std::fmt::Debug, malformed: Malformed) -> Errno {
     log::warn!("{at:?}: {malformed}");
     if malformed.mark == Mark::Redirect.name() { Errno::EINVAL } else { Errno::EIO }
 }
 
 impl Layer {
-    /// The value of a mark that stands there. One that the daemon may not read is unknown, not absent: on an object of the
-    /// upper layer, its own, the mode is widened for an instant.
+    /// The value of a mark that an object has. A value that the daemon may not read is unknown, not absent: on an
+    /// object of the upper layer, which the daemon owns, the mode is widened for an instant.
     fn value(&self, at: BorrowedFd<'_>, name: &CStr, key: &CStr) -> Result<Vec<u8>> {
         let read = || Ok(xattr::get_at(at, name, key)?.unwrap_or_default());
         match read() {
@@ -119,7 +120,8 @@ impl Layer {
         }
     }
 
-    /// What the mark `protattr` of an upper object forbids; a value that is none forbids nothing, as in the kernel.
+    /// What the mark `protattr` of an upper object forbids. A malformed value forbids nothing, as with the kernel's
+    /// OverlayFS.
     fn protection(&self, at: BorrowedFd<'_>, name: &CStr, keys: &[Vec<u8>]) -> Result<Protattr> {
         let key = self.namespace.key(Mark::Protattr);
         if self.upper_style.is_none() || !has(keys, key) {
@@ -128,11 +130,11 @@ impl Layer {
         Ok(Protattr::parse(&self.value(at, name, key)?).unwrap_or_default())
     }
 
-    /// A mark that leads elsewhere is believed in one namespace only: who may write `user.*` could else show
-    /// files of other layers through a root's mount.
+    /// Whether an object has a mark that leads elsewhere. Such a mark is followed in one namespace only: otherwise a
+    /// user who may write `user.*` could show files of other layers through root's mount.
     ///
     /// # Errors
-    /// `EPERM` where it stands in the other namespace, in a layer of which that is [read](Layer::reads).
+    /// `EPERM`: the mark is in the other namespace, and the layer's marks in that are [read](Layer::reads).
     fn leads(&self, keys: &[Vec<u8>], mark: Mark, at: &dyn std::fmt::Debug) -> Result<bool> {
         let own = self.believed;
         if has(keys, own.key(mark)) {
@@ -151,7 +153,7 @@ impl Layer {
 
 /// Reads the marks of the directory `place`, which is `name` (or `.`) in the open directory `at`, in one pass.
 ///
-/// `below`: there are layers below that an opaque directory would hide; else that mark is not looked for.
+/// `below`: there are layers below, which an opaque directory hides; else the mark `opaque` is not read.
 ///
 /// # Errors
 /// `EPERM` for a `redirect` in the namespace that is not [believed](Layer::believed), `EINVAL` for a malformed one; what
@@ -196,17 +198,17 @@ pub fn read_dir_marks(place: &Arc<DirPlace>, at: BorrowedFd<'_>, name: &CStr, be
 pub struct LeafMarks {
     /// The object has no extended attribute at all, and its file system could have one.
     pub bare: bool,
-    /// It stands for a 0/0 character device that a user made.
+    /// The object is a file that stands for a 0/0 character device of a user.
     pub device: bool,
-    /// The lower object that it was copied up from, in the upper layer.
+    /// The lower object that an upper object was copied up from.
     pub origin: Option<Origin>,
     /// Its data is in a layer below.
     pub metacopy: Option<Metacopy>,
-    /// Some of its blocks are here, as their record says.
+    /// Some of its blocks are in the upper layer, as their record says.
     pub blocks: Option<BlocksMark>,
-    /// Where that data is, if not under its own name.
+    /// Where that data is; `None`: under the file's own name.
     pub redirect: Option<Redirect>,
-    /// The links that the union has of it.
+    /// How many links the union has of the object.
     pub nlink: Option<Nlink>,
     /// What `chattr` forbids, in the upper layer.
     pub protection: Protattr,
@@ -220,7 +222,7 @@ pub struct LeafMarks {
 pub fn read_leaf_marks(dir: &DirPlace, name: &Name, stat: &Stat, impure: bool) -> Result<LeafMarks> {
     let read = || read_leaf_marks_once(dir, name, stat, impure);
     match read() {
-        // A mark went since they were listed: the file has got its data.
+        // A mark was removed after the keys were listed: the file has got its data.
         Err(Errno::ENODATA) => read(),
         marks => marks,
     }
@@ -230,9 +232,9 @@ fn read_leaf_marks_once(dir: &DirPlace, name: &Name, stat: &Stat, impure: bool) 
     let mut marks = LeafMarks::default();
     let layer = &dir.layer;
     let upper = layer.upper_style.is_some();
-    // What an overlay copied up stands in a directory that says so, but a file with its data elsewhere may be hand-made.
-    // An origin counts in the upper layer: a lower object's number is its own, as in the kernel, so that its copy, whose
-    // origin it is, has the same, and no other object that is seen.
+    // Objects that an overlay copied up are in a directory marked impure, but a metacopy file may be made by hand. An
+    // origin counts in the upper layer only: a lower object keeps its own number, as with the kernel's OverlayFS, and
+    // its copy gets the same number.
     let copied = impure && upper;
     if !(stat.is_file() || copied) {
         return Ok(marks);
@@ -250,7 +252,7 @@ fn read_leaf_marks_once(dir: &DirPlace, name: &Name, stat: &Stat, impure: bool) 
     if stat.is_file() && layer.leads(&keys, Mark::Metacopy, &here())? {
         let value = layer.value(at, cname, layer.believed.key(Mark::Metacopy))?;
         let malformed = |malformed| refused(&here(), malformed);
-        // Only the upper layer has a work directory with the record.
+        // Only an upper layer has a work directory, which holds the record.
         match BlocksMark::shift_in(&value).filter(|_| upper) {
             Some(shift) => {
                 let value = layer.value(at, cname, layer.believed.key(Mark::Blocks))?;
@@ -268,7 +270,7 @@ fn read_leaf_marks_once(dir: &DirPlace, name: &Name, stat: &Stat, impure: bool) 
     marks.device = empty && has(&keys, layer.namespace.key(Mark::Device));
     let key = layer.namespace.key(Mark::Origin);
     if copied && has(&keys, key) {
-        // One that the process may not read is looked up without.
+        // A mark that the process may not read is passed over.
         let value = match layer.value(at, cname, key) {
             Err(Errno::EACCES) => None,
             value => Some(value?),

@@ -1,6 +1,6 @@
 //! One layer as it stands on disk: its directories and their descriptors, the objects in them and their marks.
 //!
-//! Nothing here knows of the union: a layer's role is its position in a stack, which floors above hold.
+//! Nothing here knows of the union: a layer's role is its position in the stack, which the floors above hold.
 
 mod fd_cache;
 mod folding;
@@ -39,57 +39,58 @@ pub struct Layer {
     pub path: std::path::PathBuf,
     /// `st_dev` of the root.
     pub dev: u64,
-    /// By what marks name the root's file system (zeros where it has no UUID).
+    /// The UUID by which marks name the root's file system; zeros: none.
     pub uuid: [u8; 16],
-    /// The UUID of that, also where marks are without.
+    /// The UUID of the root's file system, even if marks do not hold it.
     pub real_uuid: [u8; 16],
     /// What the file handles of its objects are good for.
     pub handles: Handles,
-    /// A name is found there if and only if the directory lists it.
+    /// A name is found in a directory if and only if the directory lists it.
     pub exact_names: bool,
-    /// What its directories may be.
+    /// Whether its directories may be case-insensitive.
     pub folding: Folding,
-    /// An object has one inode number for as long as it is there. Elsewhere (FUSE, vfat, CIFS) it may get another when the
-    /// kernel forgets it.
+    /// An object keeps its inode number for as long as it exists. Elsewhere (FUSE, vfat, CIFS) it may get another after
+    /// the kernel forgot it.
     pub lasting_numbers: bool,
     /// Objects of this layer give no set-user-id, set-group-id or file capability.
     pub nosuid: bool,
-    /// `.wh.` names are whiteouts here (not in a layer of overlay style, where a user may make such a name).
+    /// Names that begin with `.wh.` are whiteouts. In a layer that an overlay wrote they are a user's files.
     pub wh_names: bool,
-    /// The layer is the upper one, and how it hides names.
+    /// The form of whiteouts in the upper layer; `None`: this is a lower layer.
     pub upper_style: Option<WhiteoutStyle>,
-    /// The root is a private clone of the mount: no other mount can lie below it.
+    /// The root is in a private clone of its mount, in which no other mount can lie.
     pub isolated: bool,
-    /// Directories in it that are not shown.
+    /// The directories that the layer does not show.
     pub hidden: Hidden,
-    /// The namespaces whose whiteouts and opaque marks count, the mount's own first; what stands in another one is a user's.
+    /// The namespaces whose whiteouts and opaque marks count, the mount's own first. Attributes in another namespace
+    /// are a user's.
     pub reads: &'static [Namespace],
     /// The namespace of all other marks.
     pub namespace: Namespace,
-    /// The namespace whose marks may lead elsewhere.
+    /// The namespace whose redirects and metacopy marks are followed.
     pub believed: Namespace,
     /// The union's bounded set of open descriptors.
     pub fds: Arc<FdCache>,
-    /// Held exclusively while an object's mode is widened for the instant of a look at it, shared by who sets a mode.
+    /// Locked exclusively while the mode of an object is widened for an instant, shared while a mode is set.
     pub modes: RwLock<Modes>,
-    /// How often a mode was widened and given back: odd while one is.
+    /// Counts each widening of a mode and each end of one: odd while a mode is widened.
     pub widenings: AtomicU32,
 }
 
-/// What [`Layer::modes`] guards, and by what the order of the locks knows it.
+/// The type that [`Layer::modes`] guards, by which the order of the locks knows that lock.
 #[derive(Debug, Default)]
 pub struct Modes;
 
 /// What the file handles of a file system's objects are good for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Handles {
-    /// They last, and hold inode numbers where they are looked for.
+    /// Handles last, and hold the inode number.
     Tell,
-    /// They last; what they name must be asked for.
+    /// Handles last; the number of the object must be asked for.
     Silent,
-    /// Of a mount of plyfs: they hold inode numbers, but a number that was free may name another object after a remount.
+    /// Handles of a plyfs mount hold inode numbers, but after a remount a number may name another object.
     Plyfs,
-    /// They last as long as a mount at most (FUSE), or there are none.
+    /// Handles last at most as long as a mount (FUSE), or there are none.
     Passing,
 }
 
@@ -101,17 +102,17 @@ impl Handles {
 }
 
 impl Layer {
-    /// Whether what stands at a place, with inode number `now`, may be what was seen there with number `then`. Where numbers do
-    /// not last nothing but its name tells, as it does for the kernel's OverlayFS.
+    /// Whether the object at a place with inode number `now` may be the one that was seen there with number `then`.
+    /// Where numbers do not last only the name tells, as for the kernel's OverlayFS.
     pub fn may_be(&self, then: u64, now: u64) -> bool {
         then == now || !self.lasting_numbers
     }
 
-    /// Does something that needs these permissions of the owner on `name` in `dir`, an object of the upper layer, which
-    /// an unprivileged daemon may own without them.
+    /// Calls `act` while the owner has the permissions `bits` on `name` in `dir`, an object of the upper layer. An
+    /// unprivileged daemon may own objects without them.
     ///
     /// # Errors
-    /// `EPERM` where it is another's, `EACCES` for a symlink; what `act` says.
+    /// `EPERM`: another user owns the object; `EACCES` for a symlink; what `act` says.
     pub fn widened<T>(
         &self,
         dir: BorrowedFd<'_>,
@@ -122,7 +123,7 @@ impl Layer {
         let _modes = self.modes.write();
         let stat = stat_at(dir, name)?;
         if stat.kind() == Kind::Symlink {
-            // No mode is in the way there.
+            // A symlink has no mode that could be in the way.
             return Err(Errno::EACCES);
         }
         let mode = stat.mode & 0o7777;
@@ -134,7 +135,7 @@ impl Layer {
         done
     }
 
-    /// Looks at attributes, and not while they are those of an instant.
+    /// Calls `look`, which reads attributes, at a time when no mode is widened.
     ///
     /// # Errors
     /// What `look` says.
@@ -149,7 +150,7 @@ impl Layer {
     }
 }
 
-/// The time in which a mode is widened.
+/// Counts the time in which a mode is widened.
 struct Widening<'a>(&'a AtomicU32);
 
 impl<'a> Widening<'a> {
@@ -165,7 +166,7 @@ impl Drop for Widening<'_> {
     }
 }
 
-/// A mode that an object gets back whatever happens.
+/// Gives an object its mode back when the value is dropped.
 struct Narrow<'a>(BorrowedFd<'a>, &'a CStr, u32);
 
 impl Narrow<'_> {
@@ -178,7 +179,7 @@ impl Narrow<'_> {
 
 impl Drop for Narrow<'_> {
     fn drop(&mut self) {
-        // By a panic only.
+        // Reached by a panic only.
         let _ = tree::chmod_at(self.0, self.1, self.2);
     }
 }

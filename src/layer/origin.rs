@@ -1,4 +1,4 @@
-//! From an object of a layer to the value of the mark `origin`, and back.
+//! Makes the value of the mark `origin` for an object of a layer, and finds the object for a value.
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -9,24 +9,25 @@ use crate::format::Origin;
 use crate::sys::handle::{Handle, handle_at, open_by_handle};
 use crate::sys::stat::{Stat, stat_fd};
 
-/// The value of the mark `origin` for `name` in `dir`, an object of `layer`; `None` where its file system has no handles
-/// that last.
+/// The value of the mark `origin` for `name` in `dir`, an object of `layer`; `None`: its file system has no lasting
+/// handles.
 ///
 /// # Errors
-/// `EIO`, `ENOMEM` and their like: an object that has a handle for one mount must not be without for another.
+/// `EIO`, `ENOMEM` and others: an object that has a handle in one mount must have it in the next.
 pub fn origin_of(layer: &Layer, dir: BorrowedFd<'_>, name: &CStr) -> Result<Option<Vec<u8>>> {
     if layer.handles == Handles::Passing {
         return Ok(None);
     }
     match handle_at(dir, name) {
         Ok(handle) => Ok(Origin::new(handle.kind, layer.uuid, &handle.bytes).map(|origin| origin.encode())),
-        // No handles there, or the call is forbidden to this process for good.
+        // The file system has no handles, or the process may never ask for one.
         Err(Errno::EOPNOTSUPP | Errno::EOVERFLOW | Errno::ENOSYS | Errno::EPERM) => Ok(None),
         Err(errno) => Err(errno),
     }
 }
 
-/// The same as the name of an entry in the index, for which the handle must name one object for good.
+/// The value of `origin` from which the name of an index entry is made; `None`: the handle does not name one object for
+/// good.
 ///
 /// # Errors
 /// As [`origin_of`].
@@ -37,7 +38,7 @@ pub fn index_of(layer: &Layer, dir: BorrowedFd<'_>, name: &CStr) -> Result<Optio
 /// The attributes of the object that `origin` names, on the file system of a layer's root.
 ///
 /// # Errors
-/// `EPERM` without the privilege to open handles; `ESTALE` where there is no such object.
+/// `EPERM` without the privilege to open handles; `ESTALE`: the object no longer exists.
 pub fn resolve(root: &DirPlace, origin: &Origin) -> Result<Stat> {
     let handle = Handle { kind: origin.kind.into(), bytes: origin.fid.clone() };
     stat_fd(open_by_handle(root.open()?.as_fd(), &handle)?.as_fd())

@@ -63,12 +63,12 @@ impl DirPlace {
         self.ino
     }
 
-    /// It was renamed in its layer.
+    /// Notes that the directory was renamed in its layer.
     pub fn moved(&self, parent: &Arc<DirPlace>, name: &Name) {
         *self.link.lock() = Link::Below { parent: parent.clone(), name: name.clone() };
     }
 
-    /// Its parent and name, unless it is the root.
+    /// Its parent and name; `None`: it is the root.
     pub fn parent(&self) -> Option<(Arc<DirPlace>, Name)> {
         match &*self.link.lock() {
             Link::Root => None,
@@ -88,8 +88,8 @@ impl DirPlace {
         let mut fd = self.reopen();
         for _ in 0..RENAME_RACES {
             match fd {
-                // A directory on the way was renamed meanwhile; EXDEV: out of the one where the search began. If that is
-                // not so, a mount is in the way.
+                // A directory on the way was renamed meanwhile. EXDEV: it left the directory in which the search began,
+                // or a mount is in the way.
                 Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ESTALE | Errno::EXDEV) => fd = self.reopen(),
                 Err(Errno::EMFILE | Errno::ENFILE) => {
                     self.layer.fds.evict_all();
@@ -109,7 +109,7 @@ impl DirPlace {
         for path in joined(&names) {
             fd = Arc::new(open_beneath(fd.as_fd(), &path, OFlags::PATH | OFlags::DIRECTORY)?);
         }
-        // A foreign object in its place (a layer that is changed underneath, or a race of the hostile kind).
+        // Another object may be in its place: a layer that is changed underneath, or a hostile race.
         if self.layer.may_be(self.ino, stat::stat_fd(fd.as_fd())?.ino) { Ok(fd) } else { Err(Errno::ESTALE) }
     }
 
@@ -134,7 +134,7 @@ impl DirPlace {
     /// As [`DirPlace::fd`]; `EACCES` where the process may not read it.
     pub fn open(&self) -> Result<OwnedFd> {
         let (fd, flags) = (self.fd()?, OFlags::RDONLY | OFlags::DIRECTORY);
-        // A layer's time of access stays as it is; a clone of its mount sees to that already.
+        // A layer's times of access stay as they are. A clone of the mount sees to that by itself.
         if self.layer.isolated || self.layer.upper_style.is_some() {
             return open_beneath(fd.as_fd(), c".", flags);
         }
@@ -144,7 +144,7 @@ impl DirPlace {
         }
     }
 
-    /// What stands under `name`; `None` where nothing does, or what the layer does not show.
+    /// The attributes of the object under `name`; `None`: there is none, or the layer does not show it.
     ///
     /// A directory that another mount covers shows as an empty one without an inode number of its own.
     ///
@@ -202,7 +202,7 @@ impl DirPlace {
     }
 }
 
-/// What is shown of a directory that another mount covers.
+/// The attributes that are shown of a directory that another mount covers.
 fn covered(parent: &Stat) -> Stat {
     Stat { ino: 0, mode: libc::S_IFDIR | 0o555, nlink: 2, size: 0, blocks: 0, ..*parent }
 }
@@ -244,7 +244,7 @@ impl Drop for DirPlace {
         }
         let mut next = std::mem::replace(self.link.get_mut(), Link::Root);
         while let Link::Below { parent, .. } = next {
-            // Its own `drop`, which runs at once, finds no link to follow.
+            // The parent's own `drop`, which runs at once, finds no link to follow.
             match Arc::try_unwrap(parent) {
                 Ok(mut owned) => next = std::mem::replace(owned.link.get_mut(), Link::Root),
                 Err(_) => break,
@@ -283,7 +283,7 @@ impl Place {
     /// The object's attributes.
     ///
     /// # Errors
-    /// `ESTALE` where nothing is there any more; what `fstatat(2)` says.
+    /// `ESTALE`: the object is gone; what `fstatat(2)` says.
     pub fn stat(&self) -> Result<Stat> {
         self.dir.stat(&self.name)?.ok_or(Errno::ESTALE)
     }
@@ -291,12 +291,12 @@ impl Place {
     /// Opens it as the regular file with inode number `ino`; nothing else is ever opened.
     ///
     /// # Errors
-    /// `ESTALE` where it is no longer that file; what `openat2(2)` says.
+    /// `ESTALE`: another object is there now; what `openat2(2)` says.
     pub fn open_file(&self, ino: u64, flags: OFlags) -> Result<OwnedFd> {
         self.open_with_stat(ino, flags).map(|(fd, _)| fd)
     }
 
-    /// The same, with its attributes.
+    /// Opens it as [`open_file`](Self::open_file) does, and returns its attributes, too.
     ///
     /// # Errors
     /// As [`open_file`](Self::open_file).

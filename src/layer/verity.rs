@@ -7,19 +7,20 @@ use sha2::{Sha256, Sha512};
 
 use crate::base::{Errno, Result};
 use crate::format::metacopy::{Algorithm, Digest};
-use crate::sys::{measure, pread_full};
+use crate::sys::data::pread_full;
+use crate::sys::verity::measure;
 
 /// The file and the tree of hashes above it are cut into blocks of this size, the only one that every kernel has.
 const BLOCK: usize = 4096;
 const LOG_BLOCK: u8 = 12;
 
-/// How much is read at once.
+/// Bytes that are read at once.
 const READ: usize = 32 * BLOCK;
 
-/// Whether the file's first `size` bytes, which should be all, have this digest: the kernel says it of a file with
-/// fs-verity; another one is read.
+/// Whether the first `size` bytes of a file, which should be all of it, have this digest. The kernel tells the digest
+/// of a file with fs-verity; any other file is read.
 ///
-/// A kernel's digest by another algorithm is another digest, as in the kernel's OverlayFS.
+/// A digest of the kernel by another algorithm does not match, as with the kernel's OverlayFS.
 ///
 /// # Errors
 /// `EBADF` for a descriptor that cannot be read, `EIO` also for a file that is shorter.
@@ -42,8 +43,8 @@ pub fn measured(fd: BorrowedFd<'_>) -> Result<Option<Digest>> {
     Ok(measure(fd)?.and_then(known))
 }
 
-/// The digest that the file's first `size` bytes would have under fs-verity, without salt. All of them are read, and few
-/// at a time kept.
+/// Computes the digest that the first `size` bytes of a file have under fs-verity without salt. All of them are read,
+/// and only a few are in memory at a time.
 ///
 /// # Errors
 /// `EBADF` for a descriptor that cannot be read, `EIO` also for a file that is shorter.
@@ -68,7 +69,7 @@ fn descriptor(root: &[u8], size: u64, algorithm: Algorithm) -> [u8; 256] {
     bytes
 }
 
-/// The hash at the root of the tree; of an empty file none.
+/// The hash at the root of the tree; an empty file has an empty one.
 fn root<H: sha2::Digest>(fd: BorrowedFd<'_>, size: u64) -> Result<Vec<u8>> {
     let mut tree = Tree::default();
     let mut buffer = vec![0; READ];
@@ -91,14 +92,14 @@ fn hash<H: sha2::Digest>(bytes: &[u8]) -> Vec<u8> {
     H::digest(bytes).to_vec()
 }
 
-/// The tree as it grows: of each level only its last block, which is never full.
+/// The tree as it grows: the last block of each level, which is never full.
 #[derive(Default)]
 struct Tree {
     levels: Vec<Vec<u8>>,
 }
 
 impl Tree {
-    /// One more hash of a block of the level below.
+    /// Adds the hash of a block of the level below.
     fn add<H: sha2::Digest>(&mut self, level: usize, hash_below: Vec<u8>) {
         if level == self.levels.len() {
             self.levels.push(Vec::with_capacity(BLOCK));
@@ -119,7 +120,7 @@ impl Tree {
         self.add::<H>(level + 1, hash_above);
     }
 
-    /// The hash above which there is nothing.
+    /// Ends the tree, and returns its root hash.
     fn finish<H: sha2::Digest>(mut self) -> Vec<u8> {
         let mut level = 0;
         while let Some(block) = self.levels.get(level) {

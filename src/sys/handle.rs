@@ -34,6 +34,7 @@ pub fn handle_at(dir: BorrowedFd<'_>, name: &CStr) -> Result<Handle> {
 ///
 /// # Errors
 /// As [`handle_at`].
+#[cfg(test)]
 pub fn handle_fd(fd: BorrowedFd<'_>) -> Result<Handle> {
     seam::enter(Call::Handle)?;
     name_to_handle(fd, c"", libc::AT_EMPTY_PATH)

@@ -28,25 +28,17 @@ pub mod uuid;
 pub mod verity;
 pub mod xattr;
 
-pub use caller::{as_caller, caller_has_cap, effective_caps, may_act_as_others, sigkill_pending, without_fsetid};
-pub use data::{
-    copy_range, fallocate, fdatasync, fsync, pread, pread_full, pwrite, pwrite_all, reflink, seek_data, seek_hole,
-    syncfs, truncate,
-};
-pub use dirent::{Dirent, read_dir};
-pub use flags::{get_flags, get_fsx, set_flags, set_fsx};
-pub use handle::{Handle, handle_at, handle_fd};
-pub use lock::try_lock;
+// What the unit tests of several files use.
+#[cfg(test)]
+pub use data::pwrite_all;
+#[cfg(test)]
+pub use handle::handle_fd;
+#[cfg(test)]
 pub use path::{OFlags, open_beneath, open_root, reopen};
-pub use random::{boot_id, random_bytes, temp_name};
-pub use stat::{Kind, SetTime, Stat, StatFs, Time, mount_flags_nosuid, stat_at, stat_beneath, stat_fd, statfs_fd};
-pub use tree::{
-    RenameFlags, chmod_at, chmod_fd, chown_at, chown_fd, create_at, link_at, link_fd, mkdir_at, mknod_at, readlink_at,
-    rename_at, rmdir_at, symlink_at, tmpfile_at, unlink_at, utimens_at, utimens_fd,
-};
-pub use uuid::fs_uuid;
-pub use verity::measure;
-pub use xattr::{get_at, get_at_raw, get_fd, get_fd_raw, list_at, list_fd, remove_at, remove_fd, set_at, set_fd};
+#[cfg(test)]
+pub use stat::{Time, stat_at, stat_fd};
+#[cfg(test)]
+pub use tree::{create_at, mknod_at};
 
 use crate::base::Errno;
 

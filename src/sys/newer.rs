@@ -55,7 +55,6 @@ macro_rules! newer {
 }
 
 newer! {
-    Tmpfile "tmpfile" "O_TMPFILE" "3.11" Otherwise "a copy is made under a name in workdir"
     RenameFlags "rename-flags" "renameat2(2)" "3.15" Otherwise "removing or replacing a directory takes two steps, and two names cannot be exchanged"
     Memfd "memfd" "memfd_create(2)" "3.17" Otherwise "no --supervise"
     CopyRange "copy-range" "copy_file_range(2)" "4.5" Otherwise "data goes through the daemon's memory"

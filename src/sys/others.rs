@@ -1,7 +1,6 @@
 //! Other processes, as far as `/proc` shows them to this one: who has a lock, who keeps a mount.
 
 use std::ffi::OsString;
-use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
@@ -107,12 +106,6 @@ pub fn serves(pid: u32) -> Vec<u64> {
     found.sort_unstable();
     found.dedup();
     found
-}
-
-/// The number of a descriptor of this process, as a path that leads to what it is open on.
-pub fn path_of(fd: BorrowedFd<'_>) -> Option<PathBuf> {
-    seam::enter(Call::Process).ok()?;
-    std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).ok()
 }
 
 #[cfg(test)]

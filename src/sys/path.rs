@@ -85,6 +85,7 @@ pub fn parent_of(dir: BorrowedFd<'_>) -> Result<Option<(OwnedFd, CString)>> {
 ///
 /// # Errors
 /// `ENOENT` where /proc is not mounted, `ELOOP` for a symlink, and those of open(2).
+#[cfg(test)]
 pub fn reopen(fd: BorrowedFd<'_>, flags: OFlags) -> Result<OwnedFd> {
     seam::enter(Call::Reopen)?;
     open_again(fd, flags)

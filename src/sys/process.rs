@@ -595,6 +595,6 @@ mod tests {
         raise_open_files();
         let limit = rustix::process::getrlimit(Resource::Nofile);
         assert_eq!(limit.current, limit.maximum);
-        assert_eq!(is_admin(), crate::sys::effective_caps() & (1 << 21) != 0);
+        assert_eq!(is_admin(), crate::sys::caller::effective_caps() & (1 << 21) != 0);
     }
 }

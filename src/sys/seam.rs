@@ -28,7 +28,7 @@ calls! {
     OpenRoot OpenBeneath Reopen
     Stat StatBeneath StatFs
     ReadDir
-    Mkdir Mknod Symlink Link Rename Unlink Rmdir Create Tmpfile Readlink Chmod Chown Utimens
+    Mkdir Mknod Symlink Link Rename Unlink Rmdir Create Readlink Chmod Chown Utimens
     Pread Pwrite Reflink CopyRange SeekData SeekHole Truncate Fallocate Fsync Fdatasync Syncfs SyncRange
     GetXattr SetXattr RemoveXattr ListXattr
     Handle OpenHandle FsUuid

@@ -136,6 +136,7 @@ impl Stat {
     }
 
     /// Whether it is a symbolic link.
+    #[cfg(test)]
     pub fn is_symlink(&self) -> bool {
         self.kind() == Kind::Symlink
     }

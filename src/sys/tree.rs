@@ -67,20 +67,6 @@ pub fn link_at(old_dir: BorrowedFd<'_>, old: &CStr, new_dir: BorrowedFd<'_>, new
     Ok(rustix::fs::linkat(old_dir, old, new_dir, new, AtFlags::empty())?)
 }
 
-/// Gives an open file a name, also its first one after [`tmpfile_at`]
-/// ([linkat(2)](https://man7.org/linux/man-pages/man2/link.2.html)).
-///
-/// # Errors
-/// `EEXIST`; `ENOENT` if its last name was removed, or without /proc and `CAP_DAC_READ_SEARCH`; those of linkat(2).
-pub fn link_fd(fd: BorrowedFd<'_>, new_dir: BorrowedFd<'_>, new: &CStr) -> Result<()> {
-    seam::enter(Call::Link)?;
-    match rustix::fs::linkat(CWD, ProcPath::of(fd).as_c_str(), new_dir, new, AtFlags::SYMLINK_FOLLOW) {
-        // Nothing at the old path: /proc is not mounted.
-        Err(Raw::NOENT) => Ok(rustix::fs::linkat(fd, c"", new_dir, new, AtFlags::EMPTY_PATH)?),
-        result => Ok(result?),
-    }
-}
-
 /// Moves a name ([renameat2(2)](https://man7.org/linux/man-pages/man2/rename.2.html)).
 ///
 /// # Errors
@@ -138,20 +124,6 @@ pub fn create_at(dir: BorrowedFd<'_>, name: &CStr, flags: OFlags, mode: u32) -> 
     seam::enter(Call::Create)?;
     let flags = flags | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(openat(dir, name, flags, permissions(mode))?)
-}
-
-/// Makes a regular file without a name, on `dir`'s file system
-/// ([openat(2)](https://man7.org/linux/man-pages/man2/open.2.html) with `O_TMPFILE`). `flags` has to allow writing;
-/// `O_CLOEXEC` is added. [`link_fd`] names it.
-///
-/// # Errors
-/// `EOPNOTSUPP`, or `EISDIR`, where the file system has no such files; those of openat(2).
-pub fn tmpfile_at(dir: BorrowedFd<'_>, flags: OFlags, mode: u32) -> Result<OwnedFd> {
-    seam::enter(Call::Tmpfile)?;
-    if newer::is_absent(Newer::Tmpfile) {
-        return Err(Errno::EOPNOTSUPP);
-    }
-    Ok(openat(dir, c".", flags | OFlags::TMPFILE | OFlags::CLOEXEC, permissions(mode))?)
 }
 
 /// What a symbolic link holds ([readlinkat(2)](https://man7.org/linux/man-pages/man2/readlink.2.html)).
@@ -294,7 +266,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
-    use crate::sys::{Time, open_root, pwrite_all, stat_at, stat_fd};
+    use crate::sys::{Time, open_root, stat_at, stat_fd};
 
     fn fixture() -> (tempfile::TempDir, OwnedFd) {
         let here = tempfile::tempdir().unwrap();
@@ -348,26 +320,6 @@ mod tests {
         symlink_at(c"none", dir, c"l").unwrap();
         link_at(dir, c"l", dir, c"m").unwrap();
         assert!(stat_at(dir, c"m").unwrap().is_symlink());
-    }
-
-    #[test]
-    fn a_file_without_a_name_gets_one() {
-        let (here, dir) = fixture();
-        let dir = dir.as_fd();
-        let Ok(file) = tmpfile_at(dir, OFlags::RDWR, 0o600) else {
-            eprintln!("skipped: no O_TMPFILE on this file system");
-            return;
-        };
-        assert_eq!(stat_fd(file.as_fd()).unwrap().nlink, 0);
-        pwrite_all(file.as_fd(), b"data", 0).unwrap();
-        link_fd(file.as_fd(), dir, c"f").unwrap();
-        assert_eq!(link_fd(file.as_fd(), dir, c"f"), Err(Errno::EEXIST));
-        assert_eq!(std::fs::read(here.path().join("f")).unwrap(), b"data");
-        unlink_at(dir, c"f").unwrap();
-        // Its link count fell to 0, which no kernel undoes.
-        let gone = create_at(dir, c"g", OFlags::RDWR, 0o600).unwrap();
-        unlink_at(dir, c"g").unwrap();
-        assert_eq!(link_fd(gone.as_fd(), dir, c"g"), Err(Errno::ENOENT));
     }
 
     #[test]

@@ -89,6 +89,45 @@ pub struct Effect {
 }
 
 /// A union of layers, ready to serve: the engine. It needs no mount.
+///
+/// Objects are named by inode number. A number that [`lookup`](Self::lookup), [`make`](Self::make) or
+/// [`link`](Self::link) gave out stays valid until [`forget`](Self::forget) takes it back.
+///
+/// ```
+/// use plyfs::union::{Caller, DirSink, InodeId, ListedEntry, Make};
+/// use plyfs::{Name, Union};
+///
+/// struct Names(Vec<String>);
+///
+/// impl DirSink for Names {
+///     fn add(&mut self, entry: &ListedEntry<'_>) -> bool {
+///         self.0.push(String::from_utf8_lossy(entry.name).into_owned());
+///         true
+///     }
+/// }
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let base = tempfile::tempdir()?;
+/// # let [lower, upper, work] = ["lower", "upper", "work"].map(|dir| base.path().join(dir));
+/// # for dir in [&lower, &upper, &work] {
+/// #     std::fs::create_dir(dir)?;
+/// # }
+/// std::fs::write(lower.join("old"), "")?;
+/// let union = Union::builder().lower(&lower).upper(&upper, &work).build()?;
+/// let caller = Caller::this_process();
+///
+/// let made = union.make(&caller, InodeId::ROOT, &Name::new(b"new")?, Make::Dir { mode: 0o755 })?;
+/// union.unlink(&caller, InodeId::ROOT, &Name::new(b"old")?)?;
+///
+/// let mut names = Names(Vec::new());
+/// union.readdir(InodeId::ROOT, 0, false, &mut names)?;
+/// names.0.sort();
+/// assert_eq!(names.0, [".", "..", "new"]);
+/// assert!(lower.join("old").exists(), "a whiteout in the upper layer hides it");
+/// union.forget(made.id, 1);
+/// # Ok(())
+/// # }
+/// ```
 pub struct Union {
     table: Table,
     /// The lower layers, as lookups need them.
@@ -119,7 +158,7 @@ pub struct Union {
 }
 
 impl Union {
-    /// A builder over [`Config`](crate::base::config::Config).
+    /// A builder over [`Config`](crate::config::Config).
     pub fn builder() -> Builder {
         Builder::default()
     }

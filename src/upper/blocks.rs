@@ -16,8 +16,9 @@ use crate::base::sync::RwLock;
 use crate::base::{Errno, Name, Result};
 use crate::format::BlocksMark;
 use crate::format::blocks::{BELOW, HERE, Header, KEPT, STATES};
+use crate::sys::random::boot_id;
 use crate::sys::stat::{SetTime, stat_fd};
-use crate::sys::{boot_id, data, tree, xattr};
+use crate::sys::{data, tree, xattr};
 
 /// `FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE`
 const PUNCH: i32 = 3;

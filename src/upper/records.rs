@@ -13,8 +13,8 @@ use crate::format::blocks::{Header, MOST_BLOCKS, STATES};
 use crate::format::mark::Mark;
 use crate::format::{BlocksMark, Metacopy};
 use crate::sys::path::{OFlags, open_beneath};
-use crate::sys::random::temp_name;
-use crate::sys::{boot_id, data, tree, xattr};
+use crate::sys::random::{boot_id, temp_name};
+use crate::sys::{data, tree, xattr};
 
 /// The directory in `work` that keeps other overlays from mounting the layer as long as it holds anything.
 pub(super) const INCOMPAT: &CStr = c"incompat";

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use super::removal::remove;
 use super::{Metadata, Upper};
 use crate::base::{Errno, Result};
-use crate::sys::effective_caps;
+use crate::sys::caller::effective_caps;
 use crate::sys::path::{OFlags, open_beneath};
 use crate::sys::random::temp_name;
 use crate::sys::stat::{Kind, stat_at};

@@ -1,7 +1,7 @@
 //! The end of the process at every call of a history, and a failing call at every place in it.
 
 use plyfs::Errno;
-use plyfs::sys::seam::{Call, Part, Plan, with_plan};
+use plyfs::testing::seam::{Call, Part, Plan, with_plan};
 use plyfs::union::WriteHow;
 
 use crate::engine::{Engine, Result, me};

@@ -4,8 +4,8 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use plyfs::base::config::Config;
-use plyfs::sys::seam::{Plan, with_plan};
+use plyfs::config::Config;
+use plyfs::testing::seam::{Plan, with_plan};
 use rustix::io::Errno;
 
 use crate::common::Scratch;

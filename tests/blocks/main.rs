@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use plyfs::sys::seam::{Call, Plan, with_plan};
+use plyfs::testing::seam::{Call, Plan, with_plan};
 use plyfs::union::{Completed, Seek, WriteHow};
 use plyfs::{Errno, Union};
 

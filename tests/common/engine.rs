@@ -8,7 +8,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::sync::Mutex;
 
-use plyfs::base::config::{Config, UpperDirs};
+use plyfs::config::{Config, UpperDirs};
 use plyfs::union::{
     Attr, Caller, DirSink, Entry, InodeId, Kind, ListedEntry, Make, RenameFlags, SetAttr, SetTime, Time, WriteHow,
 };

@@ -1,7 +1,7 @@
 //! The process ends at a call: nothing happens any more from there on, not even the cleaning up.
 
-use plyfs::base::config::Fsync;
-use plyfs::sys::seam::{Plan, with_plan};
+use plyfs::config::Fsync;
+use plyfs::testing::seam::{Plan, with_plan};
 
 use crate::common::{self, Who, skip, who};
 use crate::rows::Row;

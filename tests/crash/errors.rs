@@ -1,8 +1,8 @@
 //! A call fails, or moves only a part of what it was asked.
 
 use plyfs::Errno;
-use plyfs::base::config::Fsync;
-use plyfs::sys::seam::{Call, Lacks, Part, Plan, with_plan};
+use plyfs::config::Fsync;
+use plyfs::testing::seam::{Call, Lacks, Part, Plan, with_plan};
 
 use crate::engine::View;
 use crate::rows::Row;

@@ -23,8 +23,8 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use plyfs::base::config::Fsync;
-use plyfs::sys::seam::{Lacking, Lacks};
+use plyfs::config::Fsync;
+use plyfs::testing::seam::{Lacking, Lacks};
 
 use rows::{Row, rows};
 use stage::Stage;

@@ -1,8 +1,8 @@
 //! A bug at a call: the request ends there, and all that was about to happen does not.
 
 use plyfs::Errno;
-use plyfs::base::config::Fsync;
-use plyfs::sys::seam::{Plan, with_plan};
+use plyfs::config::Fsync;
+use plyfs::testing::seam::{Plan, with_plan};
 
 use crate::engine::View;
 use crate::rows::Row;

@@ -3,8 +3,8 @@
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use plyfs::base::config::{Config, Fsync};
-use plyfs::sys::seam::{Call, traced};
+use plyfs::config::{Config, Fsync};
+use plyfs::testing::seam::{Call, traced};
 
 use crate::common::{Kernel, Scratch, view};
 use crate::engine::{Engine, View, config};

@@ -9,8 +9,8 @@ use plyfs::Name;
 use plyfs::cli::grammar;
 use plyfs::cli::options::{self, TABLE};
 use plyfs::cli::resolve::{Abilities, resolve};
-use plyfs::format::blocks::{Header, MOST_BLOCKS};
-use plyfs::format::{
+use plyfs::testing::format::blocks::{Header, MOST_BLOCKS};
+use plyfs::testing::format::{
     AufsName, BlocksMark, Decoded, Mark, Metacopy, Namespace, Nlink, Opacity, Origin, Protattr, Redirect,
     WhiteoutStyle, from_disk, index_name, parse_index_name, to_disk, whiteout_name,
 };

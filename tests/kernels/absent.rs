@@ -1,6 +1,6 @@
 //! One thing after the other is missing.
 
-use plyfs::sys::newer::{Newer, Without};
+use plyfs::testing::newer::{Newer, Without};
 use rustix::fs::{FileType, RenameFlags};
 
 use crate::common::*;
@@ -103,7 +103,7 @@ fn the_table_of_what_is_newer_stands_in_the_docs() {
     let mut rows: Vec<_> = Newer::ALL.iter().map(|newer| newer.row()).collect();
     let number = |part: &str| part.parse::<u32>().unwrap();
     rows.sort_by_key(|row| row.since.split_once('.').map(|(major, minor)| (number(major), number(minor))));
-    let line = |row: &plyfs::sys::newer::Row| {
+    let line = |row: &plyfs::testing::newer::Row| {
         let (Without::Otherwise(how) | Without::Less(how)) = row.without;
         format!("| {} | {} | `{}` | {how} |\n", row.since, row.name, row.word)
     };

@@ -6,7 +6,7 @@ use std::mem::MaybeUninit;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use plyfs::base::config::{Config, UpperDirs};
+use plyfs::config::{Config, UpperDirs};
 use plyfs::union::{Caller, DirSink, InodeId, ListedEntry, Make};
 use plyfs::{Name, Union};
 use rustix::fs::{self as sys, AtFlags, Mode, OFlags, RawDir};

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use plyfs::base::config::Fsync;
+use plyfs::config::Fsync;
 
 use crate::engine::{Engine, Result};
 

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use plyfs::Union;
-use plyfs::base::config::Config;
-use plyfs::sys::seam::{Plan, with_plan};
+use plyfs::config::Config;
+use plyfs::testing::seam::{Plan, with_plan};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use plyfs::Errno;
-use plyfs::base::config::{Config, Fsync};
-use plyfs::sys::seam::{Call, Plan, with_plan};
+use plyfs::config::{Config, Fsync};
+use plyfs::testing::seam::{Call, Plan, with_plan};
 
 use crate::common::Scratch;
 use crate::engine::{Engine, Result, config};

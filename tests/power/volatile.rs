@@ -1,6 +1,6 @@
 //! `volatile`: nothing is synced, but whoever comes after a loss of power is told.
 
-use plyfs::base::config::Fsync;
+use plyfs::config::Fsync;
 
 use crate::image::{Random, states};
 use crate::rows::Row;
