@@ -262,37 +262,27 @@ mod raw {
         check(unsafe { libc::syscall(SYS_LISTXATTRAT, -1, c".".as_ptr(), 0, null_mut::<u8>(), 0_usize) })
     }
 
+    /// `getxattrat` and `setxattrat`, which both take a `struct xattr_args`.
+    ///
+    /// # Safety
+    /// `args` must describe memory that the call may read or write.
+    unsafe fn with_args(call: libc::c_long, dir: BorrowedFd<'_>, name: &CStr, key: &CStr, args: &Args) -> libc::c_long {
+        let (dir, flags) = (dir.as_raw_fd(), libc::AT_SYMLINK_NOFOLLOW);
+        // SAFETY: both strings are NUL-terminated, and `args` has the size that is said; the caller answers for the rest.
+        unsafe { libc::syscall(call, dir, name.as_ptr(), flags, key.as_ptr(), &raw const *args, size_of::<Args>()) }
+    }
+
     pub fn get_at(dir: BorrowedFd<'_>, name: &CStr, key: &CStr, room: &mut [u8]) -> Result<usize> {
         let args = Args { value: room.as_mut_ptr() as u64, size: room.len() as u32, flags: 0 };
-        // SAFETY: both strings are NUL-terminated; `args` describes `room`, which the kernel may write to.
-        check(unsafe {
-            libc::syscall(
-                SYS_GETXATTRAT,
-                dir.as_raw_fd(),
-                name.as_ptr(),
-                libc::AT_SYMLINK_NOFOLLOW,
-                key.as_ptr(),
-                &raw const args,
-                size_of::<Args>(),
-            )
-        })
+        // SAFETY: `args` describes `room`, which the kernel may write to.
+        check(unsafe { with_args(SYS_GETXATTRAT, dir, name, key, &args) })
     }
 
     pub fn set_at(dir: BorrowedFd<'_>, name: &CStr, key: &CStr, value: &[u8], flags: u32) -> Result<()> {
         let size = u32::try_from(value.len()).map_err(|_| Errno::E2BIG)?;
         let args = Args { value: value.as_ptr() as u64, size, flags };
-        // SAFETY: both strings are NUL-terminated; `args` describes `value`, which the kernel only reads.
-        let result = unsafe {
-            libc::syscall(
-                SYS_SETXATTRAT,
-                dir.as_raw_fd(),
-                name.as_ptr(),
-                libc::AT_SYMLINK_NOFOLLOW,
-                key.as_ptr(),
-                &raw const args,
-                size_of::<Args>(),
-            )
-        };
+        // SAFETY: `args` describes `value`, which the kernel only reads.
+        let result = unsafe { with_args(SYS_SETXATTRAT, dir, name, key, &args) };
         check(result).map(drop)
     }
 

@@ -14,8 +14,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::copy_up::{CopyUp, killed};
-use super::io::open_to_read;
-use super::{Caller, DirSink, InodeId, Kind, ListedEntry, Union, WriteHow};
+use super::io::{Write, open_to_read};
+use super::{Caller, DirSink, InodeId, Kind, ListedEntry, Union};
 use crate::base::sync::{DashMap, Mutex};
 use crate::base::{Errno, Name, Result, panics};
 use crate::format::Metacopy;
@@ -135,14 +135,8 @@ impl Union {
 
     /// Writes to a file that arrives by blocks, or begins to with this write. `None`: the file is written like any
     /// other.
-    pub(super) fn write_blocks(
-        &self,
-        caller: &Caller,
-        inode: &Arc<Inode>,
-        offset: u64,
-        bytes: &[u8],
-        how: WriteHow,
-    ) -> Result<Option<usize>> {
+    pub(super) fn write_blocks(&self, inode: &Arc<Inode>, write: &Write<'_>) -> Result<Option<usize>> {
+        let Write { caller, offset, bytes, how } = *write;
         let leaf = inode.leaf()?;
         let Some(blocks) =
             self.blocks(inode, leaf)?.map_or_else(|| self.begin_blocks(caller, inode, leaf), |b| Ok(Some(b)))?

@@ -104,11 +104,8 @@ impl Union {
             }
             let staged = absent == Absent::UpperWhiteout || what.is_whiteout_like();
             names.begin();
-            let made = if staged && upper.style != WhiteoutStyle::File {
-                make_staged(upper, caller, dir.as_fd(), name, &what, mask, absent)?
-            } else {
-                make_direct(upper, caller, dir.as_fd(), name, &what, mask, absent, is_merged)?
-            };
+            let making = Making { upper, caller, dir: dir.as_fd(), name, what: &what, mask, absent, is_merged };
+            let made = if staged && upper.style != WhiteoutStyle::File { making.staged()? } else { making.direct()? };
             names.added(&self.cookies, name, what.kind());
             self.enter_new(&parent, name, &into, &what, made)
         });
@@ -176,86 +173,89 @@ fn as_caller<T>(caller: &Caller, act: impl FnOnce() -> Result<T>) -> Result<T> {
     caller::as_caller(caller.uid, caller.gid, act)
 }
 
-#[allow(clippy::too_many_arguments)]
-fn make_direct(
-    upper: &Upper,
-    caller: &Caller,
-    dir: BorrowedFd<'_>,
-    name: &Name,
-    what: &Make<'_>,
+/// A new object that is being made.
+struct Making<'a> {
+    upper: &'a Upper,
+    caller: &'a Caller,
+    dir: BorrowedFd<'a>,
+    name: &'a Name,
+    what: &'a Make<'a>,
+    /// The permission bits that the object does not get.
     mask: u32,
     absent: Absent,
+    /// The directory has lower parts.
     is_merged: bool,
-) -> Result<Made> {
-    let is_dir = what.kind() == Kind::Dir;
-    if absent == Absent::UpperWhiteout && is_dir {
-        // In the style `.wh.` the directory must be opaque before it is seen.
-        let temp = grow(upper, caller, dir, what, mask)?;
-        upper.set_opaque(upper.work(), temp.name())?;
+}
+
+impl<'a> Making<'a> {
+    /// Makes the object in its directory.
+    fn direct(&self) -> Result<Made> {
+        let Self { upper, caller, dir, name, what, mask, absent, is_merged } = *self;
+        let is_dir = what.kind() == Kind::Dir;
+        if absent == Absent::UpperWhiteout && is_dir {
+            // In the style `.wh.` the directory must be opaque before it is seen.
+            let temp = self.grow()?;
+            upper.set_opaque(upper.work(), temp.name())?;
+            let stat = stat_at(upper.work(), temp.name())?;
+            temp.publish_new(dir, name.as_c_str())?;
+            upper.drop_wh_file(dir, name);
+            return Ok(Made { stat, file: None });
+        }
+        let file = as_caller(caller, || what.at(dir, name.as_c_str(), mask))?;
+        if is_dir && is_merged {
+            // No lower layer has the name now. The mark keeps it so if the union gets other lower layers one day.
+            if let Err(errno) = upper.set_opaque(dir, name.as_c_str()) {
+                log::debug!("{name:?} is not marked opaque: {errno}");
+            }
+        }
+        match stat_at(dir, name.as_c_str()) {
+            Ok(stat) => {
+                // `X` beside `.wh.X` is seen. The whiteout goes last: if X had to be removed again it must still hide the
+                // lower X.
+                if absent == Absent::UpperWhiteout {
+                    upper.drop_wh_file(dir, name);
+                }
+                Ok(Made { stat, file })
+            }
+            Err(errno) => {
+                // Nobody has seen the object: the directory's names were locked all the time.
+                let on_disk = if what.is_whiteout_like() { Kind::File } else { what.kind() };
+                if let Err(errno) = crate::upper::remove(dir, name.as_c_str(), on_disk) {
+                    log::warn!("{name:?}, which could not be looked at, stays: {errno}");
+                }
+                Err(errno)
+            }
+        }
+    }
+
+    /// Makes the object in workdir, and moves it to its name.
+    fn staged(&self) -> Result<Made> {
+        let Self { upper, dir, name, what, absent, .. } = *self;
+        let temp = self.grow()?;
+        let is_dir = what.kind() == Kind::Dir;
+        if is_dir {
+            upper.marked(upper.work(), temp.name(), || upper.set_opaque(upper.work(), temp.name()))?;
+        }
+        if what.is_whiteout_like() {
+            upper.marked(upper.work(), temp.name(), || upper.set_device(upper.work(), temp.name()))?;
+        }
         let stat = stat_at(upper.work(), temp.name())?;
-        temp.publish_new(dir, name.as_c_str())?;
-        upper.drop_wh_file(dir, name);
-        return Ok(Made { stat, file: None });
-    }
-    let file = as_caller(caller, || what.at(dir, name.as_c_str(), mask))?;
-    if is_dir && is_merged {
-        // No lower layer has the name now. The mark keeps it so if the union gets other lower layers one day.
-        if let Err(errno) = upper.set_opaque(dir, name.as_c_str()) {
-            log::debug!("{name:?} is not marked opaque: {errno}");
+        match absent {
+            Absent::Nowhere => temp.publish_new(dir, name.as_c_str())?,
+            Absent::UpperWhiteout if !is_dir => temp.publish(dir, name.as_c_str())?,
+            Absent::UpperWhiteout => drop(temp.replace(dir, name.as_c_str(), Kind::Char)?),
         }
+        Ok(Made { stat, file: None })
     }
-    match stat_at(dir, name.as_c_str()) {
-        Ok(stat) => {
-            // `X` beside `.wh.X` is seen. The whiteout goes last: if X had to be removed again it must still hide the
-            // lower X.
-            if absent == Absent::UpperWhiteout {
-                upper.drop_wh_file(dir, name);
-            }
-            Ok(Made { stat, file })
-        }
-        Err(errno) => {
-            // Nobody has seen the object: the directory's names were locked all the time.
-            let on_disk = if what.is_whiteout_like() { Kind::File } else { what.kind() };
-            if let Err(errno) = crate::upper::remove(dir, name.as_c_str(), on_disk) {
-                log::warn!("{name:?}, which could not be looked at, stays: {errno}");
-            }
-            Err(errno)
-        }
-    }
-}
 
-fn make_staged(
-    upper: &Upper,
-    caller: &Caller,
-    dir: BorrowedFd<'_>,
-    name: &Name,
-    what: &Make<'_>,
-    mask: u32,
-    absent: Absent,
-) -> Result<Made> {
-    let temp = grow(upper, caller, dir, what, mask)?;
-    let is_dir = what.kind() == Kind::Dir;
-    if is_dir {
-        upper.marked(upper.work(), temp.name(), || upper.set_opaque(upper.work(), temp.name()))?;
+    /// Makes the object with the caller's ids in a nursery that is like `dir`, and moves it to workdir.
+    fn grow(&self) -> Result<Temp<'a>> {
+        let Self { upper, caller, dir, what, mask, .. } = *self;
+        let nursery = Nursery::new(upper, dir)?;
+        as_caller(caller, || what.at(nursery.fd(), Nursery::CHILD, mask))?;
+        let on_disk = if what.is_whiteout_like() { Kind::File } else { what.kind() };
+        nursery.grown(on_disk)
     }
-    if what.is_whiteout_like() {
-        upper.marked(upper.work(), temp.name(), || upper.set_device(upper.work(), temp.name()))?;
-    }
-    let stat = stat_at(upper.work(), temp.name())?;
-    match absent {
-        Absent::Nowhere => temp.publish_new(dir, name.as_c_str())?,
-        Absent::UpperWhiteout if !is_dir => temp.publish(dir, name.as_c_str())?,
-        Absent::UpperWhiteout => drop(temp.replace(dir, name.as_c_str(), Kind::Char)?),
-    }
-    Ok(Made { stat, file: None })
-}
-
-/// Makes the object with the caller's ids in a nursery that is like `dir`, and moves it to workdir.
-fn grow<'a>(upper: &'a Upper, caller: &Caller, dir: BorrowedFd<'_>, what: &Make<'_>, mask: u32) -> Result<Temp<'a>> {
-    let nursery = Nursery::new(upper, dir)?;
-    as_caller(caller, || what.at(nursery.fd(), Nursery::CHILD, mask))?;
-    let on_disk = if what.is_whiteout_like() { Kind::File } else { what.kind() };
-    nursery.grown(on_disk)
 }
 
 /// Checks a symlink's target, and makes it a string for `symlinkat(2)`.

@@ -26,7 +26,16 @@ pub struct WriteHow {
     pub opened: bool,
 }
 
-/// What `lseek` looks for.
+/// One write to a file.
+pub(super) struct Write<'a> {
+    pub caller: &'a Caller,
+    /// Where in the file, in bytes.
+    pub offset: u64,
+    pub bytes: &'a [u8],
+    pub how: WriteHow,
+}
+
+/// What `lseek(2)` looks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Seek {
     /// The next data (`SEEK_DATA`).
@@ -83,22 +92,17 @@ impl Union {
             if !how.opened {
                 self.check_writable(&inode, Some(offset))?;
             }
-            if let Some(written) = self.write_blocks(caller, &inode, offset, bytes, how)? {
+            let write = Write { caller, offset, bytes, how };
+            if let Some(written) = self.write_blocks(&inode, &write)? {
                 return Ok(written);
             }
-            let done = self.write_all(caller, &inode, offset, bytes, how);
+            let done = self.write_all(&inode, &write);
             self.told_if_failed(id, done)
         })
     }
 
-    fn write_all(
-        &self,
-        caller: &Caller,
-        inode: &Arc<Inode>,
-        offset: u64,
-        bytes: &[u8],
-        how: WriteHow,
-    ) -> Result<usize> {
+    fn write_all(&self, inode: &Arc<Inode>, write: &Write<'_>) -> Result<usize> {
+        let Write { caller, offset, bytes, how } = *write;
         self.copy_up(inode, &CopyUp::written(caller))?;
         let fd = self.data_fd(inode, true)?;
         // An append-only file writes at its end, whatever the offset says.
