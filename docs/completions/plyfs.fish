@@ -31,7 +31,7 @@ function __plyfs_options
     printf '%s\t%s\n' 'subtype=' 'the type in the mount table is fuse.NAME'
     printf '%s\t%s\n' 'io=' 'how data goes between programs and layers'
     printf '%s\t%s\n' 'copyup=' 'a file is copied up by its first write, or when it is opened for writing'
-    printf '%s\t%s\n' 'prefetch=' 'small files are read ahead in the order of a listing, large ones around random reads (with stateless opens, Linux 6.9), and directories ahead of a walk'
+    printf '%s\t%s\n' 'prefetch=' 'small files are read ahead in the order of a listing, large ones around random reads (with stateless opens, Linux 6.9), directories ahead of a walk, and after reads a listing brings new times of access'
     printf '%s\t%s\n' 'supervise' 'a second, small process starts the daemon again if it dies: programs wait a moment and go on'
     printf '%s\t%s\n' 'log=' 'where warnings, errors and panics go (RUST_LOG=… says what else): a file is added to'
     printf '%s\t%s\n' 'threads=' 'requests served at once, 1 to 256'

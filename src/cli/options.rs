@@ -161,7 +161,7 @@ pub const TABLE: &[Spec] = &[
     row("subtype", Value("NAME"), Fuse, Honoured(Key::Subtype), "the type in the mount table is fuse.NAME (default: plyfs)"),
     row("io", Choice(&["auto", "stateless", "passthrough", "writeback"]), Fuse, Honoured(Key::Io), "how data goes between programs and layers; docs/options.md says what each way is good for (default: auto, which is stateless unless copyup=open)"),
     row("copyup", Choice(&["lazy", "open"]), Fuse, Honoured(Key::CopyUp), "a file is copied up by its first write, or when it is opened for writing (default: lazy; open with io=writeback)"),
-    row("prefetch", ON_OFF, Fuse, Honoured(Key::Prefetch), "small files are read ahead in the order of a listing, large ones around random reads (with stateless opens, Linux 6.9), and directories ahead of a walk (default: on)"),
+    row("prefetch", ON_OFF, Fuse, Honoured(Key::Prefetch), "small files are read ahead in the order of a listing, large ones around random reads (with stateless opens, Linux 6.9), directories ahead of a walk, and after reads a listing brings new times of access (default: on)"),
     row("supervise", Flag, Fuse, Honoured(Key::Supervise), "a second, small process starts the daemon again if it dies: programs wait a moment and go on; with stateless opens only"),
     row("log", Value("stderr|syslog|off|FILE"), Fuse, Honoured(Key::Log), "where warnings, errors and panics go (RUST_LOG=… says what else): a file is added to (default: syslog, which is the journal where there is one; in the foreground stderr)"),
     row("threads", Value("N"), Fuse, Honoured(Key::Threads), "requests served at once, 1 to 256 (default: the processors, at least 4)"),

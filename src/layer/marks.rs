@@ -69,21 +69,17 @@ pub(super) fn is_xattr_whiteout(dir: &DirPlace, name: &Name, stat: &Stat) -> Res
     Ok(dir.layer.reads.iter().any(|namespace| has(&keys, namespace.key(Mark::Whiteout))))
 }
 
-/// The keys of an object; none where the file system has no attributes. See [`keys_or_unsupported`].
+/// The keys of an object's extended attributes. Where there are more than the kernel lists only those of marks are
+/// found: such an object can be seen and removed, but not copied.
 fn keys_of(at: BorrowedFd<'_>, name: &CStr) -> Result<Vec<Vec<u8>>> {
-    match keys_or_unsupported(at, name) {
-        Err(Errno::EOPNOTSUPP) => Ok(Vec::new()),
+    match xattr::list_at(at, name) {
+        Err(Errno::E2BIG) => keys_of_marks(at, name),
         keys => keys,
     }
 }
 
-/// The keys of an object's extended attributes. Where there are more than the kernel lists only those of marks are
-/// found: such an object can be seen and removed, but not copied.
-fn keys_or_unsupported(at: BorrowedFd<'_>, name: &CStr) -> Result<Vec<Vec<u8>>> {
-    match xattr::list_at_raw(at, name) {
-        Err(Errno::E2BIG) => {}
-        keys => return keys,
-    }
+/// The keys of an object's marks, asked for one by one.
+fn keys_of_marks(at: BorrowedFd<'_>, name: &CStr) -> Result<Vec<Vec<u8>>> {
     let of = |namespace: Namespace| Mark::ALL.iter().map(move |&mark| namespace.key(mark));
     let mut keys = Vec::new();
     for key in of(Namespace::Trusted).chain(of(Namespace::User)).chain([LEGACY_OPAQUE]) {
@@ -196,7 +192,7 @@ pub fn read_dir_marks(place: &Arc<DirPlace>, at: BorrowedFd<'_>, name: &CStr, be
 /// What the marks on an object other than a directory say.
 #[derive(Debug, Default)]
 pub struct LeafMarks {
-    /// The object has no extended attribute at all, and its file system could have one.
+    /// The object is known to have no extended attribute.
     pub bare: bool,
     /// The object is a file that stands for a 0/0 character device of a user.
     pub device: bool,
@@ -241,13 +237,11 @@ fn read_leaf_marks_once(dir: &DirPlace, name: &Name, stat: &Stat, impure: bool) 
     }
     let fd = dir.fd()?;
     let (at, cname) = (fd.as_fd(), name.as_c_str());
-    let keys = match keys_or_unsupported(at, cname) {
-        Err(Errno::EOPNOTSUPP) => return Ok(marks),
+    let keys = match xattr::list_at(at, cname) {
+        Ok(keys) if keys.is_empty() => return Ok(LeafMarks { bare: layer.lists_attributes, ..marks }),
+        Err(Errno::E2BIG) => keys_of_marks(at, cname)?,
         keys => keys?,
     };
-    if keys.is_empty() {
-        return Ok(LeafMarks { bare: true, ..marks });
-    }
     let here = || (dir, name);
     if stat.is_file() && layer.leads(&keys, Mark::Metacopy, &here())? {
         let value = layer.value(at, cname, layer.believed.key(Mark::Metacopy))?;

@@ -47,6 +47,8 @@ pub struct Layer {
     pub handles: Handles,
     /// A name is found in a directory if and only if the directory lists it.
     pub exact_names: bool,
+    /// An object has those extended attributes that are listed, and its file system can have all kinds.
+    pub lists_attributes: bool,
     /// Whether its directories may be case-insensitive.
     pub folding: Folding,
     /// An object keeps its inode number for as long as it exists. Elsewhere (FUSE, vfat, CIFS) it may get another after

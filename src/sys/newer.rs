@@ -150,8 +150,12 @@ pub fn lacks(newer: Newer) {
 
 #[cold]
 fn settle(newer: Newer, there: bool) {
-    let before = found(newer).swap(if there { THERE } else { MISSING }, Relaxed);
-    if there || before == MISSING {
+    if there {
+        // What another thread found to be missing since stays so.
+        let _ = found(newer).compare_exchange(UNKNOWN, THERE, Relaxed, Relaxed);
+        return;
+    }
+    if found(newer).swap(MISSING, Relaxed) == MISSING {
         return;
     }
     let Row { name, since, without, .. } = newer.row();

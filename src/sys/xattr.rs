@@ -146,17 +146,6 @@ pub fn remove_fd(fd: BorrowedFd<'_>, key: &CStr) -> Result<()> {
 /// # Errors
 /// `E2BIG` for more than 64 KiB, and those of llistxattr(2).
 pub fn list_at(dir: BorrowedFd<'_>, name: &CStr) -> Result<Vec<Vec<u8>>> {
-    match list_at_raw(dir, name) {
-        Err(Errno::EOPNOTSUPP) => Ok(Vec::new()),
-        listed => listed,
-    }
-}
-
-/// As [`list_at`], where it matters whether the file system has such attributes.
-///
-/// # Errors
-/// `EOPNOTSUPP` if it has none; those of [`list_at`].
-pub fn list_at_raw(dir: BorrowedFd<'_>, name: &CStr) -> Result<Vec<Vec<u8>>> {
     seam::enter(Call::ListXattr)?;
     let list = match has_xattrat() {
         true => read(|room| raw::list_at(dir, name, room)),
@@ -166,13 +155,12 @@ pub fn list_at_raw(dir: BorrowedFd<'_>, name: &CStr) -> Result<Vec<Vec<u8>>> {
         }
     };
     if super::is_closed_itself(name, &list) {
-        return read(|room| raw::list_path(ProcPath::of(dir).as_c_str(), true, room)).map(split);
+        return keys(read(|room| raw::list_path(ProcPath::of(dir).as_c_str(), true, room)));
     }
-    list.map(split)
+    keys(list)
 }
 
-/// Whether a list of an object's attributes has this one if the object does. Some file systems make up more than they list
-/// (`system.cifs_acl`, `ceph.dir.layout`), and so does SELinux.
+/// Whether an attribute of this name is listed if the object has it, on file systems that make up none. SELinux does.
 pub fn is_listed(key: &CStr) -> bool {
     static LABELLED: LazyLock<bool> = LazyLock::new(|| Path::new("/sys/fs/selinux/enforce").exists());
     match key.to_bytes() {
@@ -202,14 +190,9 @@ fn absent_is_none(answer: Result<Vec<u8>>) -> Result<Option<Vec<u8>>> {
     }
 }
 
-/// The keys of a list in which each ends with a NUL.
-fn split(list: Vec<u8>) -> Vec<Vec<u8>> {
-    list.split(|&byte| byte == 0).filter(|key| !key.is_empty()).map(<[u8]>::to_vec).collect()
-}
-
 fn keys(list: Result<Vec<u8>>) -> Result<Vec<Vec<u8>>> {
     match list {
-        Ok(list) => Ok(split(list)),
+        Ok(list) => Ok(list.split(|&byte| byte == 0).filter(|key| !key.is_empty()).map(<[u8]>::to_vec).collect()),
         Err(Errno::EOPNOTSUPP) => Ok(Vec::new()),
         Err(errno) => Err(errno),
     }

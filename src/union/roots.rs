@@ -99,6 +99,7 @@ impl Root {
             dev,
             handles: self.handles,
             exact_names: EXACT_NAMES.contains(&self.magic) && !self.folds,
+            lists_attributes: LISTS_ATTRIBUTES.contains(&self.magic),
             folding: if exact_dev { Folding::Never } else { Folding::of(self.magic, common.alone) },
             lasting_numbers: LASTING_NUMBERS.contains(&self.magic),
             uuid: self.identity.written,
@@ -238,6 +239,10 @@ pub(super) fn is_empty(root: BorrowedFd<'_>) -> Result<bool> {
 /// may have names with several spellings, or names that no listing shows.
 const EXACT_NAMES: [u64; 9] =
     [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0x7371_7368, 0xe0f5_e1e2, 0x794c_7630, 0xf2f5_2010, 0xca45_1a4e];
+
+/// File systems whose objects have exactly the extended attributes that they list, of all kinds: ext2 to ext4, XFS, btrfs,
+/// f2fs. Others make some up (CIFS, Ceph, FUSE), or answer `EOPNOTSUPP` for some kinds (NFS, tmpfs before Linux 6.6).
+const LISTS_ATTRIBUTES: [u64; 4] = [0xef53, XFS, 0x9123_683e, 0xf2f5_2010];
 
 /// btrfs and bcachefs: each subvolume has a `st_dev` of its own.
 pub(super) const SUBVOLUMES: [u64; 2] = [0x9123_683e, 0xca45_1a4e];
