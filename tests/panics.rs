@@ -29,6 +29,8 @@ fn layers(base: &Path) {
     {
         fs::write(base.join("lower").join(file), format!("this is {file}")).unwrap();
     }
+    // A file that has none at all is not asked for its attributes.
+    let _ = rustix::fs::setxattr(base.join("lower/marked"), "user.b", b"1", rustix::fs::XattrFlags::empty());
     for large in ["large", "large too"] {
         fs::write(base.join("lower").join(large), vec![7; 3 << 20]).unwrap();
     }
