@@ -179,19 +179,29 @@ fn of_directories(s: &mut Stage) {
     }
 }
 
+/// What +i and +a forbid, whatever gives them; what follows differs.
+macro_rules! forbids {
+    ($end:literal) => {
+        concat!(
+            "immutable: read ok, write EPERM, append EPERM, empty EPERM, cut EPERM, chmod EPERM, chown EPERM, \
+             times EPERM, xattr EPERM, link EPERM, rename EPERM, over EPERM, unlink EPERM, exchange EPERM, \
+             list ok, create EPERM, mkdir EPERM, in ok, unlink in EPERM, chmod dir EPERM, link in EPERM, \
+             rmdir EPERM; append only: read ok, write EPERM, append ok, empty EPERM, cut EPERM, chmod EPERM, \
+             chown EPERM, times EPERM, xattr EPERM, link EPERM, rename EPERM, over EPERM, unlink EPERM, \
+             exchange EPERM, list ok, create ok, mkdir ok, in ok, unlink in EPERM, chmod dir EPERM, \
+             link in ok, rmdir EPERM; i i; a a; unlink EPERM; ",
+            $end
+        )
+    };
+}
+
 pub const ROWS: &[Row] = &[
     row(
         &[75],
         "flags below",
         "what do +i and +a of a lower layer forbid?",
         in_a_lower_layer,
-        "immutable: read ok, write EPERM, append EPERM, empty EPERM, cut EPERM, chmod EPERM, chown EPERM, \
-             times EPERM, xattr EPERM, link EPERM, rename EPERM, over EPERM, unlink EPERM, exchange EPERM, \
-             list ok, create EPERM, mkdir EPERM, in ok, unlink in EPERM, chmod dir EPERM, link in EPERM, \
-             rmdir EPERM; append only: read ok, write EPERM, append ok, empty EPERM, cut EPERM, chmod EPERM, \
-             chown EPERM, times EPERM, xattr EPERM, link EPERM, rename EPERM, over EPERM, unlink EPERM, \
-             exchange EPERM, list ok, create ok, mkdir ok, in ok, unlink in EPERM, chmod dir EPERM, \
-             link in ok, rmdir EPERM; i i; a a; unlink EPERM; taken off [true, true], append ok ok",
+        forbids!("taken off [true, true], append ok ok"),
     )
     .on(&["ext4"]),
     row(
@@ -199,22 +209,10 @@ pub const ROWS: &[Row] = &[
         "flags in the upper layer",
         "what do +i and +a of an upper layer forbid?",
         in_the_upper_layer,
-        "immutable: read ok, write EPERM, append EPERM, empty EPERM, cut EPERM, chmod EPERM, chown EPERM, \
-             times EPERM, xattr EPERM, link EPERM, rename EPERM, over EPERM, unlink EPERM, exchange EPERM, \
-             list ok, create EPERM, mkdir EPERM, in ok, unlink in EPERM, chmod dir EPERM, link in EPERM, \
-             rmdir EPERM; append only: read ok, write EPERM, append ok, empty EPERM, cut EPERM, chmod EPERM, \
-             chown EPERM, times EPERM, xattr EPERM, link EPERM, rename EPERM, over EPERM, unlink EPERM, \
-             exchange EPERM, list ok, create ok, mkdir ok, in ok, unlink in EPERM, chmod dir EPERM, \
-             link in ok, rmdir EPERM; i i; a a; unlink EPERM; taken off [true, true], append ok ok",
+        forbids!("taken off [true, true], append ok ok"),
     )
     .unlike(
-        "immutable: read ok, write EPERM, append EPERM, empty EPERM, cut EPERM, chmod EPERM, chown EPERM, \
-             times EPERM, xattr EPERM, link EPERM, rename EPERM, over EPERM, unlink EPERM, exchange EPERM, \
-             list ok, create EPERM, mkdir EPERM, in ok, unlink in EPERM, chmod dir EPERM, link in EPERM, \
-             rmdir EPERM; append only: read ok, write EPERM, append ok, empty EPERM, cut EPERM, chmod EPERM, \
-             chown EPERM, times EPERM, xattr EPERM, link EPERM, rename EPERM, over EPERM, unlink EPERM, \
-             exchange EPERM, list ok, create ok, mkdir ok, in ok, unlink in EPERM, chmod dir EPERM, \
-             link in ok, rmdir EPERM; i i; a a; unlink EPERM; taken off [false, false], append ok EPERM",
+        forbids!("taken off [false, false], append ok EPERM"),
         "the kernel cannot put its own mark on such a file",
         "In the view they can be taken away, or become the union's own: there the kernel answers `EPERM`",
     )
@@ -224,13 +222,7 @@ pub const ROWS: &[Row] = &[
         "flags given to lower files",
         "what do +i and +a forbid that were given to what is below?",
         given_to_what_is_below,
-        "immutable: read ok, write EPERM, append EPERM, empty EPERM, cut EPERM, chmod EPERM, chown EPERM, \
-             times EPERM, xattr EPERM, link EPERM, rename EPERM, over EPERM, unlink EPERM, exchange EPERM, \
-             list ok, create EPERM, mkdir EPERM, in ok, unlink in EPERM, chmod dir EPERM, link in EPERM, \
-             rmdir EPERM; append only: read ok, write EPERM, append ok, empty EPERM, cut EPERM, chmod EPERM, \
-             chown EPERM, times EPERM, xattr EPERM, link EPERM, rename EPERM, over EPERM, unlink EPERM, \
-             exchange EPERM, list ok, create ok, mkdir ok, in ok, unlink in EPERM, chmod dir EPERM, \
-             link in ok, rmdir EPERM; i i; a a; unlink EPERM; taken off [true, true], append ok ok",
+        forbids!("taken off [true, true], append ok ok"),
     )
     .on(&["ext4"]),
     row(
@@ -238,13 +230,7 @@ pub const ROWS: &[Row] = &[
         "flags given to upper files",
         "what do +i and +a forbid that were given to what is above?",
         given_to_what_is_above,
-        "immutable: read ok, write EPERM, append EPERM, empty EPERM, cut EPERM, chmod EPERM, chown EPERM, \
-             times EPERM, xattr EPERM, link EPERM, rename EPERM, over EPERM, unlink EPERM, exchange EPERM, \
-             list ok, create EPERM, mkdir EPERM, in ok, unlink in EPERM, chmod dir EPERM, link in EPERM, \
-             rmdir EPERM; append only: read ok, write EPERM, append ok, empty EPERM, cut EPERM, chmod EPERM, \
-             chown EPERM, times EPERM, xattr EPERM, link EPERM, rename EPERM, over EPERM, unlink EPERM, \
-             exchange EPERM, list ok, create ok, mkdir ok, in ok, unlink in EPERM, chmod dir EPERM, \
-             link in ok, rmdir EPERM; i i; a a; unlink EPERM; taken off [true, true], append ok ok",
+        forbids!("taken off [true, true], append ok ok"),
     )
     .on(&["ext4"]),
     row(
