@@ -47,16 +47,14 @@ finish() {
     exit
 }
 
+section "formatting" cargo fmt --check
+section "clippy" cargo clippy --release --all-targets -- -D warnings
 if $quick; then
-    section "formatting" cargo fmt --check
-    section "clippy" cargo clippy --release --all-targets -- -D warnings
     section "tests" cargo test --release --no-fail-fast --lib --test house --test engine --test cli --test regressions \
         --test traps --test requests --test data_path --test differential
     finish
 fi
 
-section "formatting" cargo fmt --check
-section "clippy" cargo clippy --release --all-targets -- -D warnings
 section "tests" cargo test --release --no-fail-fast
 for way in io=passthrough io=writeback copyup=open supervise; do
     [ "$way" = io=passthrough ] && [ "$(id -u)" != 0 ] && continue
@@ -67,13 +65,9 @@ done
 section "tests with everything newer missing" env PLYFS_ABSENT=all \
     cargo test --release --no-fail-fast --test regressions --test traps --test stress --test engine -- --skip again_
 section "example" cargo run --release --quiet --example house
-section "bench copy_up (short)" env PLYFS_BENCH_SHORT=1 cargo bench --bench copy_up
-section "bench copy_up_methods (short)" env PLYFS_BENCH_SHORT=1 cargo bench --bench copy_up_methods
-section "bench metadata (short)" env PLYFS_BENCH_SHORT=1 cargo bench --bench metadata
-section "bench lookup (short)" env PLYFS_BENCH_SHORT=1 cargo bench --bench lookup
-section "bench readdir (short)" env PLYFS_BENCH_SHORT=1 cargo bench --bench readdir
-section "bench mount_ops (short)" env PLYFS_BENCH_SHORT=1 cargo bench --bench mount_ops
-section "bench inode_table (short)" env PLYFS_BENCH_SHORT=1 cargo bench --bench inode_table
+for bench in copy_up copy_up_methods metadata lookup readdir mount_ops inode_table; do
+    section "bench $bench (short)" env PLYFS_BENCH_SHORT=1 cargo bench --bench "$bench"
+done
 section "build" cargo build --release
 if [ "$(id -u)" = 0 ] && command -v python3 >/dev/null; then
     section "programs (short)" python3 benches/programs.py --scale 0.01 --rounds 1
