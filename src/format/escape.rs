@@ -12,11 +12,14 @@
 //! | `user.containers.override_X` | `user.overlay.containers.override_X` |
 //! | any other | the same |
 //!
+//! A layer with owners in attributes ([`super::override_stat`]) keeps more from users, and more of theirs: [`Naming`].
+//!
 //! In the other namespace only the marks are stored so, since they are read there, too. Its other names are the users',
 //! as with the kernel's OverlayFS.
 
 use std::ffi::CString;
 
+use super::OverrideKey;
 use super::mark::{Mark, Namespace};
 use crate::base::{Errno, Result};
 
@@ -31,6 +34,58 @@ const FOREIGN: [(&[u8], &[u8]); 2] = [
     (b"user.fuseoverlayfs.", b"user.overlay.fuseoverlayfs."),
     (b"user.containers.override_", b"user.overlay.containers.override_"),
 ];
+
+/// Where a layer of which [`OverrideKey::Containers`] says the owners keeps the attributes `security.*` of its objects:
+/// `security.capability` is `user.containers.override_security.capability` there, as with fuse-overlayfs since 1.14.
+const OVERRIDDEN: &[u8] = b"user.containers.override_";
+const SECURITY: &[u8] = b"security.";
+const ACL: &[u8] = b"system.posix_acl_";
+
+/// How one layer names the attributes of its objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Naming {
+    /// The namespace of its marks.
+    pub own: Namespace,
+    /// Where owner and mode of its objects stand; `None`: in the objects themselves.
+    pub owners: Option<OverrideKey>,
+}
+
+impl Naming {
+    /// The name under which the layer stores what a user calls `name`.
+    ///
+    /// # Errors
+    /// As [`to_disk`]; `EOPNOTSUPP` also for an ACL where owners stand in attributes: an ACL holds a mode, too, which
+    /// counts for the object on disk.
+    pub fn to_disk(self, name: &[u8]) -> Result<CString> {
+        match self.owners {
+            Some(_) if name.starts_with(ACL) => Err(Errno::EOPNOTSUPP),
+            Some(OverrideKey::Containers) if name.starts_with(SECURITY) => {
+                let stored = [OVERRIDDEN, name].concat();
+                if stored.len() > MAX {
+                    return Err(Errno::EOPNOTSUPP);
+                }
+                CString::new(stored).map_err(|_| Errno::EINVAL)
+            }
+            Some(_) if name == OverrideKey::Security.key().to_bytes() => Err(Errno::EOPNOTSUPP),
+            _ => to_disk(name, self.own),
+        }
+    }
+
+    /// What users call an attribute that the layer stores under `name`; `None` if it is private.
+    pub fn from_disk(self, name: &[u8]) -> Option<Vec<u8>> {
+        match self.owners {
+            None => from_disk(name, self.own),
+            Some(_) if name.starts_with(ACL) => None,
+            Some(OverrideKey::Containers) => match name.strip_prefix(OVERRIDDEN) {
+                Some(said) => said.starts_with(SECURITY).then(|| said.to_vec()),
+                None if name.starts_with(SECURITY) => None,
+                None => from_disk(name, self.own),
+            },
+            Some(_) if name == OverrideKey::Security.key().to_bytes() => None,
+            Some(_) => from_disk(name, self.own),
+        }
+    }
+}
 
 /// The name under which a layer whose marks are in `own` stores what a user calls `name`.
 ///
@@ -171,6 +226,46 @@ mod tests {
             assert_eq!(from_disk(stored.as_bytes(), Namespace::Trusted), Some(name.as_bytes().to_vec()));
         }
         assert_eq!(from_disk(b"user.overlay.opaque", Namespace::Trusted), None);
+    }
+
+    #[test]
+    fn a_layer_with_owners_in_attributes_keeps_more_of_them() {
+        use OverrideKey::{Containers, Security, User};
+        for (owners, said, stored) in [
+            (Containers, "security.capability", "user.containers.override_security.capability"),
+            (
+                Containers,
+                "security.fuseoverlayfs.override_stat",
+                "user.containers.override_security.fuseoverlayfs.override_stat",
+            ),
+            (Containers, "user.containers.override_stat", "user.overlay.containers.override_stat"),
+            (Containers, "user.a", "user.a"),
+            (Containers, "trusted.a", "trusted.a"),
+            (User, "security.capability", "security.capability"),
+            (Security, "security.capability", "security.capability"),
+            (Security, "user.fuseoverlayfs.override_stat", "user.overlay.fuseoverlayfs.override_stat"),
+        ] {
+            let naming = Naming { own: Namespace::User, owners: Some(owners) };
+            assert_eq!(naming.to_disk(said.as_bytes()).unwrap().to_bytes(), stored.as_bytes(), "{said}");
+            assert_eq!(naming.from_disk(stored.as_bytes()).as_deref(), Some(said.as_bytes()), "{stored}");
+        }
+        for (owners, stored) in [
+            (Containers, "security.capability"),
+            (Containers, "user.containers.override_stat"),
+            (Containers, "user.containers.override_user.a"),
+            (Containers, "system.posix_acl_access"),
+            (Security, "security.fuseoverlayfs.override_stat"),
+            (User, "user.fuseoverlayfs.override_stat"),
+            (User, "system.posix_acl_default"),
+        ] {
+            let naming = Naming { own: Namespace::User, owners: Some(owners) };
+            assert_eq!(naming.from_disk(stored.as_bytes()), None, "{owners:?} {stored}");
+        }
+        let naming = |owners| Naming { own: Namespace::User, owners };
+        assert_eq!(naming(Some(Containers)).to_disk(&[SECURITY, &[b'x'; 246]].concat()), Err(Errno::EOPNOTSUPP));
+        assert_eq!(naming(Some(User)).to_disk(b"system.posix_acl_access"), Err(Errno::EOPNOTSUPP));
+        assert_eq!(naming(Some(Security)).to_disk(Security.key().to_bytes()), Err(Errno::EOPNOTSUPP));
+        assert_eq!(naming(None).to_disk(b"system.posix_acl_access"), Ok(c"system.posix_acl_access".to_owned()));
     }
 
     fn namespaces() -> impl Strategy<Value = Namespace> {

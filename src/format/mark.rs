@@ -100,11 +100,6 @@ pub const DEVICE_VALUE: &[u8] = b"c0:0";
 /// What fuse-overlayfs 1.x writes where `trusted.overlay.opaque` is refused; its value is `y`.
 pub const LEGACY_OPAQUE: &CStr = c"user.fuseoverlayfs.opaque";
 
-/// The attributes in which fuse-overlayfs and containers/storage keep owner, mode and type of each object of such a
-/// layer, the root included. None of them is read here.
-pub const OVERRIDE_STAT: [&CStr; 3] =
-    [c"user.containers.override_stat", c"user.fuseoverlayfs.override_stat", c"security.fuseoverlayfs.override_stat"];
-
 /// What [`Mark::Opaque`] says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Opacity {

@@ -86,11 +86,14 @@ fn list_one(
         Some(Kind::File) => xattr_whiteouts,
         _ => false,
     };
+    // Where owners stand in attributes a file may stand for another object, which only a look at it tells.
+    let told = |kind| if kind == Kind::File && dir.layer.owners.is_some() { None } else { Some(kind) };
     if !doubtful && !dir.layer.hidden.may_be(dir.ino(), entry.kind, entry.ino) {
-        return Ok(sink.take(&ListedName { name: bytes, whiteout: false, kind: entry.kind, ino: entry.ino }));
+        let kind = entry.kind.and_then(told);
+        return Ok(sink.take(&ListedName { name: bytes, whiteout: false, kind, ino: entry.ino }));
     }
     let name = Name::new(bytes)?;
-    let Some(stat) = dir.stat(&name)? else { return Ok(true) };
+    let Some(stat) = dir.stat_on_disk(&name)? else { return Ok(true) };
     let whiteout = stat.is_whiteout() || (xattr_whiteouts && is_xattr_whiteout(dir, &name, &stat)?);
-    Ok(sink.take(&ListedName { name: bytes, whiteout, kind: Some(stat.kind()), ino: entry.ino }))
+    Ok(sink.take(&ListedName { name: bytes, whiteout, kind: told(stat.kind()), ino: entry.ino }))
 }

@@ -9,6 +9,7 @@ mod index;
 mod list;
 mod marks;
 mod origin;
+mod override_stat;
 mod place;
 pub mod verity;
 
@@ -28,6 +29,7 @@ use std::sync::atomic::Ordering::SeqCst;
 
 use crate::base::sync::{AtomicU32, RwLock};
 use crate::base::{Errno, Result};
+use crate::format::OverrideKey;
 use crate::format::mark::{Namespace, WhiteoutStyle};
 use crate::sys::stat::{Kind, stat_at};
 use crate::sys::tree;
@@ -56,6 +58,10 @@ pub struct Layer {
     pub lasting_numbers: bool,
     /// Objects of this layer give no set-user-id, set-group-id or file capability.
     pub nosuid: bool,
+    /// The attribute in which owner, mode and type of each object stand; `None`: objects are what they are on disk.
+    pub owners: Option<OverrideKey>,
+    /// The view honours set-user-id bits and devices in the initial user namespace.
+    pub suid_view: bool,
     /// Names that begin with `.wh.` are whiteouts. In a layer that an overlay wrote they are a user's files.
     pub wh_names: bool,
     /// The form of whiteouts in the upper layer; `None`: this is a lower layer.

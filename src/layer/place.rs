@@ -155,6 +155,22 @@ impl DirPlace {
             Err(Errno::EXDEV) => return Ok(None),
             fd => fd?,
         };
+        self.stat_by(name, |stat| self.layer.overridden(fd.as_fd(), name.as_c_str(), stat), &fd)
+    }
+
+    /// [`DirPlace::stat`] without what a mark says of the owner and the type: what there is on disk.
+    ///
+    /// # Errors
+    /// As [`DirPlace::stat`].
+    pub fn stat_on_disk(&self, name: &Name) -> Result<Option<Stat>> {
+        let fd = match self.fd() {
+            Err(Errno::EXDEV) => return Ok(None),
+            fd => fd?,
+        };
+        self.stat_by(name, Ok, &fd)
+    }
+
+    fn stat_by(&self, name: &Name, shown: impl Fn(Stat) -> Result<Stat>, fd: &OwnedFd) -> Result<Option<Stat>> {
         let found = self.layer.steady(|| {
             if self.layer.isolated {
                 stat::stat_at(fd.as_fd(), name.as_c_str())
@@ -164,7 +180,12 @@ impl DirPlace {
         });
         match found {
             Ok(stat) if self.layer.hidden.is(&stat) => Ok(None),
-            Ok(mut stat) => {
+            Ok(stat) => {
+                let mut stat = match shown(stat) {
+                    // The name has gone since.
+                    Err(Errno::ENOENT) => return Ok(None),
+                    stat => stat?,
+                };
                 if self.layer.nosuid && stat.is_file() {
                     stat.mode &= !(libc::S_ISUID | libc::S_ISGID);
                 }
@@ -194,7 +215,8 @@ impl DirPlace {
             },
             fd => {
                 let fd = fd?;
-                let mut stat = self.layer.steady(|| stat::stat_fd(fd.as_fd()))?;
+                let stat = self.layer.steady(|| stat::stat_fd(fd.as_fd()))?;
+                let mut stat = self.layer.overridden(fd.as_fd(), c".", stat)?;
                 self.layer.hidden.uncount(&mut stat);
                 Ok(stat)
             }

@@ -300,7 +300,7 @@ impl Union {
             if inode.kind != Kind::Symlink {
                 return Err(Errno::EINVAL);
             }
-            self.at_object(&inode, tree::readlink_at)
+            self.at_leaf(&inode, |object| object.place.readlink())
         })
     }
 

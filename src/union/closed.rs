@@ -25,7 +25,8 @@ impl Union {
             Body::Dir(dir) => {
                 let lowers = dir.view().lowers;
                 let mut missing = 0;
-                for part in lowers.iter() {
+                // Where modes stand in attributes, what could be looked at can be read.
+                for part in lowers.iter().filter(|part| part.place.layer.owners.is_none()) {
                     missing |= !part.place.stat_self()?.mode & 0o500;
                 }
                 self.check_gain(inode, mode, missing)
@@ -33,7 +34,7 @@ impl Union {
             Body::Leaf(leaf) => {
                 let file = leaf.state.lock().meta().map(|meta| meta.data.clone());
                 let Some(Data::At(file)) = file else { return Ok(()) };
-                self.check_gain(inode, mode, !file.stat.mode & 0o400)
+                self.check_gain(inode, mode, missing_of(&file))
             }
         }
     }
@@ -51,7 +52,12 @@ impl Union {
 /// `now`: the object's mode; `mode`: the one that it gets next, if any.
 pub(super) fn check_file(file: &LowerFile, now: u32, mode: Option<u32>) -> Result<()> {
     let Some(mode) = mode.filter(|_| !overrides_modes()) else { return Ok(()) };
-    check(now, mode, !file.stat.mode & 0o400)
+    check(now, mode, missing_of(file))
+}
+
+/// What the daemon may not do with a file of a layer, as a bit of its mode.
+fn missing_of(file: &LowerFile) -> u32 {
+    if file.place.dir.layer.owners.is_some() { 0 } else { !file.stat.mode & 0o400 }
 }
 
 fn check(now: u32, mode: u32, missing: u32) -> Result<()> {

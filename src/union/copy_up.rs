@@ -323,7 +323,7 @@ pub(super) fn keeping_times<T>(into: &DirPlace, add: impl FnOnce(BorrowedFd<'_>)
 fn stage_dir<'a>(upper: &'a Upper, inode: &Inode, view: &DirView) -> Result<(Temp<'a>, Stat)> {
     let from = &view.lowers.first().ok_or(Errno::ESTALE)?.place;
     let fd = from.fd()?;
-    let metadata = Metadata::of(fd.as_fd(), c".", from.stat_self()?, &from.layer)?;
+    let metadata = Metadata::of(fd.as_fd(), c".", from.stat_self()?, (&from.layer, &upper.root.layer))?;
     let temp = Temp::new(upper, Kind::Dir)?;
     tree::mkdir_at(upper.work(), temp.name(), 0o700)?;
     let staged = open_beneath(upper.work(), temp.name(), OFlags::RDONLY | OFlags::DIRECTORY)?;
@@ -401,7 +401,7 @@ impl Union {
         }
         let from = place.dir.fd()?;
         let name = place.name.as_c_str();
-        let metadata = Metadata::of(from.as_fd(), name, stat, &place.dir.layer)?;
+        let metadata = Metadata::of(from.as_fd(), name, stat, (&place.dir.layer, &upper.root.layer))?;
         let cut = how.len.is_some_and(|len| inode.kind == Kind::File && len <= stat.size);
         let metadata = match (cut, how.ends_ids) {
             (true, Some(caller)) => metadata.truncated(Some(&|group| caller.is_in(group))),
@@ -430,7 +430,7 @@ impl Union {
             Kind::Dir => return Err(Errno::EISDIR),
             kind => {
                 if kind == Kind::Symlink {
-                    let target = tree::readlink_at(from.as_fd(), name)?;
+                    let target = place.readlink()?;
                     let target = std::ffi::CString::new(target).map_err(|_| Errno::EIO)?;
                     tree::symlink_at(&target, upper.work(), temp.name())?;
                 } else {

@@ -11,14 +11,14 @@ use super::past::Past;
 use super::refusal::{Setup, SetupError};
 use crate::base::config::{Config, UpperDirs};
 use crate::base::{Errno, Result};
-use crate::format::Origin;
 use crate::format::mark::{Namespace, WhiteoutStyle};
+use crate::format::{Origin, OverrideKey, OverrideStat};
 use crate::layer::{DirPlace, FdCache, Folding, Handles, Hidden, HiddenDir, Layer, is_folding_root};
 use crate::merge::{self, DirPart};
 use crate::sys::path::{OFlags, open_beneath, open_root};
 use crate::sys::stat::{mount_flags_nosuid, stat_fd, statfs_fd};
 use crate::sys::uuid::FsUuid;
-use crate::sys::{dirent, handle, mount};
+use crate::sys::{dirent, handle, mount, xattr};
 
 /// What is known of the file system that a layer is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -39,6 +39,8 @@ pub(super) struct Root {
     pub isolated: bool,
     /// The magic number of its file system.
     magic: u64,
+    /// The attribute in which owners and modes of the layer's objects stand.
+    pub owners: Option<OverrideKey>,
     /// The root is case-insensitive: it finds names in spellings that it does not list.
     pub folds: bool,
 }
@@ -106,6 +108,8 @@ impl Root {
             real_uuid: self.identity.real,
             hidden: self.hidden(common, style),
             nosuid: common.suid_view && self.nosuid,
+            owners: self.owners,
+            suid_view: common.suid_view,
             wh_names,
             upper_style: style,
             isolated: self.isolated,
@@ -170,7 +174,7 @@ pub(super) fn open_layer(option: &str, path: &Path) -> Setup<Root> {
     let exact = EXACT_NAMES.contains(&magic) && magic != XFS;
     let folds = is_folding_root(open.as_fd(), magic, exact).map_err(readable)?;
     let nosuid = mount_flags_nosuid(fd.as_fd()).unwrap_or(false);
-    let handles = handles(fd.as_fd());
+    let (handles, owners) = (handles(fd.as_fd()), owners(fd.as_fd()).map_err(|why| marked_wrongly(what(), why))?);
     Ok(Root {
         path: path.to_owned(),
         fd,
@@ -179,8 +183,32 @@ pub(super) fn open_layer(option: &str, path: &Path) -> Setup<Root> {
         identity: Identity::default(),
         isolated: false,
         magic,
+        owners,
         folds,
     })
+}
+
+/// The attribute in which owners and modes of a layer's objects stand: a mark on its root speaks for the whole layer, as
+/// with fuse-overlayfs and containers/storage. If the root has several the first of [`OverrideKey::ALL`] counts.
+fn owners(root: BorrowedFd<'_>) -> std::result::Result<Option<OverrideKey>, String> {
+    for owners in OverrideKey::ALL {
+        let value = xattr::get_at(root, c".", owners.key()).map_err(|errno| errno.to_string())?;
+        let Some(value) = value else { continue };
+        let stat = stat_fd(root).map_err(|errno| errno.to_string())?;
+        let read = OverrideStat::parse(&value, (stat.mode, stat.rdev));
+        return read
+            .map(|_| Some(owners))
+            .map_err(|malformed| format!("{}: {}", owners.key().to_string_lossy(), malformed.why));
+    }
+    Ok(None)
+}
+
+fn marked_wrongly(what: String, why: String) -> SetupError {
+    SetupError::new(
+        what,
+        why,
+        "its owners stand in that attribute: set it to UID:GID:MODE, as in 0:0:0755, or remove it",
+    )
 }
 
 pub(super) fn open_upper(dirs: &UpperDirs, ground: &Ground) -> Setup<UpperRoots> {

@@ -8,8 +8,9 @@ use super::protect::Change;
 use super::resent::or_gone_before;
 use super::{Caller, InodeId, Union};
 use crate::base::{Errno, Result};
-use crate::format::{Namespace, escape};
+use crate::format::Naming;
 use crate::inode::{Body, Inode, lock_up};
+use crate::layer::DirPlace;
 use crate::sys::stat::stat_at;
 use crate::sys::{tree, xattr};
 use crate::upper::CAPABILITY;
@@ -26,8 +27,12 @@ impl Union {
     pub fn getxattr(&self, id: InodeId, name: &[u8]) -> Result<Vec<u8>> {
         self.again(|| {
             let inode = self.inode(id)?;
-            let key = self.stored(name)?;
-            if self.hides_capability(&inode, &key) {
+            let key = match self.stored(name, self.naming(&inode)?) {
+                // Where owners stand in attributes there are none, which is no error to who asks before each access.
+                Err(Errno::EOPNOTSUPP) if is_acl(name) && !self.noacl => return Err(Errno::ENODATA),
+                key => key?,
+            };
+            if self.hides_capability(&inode, name)? {
                 return Err(Errno::ENODATA);
             }
             if xattr::is_listed(&key) && self.is_bare(&inode) {
@@ -55,15 +60,14 @@ impl Union {
                 Err(Errno::EXDEV) => Vec::new(),
                 stored => stored?,
             };
+            let naming = self.naming(&inode)?;
             let mut trusted = None;
             let mut list = Vec::new();
-            for name in stored.iter().filter_map(|name| escape::from_disk(name, self.namespace())) {
+            for name in stored.iter().filter_map(|name| naming.from_disk(name)) {
                 if name.starts_with(b"trusted.") && !*trusted.get_or_insert_with(|| caller.sees_trusted()) {
                     continue;
                 }
-                if (self.noacl && is_acl(&name))
-                    || (name == CAPABILITY.to_bytes() && self.hides_capability(&inode, CAPABILITY))
-                {
+                if (self.noacl && is_acl(&name)) || self.hides_capability(&inode, &name)? {
                     continue;
                 }
                 list.extend_from_slice(&name);
@@ -90,14 +94,14 @@ impl Union {
     }
 
     fn store_xattr(&self, caller: &Caller, id: InodeId, name: &[u8], value: &[u8], flags: u32) -> Result<()> {
-        self.upper()?;
+        let upper = self.upper()?;
         let inode = self.inode(id)?;
-        let key = self.stored(name)?;
+        let key = self.stored(name, upper.root.layer.naming())?;
         let lower = self.check_flags(&inode, Change::Other)?;
         let mode = if key.as_c_str() == ACL_ACCESS { mode_of_acl(value) } else { None };
         self.check_closed(&inode, mode)?;
         // A capability is meant for the data of now, not for data that a layer on a `nosuid` mount has later.
-        let how = if self.hides_capability(&inode, &key) { CopyUp::data(caller) } else { CopyUp::metadata(caller) };
+        let how = if self.hides_capability(&inode, name)? { CopyUp::data(caller) } else { CopyUp::metadata(caller) };
         self.copy_up(&inode, &CopyUp { flags: lower, mode, ..how })?;
         // A background copy of the data puts attributes back as it found them, and must not run meanwhile.
         let _up = matches!(inode.body, Body::Leaf(_)).then(|| lock_up(&inode, &killed(caller.pid))).transpose()?;
@@ -114,11 +118,12 @@ impl Union {
     /// `ENODATA`, `EOPNOTSUPP`, `EROFS`; what copy-up says.
     pub fn removexattr(&self, caller: &Caller, id: InodeId, name: &[u8]) -> Result<()> {
         let done = self.again(|| {
-            self.upper()?;
+            let upper = self.upper()?;
             let inode = self.inode(id)?;
-            let key = self.stored(name)?;
+            let key = self.stored(name, self.naming(&inode)?)?;
             // An attribute that does not exist is no reason to copy the object up.
             self.at_object(&inode, |dir, at| xattr::get_at_raw(dir, at, &key))?;
+            let key = self.stored(name, upper.root.layer.naming())?;
             let flags = self.check_flags(&inode, Change::Other)?;
             self.copy_up(&inode, &CopyUp { flags, ..CopyUp::metadata(caller) })?;
             let _up = matches!(inode.body, Body::Leaf(_)).then(|| lock_up(&inode, &killed(caller.pid))).transpose()?;
@@ -126,7 +131,7 @@ impl Union {
             self.xattr_changed(&inode, &key);
             match &inode.body {
                 // The same thread sends a write or a change of owner next, which ends more.
-                Body::Leaf(leaf) if key.as_c_str() == CAPABILITY => leaf.set_capability_ender(caller.pid),
+                Body::Leaf(leaf) if name == CAPABILITY.to_bytes() => leaf.set_capability_ender(caller.pid),
                 _ => {}
             }
             if key.as_c_str() == ACL_ACCESS { self.drop_foreign_sgid(caller, &inode) } else { Ok(()) }
@@ -137,11 +142,21 @@ impl Union {
         or_gone_before(caller, Errno::ENODATA, done)
     }
 
-    fn stored(&self, name: &[u8]) -> Result<CString> {
+    /// The name under which a layer stores the attribute `name`.
+    fn stored(&self, name: &[u8], naming: Naming) -> Result<CString> {
         if self.noacl && is_acl(name) {
             return Err(Errno::EOPNOTSUPP);
         }
-        escape::to_disk(name, self.namespace())
+        naming.to_disk(name)
+    }
+
+    /// How attributes of an inode's current object are named.
+    fn naming(&self, inode: &Inode) -> Result<Naming> {
+        let layer = |place: &DirPlace| place.layer.naming();
+        match &inode.body {
+            Body::Dir(dir) => dir.state.read().view.top().map(|part| layer(&part.place)).ok_or(Errno::ESTALE),
+            Body::Leaf(leaf) => Ok(layer(&leaf.state.lock().current()?.place.dir)),
+        }
     }
 
     /// Whether an object is known to have no extended attribute. Its lookup has listed them for the marks, and programs
@@ -151,14 +166,18 @@ impl Union {
         inode.is_bare_below() && self.layers_stay() && lower_is_seen()
     }
 
-    /// The namespace in which all layers' marks are.
-    fn namespace(&self) -> Namespace {
-        self.top.layer.namespace
-    }
-
-    /// Whether an attribute is a file capability that is not shown, as the data is in a layer on a `nosuid` mount.
-    fn hides_capability(&self, inode: &Inode, key: &CStr) -> bool {
-        key == CAPABILITY && inode.leaf().is_ok_and(|leaf| self.is_nosuid(&leaf.state.lock()))
+    /// Whether an attribute is a file capability that is not shown: the data is in a layer on a `nosuid` mount, or
+    /// somebody else may have written the attribute.
+    fn hides_capability(&self, inode: &Inode, name: &[u8]) -> Result<bool> {
+        let Ok(leaf) = inode.leaf() else { return Ok(false) };
+        if name != CAPABILITY.to_bytes() {
+            return Ok(false);
+        }
+        let (nosuid, layer) = {
+            let state = leaf.state.lock();
+            (self.is_nosuid(&state), state.current()?.place.dir.layer.clone())
+        };
+        Ok(nosuid || self.at_object(inode, |dir, at| layer.hides_capability(dir, at))?)
     }
 
     fn xattr_changed(&self, inode: &Inode, key: &CStr) {

@@ -5,7 +5,6 @@ use std::ffi::{CStr, CString};
 use std::os::fd::BorrowedFd;
 
 use crate::base::{Errno, Result};
-use crate::format::escape;
 use crate::layer::Layer;
 use crate::sys::stat::{self, SetTime, Stat};
 use crate::sys::{tree, xattr};
@@ -98,21 +97,23 @@ impl Staged<'_> {
 }
 
 impl Metadata {
-    /// Reads the metadata of `name` in `dir`. `stat`: its attributes, as the layer's mount shows them.
+    /// Reads the metadata of `name` in `dir`, an object of the layer `from`, for a copy in the layer `to`. `stat`: its
+    /// attributes, as they are shown.
     ///
     /// # Errors
     /// What reading the extended attributes says.
-    pub fn of(dir: BorrowedFd<'_>, name: &CStr, stat: Stat, layer: &Layer) -> Result<Self> {
-        let (own, nosuid) = (layer.namespace, layer.nosuid);
+    pub fn of(dir: BorrowedFd<'_>, name: &CStr, stat: Stat, (from, to): (&Layer, &Layer)) -> Result<Self> {
         let mut xattrs = Vec::new();
         for key in xattr::list_at(dir, name)? {
             let Ok(key) = CString::new(key) else { continue };
-            // Marks are not copied. An attribute that a user set is copied under the name that it has in the layer.
-            if escape::from_disk(key.to_bytes(), own).is_none() || (nosuid && key.as_c_str() == CAPABILITY) {
+            // Marks are not copied. An attribute that a user set is copied under the name that it has in either layer.
+            let Some(said) = from.naming().from_disk(key.to_bytes()) else { continue };
+            if said == CAPABILITY.to_bytes() && from.hides_capability(dir, name)? {
                 continue;
             }
+            let stored = if from.owners == to.owners { key.clone() } else { to.naming().to_disk(&said)? };
             if let Some(value) = xattr::get_at(dir, name, &key)? {
-                xattrs.push((key, value));
+                xattrs.push((stored, value));
             }
         }
         Ok(Self { stat, is_now: false, xattrs })

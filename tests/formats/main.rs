@@ -11,6 +11,7 @@ mod index;
 mod marks;
 mod metacopy;
 mod namespaces;
+mod owners;
 mod probe;
 mod redirect;
 mod row;
@@ -134,6 +135,7 @@ fn hostile_and_broken_layers_get_the_documented_answer() {
         let rows =
             [redirect::rows(), metacopy::rows(), index::rows(), marks::rows(), namespaces::rows(), verity::rows()]
                 .into_iter()
+                .chain([owners::rows()])
                 .flatten();
         for row in rows.filter(|row| row.name.contains(&chosen)) {
             let theirs = match &row.kernel {

@@ -23,6 +23,21 @@ fn one(tree: &Tree, stack: &Stack, question: &str) -> String {
             FileType::RegularFile => format!("file {}", st.st_size),
             kind => format!("{kind:?}").to_lowercase(),
         }),
+        // Type, mode, owner, and size or device number; a directory's size is not told.
+        "attrs" => tree.stat(path).map(|st| {
+            let kind = FileType::from_raw_mode(st.st_mode);
+            let last = match kind {
+                FileType::CharacterDevice | FileType::BlockDevice => {
+                    format!("{}:{}", rustix::fs::major(st.st_rdev), rustix::fs::minor(st.st_rdev))
+                }
+                FileType::Directory => "0".into(),
+                _ => st.st_size.to_string(),
+            };
+            let kind = format!("{kind:?}").to_lowercase();
+            format!("{kind} {:o} {}:{} {last}", st.st_mode & 0o7777, st.st_uid, st.st_gid)
+        }),
+        "mode" => tree.stat(path).map(|st| format!("{:o}", st.st_mode & 0o7777)),
+        "link" => tree.readlink(path).map(text),
         "links" => tree.stat(path).map(|st| st.st_nlink.to_string()),
         // A fifo must not be waited for.
         "open" => done(tree.open(path, OFlags::RDONLY | OFlags::NONBLOCK).map(drop)),

@@ -1,0 +1,117 @@
+//! Objects whose owner, mode and type stand in an attribute: what is shown of them is what that says.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use super::{Layer, Place};
+use crate::base::{Errno, Result};
+use crate::format::{Naming, OverrideKey, OverrideStat, OverrideType};
+use crate::sys::data::pread_full;
+use crate::sys::path::OFlags;
+use crate::sys::stat::{Stat, stat_at};
+use crate::sys::{tree, xattr};
+
+/// The longest target of a symlink (`PATH_MAX` with its NUL).
+const MOST_TARGET: usize = 4095;
+
+/// How often an object is read again while others change it.
+const RACES: usize = 8;
+
+impl Layer {
+    /// How attributes of the layer's objects are named.
+    pub fn naming(&self) -> Naming {
+        Naming { own: self.namespace, owners: self.owners }
+    }
+
+    /// Whether an object that is on disk as `stat` says may have got its mark from somebody who could not make it what
+    /// the mark says: of `user.*` whoever may write the object can. It matters where a view honours set-user-id and
+    /// devices.
+    pub fn doubts(&self, stat: &Stat) -> bool {
+        let privileged = self.owners.is_none_or(OverrideKey::is_privileged);
+        let ours = stat.uid == rustix::process::geteuid().as_raw() && stat.mode & 0o022 == 0;
+        self.suid_view && !privileged && !ours
+    }
+
+    /// Whether the file capability of `name` in `dir` is not shown.
+    ///
+    /// # Errors
+    /// What `fstatat(2)` says.
+    pub fn hides_capability(&self, dir: BorrowedFd<'_>, name: &CStr) -> Result<bool> {
+        // Only there it stands in an attribute of users.
+        let by_user = self.suid_view && self.owners == Some(OverrideKey::Containers);
+        Ok(self.nosuid || (by_user && self.doubts(&stat_at(dir, name)?)))
+    }
+
+    /// `stat` of `name` in `dir` as its mark says. An object without a mark is shown as it is.
+    pub(super) fn overridden(&self, dir: BorrowedFd<'_>, name: &CStr, stat: Stat) -> Result<Stat> {
+        let Some(owners) = self.owners else { return Ok(stat) };
+        let at = || format!("{name:?} in {}", self.path.display());
+        let mut now = stat;
+        for _ in 0..RACES {
+            // Of anything but files and directories there are no user attributes.
+            if now.is_whiteout() || !(now.is_file() || now.is_dir() || owners.is_privileged()) {
+                return Ok(now);
+            }
+            let value = xattr::get_at(dir, name, owners.key())?;
+            // In the upper layer another object may have got the name since it was looked at.
+            let again = if self.upper_style.is_some() { stat_at(dir, name)? } else { now };
+            if (again.dev, again.ino, again.ctime) == (now.dev, now.ino, now.ctime) {
+                let Some(value) = value else { return Ok(now) };
+                return self.shown(&now, &value).map_err(|why| {
+                    log::warn!("{}: {why}", at());
+                    Errno::EIO
+                });
+            }
+            now = again;
+        }
+        Err(Errno::ESTALE)
+    }
+
+    /// What the mark with this value makes of an object.
+    fn shown(&self, stat: &Stat, value: &[u8]) -> std::result::Result<Stat, String> {
+        let said = OverrideStat::parse(value, (stat.mode, stat.rdev)).map_err(|malformed| malformed.to_string())?;
+        let mut shown = Stat { uid: said.uid, gid: said.gid, mode: said.kind.to_mode() | said.mode, ..*stat };
+        match said.kind {
+            OverrideType::File | OverrideType::Dir | OverrideType::Symlink => {}
+            kind => (shown.rdev, shown.size) = (kind.rdev(), 0),
+        }
+        if self.doubts(stat) {
+            if matches!(said.kind, OverrideType::Block { .. } | OverrideType::Char { .. }) {
+                return Err("a device, marked so by an attribute that others may write".into());
+            }
+            if shown.is_file() {
+                shown.mode &= !(libc::S_ISUID | libc::S_ISGID);
+            }
+        }
+        Ok(shown)
+    }
+}
+
+impl Place {
+    /// The target of a symlink, which may be the content of a file that stands for it.
+    ///
+    /// # Errors
+    /// `EIO` for a content that is no target; what `readlinkat(2)` says.
+    pub fn readlink(&self) -> Result<Vec<u8>> {
+        let dir = self.dir.fd()?;
+        if self.dir.layer.owners.is_some() {
+            let stat = stat_at(dir.as_fd(), self.name.as_c_str())?;
+            if stat.is_file() {
+                return self.read_target(stat.ino);
+            }
+        }
+        tree::readlink_at(dir.as_fd(), self.name.as_c_str())
+    }
+
+    fn read_target(&self, ino: u64) -> Result<Vec<u8>> {
+        let file = self.open_file(ino, OFlags::RDONLY)?;
+        let mut target = vec![0; MOST_TARGET + 1];
+        let len = pread_full(file.as_fd(), &mut target, 0)?;
+        target.truncate(len);
+        if target.is_empty() || len > MOST_TARGET || target.contains(&0) {
+            log::warn!("{:?} in {:?} stands for a symlink, and its content is no target", self.name, self.dir);
+            return Err(Errno::EIO);
+        }
+        Ok(target)
+    }
+}
