@@ -50,6 +50,11 @@ _plyfs_options=(
     static_nlink
     debug
     ino32_t=
+    uidmapping=
+    gidmapping=
+    squash_to_root
+    squash_to_uid=
+    squash_to_gid=
     context=
     fscontext=
     defcontext=

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use super::id_map::{IdMap, Shown};
+
 /// All that [`crate::Union::open`] needs to know.
 #[derive(Debug, Clone, Default)]
 pub struct Config {
@@ -37,6 +39,10 @@ pub struct Config {
     pub verity: Verity,
     /// Which UUIDs are written into the upper layer and the origins in it.
     pub uuid: Uuid,
+    /// How users are shown.
+    pub uids: Shown,
+    /// How groups are shown.
+    pub gids: Shown,
     /// POSIX ACLs are not interpreted.
     pub noacl: bool,
     /// Every directory shows a link count of 1.

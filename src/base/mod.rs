@@ -4,6 +4,8 @@ pub mod config;
 pub mod described;
 mod errno;
 mod few;
+mod id_map;
+mod ids;
 mod name;
 pub mod panics;
 #[cfg(plyfs_shuttle)]
@@ -12,4 +14,5 @@ pub mod sync;
 
 pub use errno::{Errno, Result};
 pub use few::Few;
+pub use ids::{DiskGid, DiskUid, ViewGid, ViewUid};
 pub use name::Name;

@@ -8,7 +8,7 @@ use super::grammar::Word;
 use super::options::{self, Fate, Key, Source};
 use super::report::printable;
 use super::resolve::Resolved;
-use crate::base::config::{Config, Fsync, Timeouts, Uuid, Verity, Xino};
+use crate::base::config::{Config, Fsync, Shown, Timeouts, Uuid, Verity, Xino};
 use crate::base::described::Described;
 use crate::fuse::serve::settings::MountSettings;
 use crate::union::Union;
@@ -139,6 +139,7 @@ fn options_of(resolved: &Resolved, mount: &MountSettings, union: &Union) -> Vec<
         all.push(("copyup_block", (1_u64 << shift).to_string()));
         all.push(("copyup_rate", config.copyup_rate.to_string()));
     }
+    all.extend(owners_of(config));
     let set = [
         ("ino32_t=1", config.ino32),
         ("userxattr", config.userxattr),
@@ -155,6 +156,17 @@ fn options_of(resolved: &Resolved, mount: &MountSettings, union: &Union) -> Vec<
     ];
     all.extend(set.into_iter().filter(|(_, on)| *on).map(|(name, _)| (name, String::new())));
     all
+}
+
+/// The options that say whose the objects are.
+fn owners_of(config: &Config) -> impl Iterator<Item = (&'static str, String)> {
+    let word = |shown: &Shown, map, all| match shown {
+        Shown::Same => None,
+        Shown::Mapped(ids) => Some((map, ids.to_string())),
+        Shown::All(id) => Some((all, id.to_string())),
+    };
+    let users = word(&config.uids, "uidmapping", "squash_to_uid");
+    users.into_iter().chain(word(&config.gids, "gidmapping", "squash_to_gid"))
 }
 
 /// The options that are one of several words.

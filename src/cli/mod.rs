@@ -9,6 +9,7 @@ pub mod help;
 mod line;
 pub mod log;
 pub mod options;
+mod owners;
 pub mod report;
 pub mod resolve;
 mod show;

@@ -10,6 +10,7 @@ use super::describe;
 use super::grammar::{self, Word};
 use super::log;
 use super::options::{self, Key};
+use super::owners::OwnerWishes;
 use super::report::Failure;
 use crate::base::config::{Config, Fsync, RedirectDir, Timeouts, UpperDirs, Uuid, Verity, Xino};
 use crate::fuse::serve::settings::{Flags, MountSettings};
@@ -63,6 +64,7 @@ struct Wishes {
     userxattr: bool,
     noacl: bool,
     static_nlink: bool,
+    owners: OwnerWishes,
     timeout: Option<Duration>,
     attr: Option<Duration>,
     entry: Option<Duration>,
@@ -161,6 +163,7 @@ impl Wishes {
                 self.security.push(OsString::from_vec([word.key.as_bytes(), b"=", value].concat()));
             }
             Key::DefaultPermissions => {}
+            _ if self.owners.take(key, word)? => {}
             _ => self.take_flag(key),
         }
         Ok(())
@@ -210,6 +213,7 @@ impl Wishes {
         let fsync = self.settle_fsync()?;
         self.check_numbers()?;
         let data = self.data.settle(self.copyup_block.is_some(), abilities)?;
+        let [uids, gids] = self.owners.settle()?;
         let mut flags = self.flags;
         flags.ro |= upper.is_none();
         flags.nosuid |= !abilities.mounts_directly;
@@ -235,6 +239,8 @@ impl Wishes {
             copyup_rate: self.copyup_rate,
             verity: self.verity,
             uuid: self.uuid,
+            uids,
+            gids,
             noacl: self.noacl,
             static_nlink: self.static_nlink,
             suid_view: abilities.mounts_directly && abilities.ids_are_initial && !flags.nosuid,

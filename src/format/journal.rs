@@ -4,7 +4,7 @@
 //! A record is its length (4 bytes, little-endian, of what follows), a tag and its fields. The last one may be torn: the
 //! writer was killed. Both sides are the same program; the format is private to it.
 
-use crate::base::Name;
+use crate::base::{DiskGid, DiskUid, Name};
 
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,7 +47,7 @@ pub enum Detached {
     /// In a lower layer.
     Lower(InLower),
     /// It was an empty directory with these attributes.
-    Dir { mode: u32, uid: u32, gid: u32, ino: u64 },
+    Dir { mode: u32, uid: DiskUid, gid: DiskGid, ino: u64 },
 }
 
 /// A place in a lower layer: the layer's position in the stack, and the path below its root.
@@ -95,7 +95,7 @@ impl Record {
             }
             Self::Detached { id, at: Detached::Lower(place) } => put_place(tagged(to, IN_LOWER, &[*id]), place),
             Self::Detached { id, at: Detached::Dir { mode, uid, gid, ino } } => {
-                numbers(to, NO_DIR, &[*id, u64::from(*mode), u64::from(*uid), u64::from(*gid), *ino]);
+                numbers(to, NO_DIR, &[*id, u64::from(*mode), u64::from(uid.0), u64::from(gid.0), *ino]);
             }
             Self::Moving { request, was, from, to: target } => {
                 let to = tagged(to, MOVING, &[*request, *was, from.0, target.0]);
@@ -148,7 +148,7 @@ impl Record {
             IN_LOWER => Self::Detached { id, at: Detached::Lower(take_place(fields)?) },
             NO_DIR => {
                 let mut small = || u32::try_from(number(fields)?).ok();
-                let (mode, uid, gid) = (small()?, small()?, small()?);
+                let (mode, uid, gid) = (small()?, DiskUid(small()?), DiskGid(small()?));
                 Self::Detached { id, at: Detached::Dir { mode, uid, gid, ino: number(fields)? } }
             }
             MOVING => {
@@ -232,7 +232,10 @@ mod tests {
             Record::Detached { id, at: Detached::Upper { ino: 9, data: None } },
             Record::Detached { id, at: Detached::Upper { ino: 9, data: Some(place.clone()) } },
             Record::Detached { id, at: Detached::Lower(place) },
-            Record::Detached { id, at: Detached::Dir { mode: 0o40755, uid: 1, gid: u32::MAX, ino: 77 } },
+            Record::Detached {
+                id,
+                at: Detached::Dir { mode: 0o40755, uid: DiskUid(1), gid: DiskGid(u32::MAX), ino: 77 },
+            },
             Record::Key { id, dev: 1, ino: 2 },
             Record::Moving { request: 4, was: id, from: (1, name("a")), to: (2, name("b")) },
         ]

@@ -3,7 +3,9 @@
 //! The values are those of the kernel's OverlayFS, of OCI layers and of fuse-overlayfs, so that either can go on with
 //! what the other wrote.
 
+pub mod acl;
 pub mod blocks;
+pub mod capability;
 pub mod escape;
 pub mod index_name;
 pub mod journal;

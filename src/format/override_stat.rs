@@ -9,6 +9,7 @@
 use std::ffi::CStr;
 
 use super::Malformed;
+use crate::base::{DiskGid, DiskUid};
 
 /// Where a layer keeps the marks of its objects. Each layer has one of these keys on its root, which says so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -149,9 +150,9 @@ impl OverrideType {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct OverrideStat {
     /// Owner.
-    pub uid: u32,
+    pub uid: DiskUid,
     /// Group.
-    pub gid: u32,
+    pub gid: DiskGid,
     /// Permission bits (`0o7777`).
     pub mode: u32,
     /// Its type.
@@ -183,7 +184,7 @@ impl OverrideStat {
         if said & !0o7777 != 0 && said & !0o7777 != kind.to_mode() {
             return Err(malformed("bits that are no mode, or of another type"));
         }
-        Ok(Self { uid, gid, mode: said & 0o7777, kind })
+        Ok(Self { uid: DiskUid(uid), gid: DiskGid(gid), mode: said & 0o7777, kind })
     }
 
     /// The value to write.
@@ -217,7 +218,7 @@ mod tests {
     const DIR: (u32, u64) = (libc::S_IFDIR | 0o755, 0);
 
     fn stat(uid: u32, gid: u32, mode: u32, kind: OverrideType) -> OverrideStat {
-        OverrideStat { uid, gid, mode, kind }
+        OverrideStat { uid: DiskUid(uid), gid: DiskGid(gid), mode, kind }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use super::{Layer, Place};
 use crate::base::{Errno, Result};
 use crate::format::{Naming, OverrideKey, OverrideStat, OverrideType};
+use crate::sys::caller::own_ids;
 use crate::sys::data::pread_full;
 use crate::sys::path::OFlags;
 use crate::sys::stat::{Stat, stat_at};
@@ -28,7 +29,7 @@ impl Layer {
     /// devices.
     pub fn doubts(&self, stat: &Stat) -> bool {
         let privileged = self.owners.is_none_or(OverrideKey::is_privileged);
-        let ours = stat.uid == rustix::process::geteuid().as_raw() && stat.mode & 0o022 == 0;
+        let ours = stat.uid == own_ids().0 && stat.mode & 0o022 == 0;
         self.suid_view && !privileged && !ours
     }
 

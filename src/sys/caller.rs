@@ -9,7 +9,7 @@ use rustix::fs::{AtFlags, CWD};
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 
 use super::seam::{self, Call};
-use crate::base::{Errno, Result};
+use crate::base::{DiskGid, DiskUid, Errno, Result, ViewGid};
 
 /// What the daemon is, found out once.
 struct Daemon {
@@ -21,9 +21,19 @@ struct Daemon {
 /// User and group that new objects belong to.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Ids {
-    uid: u32,
-    gid: u32,
+    uid: DiskUid,
+    gid: DiskGid,
 }
+
+impl Ids {
+    /// Those of this thread.
+    fn now() -> Self {
+        // What is no id is not taken, and the call tells the one of now.
+        Self { uid: DiskUid(swap_fsuid(u32::MAX)), gid: DiskGid(swap_fsgid(u32::MAX)) }
+    }
+}
+
+const ROOT: DiskUid = DiskUid(0);
 
 thread_local! {
     /// Whom this thread acts as, if not as the daemon.
@@ -36,8 +46,13 @@ fn daemon() -> &'static Daemon {
         let none = CapabilitySet::empty();
         let caps = capabilities(None).unwrap_or(CapabilitySets { effective: none, permitted: none, inheritable: none });
         let may_act = caps.effective.contains(CapabilitySet::SETUID | CapabilitySet::SETGID);
-        Daemon { ids: Ids { uid: swap_fsuid(u32::MAX), gid: swap_fsgid(u32::MAX) }, caps, may_act }
+        Daemon { ids: Ids::now(), caps, may_act }
     })
+}
+
+/// User and group of this process.
+pub fn own_ids() -> (DiskUid, DiskGid) {
+    (DiskUid(rustix::process::geteuid().as_raw()), DiskGid(rustix::process::getegid().as_raw()))
 }
 
 /// Whether [`as_caller`] can take other ids: the daemon has `CAP_SETUID` and `CAP_SETGID` (in its user namespace).
@@ -70,7 +85,7 @@ pub fn effective_caps() -> u64 {
 ///
 /// # Errors
 /// `EOVERFLOW` for ids without a mapping in the daemon's user namespace; those of `f`.
-pub fn as_caller<T>(uid: u32, gid: u32, f: impl FnOnce() -> Result<T>) -> Result<T> {
+pub fn as_caller<T>(uid: DiskUid, gid: DiskGid, f: impl FnOnce() -> Result<T>) -> Result<T> {
     seam::enter(Call::AsCaller)?;
     let daemon = daemon();
     let wanted = Ids { uid, gid };
@@ -119,21 +134,18 @@ impl Drop for Back {
 fn take(ids: Ids, daemon: &Daemon) -> Result<()> {
     let from = ACTING.replace(Some(ids)).unwrap_or(daemon.ids);
     if from.gid != ids.gid {
-        swap_fsgid(ids.gid);
+        swap_fsgid(ids.gid.0);
     }
     if from.uid != ids.uid {
-        swap_fsuid(ids.uid);
+        swap_fsuid(ids.uid.0);
     }
     // Leaving or taking uid 0 drops or raises the capabilities that concern files (capabilities(7)). Back at uid 0 they
     // are as they were, unless the daemon had given some away.
-    let changed = (from.uid == 0) != (ids.uid == 0);
-    if changed && !(ids.uid == 0 && daemon.caps.effective == daemon.caps.permitted) {
+    let changed = (from.uid == ROOT) != (ids.uid == ROOT);
+    if changed && !(ids.uid == ROOT && daemon.caps.effective == daemon.caps.permitted) {
         set_capabilities(None, daemon.caps)?;
     }
-    if swap_fsuid(u32::MAX) != ids.uid || swap_fsgid(u32::MAX) != ids.gid {
-        return Err(Errno::EOVERFLOW);
-    }
-    Ok(())
+    if Ids::now() == ids { Ok(()) } else { Err(Errno::EOVERFLOW) }
 }
 
 /// Sets the id that new objects of this thread get, if it is one; returns the one before.
@@ -179,7 +191,7 @@ pub fn sigkill_pending(pid: u32) -> bool {
 
 /// Whether the process or thread `pid`, whose group is `gid`, is in `group` (`Groups:` of
 /// [proc_pid_status(5)](https://man7.org/linux/man-pages/man5/proc_pid_status.5.html)); `false` if that cannot be read.
-pub fn in_group(pid: u32, gid: u32, group: u32) -> bool {
+pub fn in_group(pid: u32, gid: ViewGid, group: ViewGid) -> bool {
     if gid == group {
         return true;
     }
@@ -189,7 +201,7 @@ pub fn in_group(pid: u32, gid: u32, group: u32) -> bool {
     let Some(status) = read_status(pid) else { return false };
     let line = status.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"Groups:"));
     let groups = line.and_then(|line| std::str::from_utf8(line).ok()).unwrap_or_default();
-    groups.split_whitespace().any(|one| one.parse() == Ok(group))
+    groups.split_whitespace().any(|one| one.parse() == Ok(group.0))
 }
 
 fn read_status(pid: u32) -> Option<Vec<u8>> {
@@ -234,7 +246,7 @@ mod tests {
     use super::*;
     use crate::sys::{OFlags, create_at, open_root, stat_at};
 
-    const OTHER: (u32, u32) = (1234, 5678);
+    const OTHER: (DiskUid, DiskGid) = (DiskUid(1234), DiskGid(5678));
 
     /// In a user namespace these ids may have no mapping.
     fn can_be_other() -> bool {
@@ -245,8 +257,9 @@ mod tests {
         can
     }
 
-    fn ids_now() -> (u32, u32) {
-        (swap_fsuid(u32::MAX), swap_fsgid(u32::MAX))
+    fn ids_now() -> (DiskUid, DiskGid) {
+        let Ids { uid, gid } = Ids::now();
+        (uid, gid)
     }
 
     #[test]
@@ -301,7 +314,7 @@ mod tests {
     fn an_id_that_is_none_cannot_be_taken() {
         let (daemon, caps) = (ids_now(), effective_caps());
         let expected = if may_act_as_others() { Err(Errno::EOVERFLOW) } else { Ok(()) };
-        for (uid, gid) in [(u32::MAX, daemon.1), (daemon.0, u32::MAX)] {
+        for (uid, gid) in [(DiskUid(u32::MAX), daemon.1), (daemon.0, DiskGid(u32::MAX))] {
             assert_eq!(as_caller(uid, gid, || Ok(())), expected);
             assert_eq!((ids_now(), effective_caps()), (daemon, caps));
         }

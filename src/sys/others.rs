@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use super::seam::{self, Call};
-use crate::base::Result;
+use crate::base::{DiskUid, Result};
 
 /// The processes that this one sees.
 ///
@@ -26,9 +26,9 @@ pub fn name(pid: u32) -> Option<String> {
 
 /// Whether a process is root's or of this user: others may have any name and arguments.
 pub fn is_trusted(pid: u32) -> bool {
-    let own = rustix::process::geteuid().as_raw();
+    let (own, _) = super::caller::own_ids();
     let stat = super::stat::stat_path(std::path::Path::new(&format!("/proc/{pid}")));
-    stat.is_ok_and(|stat| stat.uid == 0 || stat.uid == own)
+    stat.is_ok_and(|stat| stat.uid == DiskUid(0) || stat.uid == own)
 }
 
 /// What a process was started with, its own name first.

@@ -10,7 +10,7 @@ use rustix::fs::{
 use super::newer::{self, Newer};
 use super::path::{OFlags, open_again, open_confined};
 use super::seam::{self, Call};
-use crate::base::{Errno, Result};
+use crate::base::{DiskGid, DiskUid, Errno, Result};
 
 /// A time stamp.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -105,8 +105,8 @@ pub struct Stat {
     /// Type and permission bits.
     pub mode: u32,
     pub nlink: u64,
-    pub uid: u32,
-    pub gid: u32,
+    pub uid: DiskUid,
+    pub gid: DiskGid,
     /// The device that a device node stands for.
     pub rdev: u64,
     /// In bytes.
@@ -156,8 +156,8 @@ impl Stat {
             ino: raw.st_ino as u64,
             mode: raw.st_mode as u32,
             nlink: raw.st_nlink as u64,
-            uid: raw.st_uid as u32,
-            gid: raw.st_gid as u32,
+            uid: DiskUid(raw.st_uid as u32),
+            gid: DiskGid(raw.st_gid as u32),
             rdev: raw.st_rdev as u64,
             size: raw.st_size as u64,
             blocks: raw.st_blocks as u64,

@@ -15,7 +15,7 @@ use super::newer::{self, Newer};
 use super::path::{OFlags, ProcPath};
 use super::seam::{self, Call};
 use super::stat::{Kind, SetTime};
-use crate::base::{Errno, Result};
+use crate::base::{DiskGid, DiskUid, Errno, Result};
 
 /// Makes a directory ([mkdirat(2)](https://man7.org/linux/man-pages/man2/mkdir.2.html)); the process's umask applies.
 ///
@@ -187,7 +187,7 @@ fn chmod_open(fd: BorrowedFd<'_>, mode: u32) -> Result<()> {
 ///
 /// # Errors
 /// `EINVAL` for an id that cannot be expressed here, `EPERM`, and those of fchownat(2).
-pub fn chown_at(dir: BorrowedFd<'_>, name: &CStr, uid: Option<u32>, gid: Option<u32>) -> Result<()> {
+pub fn chown_at(dir: BorrowedFd<'_>, name: &CStr, uid: Option<DiskUid>, gid: Option<DiskGid>) -> Result<()> {
     seam::enter(Call::Chown)?;
     let (uid, gid) = owner(uid, gid)?;
     match rustix::fs::chownat(dir, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW).map_err(Errno::from) {
@@ -202,7 +202,7 @@ pub fn chown_at(dir: BorrowedFd<'_>, name: &CStr, uid: Option<u32>, gid: Option<
 ///
 /// # Errors
 /// As [`chown_at`].
-pub fn chown_fd(fd: BorrowedFd<'_>, uid: Option<u32>, gid: Option<u32>) -> Result<()> {
+pub fn chown_fd(fd: BorrowedFd<'_>, uid: Option<DiskUid>, gid: Option<DiskGid>) -> Result<()> {
     seam::enter(Call::Chown)?;
     let (uid, gid) = owner(uid, gid)?;
     Ok(rustix::fs::chownat(fd, c"", uid, gid, AtFlags::EMPTY_PATH)?)
@@ -243,11 +243,11 @@ fn permissions(mode: u32) -> Mode {
 }
 
 /// The number that means "leave it" is no id.
-fn owner(uid: Option<u32>, gid: Option<u32>) -> Result<(Option<Uid>, Option<Gid>)> {
-    if uid == Some(u32::MAX) || gid == Some(u32::MAX) {
+fn owner(uid: Option<DiskUid>, gid: Option<DiskGid>) -> Result<(Option<Uid>, Option<Gid>)> {
+    if uid == Some(DiskUid(u32::MAX)) || gid == Some(DiskGid(u32::MAX)) {
         return Err(Errno::EINVAL);
     }
-    Ok((uid.map(Uid::from_raw), gid.map(Gid::from_raw)))
+    Ok((uid.map(|uid| Uid::from_raw(uid.0)), gid.map(|gid| Gid::from_raw(gid.0))))
 }
 
 fn timestamps(times: [SetTime; 2]) -> Result<Timestamps> {
@@ -350,18 +350,18 @@ mod tests {
         drop(create_at(dir, c"f", OFlags::WRONLY, 0o600).unwrap());
         symlink("f", here.path().join("l")).unwrap();
         let own = stat_at(dir, c"f").unwrap();
-        assert_eq!(chown_at(dir, c"f", Some(u32::MAX), None), Err(Errno::EINVAL));
+        assert_eq!(chown_at(dir, c"f", Some(DiskUid(u32::MAX)), None), Err(Errno::EINVAL));
         chown_at(dir, c"f", None, None).unwrap();
-        match chown_at(dir, c"l", Some(7), Some(8)) {
+        match chown_at(dir, c"l", Some(DiskUid(7)), Some(DiskGid(8))) {
             // No capability, or no such ids in this user namespace.
             Err(Errno::EPERM | Errno::EINVAL) => return eprintln!("skipped: cannot give files away"),
             result => result.unwrap(),
         }
         let link = stat_at(dir, c"l").unwrap();
         let file = stat_at(dir, c"f").unwrap();
-        assert_eq!((link.uid, link.gid, file.uid, file.gid), (7, 8, own.uid, own.gid));
-        chown_fd(dir, None, Some(9)).unwrap();
-        assert_eq!((stat_fd(dir).unwrap().uid, stat_fd(dir).unwrap().gid), (own.uid, 9));
+        assert_eq!((link.uid, link.gid, file.uid, file.gid), (DiskUid(7), DiskGid(8), own.uid, own.gid));
+        chown_fd(dir, None, Some(DiskGid(9))).unwrap();
+        assert_eq!((stat_fd(dir).unwrap().uid, stat_fd(dir).unwrap().gid), (own.uid, DiskGid(9)));
     }
 
     #[test]

@@ -8,8 +8,8 @@ use super::copy_up::{CopyUp, killed};
 use super::protect::Change;
 use super::{Attr, Caller, InodeId, SetAttr, Union};
 use crate::base::sync::yield_now;
-use crate::base::{Errno, Name, Result};
-use crate::inode::{Body, DirState, Inode, LeafObject, LeafState, lock_up};
+use crate::base::{DiskGid, DiskUid, Errno, Name, Result};
+use crate::inode::{Body, DirBody, DirState, Inode, LeafObject, LeafState, lock_up};
 use crate::merge::Data;
 use crate::sys::stat::{self, Kind, SetTime, Stat, StatFs};
 use crate::sys::{data, tree};
@@ -30,14 +30,7 @@ impl Union {
     pub(super) fn attr(&self, inode: &Inode) -> Result<Attr> {
         match &inode.body {
             Body::Dir(dir) => {
-                let top = {
-                    let state = dir.state.read();
-                    if let Some(last) = &state.removed {
-                        return Ok(Attr::new(inode, last, 0));
-                    }
-                    state.view.top().ok_or(Errno::ESTALE)?.place.clone()
-                };
-                let stat = top.stat_self()?;
+                let stat = stat_of_dir(dir)?;
                 Ok(self.dir_attr(inode, &dir.state.read(), &stat))
             }
             Body::Leaf(leaf) => {
@@ -53,13 +46,17 @@ impl Union {
 
     /// A merged directory has a link count of 1, as the kernel's OverlayFS shows it: counting would read all parts.
     pub(super) fn dir_attr(&self, inode: &Inode, state: &DirState, stat: &Stat) -> Attr {
-        let counted = state.view.len() == 1 && !self.static_nlink;
-        Attr::new(inode, stat, if counted { links(stat.nlink) } else { 1 })
+        let nlink = match state.removed {
+            Some(_) => 0,
+            None if state.view.len() == 1 && !self.static_nlink => links(stat.nlink),
+            None => 1,
+        };
+        Attr::new(inode, stat, nlink, &self.owners)
     }
 
     pub(super) fn leaf_attr(&self, inode: &Inode, state: &LeafState, stat: &Stat) -> Attr {
         let own = links(stat.nlink).saturating_sub(u32::from(state.is_hidden()));
-        let mut attr = Attr::new(inode, stat, state.nlink().unwrap_or(own));
+        let mut attr = Attr::new(inode, stat, state.nlink().unwrap_or(own), &self.owners);
         if state.meta().is_some() && self.is_nosuid(state) {
             attr.mode &= !(libc::S_ISUID | libc::S_ISGID);
         }
@@ -136,6 +133,8 @@ impl Union {
     }
 
     fn set_all(&self, caller: &Caller, inode: &Arc<Inode>, set: &SetAttr) -> Result<()> {
+        // Before anything is copied up.
+        self.owners.to_set(set)?;
         let change = set.change();
         let flags = self.check_flags(inode, change)?;
         let ends_ids = (set.size.is_some() && !caller.keeps_privileges()).then_some(*caller);
@@ -162,11 +161,10 @@ impl Union {
     /// chown(2) would refuse him, and a write of his ends them by itself.
     fn end_ids(&self, caller: &Caller, inode: &Arc<Inode>) -> Result<Attr> {
         let shown = self.attr(inode)?;
-        let keeps_group = |group| caller.keeps_sgid() || caller.is_in(group);
         let mut forbidden = Change::Addition;
         if let Body::Leaf(leaf) = &inode.body {
             let writes = leaf.take_capability_ender(caller.pid);
-            if without_ids((shown.mode, shown.gid), &keeps_group) != shown.mode {
+            if without_ids((shown.mode, shown.gid), &|group| caller.keeps_sgid() || caller.is_in(group)) != shown.mode {
                 if !caller.owns(shown.uid) || (writes && caller.keeps_privileges()) {
                     return Ok(shown);
                 }
@@ -179,6 +177,7 @@ impl Union {
         if forbidden == Change::Other {
             // Read again: the copy may have got another group, and fewer permissions.
             let now = self.stat_steadily(inode)?;
+            let keeps_group = |group| caller.keeps_sgid() || self.owners.is_in(caller, group);
             self.set_mode(inode, without_ids((now.mode, now.gid), &keeps_group) & 0o7777)?;
         }
         self.change_owner(inode, None, None)?;
@@ -198,6 +197,9 @@ impl Union {
             self.set_owner(caller, inode, set)?;
         }
         if let Some(mode) = set.mode {
+            if mode & (libc::S_ISUID | libc::S_ISGID) != 0 {
+                self.owners.check_set_ids(mode, &self.stat_steadily(inode)?)?;
+            }
             self.set_mode(inode, mode & 0o7777)?;
             if let Body::Leaf(leaf) = &inode.body {
                 leaf.may_have_privileges();
@@ -223,7 +225,8 @@ impl Union {
     fn set_owner(&self, caller: &Caller, inode: &Arc<Inode>, set: &SetAttr) -> Result<()> {
         // The kernel leaves set-group-id to a daemon with CAP_FSETID, even where it would end for the caller.
         let foreign = !matches!(inode.body, Body::Dir(_)) && self.has_foreign_sgid(caller, inode)?;
-        self.change_owner(inode, set.uid, set.gid).map_err(|errno| {
+        let (uid, gid) = self.owners.to_set(set)?;
+        self.change_owner(inode, uid, gid).map_err(|errno| {
             // The daemon's user namespace does not have this id.
             if errno == Errno::EINVAL { Errno::EOVERFLOW } else { errno }
         })?;
@@ -231,7 +234,7 @@ impl Union {
     }
 
     /// Sets owner and group. The kernel ends set-user-id, set-group-id and capabilities of anything but a directory.
-    fn change_owner(&self, inode: &Inode, uid: Option<u32>, gid: Option<u32>) -> Result<()> {
+    fn change_owner(&self, inode: &Inode, uid: Option<DiskUid>, gid: Option<DiskGid>) -> Result<()> {
         let upper = self.upper()?;
         // Not while another thread has the mode widened: that thread would give back the bits that end here.
         let _modes = upper.root.layer.modes.read();
@@ -253,10 +256,11 @@ impl Union {
 
     /// Sets attributes of a removed directory that somebody still holds; they are in memory only.
     fn set_removed(&self, inode: &Inode, set: &SetAttr) -> Result<Attr> {
+        let (uid, gid) = self.owners.to_set(set)?;
         if let Some(last) = &mut inode.dir()?.state.write().removed {
             last.mode = set.mode.map_or(last.mode, |mode| libc::S_IFDIR | (mode & 0o7777));
-            last.uid = set.uid.unwrap_or(last.uid);
-            last.gid = set.gid.unwrap_or(last.gid);
+            last.uid = uid.unwrap_or(last.uid);
+            last.gid = gid.unwrap_or(last.gid);
             for (time, to) in [(&mut last.atime, set.atime), (&mut last.mtime, set.mtime)] {
                 if let SetTime::At(at) = to {
                     *time = at;
@@ -275,7 +279,7 @@ impl Union {
             Some(caller) => {
                 let upper = self.upper()?;
                 let _modes = upper.root.layer.modes.read();
-                clear_privileges(fd.as_fd(), &|group| caller.is_in(group))?;
+                clear_privileges(fd.as_fd(), &|group| self.owners.is_in(&caller, group))?;
             }
             None => {}
         }
@@ -312,6 +316,18 @@ impl Union {
         }
         Ok(())
     }
+}
+
+/// The attributes of a directory in its topmost layer; once it is removed, those that it had last.
+pub(super) fn stat_of_dir(dir: &DirBody) -> Result<Stat> {
+    let top = {
+        let state = dir.state.read();
+        if let Some(last) = &state.removed {
+            return Ok(**last);
+        }
+        state.view.top().ok_or(Errno::ESTALE)?.place.clone()
+    };
+    top.stat_self()
 }
 
 /// The blocks of 512 bytes that the data of a metacopy file takes on disk.

@@ -256,7 +256,7 @@ impl Union {
             }
         }
         if let Some(caller) = how.ends_ids.filter(|_| cut.is_some()) {
-            clear_privileges(blocks.file(), &|group| caller.is_in(group))?;
+            clear_privileges(blocks.file(), &|group| self.owners.is_in(&caller, group))?;
         }
         if blocks.seal(upper, cut)? {
             inode.set_loose(true);

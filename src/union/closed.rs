@@ -67,26 +67,6 @@ fn check(now: u32, mode: u32, missing: u32) -> Result<()> {
     if read || search { Err(Errno::EACCES) } else { Ok(()) }
 }
 
-/// The permission bits that an access ACL gives; `None` for bytes that are no ACL
-/// ([acl(5)](https://man7.org/linux/man-pages/man5/acl.5.html), `linux/posix_acl_xattr.h`).
-pub(super) fn mode_of_acl(value: &[u8]) -> Option<u32> {
-    const OWNER: u16 = 1;
-    const OTHERS: u16 = 0x20;
-    const MASK: u16 = 0x10;
-    let (mut mode, mut group, mut mask) = (0, 0, 0o7);
-    for entry in value.get(4..)?.chunks_exact(8) {
-        let (tag, perm) = (entry.first_chunk::<2>()?, entry.get(2..4)?);
-        let perm = u32::from(u16::from_le_bytes([*perm.first()?, *perm.get(1)?])) & 0o7;
-        match u16::from_le_bytes(*tag) {
-            OWNER => mode |= perm << 6,
-            OTHERS => mode |= perm,
-            MASK => mask = perm,
-            _ => group |= perm,
-        }
-    }
-    Some(mode | (group & mask) << 3)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -107,24 +87,5 @@ mod tests {
         ] {
             assert_eq!(check(now, mode, missing).is_err(), refused, "{now:o} {mode:o} {missing:o}");
         }
-    }
-
-    #[test]
-    fn an_acl_makes_a_mode() {
-        let acl = |entries: &[(u16, u16)]| {
-            let mut value = 2u32.to_le_bytes().to_vec();
-            for (tag, perm) in entries {
-                value.extend(tag.to_le_bytes().iter().chain(&perm.to_le_bytes()).chain(&[0xff; 4]));
-            }
-            value
-        };
-        for (entries, mode) in [
-            (&[(1, 6), (4, 4), (0x20, 0)][..], 0o640),
-            (&[(1, 7), (2, 7), (4, 0), (0x10, 5), (0x20, 1)], 0o751),
-            (&[(1, 0), (2, 4), (4, 0), (0x10, 0), (0x20, 0)], 0o000),
-        ] {
-            assert_eq!(mode_of_acl(&acl(entries)), Some(mode));
-        }
-        assert_eq!((mode_of_acl(b"abc"), mode_of_acl(&[2, 0, 0, 0, 1])), (None, Some(0)));
     }
 }

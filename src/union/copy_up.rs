@@ -14,6 +14,7 @@ use crate::format::{Protattr, Redirect};
 use crate::inode::{Body, Inode, Key, LeafBody, LeafObject, lock_up};
 use crate::layer::{DirPlace, IndexDir, Place};
 use crate::merge::{DirPart, DirView, LowerFile, MetaFile};
+use crate::sys::caller::overrides_modes;
 use crate::sys::path::{OFlags, open_beneath};
 use crate::sys::stat::{Kind, SetTime, Stat, stat_fd};
 use crate::sys::{caller, data, tree};
@@ -122,7 +123,7 @@ impl Union {
             return Ok(());
         }
         let (parent, name) = at.ok_or(Errno::ENOENT)?;
-        let (staged, made) = stage_dir(upper, inode, &view)?;
+        let (staged, made) = self.stage_dir(upper, inode, &view)?;
         let parent_dir = parent.dir()?;
         let mut names = self.changing(&parent)?;
         let into = parent_dir.live_view()?.upper.ok_or(Errno::ESTALE)?;
@@ -319,23 +320,6 @@ pub(super) fn keeping_times<T>(into: &DirPlace, add: impl FnOnce(BorrowedFd<'_>)
     Ok(added)
 }
 
-/// Stages a copy of a directory without its entries. Returns the copy with the attributes that it was made with.
-fn stage_dir<'a>(upper: &'a Upper, inode: &Inode, view: &DirView) -> Result<(Temp<'a>, Stat)> {
-    let from = &view.lowers.first().ok_or(Errno::ESTALE)?.place;
-    let fd = from.fd()?;
-    let metadata = Metadata::of(fd.as_fd(), c".", from.stat_self()?, (&from.layer, &upper.root.layer))?;
-    let temp = Temp::new(upper, Kind::Dir)?;
-    tree::mkdir_at(upper.work(), temp.name(), 0o700)?;
-    let staged = open_beneath(upper.work(), temp.name(), OFlags::RDONLY | OFlags::DIRECTORY)?;
-    let target = Staged::Open(staged.as_fd());
-    upper.set_origin(target, &from.layer, fd.as_fd(), c".")?;
-    let made = metadata.apply(target, false)?.made;
-    let flags = protect::of_lower(&from.layer, fd.as_fd(), c".", Kind::Dir)?;
-    keep_flags(upper, inode, &temp, flags)?;
-    upper.sync_staged(staged.as_fd(), false)?;
-    Ok((temp, made))
-}
-
 /// Gives a staged copy the flags of `chattr` that its lower object has: a mark remembers those that the union enforces
 /// (where it cannot, they end with the mount), and the others are set on the copy itself.
 fn keep_flags(upper: &Upper, inode: &Inode, staged: &Temp<'_>, flags: LowerFlags) -> Result<()> {
@@ -392,6 +376,28 @@ pub(super) struct Copy<'a> {
 }
 
 impl Union {
+    /// Stages a copy of a directory without its entries. Returns the copy with the attributes that it was made with.
+    fn stage_dir<'a>(&self, upper: &'a Upper, inode: &Inode, view: &DirView) -> Result<(Temp<'a>, Stat)> {
+        let from = &view.lowers.first().ok_or(Errno::ESTALE)?.place;
+        let fd = from.fd()?;
+        let stat = from.stat_self()?;
+        if self.owners.takes(&stat) && !overrides_modes() {
+            // The daemon's own copy would say that it can be listed.
+            open_beneath(fd.as_fd(), c".", OFlags::RDONLY | OFlags::DIRECTORY)?;
+        }
+        let metadata = self.owners.of_copy(Metadata::of(fd.as_fd(), c".", stat, (&from.layer, &upper.root.layer))?);
+        let temp = Temp::new(upper, Kind::Dir)?;
+        tree::mkdir_at(upper.work(), temp.name(), 0o700)?;
+        let staged = open_beneath(upper.work(), temp.name(), OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let target = Staged::Open(staged.as_fd());
+        upper.set_origin(target, &from.layer, fd.as_fd(), c".")?;
+        let made = metadata.apply(target, false)?.made;
+        let flags = protect::of_lower(&from.layer, fd.as_fd(), c".", Kind::Dir)?;
+        keep_flags(upper, inode, &temp, flags)?;
+        upper.sync_staged(staged.as_fd(), false)?;
+        Ok((temp, made))
+    }
+
     fn stage_leaf<'a>(&self, upper: &'a Upper, inode: &Inode, leaf: &LeafBody, how: &CopyUp) -> Result<Copy<'a>> {
         let lower = leaf.state.lock().lower().cloned().ok_or(Errno::ESTALE)?;
         let place = &lower.place;
@@ -402,9 +408,10 @@ impl Union {
         let from = place.dir.fd()?;
         let name = place.name.as_c_str();
         let metadata = Metadata::of(from.as_fd(), name, stat, (&place.dir.layer, &upper.root.layer))?;
+        let metadata = self.owners.of_copy(metadata);
         let cut = how.len.is_some_and(|len| inode.kind == Kind::File && len <= stat.size);
         let metadata = match (cut, how.ends_ids) {
-            (true, Some(caller)) => metadata.truncated(Some(&|group| caller.is_in(group))),
+            (true, Some(caller)) => metadata.truncated(Some(&|group| self.owners.is_in(&caller, group))),
             (true, None) => metadata.truncated(None),
             (false, _) => metadata,
         };
@@ -478,6 +485,9 @@ impl Union {
         } else {
             // Not where the mode would say that everybody can read data that nobody can.
             check_file(file, source.metadata.stat.mode, how.mode)?;
+            if self.owners.takes(&source.lower.stat) && !overrides_modes() {
+                file.place.open_file(file.stat.ino, OFlags::RDONLY)?;
+            }
             self.stage_meta(upper, staged, source.leaf, (file, source.redirect.clone()))?
         };
         if meta.is_some() {

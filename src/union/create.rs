@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::change::AbsentName;
 use super::protect::Change;
 use super::{Caller, Entry, InodeId, Union};
-use crate::base::{Errno, Name, Result};
+use crate::base::{DiskGid, DiskUid, Errno, Name, Result};
 use crate::inode::{Body, DataFd, Inode, Names};
 use crate::layer::Evict;
 use crate::merge::{Absent, DirPart, DirView, Found, FoundDir, FoundLeaf};
@@ -57,6 +57,14 @@ impl Make<'_> {
         }
     }
 
+    /// The set-user-id and set-group-id bits that a new file is to have.
+    fn set_ids(&self) -> u32 {
+        match *self {
+            Self::File { mode } | Self::Node { mode, .. } => mode & (libc::S_ISUID | libc::S_ISGID),
+            Self::Dir { .. } | Self::Symlink { .. } => 0,
+        }
+    }
+
     /// Whether it is a 0/0 character device. In a layer that would be a whiteout, so that it is stored as a marked
     /// empty file.
     fn is_whiteout_like(&self) -> bool {
@@ -93,6 +101,8 @@ impl Union {
         let made = self.again(|| {
             let upper = self.upper()?;
             self.check_name(name)?;
+            let owner = self.owners.of_new(caller)?;
+            self.owners.check_new_set_ids(what.set_ids())?;
             let parent = self.inode(parent)?;
             self.check_flags(&parent, Change::Addition)?;
             let AbsentName { mut names, into, is_merged, absent } = self.lock_absent_name(&parent, name)?;
@@ -104,7 +114,7 @@ impl Union {
             }
             let staged = absent == Absent::UpperWhiteout || what.is_whiteout_like();
             names.begin();
-            let making = Making { upper, caller, dir: dir.as_fd(), name, what: &what, mask, absent, is_merged };
+            let making = Making { upper, owner, dir: dir.as_fd(), name, what: &what, mask, absent, is_merged };
             let made = if staged && upper.style != WhiteoutStyle::File { making.staged()? } else { making.direct()? };
             names.added(&self.cookies, name, what.kind());
             self.enter_new(&parent, name, &into, &what, made)
@@ -165,18 +175,19 @@ impl Union {
     }
 }
 
-/// Runs `act` with the ids of the caller.
-fn as_caller<T>(caller: &Caller, act: impl FnOnce() -> Result<T>) -> Result<T> {
-    if !caller::may_act_as_others() && caller.uid != rustix::process::geteuid().as_raw() {
+/// Runs `act` with the ids of the owner to be.
+fn as_owner<T>((uid, gid): (DiskUid, DiskGid), act: impl FnOnce() -> Result<T>) -> Result<T> {
+    if !caller::may_act_as_others() && uid != caller::own_ids().0 {
         return Err(Errno::EPERM);
     }
-    caller::as_caller(caller.uid, caller.gid, act)
+    caller::as_caller(uid, gid, act)
 }
 
 /// A new object that is being made.
 struct Making<'a> {
     upper: &'a Upper,
-    caller: &'a Caller,
+    /// User and group that it will belong to.
+    owner: (DiskUid, DiskGid),
     dir: BorrowedFd<'a>,
     name: &'a Name,
     what: &'a Make<'a>,
@@ -190,7 +201,7 @@ struct Making<'a> {
 impl<'a> Making<'a> {
     /// Makes the object in its directory.
     fn direct(&self) -> Result<Made> {
-        let Self { upper, caller, dir, name, what, mask, absent, is_merged } = *self;
+        let Self { upper, owner, dir, name, what, mask, absent, is_merged } = *self;
         let is_dir = what.kind() == Kind::Dir;
         if absent == Absent::UpperWhiteout && is_dir {
             // In the style `.wh.` the directory must be opaque before it is seen.
@@ -201,7 +212,7 @@ impl<'a> Making<'a> {
             upper.drop_wh_file(dir, name);
             return Ok(Made { stat, file: None });
         }
-        let file = as_caller(caller, || what.at(dir, name.as_c_str(), mask))?;
+        let file = as_owner(owner, || what.at(dir, name.as_c_str(), mask))?;
         if is_dir && is_merged {
             // No lower layer has the name now. The mark keeps it so if the union gets other lower layers one day.
             if let Err(errno) = upper.set_opaque(dir, name.as_c_str()) {
@@ -250,9 +261,9 @@ impl<'a> Making<'a> {
 
     /// Makes the object with the caller's ids in a nursery that is like `dir`, and moves it to workdir.
     fn grow(&self) -> Result<Temp<'a>> {
-        let Self { upper, caller, dir, what, mask, .. } = *self;
+        let Self { upper, owner, dir, what, mask, .. } = *self;
         let nursery = Nursery::new(upper, dir)?;
-        as_caller(caller, || what.at(nursery.fd(), Nursery::CHILD, mask))?;
+        as_owner(owner, || what.at(nursery.fd(), Nursery::CHILD, mask))?;
         let on_disk = if what.is_whiteout_like() { Kind::File } else { what.kind() };
         nursery.grown(on_disk)
     }

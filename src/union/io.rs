@@ -142,7 +142,7 @@ impl Union {
         let cleared = {
             // Not while another thread has it widened, who would give back what goes here.
             let _modes = upper.root.layer.modes.read();
-            clear_privileges(file, &|group| caller.is_in(group))?
+            clear_privileges(file, &|group| self.owners.is_in(caller, group))?
         };
         if cleared.changed {
             self.attributes_changed(inode.id);

@@ -22,6 +22,7 @@ impl Union {
         let made = self.again(|| {
             let upper = self.upper()?;
             self.check_name(name)?;
+            self.owners.check_caller(caller)?;
             let (inode, parent) = (self.inode(id)?, self.inode(parent)?);
             let Body::Leaf(leaf) = &inode.body else { return Err(Errno::EPERM) };
             let flags = self.check_flags(&inode, Change::Other)?;

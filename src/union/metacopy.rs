@@ -161,7 +161,7 @@ impl Union {
                 // them.
                 clear_privileges(to.as_fd(), &|_| false)?;
             }
-            fill(upper, to.as_fd(), from.as_ref().map(AsFd::as_fd), how)?;
+            self.fill(upper, to.as_fd(), from.as_ref().map(AsFd::as_fd), how)?;
             Ok(from.is_none())
         });
         let cut = cut?;
@@ -247,61 +247,62 @@ impl Union {
         path.reverse();
         Ok(path)
     }
-}
 
-/// Copies the data of `from` into the open upper file `to`, or empties that file (`None`), and takes the mark
-/// `metacopy` away.
-fn fill(upper: &Upper, to: BorrowedFd<'_>, from: Option<BorrowedFd<'_>>, how: &CopyUp) -> Result<()> {
-    let before = upper.root.layer.steady(|| stat_fd(to))?;
-    let filled = try_fill(upper, to, from, how, &before);
-    if filled.is_err() {
-        // Gives the blocks back; readers never saw the data.
-        let back = || {
-            data::truncate(to, 0)?;
-            data::truncate(to, before.size)?;
-            tree::utimens_fd(to, [SetTime::At(before.atime), SetTime::At(before.mtime)])
+    /// Copies the data of `from` into the open upper file `to`, or empties that file (`None`), and takes the mark
+    /// `metacopy` away.
+    fn fill(&self, upper: &Upper, to: BorrowedFd<'_>, from: Option<BorrowedFd<'_>>, how: &CopyUp) -> Result<()> {
+        let before = upper.root.layer.steady(|| stat_fd(to))?;
+        let filled = self.try_fill(upper, to, from, how, &before);
+        if filled.is_err() {
+            // Gives the blocks back; readers never saw the data.
+            let back = || {
+                data::truncate(to, 0)?;
+                data::truncate(to, before.size)?;
+                tree::utimens_fd(to, [SetTime::At(before.atime), SetTime::At(before.mtime)])
+            };
+            if let Err(errno) = back() {
+                log::warn!("an upper file whose data is below keeps another size: {errno}");
+            }
+        }
+        filled
+    }
+
+    fn try_fill(
+        &self,
+        upper: &Upper,
+        to: BorrowedFd<'_>,
+        from: Option<BorrowedFd<'_>>,
+        how: &CopyUp,
+        before: &Stat,
+    ) -> Result<()> {
+        let capability = xattr::get_fd(to, CAPABILITY)?;
+        // All of the data is copied even if the file is truncated next: between the call that takes the mark away and the
+        // one that truncates, the file must show what it had.
+        match from {
+            Some(from) => {
+                let (synced, interrupt) = (upper.syncs_data(), &how.killed());
+                copy_data(from, to, CopyData { len: before.size, whole: false, synced, interrupt })?;
+            }
+            None => data::truncate(to, 0)?,
+        }
+        let cut = from.is_none();
+        // Writing has cleared bits of the mode: they come back, unless the change itself ends them.
+        let mode = match how.ends_ids.filter(|_| cut) {
+            Some(caller) => without_ids((before.mode, before.gid), &|group| self.owners.is_in(&caller, group)),
+            None => before.mode,
         };
-        if let Err(errno) = back() {
-            log::warn!("an upper file whose data is below keeps another size: {errno}");
+        {
+            let _modes = upper.root.layer.modes.read();
+            if stat_fd(to)?.mode != mode {
+                tree::chmod_fd(to, mode & 0o7777)?;
+            }
         }
-    }
-    filled
-}
-
-fn try_fill(
-    upper: &Upper,
-    to: BorrowedFd<'_>,
-    from: Option<BorrowedFd<'_>>,
-    how: &CopyUp,
-    before: &Stat,
-) -> Result<()> {
-    let capability = xattr::get_fd(to, CAPABILITY)?;
-    // All of the data is copied even if the file is truncated next: between the call that takes the mark away and the
-    // one that truncates, the file must show what it had.
-    match from {
-        Some(from) => {
-            let (synced, interrupt) = (upper.syncs_data(), &how.killed());
-            copy_data(from, to, CopyData { len: before.size, whole: false, synced, interrupt })?;
+        if let Some(value) = capability.filter(|_| !cut) {
+            xattr::set_fd(to, CAPABILITY, &value, 0)?;
         }
-        None => data::truncate(to, 0)?,
+        let mtime = if cut { SetTime::Now } else { SetTime::At(before.mtime) };
+        tree::utimens_fd(to, [SetTime::At(before.atime), mtime])?;
+        upper.sync_staged(to, true)?;
+        upper.clear_metacopy(to)
     }
-    let cut = from.is_none();
-    // Writing has cleared bits of the mode: they come back, unless the change itself ends them.
-    let mode = match how.ends_ids.filter(|_| cut) {
-        Some(caller) => without_ids((before.mode, before.gid), &|group| caller.is_in(group)),
-        None => before.mode,
-    };
-    {
-        let _modes = upper.root.layer.modes.read();
-        if stat_fd(to)?.mode != mode {
-            tree::chmod_fd(to, mode & 0o7777)?;
-        }
-    }
-    if let Some(value) = capability.filter(|_| !cut) {
-        xattr::set_fd(to, CAPABILITY, &value, 0)?;
-    }
-    let mtime = if cut { SetTime::Now } else { SetTime::At(before.mtime) };
-    tree::utimens_fd(to, [SetTime::At(before.atime), mtime])?;
-    upper.sync_staged(to, true)?;
-    upper.clear_metacopy(to)
 }

@@ -30,6 +30,7 @@ mod metacopy;
 mod moving;
 mod open;
 mod overlap;
+mod owners;
 mod past;
 mod protect;
 mod refusal;
@@ -45,6 +46,7 @@ mod sync;
 mod types;
 mod xattr;
 
+pub use crate::base::{ViewGid, ViewUid};
 pub use crate::inode::{InodeId, Journal};
 pub use crate::sys::stat::{Kind, SetTime, StatFs, Time};
 pub use crate::sys::tree::RenameFlags;
@@ -143,6 +145,7 @@ pub struct Union {
     ahead: ahead::Ahead,
     /// Lock order: `inode/locks.rs`.
     topology: RwLock<Topology>,
+    owners: owners::Owners,
     noacl: bool,
     static_nlink: bool,
     by_blocks: blocks::ByBlocks,

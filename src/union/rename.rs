@@ -107,6 +107,9 @@ impl Rename<'_> {
         };
         let mut names = lock_names(&from.parent, &to.parent)?;
         let step = self.look(&names)?;
+        if step.to.inode.is_none() {
+            union.owners.check_caller(self.caller)?;
+        }
         names.first_mut().begin();
         names.second_mut().begin();
         if let Some(moved) = &step.from.inode {

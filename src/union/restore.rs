@@ -9,6 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
+use super::attr::stat_of_dir;
 use super::{InodeId, Union};
 use crate::base::{Errno, Name, Result};
 use crate::format::journal::{Detached, InLower, Record};
@@ -35,10 +36,10 @@ impl Union {
         let Some(journal) = &self.journal else { return };
         let at = match &inode.body {
             Body::Leaf(leaf) => self.leaf_without_name(leaf),
-            Body::Dir(_) => self.attr(inode).ok().map(|attr| Detached::Dir {
-                mode: libc::S_IFDIR | attr.mode,
-                uid: attr.uid,
-                gid: attr.gid,
+            Body::Dir(dir) => stat_of_dir(dir).ok().map(|stat| Detached::Dir {
+                mode: libc::S_IFDIR | stat.mode & 0o7777,
+                uid: stat.uid,
+                gid: stat.gid,
                 ino: inode.id.0,
             }),
         };

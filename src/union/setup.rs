@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::blocks::ByBlocks;
 use super::ground::Ground;
 use super::in_use;
+use super::owners::Owners;
 use super::past::Past;
 use super::refusal::{Setup, SetupError};
 use super::roots::{Common, Root, UpperRoots, is_empty, isolate_pair, open_layer, open_upper};
@@ -178,6 +179,7 @@ impl Union {
             listings: Default::default(),
             ahead: Default::default(),
             topology: Default::default(),
+            owners: Owners::new(&config),
             noacl: config.noacl,
             static_nlink: config.static_nlink,
             by_blocks,

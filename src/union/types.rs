@@ -3,6 +3,8 @@
 use std::sync::OnceLock;
 
 use super::InodeId;
+use super::owners::Owners;
+use crate::base::{ViewGid, ViewUid};
 use crate::inode::Inode;
 use crate::sys::stat::{Kind, SetTime, Stat, Time};
 use crate::sys::{caller, process};
@@ -11,9 +13,9 @@ use crate::sys::{caller, process};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Caller {
     /// The owner of objects that it makes.
-    pub uid: u32,
+    pub uid: ViewUid,
     /// The group of objects that it makes.
-    pub gid: u32,
+    pub gid: ViewGid,
     /// Its thread id; 0: not known.
     pub pid: u32,
     /// Permission bits that objects which it makes do not get, unless the directory has a default ACL.
@@ -27,7 +29,7 @@ pub struct Caller {
 impl Caller {
     /// This process itself, without a umask.
     pub fn this_process() -> Self {
-        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        let (uid, gid) = (ViewUid(rustix::process::geteuid().as_raw()), ViewGid(rustix::process::getegid().as_raw()));
         Self { uid, gid, pid: 0, umask: 0, request: 0, resent: false }
     }
 
@@ -45,12 +47,12 @@ impl Caller {
     }
 
     /// Whether it is in a group.
-    pub(super) fn is_in(self, group: u32) -> bool {
+    pub(super) fn is_in(self, group: ViewGid) -> bool {
         caller::in_group(self.pid, self.gid, group)
     }
 
     /// Whether it is the user `uid`, an object's owner, or may act as the owner (`CAP_FOWNER`).
-    pub(super) fn owns(self, uid: u32) -> bool {
+    pub(super) fn owns(self, uid: ViewUid) -> bool {
         const CAP_FOWNER: u32 = 3;
         self.uid == uid || self.has_cap(CAP_FOWNER)
     }
@@ -62,7 +64,7 @@ impl Caller {
     }
 
     fn has_cap(self, cap: u32) -> bool {
-        caller::caller_has_cap(self.pid, cap).unwrap_or(self.uid == 0)
+        caller::caller_has_cap(self.pid, cap).unwrap_or(self.uid == ViewUid(0))
     }
 }
 
@@ -78,9 +80,9 @@ pub struct Attr {
     /// Link count.
     pub nlink: u32,
     /// Owner.
-    pub uid: u32,
+    pub uid: ViewUid,
     /// Group.
-    pub gid: u32,
+    pub gid: ViewGid,
     /// Device number, as `makedev(3)` composes it.
     pub rdev: u64,
     /// Bytes.
@@ -98,14 +100,14 @@ pub struct Attr {
 }
 
 impl Attr {
-    pub(super) fn new(inode: &Inode, stat: &Stat, nlink: u32) -> Self {
+    pub(super) fn new(inode: &Inode, stat: &Stat, nlink: u32, owners: &Owners) -> Self {
         Self {
             id: inode.id,
             kind: inode.kind,
-            mode: stat.mode & 0o7777,
+            mode: owners.mode(stat),
             nlink,
-            uid: stat.uid,
-            gid: stat.gid,
+            uid: owners.uid(stat.uid),
+            gid: owners.gid(stat.gid),
             rdev: stat.rdev,
             size: stat.size,
             blocks: stat.blocks,
@@ -132,9 +134,9 @@ pub struct SetAttr {
     /// Permission bits (`0o7777`).
     pub mode: Option<u32>,
     /// Owner.
-    pub uid: Option<u32>,
+    pub uid: Option<ViewUid>,
     /// Group.
-    pub gid: Option<u32>,
+    pub gid: Option<ViewGid>,
     /// Bytes.
     pub size: Option<u64>,
     /// Last access.

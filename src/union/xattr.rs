@@ -2,13 +2,12 @@
 
 use std::ffi::{CStr, CString};
 
-use super::closed::mode_of_acl;
 use super::copy_up::{CopyUp, killed};
 use super::protect::Change;
 use super::resent::or_gone_before;
 use super::{Caller, InodeId, Union};
 use crate::base::{Errno, Result};
-use crate::format::Naming;
+use crate::format::{Naming, acl};
 use crate::inode::{Body, Inode, lock_up};
 use crate::layer::DirPlace;
 use crate::sys::stat::stat_at;
@@ -38,11 +37,13 @@ impl Union {
             if xattr::is_listed(&key) && self.is_bare(&inode) {
                 return Err(Errno::ENODATA);
             }
-            self.at_object(&inode, |dir, at| xattr::get_at_raw(dir, at, &key)).map_err(|errno| match errno {
-                // A directory that another mount covers in its layer has no attributes.
-                Errno::EXDEV => Errno::ENODATA,
-                errno => errno,
-            })
+            let value =
+                self.at_object(&inode, |dir, at| xattr::get_at_raw(dir, at, &key)).map_err(|errno| match errno {
+                    // A directory that another mount covers in its layer has no attributes.
+                    Errno::EXDEV => Errno::ENODATA,
+                    errno => errno,
+                })?;
+            self.owners.value_shown(&key, value)
         })
     }
 
@@ -98,8 +99,10 @@ impl Union {
         let inode = self.inode(id)?;
         let key = self.stored(name, upper.root.layer.naming())?;
         let lower = self.check_flags(&inode, Change::Other)?;
-        let mode = if key.as_c_str() == ACL_ACCESS { mode_of_acl(value) } else { None };
+        let mode = if key.as_c_str() == ACL_ACCESS { acl::mode(value) } else { None };
         self.check_closed(&inode, mode)?;
+        let old = || self.at_object(&inode, |dir, at| xattr::get_at(dir, at, &key));
+        let value = self.owners.value_to_set(&key, value, old)?;
         // A capability is meant for the data of now, not for data that a layer on a `nosuid` mount has later.
         let how = if self.hides_capability(&inode, name)? { CopyUp::data(caller) } else { CopyUp::metadata(caller) };
         self.copy_up(&inode, &CopyUp { flags: lower, mode, ..how })?;
@@ -107,7 +110,7 @@ impl Union {
         let _up = matches!(inode.body, Body::Leaf(_)).then(|| lock_up(&inode, &killed(caller.pid))).transpose()?;
         // A request that is sent again may have been done: its flag then no longer fits.
         let flags = if caller.resent { 0 } else { flags };
-        self.at_object(&inode, |dir, at| xattr::set_at(dir, at, &key, value, flags))?;
+        self.at_object(&inode, |dir, at| xattr::set_at(dir, at, &key, &value, flags))?;
         self.xattr_changed(&inode, &key);
         if key.as_c_str() == ACL_ACCESS { self.drop_foreign_sgid(caller, &inode) } else { Ok(()) }
     }
@@ -166,8 +169,8 @@ impl Union {
         inode.is_bare_below() && self.layers_stay() && lower_is_seen()
     }
 
-    /// Whether an attribute is a file capability that is not shown: the data is in a layer on a `nosuid` mount, or
-    /// somebody else may have written the attribute.
+    /// Whether an attribute is a file capability that is not shown: the data is in a layer on a `nosuid` mount, somebody
+    /// else may have written the attribute, or the file's copy will have another owner.
     fn hides_capability(&self, inode: &Inode, name: &[u8]) -> Result<bool> {
         let Ok(leaf) = inode.leaf() else { return Ok(false) };
         if name != CAPABILITY.to_bytes() {
@@ -177,6 +180,9 @@ impl Union {
             let state = leaf.state.lock();
             (self.is_nosuid(&state), state.current()?.place.dir.layer.clone())
         };
+        if self.owners.takes_any() && self.owners.takes(&self.at_leaf(inode, |object| object.place.stat())?) {
+            return Ok(true);
+        }
         Ok(nosuid || self.at_object(inode, |dir, at| layer.hides_capability(dir, at))?)
     }
 
@@ -198,7 +204,7 @@ impl Union {
     pub(super) fn has_foreign_sgid(&self, caller: &Caller, inode: &Arc<Inode>) -> Result<bool> {
         let stat = self.at_object(inode, stat_at)?;
         let sgid = stat.mode & libc::S_ISGID != 0;
-        Ok(sgid && !caller.keeps_sgid() && !caller.is_in(stat.gid))
+        Ok(sgid && !caller.keeps_sgid() && !self.owners.is_in(caller, stat.gid))
     }
 
     pub(super) fn drop_sgid(&self, inode: &Arc<Inode>) -> Result<()> {
@@ -208,6 +214,6 @@ impl Union {
     }
 }
 
-fn is_acl(name: &[u8]) -> bool {
+pub(super) fn is_acl(name: &[u8]) -> bool {
     name == ACL_ACCESS.to_bytes() || name == ACL_DEFAULT.to_bytes()
 }

@@ -4,7 +4,8 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use crate::base::{Errno, Result};
+use crate::base::{DiskGid, DiskUid, Errno, Result};
+use crate::sys::caller::own_ids;
 use crate::sys::path::{OFlags, open_beneath};
 use crate::sys::random::temp_name;
 use crate::sys::stat::{stat_at, stat_fd};
@@ -28,7 +29,7 @@ const GIVES_PROJECT: u32 = 0x200;
 /// # Errors
 /// `EPERM` for a directory of another user without privilege; what the system calls say.
 pub(super) fn make_private(dir: BorrowedFd<'_>, parent: BorrowedFd<'_>) -> Result<()> {
-    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let (uid, gid) = own_ids();
     let stat = stat_fd(dir)?;
     if (stat.uid, stat.gid) != (uid, gid) {
         // The directory may belong to another user, who could enter it, or to a group that some mounts (`grpid`) hand
@@ -51,7 +52,7 @@ pub(super) fn make_private(dir: BorrowedFd<'_>, parent: BorrowedFd<'_>) -> Resul
 }
 
 /// User and group of a directory that this process makes in `parent`.
-fn owners_of_new(parent: BorrowedFd<'_>) -> Result<(u32, u32)> {
+fn owners_of_new(parent: BorrowedFd<'_>) -> Result<(DiskUid, DiskGid)> {
     let name = temp_name("#")?;
     tree::mkdir_at(parent, &name, 0o700)?;
     let made = stat_at(parent, &name);

@@ -4,8 +4,9 @@
 use std::ffi::{CStr, CString};
 use std::os::fd::BorrowedFd;
 
-use crate::base::{Errno, Result};
+use crate::base::{DiskGid, DiskUid, Errno, Result};
 use crate::layer::Layer;
+use crate::sys::caller::own_ids;
 use crate::sys::stat::{self, SetTime, Stat};
 use crate::sys::{tree, xattr};
 
@@ -74,7 +75,7 @@ impl Staged<'_> {
         }
     }
 
-    fn chown(self, uid: u32, gid: u32) -> Result<()> {
+    fn chown(self, uid: DiskUid, gid: DiskGid) -> Result<()> {
         match self {
             Self::Open(fd) => tree::chown_fd(fd, Some(uid), Some(gid)),
             Self::Named(dir, name) => tree::chown_at(dir, name, Some(uid), Some(gid)),
@@ -132,12 +133,25 @@ impl Metadata {
     /// The metadata as a truncation leaves it: without capabilities and with the time of now. `ends_ids`: whether the
     /// caller is in a group, for a caller who may not keep set-user-id and set-group-id; these bits end then.
     #[must_use]
-    pub fn truncated(mut self, ends_ids: Option<&dyn Fn(u32) -> bool>) -> Self {
+    pub fn truncated(mut self, ends_ids: Option<&dyn Fn(DiskGid) -> bool>) -> Self {
         self.xattrs.retain(|(key, _)| key.as_c_str() != CAPABILITY);
         if let Some(is_in) = ends_ids {
             self.stat.mode = without_ids((self.stat.mode, self.stat.gid), is_in);
         }
         self.is_now = true;
+        self
+    }
+
+    /// The metadata for another owner or group, if one is given, with those privileges that chown(2) would leave.
+    #[must_use]
+    pub fn given_to(mut self, uid: Option<DiskUid>, gid: Option<DiskGid>) -> Self {
+        let before = (self.stat.uid, self.stat.gid);
+        let now = (uid.unwrap_or(before.0), gid.unwrap_or(before.1));
+        (self.stat.uid, self.stat.gid) = now;
+        if now != before && !self.stat.is_dir() {
+            self.stat.mode = without_ids((self.stat.mode, now.1), &|_| false);
+            self.xattrs.retain(|(key, _)| key.as_c_str() != CAPABILITY);
+        }
         self
     }
 
@@ -154,7 +168,7 @@ impl Metadata {
             return tree::chmod_fd(to, 0o700 | libc::S_ISGID);
         }
         // The group is inherited where the mount says so (`grpid`).
-        if self.stat.gid != rustix::process::getegid().as_raw()
+        if self.stat.gid != own_ids().1
             && let Err(errno) = tree::chown_fd(to, None, Some(self.stat.gid))
         {
             log::debug!(
@@ -168,7 +182,7 @@ impl Metadata {
     /// daemon is not in, and no ACL speaks of groups. Otherwise a normal user could not change such a file of his at
     /// all.
     fn may_leave_group(&self, to: Staged<'_>) -> Result<bool> {
-        let own = rustix::process::geteuid().as_raw() == self.stat.uid;
+        let own = own_ids().0 == self.stat.uid;
         let acl = self.xattrs.iter().any(|(key, _)| key.to_bytes().starts_with(b"system.posix_acl_"));
         if !own || acl {
             return Ok(false);
@@ -192,7 +206,7 @@ impl Metadata {
     /// Whether an object has this owner already, so that no call must set it. The id that stands for all ids which a
     /// user namespace does not have is no owner.
     fn is_owned(&self, made: &Stat) -> bool {
-        (made.uid, made.gid) == (self.stat.uid, self.stat.gid) && made.uid != OVERFLOW_ID && made.gid != OVERFLOW_ID
+        (made.uid, made.gid) == (self.stat.uid, self.stat.gid) && made.uid.0 != OVERFLOW_ID && made.gid.0 != OVERFLOW_ID
     }
 
     /// Sets the metadata on a staged object whose data is complete: the owner first (which clears set-user-id bits and
@@ -243,7 +257,7 @@ fn must_copy(key: &CStr) -> bool {
 
 /// The mode of a file of this group without set-user-id. Set-group-id ends, too, if it gives a privilege (the group may
 /// execute the file) or the user who changes the file is not in the group.
-pub fn without_ids((mode, group): (u32, u32), is_in: &dyn Fn(u32) -> bool) -> u32 {
+pub fn without_ids<G>((mode, group): (u32, G), is_in: &dyn Fn(G) -> bool) -> u32 {
     let mode = mode & !libc::S_ISUID;
     let sgid = mode & libc::S_ISGID != 0 && (mode & libc::S_IXGRP != 0 || !is_in(group));
     if sgid { mode & !libc::S_ISGID } else { mode }
@@ -263,7 +277,7 @@ pub struct Cleared {
 ///
 /// # Errors
 /// What the system calls say.
-pub fn clear_privileges(file: BorrowedFd<'_>, is_in: &dyn Fn(u32) -> bool) -> Result<Cleared> {
+pub fn clear_privileges(file: BorrowedFd<'_>, is_in: &dyn Fn(DiskGid) -> bool) -> Result<Cleared> {
     let stat = stat::stat_fd(file)?;
     let cleared = without_ids((stat.mode, stat.gid), is_in);
     if cleared != stat.mode {

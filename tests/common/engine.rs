@@ -10,7 +10,8 @@ use std::sync::Mutex;
 
 use plyfs::config::{Config, UpperDirs};
 use plyfs::union::{
-    Attr, Caller, DirSink, Entry, InodeId, Kind, ListedEntry, Make, RenameFlags, SetAttr, SetTime, Time, WriteHow,
+    Attr, Caller, DirSink, Entry, InodeId, Kind, ListedEntry, Make, RenameFlags, SetAttr, SetTime, Time, ViewGid,
+    ViewUid, WriteHow,
 };
 use plyfs::{Errno, Name, Union};
 
@@ -180,7 +181,7 @@ impl Engine {
     }
 
     pub fn chown(&self, path: &str, uid: u32, gid: u32) -> Result<()> {
-        self.set(path, SetAttr { uid: Some(uid), gid: Some(gid), ..SetAttr::default() })
+        self.set(path, SetAttr { uid: Some(ViewUid(uid)), gid: Some(ViewGid(gid)), ..SetAttr::default() })
     }
 
     pub fn utimes(&self, path: &str, sec: i64) -> Result<()> {

@@ -7,6 +7,7 @@
 // Each suite is a crate of its own and uses a part of this module.
 #![allow(dead_code, unused_imports, unused_macros, clippy::indexing_slicing)]
 
+pub mod idmapped;
 pub mod kept;
 pub mod legs;
 pub mod mount;

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use fuser::{FileAttr, FileType, INodeNo, Request, TimeOrNow};
 
-use crate::base::Errno;
+use crate::base::{Errno, ViewGid, ViewUid};
 use crate::fuse::wire::RESENT;
 use crate::union::{Attr, Caller, InodeId, Kind, SetTime, Time};
 
@@ -16,7 +16,7 @@ pub fn id(ino: INodeNo) -> InodeId {
 pub fn caller(req: &Request, umask: u32) -> Caller {
     let unique = req.unique().0;
     let (request, resent) = (unique & !RESENT, unique & RESENT != 0);
-    Caller { uid: req.uid(), gid: req.gid(), pid: req.pid(), umask, request, resent }
+    Caller { uid: ViewUid(req.uid()), gid: ViewGid(req.gid()), pid: req.pid(), umask, request, resent }
 }
 
 /// The one way an error goes to the kernel. `ENOSYS` would mean "there is no such operation" for the whole mount and
@@ -50,8 +50,8 @@ pub fn attr(attr: &Attr) -> FileAttr {
         kind: kind(attr.kind),
         perm: u16::try_from(attr.mode & 0o7777).unwrap_or(0),
         nlink: attr.nlink,
-        uid: attr.uid,
-        gid: attr.gid,
+        uid: attr.uid.0,
+        gid: attr.gid.0,
         rdev: encode_dev(attr.rdev),
         blksize: attr.blksize,
         flags: 0,

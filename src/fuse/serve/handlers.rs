@@ -18,7 +18,7 @@ use super::convert::{attr, caller, decode_dev, errno, id, set_time};
 use super::reply::{Plain, Plus, answer, done, written, xattr};
 use super::requests::Op;
 use super::{init, ioctl, opens};
-use crate::base::{Errno, panics};
+use crate::base::{Errno, ViewGid, ViewUid, panics};
 use crate::sys::ask;
 use crate::union::{self, Make, Operation, Seek, SetAttr, Union, WriteHow, symlink_target};
 
@@ -74,6 +74,7 @@ impl Filesystem for Adapter {
         reply: ReplyAttr,
     ) {
         self.serve(req, Op::SetAttr, || {
+            let (uid, gid) = (uid.map(ViewUid), gid.map(ViewGid));
             let set = SetAttr { mode, uid, gid, size, atime: set_time(atime), mtime: set_time(mtime) };
             let (who, ttl, ino) = (caller(req, 0), self.attr_ttl(ino, mode), id(ino));
             let operation = size.map_or(Operation::Attributes(ino), |size| Operation::Length(ino, size));

@@ -1,7 +1,7 @@
 //! Every operation in every state that changes its path.
 
 use plyfs::Errno;
-use plyfs::union::{Kind, RenameFlags, Seek, SetAttr, SetTime, Time};
+use plyfs::union::{Kind, RenameFlags, Seek, SetAttr, SetTime, Time, ViewGid, ViewUid};
 
 use super::{Act, Row, Step, fresh, indexed, metacopy, whiteout_at_d, without_d};
 use crate::engine::{Engine, Result, me};
@@ -100,8 +100,8 @@ type Read = (&'static str, fn(&Engine, &str) -> Result<String>);
 
 const ALL_AT_ONCE: SetAttr = SetAttr {
     mode: Some(0o4711),
-    uid: Some(0),
-    gid: Some(0),
+    uid: Some(ViewUid(0)),
+    gid: Some(ViewGid(0)),
     size: Some(3),
     atime: SetTime::Now,
     mtime: SetTime::At(Time { sec: 3_000_000, nsec: 0 }),
