@@ -46,6 +46,7 @@ _plyfs_options=(
     supervise
     log=
     threads=
+    spin=
     noacl
     static_nlink
     debug
@@ -86,6 +87,7 @@ _plyfs_values() {
     copyup) printf %s 'lazy open' ;;
     prefetch) printf %s 'on off' ;;
     log) printf %s 'stderr syslog off' ;;
+    spin) printf %s 'auto off' ;;
     ino32_t) printf %s '1 0' ;;
     esac
 }

@@ -35,6 +35,7 @@ function __plyfs_options
     printf '%s\t%s\n' 'supervise' 'a second, small process starts the daemon again if it dies: programs wait a moment and go on'
     printf '%s\t%s\n' 'log=' 'where warnings, errors and panics go (RUST_LOG=… says what else): a file is added to'
     printf '%s\t%s\n' 'threads=' 'requests served at once, 1 to 256'
+    printf '%s\t%s\n' 'spin=' 'auto: of two processors that nobody else uses one is kept awake while requests follow each other, which is quicker and takes processor time'
     printf '%s\t%s\n' 'noacl' 'POSIX ACLs are not interpreted'
     printf '%s\t%s\n' 'static_nlink' 'every directory shows a link count of 1'
     printf '%s\t%s\n' 'debug' 'as -d'
@@ -90,6 +91,8 @@ function __plyfs_values
             string split ' ' 'on off'
         case log
             string split ' ' 'stderr syslog off'
+        case spin
+            string split ' ' 'auto off'
         case ino32_t
             string split ' ' '1 0'
         # end values

@@ -10,7 +10,7 @@ use super::report::printable;
 use super::resolve::Resolved;
 use crate::base::config::{Config, Fsync, Shown, Timeouts, Uuid, Verity, Xino};
 use crate::base::described::Described;
-use crate::fuse::serve::settings::MountSettings;
+use crate::fuse::serve::settings::{MountSettings, Spin};
 use crate::union::Union;
 
 /// Bytes of the source in the mount table, at most; some bytes take four there. Programs read lines of 4096 (getmntent(3)).
@@ -134,6 +134,7 @@ fn options_of(resolved: &Resolved, mount: &MountSettings, union: &Union) -> Vec<
         all.push((name, if is_forever { "forever".to_owned() } else { time.as_secs_f64().to_string() }));
     }
     all.push(("threads", mount.threads.to_string()));
+    all.push(("spin", if mount.spin == Spin::Off { "off" } else { "auto" }.to_owned()));
     all.extend(resolved.log.iter().map(|log| ("log", log.word())));
     if let Some(shift) = config.copyup_block {
         all.push(("copyup_block", (1_u64 << shift).to_string()));

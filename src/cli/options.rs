@@ -99,6 +99,7 @@ pub enum Key {
     FsName,
     Subtype,
     Threads,
+    Spin,
     Io,
     CopyUp,
     Prefetch,
@@ -170,6 +171,7 @@ pub const TABLE: &[Spec] = &[
     row("supervise", Flag, Fuse, Honoured(Key::Supervise), "a second, small process starts the daemon again if it dies: programs wait a moment and go on; with stateless opens only"),
     row("log", Value("stderr|syslog|off|FILE"), Fuse, Honoured(Key::Log), "where warnings, errors and panics go (RUST_LOG=… says what else): a file is added to (default: syslog, which is the journal where there is one; in the foreground stderr)"),
     row("threads", Value("N"), Fuse, Honoured(Key::Threads), "requests served at once, 1 to 256 (default: the processors, at least 4)"),
+    row("spin", Choice(&["auto", "off"]), Fuse, Honoured(Key::Spin), "auto: of two processors that nobody else uses one is kept awake while requests follow each other, which is quicker and takes processor time; off: never (default: auto)"),
     row("auto_unmount", Flag, Fuse, Later(&[]), "unmount when the daemon dies"),
     row("nonempty", Flag, Fuse, Nothing, "mount over a directory that is not empty; always allowed"),
 

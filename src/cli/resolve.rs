@@ -13,7 +13,8 @@ use super::options::{self, Key};
 use super::owners::OwnerWishes;
 use super::report::Failure;
 use crate::base::config::{Config, Fsync, RedirectDir, Timeouts, UpperDirs, Uuid, Verity, Xino};
-use crate::fuse::serve::settings::{Flags, MountSettings};
+use crate::fuse::serve::settings::{Flags, MountSettings, Spin};
+use crate::sys::processors;
 
 /// What the process may do, as far as it changes what the options mean.
 #[derive(Debug, Clone, Copy)]
@@ -73,6 +74,7 @@ struct Wishes {
     fsname: Option<OsString>,
     subtype: Option<OsString>,
     threads: Option<usize>,
+    spin: Spin,
     data: DataWishes,
     no_prefetch: bool,
     supervise: bool,
@@ -153,6 +155,7 @@ impl Wishes {
             Key::FsName => self.fsname = Some(OsString::from_vec(grammar::unescape(value))),
             Key::Subtype => self.subtype = Some(OsString::from_vec(grammar::unescape(value))),
             Key::Threads => self.threads = Some(threads(word)?),
+            Key::Spin => self.spin = if value == b"off" { Spin::Off } else { Spin::Auto },
             Key::Prefetch => self.no_prefetch = value == b"off",
             Key::Io => self.data.io = io(value),
             Key::CopyUp => self.data.copy_up_at_open = Some(value == b"open"),
@@ -212,18 +215,13 @@ impl Wishes {
         let metacopy = self.settle_metacopy(upper.is_some())?;
         let fsync = self.settle_fsync()?;
         self.check_numbers()?;
+        let timeouts = self.timeouts();
         let data = self.data.settle(self.copyup_block.is_some(), abilities)?;
         let [uids, gids] = self.owners.settle()?;
         let mut flags = self.flags;
         flags.ro |= upper.is_none();
         flags.nosuid |= !abilities.mounts_directly;
         flags.nodev |= !abilities.mounts_directly;
-        let all = self.timeout.unwrap_or(Timeouts::FOREVER);
-        let timeouts = Timeouts {
-            attr: self.attr.unwrap_or(all),
-            entry: self.entry.unwrap_or(all),
-            negative: self.negative.unwrap_or(all),
-        };
         let config = Config {
             lowers: all_absolute(&self.lowers)?,
             data_only: all_absolute(&self.data_only)?,
@@ -254,6 +252,7 @@ impl Wishes {
             subtype: self.subtype.unwrap_or_else(|| "plyfs".into()),
             allow_other: self.allow_other,
             threads: self.threads.unwrap_or_else(default_threads),
+            spin: self.spin,
             data,
             prefetch: !self.no_prefetch,
             security: self.security,
@@ -261,6 +260,16 @@ impl Wishes {
         let notes = if abilities.mounts_directly { None } else { without_effect(self.suid, self.dev) };
         let notes = notes.into_iter().collect();
         Ok(Resolved { config, mount, debug: self.debug, supervise: self.supervise, log: self.log, notes })
+    }
+
+    /// `timeout=`, where none of the three is given alone.
+    fn timeouts(&self) -> Timeouts {
+        let all = self.timeout.unwrap_or(Timeouts::FOREVER);
+        Timeouts {
+            attr: self.attr.unwrap_or(all),
+            entry: self.entry.unwrap_or(all),
+            negative: self.negative.unwrap_or(all),
+        }
     }
 
     fn settle_fsync(&self) -> Result<Fsync, Failure> {
@@ -383,7 +392,7 @@ fn threads(word: &Word) -> Result<usize, Failure> {
 
 /// A request may wait for a disk or a copy-up: some more than one must get through even on one processor.
 fn default_threads() -> usize {
-    std::thread::available_parallelism().map_or(4, |processors| processors.get().clamp(4, 64))
+    processors::count().clamp(4, 64)
 }
 
 fn all_absolute(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {

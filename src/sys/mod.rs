@@ -19,6 +19,7 @@ pub mod newer;
 pub mod others;
 pub mod path;
 pub mod process;
+pub mod processors;
 pub mod random;
 pub mod seam;
 pub mod splice;

@@ -449,31 +449,6 @@ pub fn enter_mount_namespace(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The processors that this process may run on, as it was started.
-pub fn allowed_cpus() -> Vec<usize> {
-    let Ok(set) = rustix::thread::sched_getaffinity(None) else { return Vec::new() };
-    (0..rustix::thread::CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).collect()
-}
-
-/// The processor on which the calling thread is.
-pub fn current_cpu() -> usize {
-    rustix::thread::sched_getcpu()
-}
-
-/// Moves the calling thread to another one of the processors that it may use. It may use all of them afterwards.
-pub fn leave_cpu() {
-    let Ok(all) = rustix::thread::sched_getaffinity(None) else { return };
-    let mut others = all;
-    others.unset(current_cpu());
-    if others.count() == 0 {
-        return;
-    }
-    let moved = rustix::thread::sched_setaffinity(None, &others);
-    if let Err(errno) = moved.and_then(|()| rustix::thread::sched_setaffinity(None, &all)) {
-        log::debug!("a thread stays on its processor: {errno}");
-    }
-}
-
 /// Adds to the calling thread's nice value ([nice(2)](https://man7.org/linux/man-pages/man2/nice.2.html), which on Linux is
 /// about one thread).
 pub fn be_nice(by: i32) {

@@ -229,7 +229,10 @@ fn userxattr_may_be_said_by_everyone() {
 #[test]
 fn numbers_are_checked() {
     assert_eq!(with("lowerdir=/l,threads=3", ROOT).unwrap().mount.threads, 3);
-    for wrong in ["threads=0", "threads=x", "threads=257", "timeout=-1"] {
+    for (words, spin) in [("", Spin::Auto), (",spin=auto", Spin::Auto), (",spin=off", Spin::Off)] {
+        assert_eq!(with(&format!("lowerdir=/l{words}"), ROOT).unwrap().mount.spin, spin, "{words}");
+    }
+    for wrong in ["threads=0", "threads=x", "threads=257", "spin=on", "timeout=-1"] {
         assert!(with(&format!("lowerdir=/l,{wrong}"), ROOT).is_err(), "{wrong}");
     }
 }

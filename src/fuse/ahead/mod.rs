@@ -21,7 +21,7 @@ use self::walk::Walk;
 use super::turns::Turns;
 use crate::base::Result;
 use crate::sys::newer::{self, Newer};
-use crate::sys::process;
+use crate::sys::processors;
 use crate::sys::stat::Kind;
 use crate::union::{InodeId, ListedEntry, Operation, Union};
 
@@ -45,7 +45,7 @@ impl Ahead {
         let failed = |error: &io::Error| log::info!("nothing is read before it is asked for: {error}");
         // Else nothing holds that was read before, and a lookup that finds other attributes may wait for a READ's page.
         let stays = union.layers_stay();
-        let walk = (stays && process::allowed_cpus().len() > 1).then(|| Walk::start(union.clone()));
+        let walk = (stays && processors::count() > 1).then(|| Walk::start(union.clone()));
         let guarded = guarded.filter(|_| stays && !newer::is_absent(Newer::NoOpen));
         let files = guarded.map(|guarded| Prefetch::start(union, guarded, turns));
         let _ = self.0.set(On {

@@ -85,7 +85,7 @@ impl Push {
         if ahead == 0 {
             return;
         }
-        self.turns.much();
+        self.turns.work_for_two();
         self.thread.wake();
         let Some(mut hand) = self.hand(urgent) else { return };
         for _ in 0..ahead.min(MOST_WAITED_FOR) {
@@ -101,7 +101,7 @@ impl Push {
 
     /// A program reads at random in this window, and is not answered yet.
     pub fn window(&self, window: Window) {
-        self.turns.much();
+        self.turns.work_for_two();
         let second = {
             let mut work = self.thread.work();
             if work.window.is_some() { Some(window) } else { work.window.replace(window) }
@@ -114,9 +114,7 @@ impl Push {
 
     /// The hand by which the calling thread pushes before it answers, unless that is urgent or another thread has it.
     fn hand(&self, urgent: bool) -> Option<MutexGuard<'_, Hand>> {
-        let hand = if urgent { None } else { self.hand.try_lock() };
-        // A store may wait for a READ of another program: somebody else has to answer that.
-        hand.inspect(|_| self.turns.call_one())
+        if urgent { None } else { self.hand.try_lock() }
     }
 }
 

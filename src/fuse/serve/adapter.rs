@@ -7,7 +7,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use fuser::{INodeNo, Notifier, ReplyEmpty, ReplyEntry, Request};
 
@@ -94,7 +94,7 @@ impl Adapter {
         Self {
             ttls: Ttls { timeouts: union.timeouts(), passthrough: data.passthrough },
             requests: Arc::default(),
-            turns: Arc::new(Turns::new()),
+            turns: Arc::default(),
             data,
             agreed: Agreed::default(),
             open_files: Arc::new(OpenFiles::new(union.clone(), data)),
@@ -184,14 +184,9 @@ impl Adapter {
         if size < splice::WORTH {
             return false;
         }
-        self.turns.much();
-        let begun = Instant::now();
+        self.turns.work_for_two();
         let splice = self.splice.as_ref();
-        let answered = splice.is_some_and(|splice| splice.answer(&self.union, req.unique().0, (id, offset, size)));
-        if answered {
-            self.turns.streamed(req.pid(), (size, begun.elapsed()));
-        }
-        answered
+        splice.is_some_and(|splice| splice.answer(&self.union, req.unique().0, (id, offset, size)))
     }
 
     /// How long the kernel may keep the attributes of an inode; `mode` where that is set just now.

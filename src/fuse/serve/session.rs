@@ -94,7 +94,10 @@ pub fn serve(
     };
     let (union, requests, turns, ahead) = (fs.union.clone(), fs.requests.clone(), fs.turns.clone(), fs.ahead.clone());
     fs.splice = Splice::new(&connection).ok();
-    let device = connection.try_clone().inspect_err(|error| log::info!("threads do not take turns: {error}")).ok();
+    let device = connection
+        .try_clone()
+        .inspect_err(|error| log::info!("nothing is read ahead, and no processor kept awake: {error}"))
+        .ok();
     let mounted =
         Mounted { path: settings.mountpoint.clone(), by, device: mount::device_at(&settings.mountpoint).ok() };
 
@@ -136,9 +139,7 @@ pub fn serve(
         let guard = guard.filter(|_| successive.is_none() && settings.reads_ahead());
         ahead.start(&union, &turns, device.as_ref().zip(guard));
     }
-    if let Some(device) = device.filter(|_| settings.threads > 1) {
-        turns.set_device(device);
-    }
+    turns.choose(settings.spin, device);
     watch_signals(mounted.clone(), requests.clone()).map_err(end_early)?;
     on_ready();
     let ended = ended(session.run());

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use super::opens::DataPath;
+pub use crate::fuse::turns::Spin;
 pub use crate::sys::mount::Flags;
 
 /// Where and how to mount.
@@ -21,6 +22,8 @@ pub struct MountSettings {
     pub allow_other: bool,
     /// Requests served at once, at least 1.
     pub threads: usize,
+    /// Whether a processor is kept awake while requests follow each other.
+    pub spin: Spin,
     /// Files are read ahead of programs (see `fuse/ahead/prefetch.rs`), and directories (`fuse/ahead/walk.rs`).
     pub prefetch: bool,
     /// How data goes between programs and layers.
