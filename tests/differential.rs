@@ -9,11 +9,13 @@ mod model;
 
 use std::fmt::Write as _;
 
+use common::scratch::Mounted;
 use common::*;
 use model::layers::{self, Plan, build, plan, things};
 use model::memory::Memory;
 use model::real::Real;
 use model::{Op, Step, Subject, history};
+use proptest::prelude::*;
 
 /// What is compared. The kernel without its index does not always know its own hard links, and where it is itself the
 /// tested one, its d_ino is not judged (wrong after some renames and links, Linux 6.18).
@@ -124,11 +126,77 @@ fn kernel_reads(stack: &Stack, before: &View, walk: Walk) -> Result<(), String> 
 
 /// One history against the model.
 fn against_memory(plans: &[Plan], ops: &[Op]) -> Result<(), String> {
-    let (stack, mut memory, walk) = (build(plans), Memory::new(plans), walk(false));
+    against_memory_with(build(plans), plans, ops)
+}
+
+fn against_memory_with(stack: Stack, plans: &[Plan], ops: &[Op]) -> Result<(), String> {
+    let (mut memory, walk) = (Memory::new(plans), walk(false));
     let mut mount = stack.mount();
     run(ops, &mut Real::new(&mount), &mut memory, walk)?;
     mount.remount();
     same(&View::of(&mount, walk), &memory.view(walk), "after the remount (tested, model)")
+}
+
+/// Which of four ids of the layers are shown as which of four: by how much more, and whether the last may be missing.
+type Turn = (u8, bool);
+
+/// The ranges for users and those for groups.
+type Maps = [Vec<(u32, u32, u32)>; 2];
+
+/// The ranges of a map. The oracle is mounted by root, so that 0 is one of the view.
+fn ranges((turn, missing): Turn) -> Vec<(u32, u32, u32)> {
+    let all = (0..4).map(|disk| (disk, (disk + u32::from(turn)) % 4, 1));
+    all.filter(|(disk, view, _)| !(missing && *disk == 3 && *view != 0)).collect()
+}
+
+/// Gives the objects of the lower layers to three owners that each map has: the kernel cannot copy up a directory of
+/// another one.
+fn give_away(stack: &Stack, plans: &[Plan]) {
+    for (layer, plan) in stack.lowers.iter().zip(plans) {
+        for path in plan.keys() {
+            let sum: u32 = path.bytes().map(u32::from).sum();
+            let mode = layer.stat(path).unwrap().st_mode;
+            layer.chown(path, sum % 3, sum / 3 % 3).unwrap();
+            if rustix::fs::FileType::from_raw_mode(mode) == rustix::fs::FileType::RegularFile {
+                layer.chmod(path, mode & 0o7777).unwrap();
+            }
+        }
+    }
+}
+
+/// The kernel's OverlayFS over a stack whose directory is bound elsewhere with mapped ids.
+fn idmapped_kernel(stack: &Stack, [uids, gids]: &Maps, metacopy: &str) -> Result<(Kernel, Mounted), String> {
+    let at = stack.scratch.fresh("idmapped");
+    stack.scratch.dir("work");
+    let bind = idmapped::bind(stack.scratch.path(), &at, uids, gids).map_err(|e| format!("an idmapped mount: {e}"))?;
+    let lowers: Vec<_> = (0..stack.lowers.len()).map(|n| format!("{}/lower{n}", at.display())).collect();
+    let at = at.display();
+    let layers = format!("lowerdir={},upperdir={at}/upper,workdir={at}/work", lowers.join(":"));
+    let options = format!("{layers},index=on,xino=on,redirect_dir=on,metacopy={metacopy}");
+    let kernel = Kernel::with(&options, &stack.scratch.dir("kernel"));
+    Ok((kernel.map_err(|e| format!("OverlayFS over idmapped layers: {e}"))?, bind))
+}
+
+/// One history under a map, against the kernel's OverlayFS over idmapped layers.
+fn under_a_map(plans: &[Plan], ops: &[Op], turns: [Turn; 2]) -> Result<(), String> {
+    let (maps, walk) = (turns.map(ranges), walk(true));
+    let [users, groups] = &maps;
+    let options = format!("uidmapping={},gidmapping={}", idmapped::words(users), idmapped::words(groups));
+    let (stack, twin) = (build(plans).option(&options), build(plans));
+    [&stack, &twin].iter().for_each(|stack| give_away(stack, plans));
+    let (mut mount, (kernel, _bind)) = (stack.mount(), idmapped_kernel(&twin, &maps, "off")?);
+    let whole = run(ops, &mut Real::new(&mount), &mut Real::new(&kernel), walk)
+        .map_err(|why| format!("with {options}, {why}"))?;
+    if whole {
+        let before = View::of(&mount, walk);
+        mount.remount();
+        same(&View::of(&mount, walk), &before, "changed by the remount (after, before)")?;
+        mount.unmount();
+        let (kernel, _bind) = idmapped_kernel(&stack, &maps, "on")?;
+        let seen = View::of(&kernel, Walk { foreign: true, ..walk });
+        same(&seen, &before, "the kernel's view of the same layers (kernel, before)")?;
+    }
+    Ok(())
 }
 
 type Check = fn(&[Plan], &[Op]) -> Result<(), String>;
@@ -170,6 +238,52 @@ fn histories_agree_with_the_kernel() {
 #[test]
 fn histories_with_hard_links_in_lowers_agree_with_the_kernel() {
     kernel_case(40, true);
+}
+
+/// Where there is but one id: shown as itself, and as whose everything is.
+#[test]
+fn histories_with_one_id_agree_with_a_model() {
+    if who() == Who::Root {
+        return; // He has others to give things to.
+    }
+    rustix::process::umask(0o022.into());
+    within(600 * env_number("PLYFS_TEST_CASES", 1), || {
+        check(10, true, |plans, ops| {
+            let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+            for options in [
+                format!("uidmapping={uid}:{uid}:1,gidmapping={gid}:{gid}:1"),
+                format!("squash_to_uid={uid},squash_to_gid={gid}"),
+            ] {
+                against_memory_with(build(plans).option(&options), plans, ops)?;
+            }
+            Ok(())
+        });
+    });
+}
+
+#[test]
+fn histories_under_maps_agree_with_the_kernels_overlay_of_idmapped_layers() {
+    rustix::process::umask(0o022.into());
+    if who() != Who::Root || !mount::is_plyfs() || !Kernel::usable() {
+        skip!("root and the kernel's OverlayFS are needed");
+    }
+    let stack = Stack::new(1);
+    if let Err(why) = idmapped_kernel(&stack, &[vec![(0, 0, 1)], vec![(0, 0, 1)]], "on") {
+        skip!("{why}");
+    }
+    drop(stack);
+    within(600 * env_number("PLYFS_TEST_CASES", 1), || {
+        let turn = || (0..4_u8, any::<bool>());
+        let drawn = (things(), history(LENGTH), turn(), turn());
+        let plans = |drawn: &[Vec<layers::Thing>]| plan(drawn, false);
+        model::check(
+            40,
+            env_number("PLYFS_TEST_SEED", 1),
+            drawn,
+            |(drawn, ops, users, groups)| under_a_map(&plans(drawn), ops, [*users, *groups]),
+            |(drawn, ..)| layers::words(&plans(drawn)),
+        );
+    });
 }
 
 #[test]

@@ -113,6 +113,39 @@ fn what_is_open_when_the_daemon_dies_goes_on() {
     });
 }
 
+/// The journal has the owners of the layers: nothing is mapped twice.
+#[test]
+fn owners_of_what_is_open_are_the_same_for_the_next_daemon() {
+    within(60, || {
+        if who() != Who::Root {
+            return;
+        }
+        let stack = Stack::new(1).option("uidmapping=0:0:1:1:101:100,gidmapping=0:0:1:1:201:100");
+        stack.lowers[0].file("f", "f").chown("f", 5, 6).unwrap();
+        let (stack, mount) = supervised(stack);
+        mount.mkdir("gone", 0o755).unwrap();
+        mount.chown("gone", 107, 208).unwrap();
+        let held = [mount.open("gone", OFlags::RDONLY).unwrap(), mount.open("f", OFlags::RDWR).unwrap()];
+        mount.rmdir("gone").unwrap();
+        mount.unlink("f").unwrap();
+        let owners = || {
+            held.iter().map(rustix::fs::fstat).map(Result::unwrap).map(|st| (st.st_uid, st.st_gid)).collect::<Vec<_>>()
+        };
+        assert_eq!(owners(), [(107, 208), (105, 206)]);
+        for user in [109, 110] {
+            kill_and_wait(&mount);
+            assert_eq!(owners()[1..], [(105, 206)]);
+            let user = rustix::fs::Uid::from_raw(user);
+            rustix::fs::fchown(&held[0], Some(user), None).unwrap();
+            assert_eq!(owners()[0], (user.as_raw(), 208));
+            assert_eq!(rustix::fs::fchown(&held[0], None, Some(rustix::fs::Gid::from_raw(8))), Err(Errno::OVERFLOW));
+        }
+        tree::pwrite_all(&held[1], b"g", 0).unwrap();
+        assert_eq!(owners()[1], (105, 206), "a copy without a name");
+        drop((held, mount, stack));
+    });
+}
+
 #[test]
 fn a_listing_that_a_kill_interrupts_shows_each_name_once() {
     within(60, || {
