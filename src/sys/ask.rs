@@ -1,5 +1,5 @@
-//! Asking a mounted view what it is: an ioctl on any directory in it, which only its daemon answers. FUSE hands over data
-//! of one fixed size, so that the answer comes in pieces.
+//! Asks a mounted view what it is: by an ioctl on any directory in it, which only its daemon answers. An ioctl of FUSE
+//! carries data of one fixed size, so that the answer comes in pieces.
 #![allow(unsafe_code)]
 
 use std::os::fd::BorrowedFd;
@@ -12,7 +12,7 @@ use crate::base::{Errno, Result};
 /// Bytes of the answer in one piece.
 pub const PIECE: usize = 4096 - 24;
 
-/// What goes over: the question has `at`, the answer all of it.
+/// The data of the ioctl. A question fills in `at` only; an answer fills in everything.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Piece {
@@ -20,18 +20,18 @@ struct Piece {
     at: u64,
     /// How long the answer is.
     total: u64,
-    /// Which answer it is: another one may have come in between.
+    /// Which answer the piece belongs to: another answer may have replaced it between two questions.
     stamp: u64,
     bytes: [u8; PIECE],
 }
 
 /// The number of the ioctl.
 const OPCODE: Opcode = opcode::read_write::<Piece>(0xe7, 0x70);
-/// The same, as the daemon gets it.
+/// The number of the ioctl, as the daemon gets it.
 pub const COMMAND: u32 = OPCODE;
-/// How often a new answer may come in between.
+/// How often the asker begins again because another answer has replaced the one that it was reading.
 const RACES: usize = 8;
-/// Longer ones are not believed.
+/// The longest answer in bytes that the asker accepts.
 const MOST: u64 = 1 << 26;
 
 /// The daemon's side: what to answer to the question `data`, where `answer` is the whole.

@@ -11,7 +11,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabiliti
 use super::seam::{self, Call};
 use crate::base::{DiskGid, DiskUid, Errno, Result, ViewGid};
 
-/// What the daemon is, found out once.
+/// What this process may do, looked up once.
 struct Daemon {
     ids: Ids,
     caps: CapabilitySets,
@@ -26,7 +26,7 @@ struct Ids {
 }
 
 impl Ids {
-    /// Those of this thread.
+    /// The file system ids of this thread.
     fn now() -> Self {
         // What is no id is not taken, and the call tells the one of now.
         Self { uid: DiskUid(swap_fsuid(u32::MAX)), gid: DiskGid(swap_fsgid(u32::MAX)) }
@@ -98,8 +98,8 @@ pub fn as_caller<T>(uid: DiskUid, gid: DiskGid, f: impl FnOnce() -> Result<T>) -
     f()
 }
 
-/// Runs `f` without this thread's right to keep set-user-id and set-group-id bits where it writes. What the kernel is
-/// given meanwhile to write to by itself clears them, whoever it writes for.
+/// Runs `f` without this thread's right (`CAP_FSETID`) to keep set-user-id and set-group-id bits of a file that it writes
+/// to. A file that is handed to the kernel meanwhile loses them, too, when the kernel writes to it for somebody.
 ///
 /// # Errors
 /// `EPERM` where the right cannot be laid down; then `f` is not run.
@@ -115,7 +115,7 @@ pub fn without_fsetid<T>(f: impl FnOnce() -> T) -> Result<T> {
     Ok(done)
 }
 
-/// Makes the thread what it was before.
+/// Gives the thread its ids and rights back when it is dropped.
 struct Back {
     before: Ids,
 }
@@ -129,8 +129,8 @@ impl Drop for Back {
     }
 }
 
-/// Takes the ids and looks whether they were really taken: the calls themselves do not say, and asking costs a tenth of
-/// taking.
+/// Takes the ids, and then asks whether the thread has them: setfsuid(2) does not report a failure, and asking costs a
+/// tenth of what taking costs.
 fn take(ids: Ids, daemon: &Daemon) -> Result<()> {
     let from = ACTING.replace(Some(ids)).unwrap_or(daemon.ids);
     if from.gid != ids.gid {

@@ -36,7 +36,7 @@ pub fn pread(fd: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> Result<usize
     })
 }
 
-/// What a signal has kept from moving anything is asked for again.
+/// Repeats a call that a signal interrupted before it moved any bytes.
 fn again_if_interrupted(mut act: impl FnMut() -> Result<usize>) -> Result<usize> {
     loop {
         match act() {
@@ -215,8 +215,8 @@ pub fn syncfs(fd: BorrowedFd<'_>) -> Result<()> {
     Ok(rustix::fs::syncfs(fd)?)
 }
 
-/// Begins to write a part of a file out, after (`wait`) it was waited for until what was begun before is done
-/// ([sync_file_range(2)](https://man7.org/linux/man-pages/man2/sync_file_range.2.html)). It says nothing about metadata:
+/// Begins to write a part of a file to the disk. With `wait` it first waits until the writing begun before has ended
+/// ([sync_file_range(2)](https://man7.org/linux/man-pages/man2/sync_file_range.2.html)). It does not write metadata:
 /// fsync(2) must follow, and finds little left to do.
 ///
 /// # Errors

@@ -119,7 +119,7 @@ pub fn xflags(fsx: &Fsx) -> u32 {
     fsx.first_chunk().map_or(0, |bytes| u32::from_ne_bytes(*bytes))
 }
 
-/// Sets that field.
+/// Sets the field.
 pub fn set_xflags(fsx: &mut Fsx, flags: u32) {
     if let Some(bytes) = fsx.first_chunk_mut() {
         *bytes = flags.to_ne_bytes();
@@ -131,7 +131,7 @@ pub fn project(fsx: &Fsx) -> u32 {
     fsx.get(PROJECT).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_ne_bytes)
 }
 
-/// Sets that field.
+/// Sets the field.
 pub fn set_project(fsx: &mut Fsx, project: u32) {
     if let Some(bytes) = fsx.get_mut(PROJECT) {
         bytes.copy_from_slice(&project.to_ne_bytes());

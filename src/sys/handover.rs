@@ -86,11 +86,11 @@ pub fn write(fd: BorrowedFd<'_>, message: &[u8]) -> Result<()> {
     Ok(rustix::io::write(fd, message).map(drop)?)
 }
 
-/// Makes the descriptor `of` lead to what `fd` leads to, from one instant to the next: who uses its number sees nothing
-/// else in between ([dup3(2)](https://man7.org/linux/man-pages/man2/dup.2.html)).
+/// Makes the descriptor number `of` refer to what `fd` refers to, in one step: another thread that uses the number sees
+/// the old file or the new one ([dup3(2)](https://man7.org/linux/man-pages/man2/dup.2.html)).
 ///
 /// # Errors
-/// `EBUSY` in a race that only open(2) of another thread can make.
+/// `EBUSY` where another thread opens a file at the same moment.
 pub fn put_in_place(fd: BorrowedFd<'_>, of: BorrowedFd<'_>) -> Result<()> {
     // SAFETY: both are open; the number `of` stays open throughout, so that whoever owns it closes what it leads to then.
     let result = unsafe { libc::dup3(fd.as_raw_fd(), of.as_raw_fd(), libc::O_CLOEXEC) };

@@ -17,7 +17,7 @@ use crate::base::{Errno, Result};
 #[derive(Debug)]
 pub struct Lent(Arc<Pages>);
 
-/// Who can call them back.
+/// A handle by which another thread calls the bytes back.
 #[derive(Debug, Clone)]
 pub struct Recall(Arc<Pages>);
 
@@ -25,16 +25,16 @@ pub struct Recall(Arc<Pages>);
 struct Pages {
     start: NonNull<libc::c_void>,
     len: usize,
-    /// What the calls for the protection of the pages go by.
+    /// Whether the pages are lent, which decides what mprotect(2) may do.
     loan: Mutex<Loan>,
 }
 
 #[derive(Debug, Default)]
 struct Loan {
-    /// The kernel may be copying: only then are the pages ever closed.
+    /// The kernel may be copying now. The pages are closed only in that case.
     lent: bool,
     recalled: bool,
-    /// They could not be opened again.
+    /// The pages were closed and could not be opened again.
     lost: bool,
 }
 
@@ -45,7 +45,7 @@ unsafe impl Send for Pages {}
 unsafe impl Sync for Pages {}
 
 impl Lent {
-    /// So many bytes, all zero.
+    /// Allocates this many bytes, all zero.
     ///
     /// # Errors
     /// `ENOMEM` of [mmap(2)](https://man7.org/linux/man-pages/man2/mmap.2.html).
@@ -73,7 +73,7 @@ impl Lent {
         unsafe { std::slice::from_raw_parts_mut(self.0.start.as_ptr().cast(), len) }
     }
 
-    /// What was called back before this does not count: the next loan begins.
+    /// Begins the next loan. A recall that came before does not count for it.
     pub fn begin(&mut self) {
         self.0.loan.lock().recalled = false;
     }
@@ -107,7 +107,7 @@ impl Lent {
 }
 
 impl Recall {
-    /// From its return on the kernel begins to copy no more page of the bytes, until the next loan.
+    /// Calls the bytes back: after its return the kernel begins to copy no further page, until the next loan.
     ///
     /// # Errors
     /// Those of [mprotect(2)](https://man7.org/linux/man-pages/man2/mprotect.2.html), if the kernel may be copying: it goes on.
@@ -122,7 +122,7 @@ impl Recall {
 }
 
 impl Pages {
-    /// The kernel copies no longer.
+    /// The kernel has ended copying.
     fn give_back(&self) {
         let mut loan = self.loan.lock();
         loan.lent = false;

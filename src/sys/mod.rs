@@ -56,7 +56,7 @@ fn is_closed_itself<T>(name: &std::ffi::CStr, answer: &crate::base::Result<T>) -
     matches!(answer, Err(Errno::EACCES)) && name.to_bytes() == b"."
 }
 
-/// What a function of libc returned, -1 or a count, as a [`crate::base::Result`].
+/// Makes a [`crate::base::Result`] of what a function of libc returned: -1, or a count.
 fn check(result: libc::c_long) -> crate::base::Result<usize> {
     usize::try_from(result).map_err(|_| std::io::Error::last_os_error().into())
 }

@@ -205,7 +205,7 @@ fn fusermount_options(request: &MountRequest) -> OsString {
     OsString::from_vec(options)
 }
 
-/// Lets the program start in the opened directory `dir` with `inherit` (if any) open.
+/// Makes the program start in the directory `dir`, with the descriptor `inherit` (if any) open.
 fn in_directory(command: &mut Command, dir: BorrowedFd<'_>, inherit: Option<BorrowedFd<'_>>) {
     let dir = dir.as_raw_fd();
     let inherit = inherit.map(|fd| fd.as_raw_fd());
@@ -228,7 +228,7 @@ fn in_directory(command: &mut Command, dir: BorrowedFd<'_>, inherit: Option<Borr
     unsafe { command.pre_exec(prepare) };
 }
 
-/// Runs a helper program to its end: the last line of what it said on standard error, as an error if it failed.
+/// Runs a helper program to its end. If it failed, the last line of its standard error is the error.
 fn run(command: &mut Command) -> std::result::Result<String, String> {
     let program =
         Path::new(command.get_program()).file_name().unwrap_or(OsStr::new("?")).to_string_lossy().into_owned();
@@ -340,7 +340,7 @@ pub fn clone_tree(fd: BorrowedFd<'_>, read_only: bool) -> Result<OwnedFd> {
     Ok(tree)
 }
 
-/// Changes the mount that `tree` is the root of.
+/// Changes the flags of the mount whose root is `tree`.
 fn set_attributes(tree: BorrowedFd<'_>, attributes: &MountAttr) -> Result<()> {
     // SAFETY: the path is a NUL-terminated string, and the kernel reads as many bytes of the structure as it is told.
     let result = unsafe {
@@ -356,7 +356,7 @@ fn set_attributes(tree: BorrowedFd<'_>, attributes: &MountAttr) -> Result<()> {
     super::check(result).map(drop)
 }
 
-/// `bytes` as mount(2) takes a string.
+/// `bytes` as a C string, as mount(2) takes it.
 fn c_string(bytes: Vec<u8>) -> Result<CString> {
     CString::new(bytes).map_err(|_| Errno::EINVAL)
 }

@@ -1,4 +1,4 @@
-//! The mount table of a process, and what it says of where a directory is
+//! The mount table of a process, and where a directory is according to it
 //! ([proc_pid_mountinfo(5)](https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html)).
 
 use std::ffi::OsString;
@@ -21,13 +21,13 @@ pub struct MountEntry {
     pub id: u64,
     /// `st_dev` of its file system.
     pub device: u64,
-    /// Which directory of the file system it shows.
+    /// The directory of the file system that it shows.
     pub root: PathBuf,
     /// Where it is.
     pub at: PathBuf,
     /// The type of the file system, such as `overlay` or `fuse.plyfs`.
     pub kind: String,
-    /// What was mounted.
+    /// The source of the mount.
     pub source: OsString,
     /// The options of the file system, between commas, with the escapes of the table.
     pub options: Vec<u8>,
@@ -44,7 +44,7 @@ pub fn table() -> Result<Vec<MountEntry>> {
 /// The mount table of another process.
 ///
 /// # Errors
-/// `EACCES` where that is not this user's affair, `ENOENT` and `EINVAL` for one that is gone.
+/// `EACCES` where this user may not see it, `ENOENT` and `EINVAL` for one that is gone.
 pub fn table_of(pid: u32) -> Result<Vec<MountEntry>> {
     read_table(Path::new(&format!("/proc/{pid}/mountinfo")))
 }
@@ -90,12 +90,12 @@ pub fn unescaped(field: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Tells when this process's mount table changes.
+/// Waits for changes of this process's mount table.
 #[derive(Debug)]
 pub struct MountChanges(std::fs::File);
 
 impl MountChanges {
-    /// From now on.
+    /// Begins to watch.
     ///
     /// # Errors
     /// Those of opening a file in `/proc`.
@@ -104,7 +104,7 @@ impl MountChanges {
         Ok(Self(std::fs::File::open("/proc/self/mountinfo")?))
     }
 
-    /// Sleeps until it changes, or has changed since the last time.
+    /// Sleeps until the table has changed since the last call.
     ///
     /// # Errors
     /// Those of [poll(2)](https://man7.org/linux/man-pages/man2/poll.2.html).
@@ -119,8 +119,8 @@ impl MountChanges {
     }
 }
 
-/// Where an open directory is in its file system, whatever of that is mounted where. What is in a directory comes right
-/// behind it in their order.
+/// Where an open directory is in its file system, counted from that file system's own root. In their order a directory
+/// comes right before what is in it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PlaceInFs {
     /// `st_dev` of the file system.

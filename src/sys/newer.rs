@@ -1,15 +1,15 @@
-//! What plyfs uses where the kernel has it: calls and abilities of FUSE that came late, and what is done without.
+//! System calls and abilities of FUSE that older kernels lack, and what plyfs does without them.
 //!
-//! Each is asked for once. What is found to be missing is said once in the log. `PLYFS_ABSENT=WORD,WORD` (or `all`) makes
-//! the kernel seem to lack what the words name, for tests and to look into a fault: it can only take away.
+//! plyfs looks for each of them once, and tells the log once of each that is missing. `PLYFS_ABSENT=WORD,WORD` (or `all`) makes
+//! the kernel seem to lack what the words name, for tests and to look into a fault. It cannot add anything.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
-/// The environment variable that takes away.
+/// The environment variable that hides what the kernel has.
 pub const VARIABLE: &str = "PLYFS_ABSENT";
 
-/// What a user notices of it that something is missing.
+/// What a user notices where it is missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Without {
     /// The same is done in another way, which may take longer; or what asks for it is refused.
@@ -21,13 +21,13 @@ pub enum Without {
 /// A row of the table.
 #[derive(Debug, Clone, Copy)]
 pub struct Row {
-    /// By which [`VARIABLE`] knows it.
+    /// Its word in [`VARIABLE`].
     pub word: &'static str,
-    /// What it is called elsewhere.
+    /// Its name in the kernel or in FUSE.
     pub name: &'static str,
-    /// The Linux that brought it.
+    /// The first version of Linux that has it.
     pub since: &'static str,
-    /// What is done without it.
+    /// What plyfs does without it.
     pub without: Without,
 }
 
@@ -107,7 +107,7 @@ const UNKNOWN: u8 = 0;
 const THERE: u8 = 1;
 const MISSING: u8 = 2;
 
-/// What was found, by the order of [`Newer::ALL`].
+/// What was found out, in the order of [`Newer::ALL`].
 static FOUND: [AtomicU8; Newer::ALL.len()] = [const { AtomicU8::new(UNKNOWN) }; Newer::ALL.len()];
 
 /// Whether the kernel has it. `probe` tries that, the first time only.
@@ -125,7 +125,7 @@ pub fn has(newer: Newer, probe: impl FnOnce() -> bool) -> bool {
     }
 }
 
-/// Whether it is to be taken for missing, as somebody [wished](VARIABLE) or as it was found to be.
+/// Whether it counts as missing: [`VARIABLE`] names it, or the kernel was found to lack it.
 #[inline]
 pub fn is_absent(newer: Newer) -> bool {
     match found(newer).load(Relaxed) {
@@ -174,10 +174,10 @@ fn bit(newer: Newer) -> u64 {
     1 << newer as u32
 }
 
-/// Looks whether [`VARIABLE`] can be understood.
+/// Checks the words of [`VARIABLE`].
 ///
 /// # Errors
-/// The word that names nothing.
+/// The first word that names nothing.
 pub fn check() -> Result<(), &'static str> {
     wished().as_ref().map(drop).map_err(String::as_str)
 }

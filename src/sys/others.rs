@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use super::seam::{self, Call};
 use crate::base::{DiskUid, Result};
 
-/// The processes that this one sees.
+/// The ids of the processes that this one sees.
 ///
 /// # Errors
 /// Those of reading `/proc`.
@@ -31,7 +31,7 @@ pub fn is_trusted(pid: u32) -> bool {
     stat.is_ok_and(|stat| stat.uid == DiskUid(0) || stat.uid == own)
 }
 
-/// What a process was started with, its own name first.
+/// The command line of a process, the program first.
 pub fn arguments(pid: u32) -> Vec<OsString> {
     let line = seam::enter(Call::Process).ok().and_then(|()| std::fs::read(format!("/proc/{pid}/cmdline")).ok());
     let line = line.unwrap_or_default();
@@ -64,7 +64,7 @@ pub fn ways_into(pid: u32) -> (PathBuf, PathBuf) {
 /// A file that is [locked](super::lock::try_lock).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lock {
-    /// Who has it.
+    /// The process that holds the lock.
     pub pid: u32,
     /// The device of its file system: on btrfs another than stat(2) gives.
     pub device: u64,
@@ -72,14 +72,14 @@ pub struct Lock {
     pub ino: u64,
 }
 
-/// The locks that processes have which are seen from here
+/// The file locks of the processes that this one sees
 /// ([proc_locks(5)](https://man7.org/linux/man-pages/man5/proc_locks.5.html)).
 pub fn locks() -> Vec<Lock> {
     let table = seam::enter(Call::Process).ok().and_then(|()| std::fs::read_to_string("/proc/locks").ok());
     table.unwrap_or_default().lines().filter_map(lock).collect()
 }
 
-/// Takes `1: FLOCK  ADVISORY  WRITE 24744 fe:00:10045730 0 EOF` apart.
+/// Parses a line such as `1: FLOCK  ADVISORY  WRITE 24744 fe:00:10045730 0 EOF`.
 fn lock(line: &str) -> Option<Lock> {
     let mut words = line.split_whitespace().skip(1);
     if (words.next()?, words.next()?, words.next()?) != ("FLOCK", "ADVISORY", "WRITE") {

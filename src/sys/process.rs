@@ -54,19 +54,19 @@ pub fn this() -> Pid {
     rustix::process::getpid()
 }
 
-/// What `ps` shows of the calling thread, and of a process of one.
+/// Sets the name that `ps` shows for the calling thread, and for a process with one thread.
 pub fn set_name(name: &str) {
     let name = std::ffi::CString::new(name).unwrap_or_default();
     let _ = rustix::thread::set_name(&name);
 }
 
-/// Ends this process without anything that its parent has prepared for its own end.
+/// Ends this process at once: what its parent registered for its own end (atexit(3), destructors) is not run.
 pub fn leave_at_once() -> ! {
     // SAFETY: it takes a number, and does not return.
     unsafe { libc::_exit(0) }
 }
 
-/// A descriptor, and all of its copies, answer `EAGAIN` from now on where they would wait.
+/// From now on the descriptor and all of its copies answer `EAGAIN` instead of waiting.
 ///
 /// # Errors
 /// Those of [fcntl(2)](https://man7.org/linux/man-pages/man2/fcntl.2.html).
@@ -179,7 +179,7 @@ impl Watched {
         status.is_ok_and(|status| status.lines().any(|line| line == "CoreDumping:\t1"))
     }
 
-    /// Whether nothing is left of the process; waits for that so long.
+    /// Whether the process is gone; waits up to this long for it.
     ///
     /// # Errors
     /// `ENOMEM` of [poll(2)](https://man7.org/linux/man-pages/man2/poll.2.html); `EINVAL` for a time beyond all clocks.
@@ -207,7 +207,7 @@ pub fn wait_for(pid: Pid) -> Result<Option<i32>> {
     }
 }
 
-/// Standard error is this file from now on.
+/// Makes this file the standard error.
 ///
 /// # Errors
 /// `EMFILE`, `EBUSY` of [dup2(2)](https://man7.org/linux/man-pages/man2/dup.2.html).
@@ -283,7 +283,7 @@ pub fn pipe() -> Result<(OwnedFd, OwnedFd)> {
     Ok(rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?)
 }
 
-/// Modes given to the kernel are meant: no umask is taken from them.
+/// Clears the umask, so that objects get exactly the modes that plyfs asks for.
 pub fn clear_umask() {
     rustix::process::umask(Mode::empty());
 }
@@ -457,7 +457,7 @@ pub fn be_nice(by: i32) {
     }
 }
 
-/// How much of the processors the calling thread has had
+/// The processor time that the calling thread has used
 /// ([clock_gettime(2)](https://man7.org/linux/man-pages/man2/clock_gettime.2.html)).
 pub fn thread_time() -> Duration {
     // SAFETY: all zeros are a value of the type, and the pointer is to a live one of this frame.
@@ -500,7 +500,7 @@ pub fn take_short_turns() {
 /// The shortest that Linux gives is 0.1 ms.
 const SHORT_TURN: Duration = Duration::from_micros(200);
 
-/// Whether a read would not sleep, or will never find anything again.
+/// Whether read(2) would return at once: there is something to read, an error, or the end.
 pub fn is_readable(fd: BorrowedFd<'_>) -> bool {
     let mut fds = [rustix::event::PollFd::new(&fd, rustix::event::PollFlags::IN)];
     // An error is for the one who reads.

@@ -6,7 +6,7 @@ pub fn count() -> usize {
     pretended.filter(|&count| count > 0).unwrap_or_else(allowed)
 }
 
-/// By the affinity of the calling thread.
+/// The processors in the affinity mask of the calling thread.
 fn allowed() -> usize {
     rustix::thread::sched_getaffinity(None).map_or(0, |set| set.count() as usize)
 }

@@ -1,4 +1,4 @@
-//! Names that nobody else has.
+//! Names for temporary objects that nobody else uses.
 
 use std::ffi::CString;
 use std::fmt::Write as _;
@@ -59,12 +59,12 @@ pub fn temp_name(prefix: &str) -> Result<CString> {
     CString::new(name).map_err(|_| Errno::EINVAL)
 }
 
-/// Which run of the machine this is
+/// The id of this boot of the machine
 /// ([proc_sys_kernel(5)](https://man7.org/linux/man-pages/man5/proc_sys_kernel.5.html), `random/boot_id`); zeros where
 /// that cannot be read.
 ///
 /// # Errors
-/// None but a test's.
+/// Set by tests only.
 pub fn boot_id() -> Result<[u8; 16]> {
     static BOOT: OnceLock<[u8; 16]> = OnceLock::new();
     seam::enter(Call::Random)?;

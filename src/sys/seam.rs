@@ -40,7 +40,7 @@ calls! {
     Protect
 }
 
-/// What happens to the calls of a thread.
+/// What a test makes of the system calls of a thread.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Plan {
     fault: Option<Fault>,
@@ -56,7 +56,7 @@ enum Fault {
     Panic { at: u64 },
 }
 
-/// How much of what was asked a call that moves bytes moves.
+/// How many of the bytes asked for a call moves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
     /// Nothing, as a file system does that has no better answer.
@@ -93,13 +93,13 @@ impl Plan {
         Self { fault: Some(Fault::Dead { from }), ..Self::default() }
     }
 
-    /// The call with number `at` (from 0), if it moves bytes, moves only a part of them; `then` is what the one after it
-    /// fails with.
+    /// The call with number `at` (from 0) moves only a part of its bytes, if it moves any; the call after it fails with
+    /// `then`.
     pub fn short(at: u64, part: Part, then: Option<Errno>) -> Self {
         Self { fault: Some(Fault::Short { at, part, then }), ..Self::default() }
     }
 
-    /// There is a bug at the call with number `at` (from 0).
+    /// The call with number `at` (from 0) panics.
     pub fn panic(at: u64) -> Self {
         Self { fault: Some(Fault::Panic { at }), ..Self::default() }
     }
@@ -110,14 +110,15 @@ impl Plan {
         Self { only: Some(call), ..self }
     }
 
-    /// Before each call that is counted `act` runs, whose own calls are not: the disk may get on in between.
+    /// Runs `act` before each counted call; the calls of `act` are not counted. It stands for what else may happen between
+    /// two calls.
     #[must_use]
     pub fn each(self, act: fn()) -> Self {
         Self { each: Some(act), ..self }
     }
 }
 
-/// What file systems are taken not to have.
+/// What file systems seem to lack, for a test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Lacks {
     /// The flags of `renameat2(2)`.
@@ -126,7 +127,7 @@ pub struct Lacks {
     pub devices: bool,
     /// Marks: extended attributes of overlays.
     pub marks: bool,
-    /// A device that fails so is made all the same.
+    /// mknod(2) of a device fails, but the name is there afterwards.
     pub late: bool,
     /// Hard links.
     pub links: bool,
@@ -147,7 +148,7 @@ thread_local! {
     };
 }
 
-/// For as long as the value lives file systems lack this for the thread that made it, and must be dropped there.
+/// While this value lives, file systems seem to lack this for the thread that made it. That thread must drop it.
 pub struct Lacking(());
 
 impl Lacking {
@@ -172,7 +173,7 @@ pub(crate) fn lacks() -> Lacks {
     if PLANS.load(Ordering::Relaxed) == 0 { Lacks::default() } else { LACKS.get() }
 }
 
-/// What directories are taken to be that the machine may not have.
+/// Sorts of directories that the machine may not have, for a test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Guise {
     /// The inode number of the directory that is taken to be case-insensitive; 0: none.
@@ -185,7 +186,7 @@ thread_local! {
     static GUISE: std::cell::Cell<Option<Guise>> = const { std::cell::Cell::new(None) };
 }
 
-/// For as long as the value lives the thread that made it, which must drop it, sees directories so.
+/// While this value lives, the thread that made it sees directories so. That thread must drop it.
 pub struct Guised(());
 
 impl Guised {
@@ -213,7 +214,7 @@ pub(crate) fn guise() -> Option<Guise> {
 struct Running {
     plan: Plan,
     count: u64,
-    /// Each counted call, where that is asked for.
+    /// The counted calls in their order, if a test asked for them.
     trace: Option<Vec<Call>>,
 }
 

@@ -7,7 +7,7 @@ use rustix::pipe::SpliceFlags;
 use super::process;
 use crate::base::{Errno, Result};
 
-/// What a pipe holds is counted in these.
+/// Bytes of a page: a pipe holds a number of pages.
 const PAGE: usize = 4096;
 
 /// A pipe that is empty whenever it is not in use.
@@ -41,7 +41,7 @@ impl Pipe {
     ///
     /// # Errors
     /// `ENODATA`: the file is shorter; else those of [splice(2)](https://man7.org/linux/man-pages/man2/splice.2.html).
-    /// Then nothing was written, and the pipe must not be used any more.
+    /// Nothing was written in this case, and the pipe must not be used any more.
     pub fn send(&self, header: &[u8], file: BorrowedFd<'_>, offset: u64, len: usize, to: BorrowedFd<'_>) -> Result<()> {
         if rustix::io::write(&self.write, header)? != header.len() {
             return Err(Errno::EIO);

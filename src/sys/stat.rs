@@ -24,16 +24,16 @@ pub struct Time {
 /// What a time stamp is set to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SetTime {
-    /// It stays.
+    /// The time stays as it is.
     #[default]
     Omit,
     /// The kernel's time of the call.
     Now,
-    /// This one.
+    /// This time.
     At(Time),
 }
 
-/// What sort of object it is.
+/// The type of an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[allow(missing_docs)]
 pub enum Kind {
@@ -120,7 +120,7 @@ pub struct Stat {
 }
 
 impl Stat {
-    /// What sort of object it is.
+    /// The type of an object.
     pub fn kind(&self) -> Kind {
         Kind::from_mode(self.mode)
     }
@@ -213,12 +213,12 @@ pub fn stat_beneath(dir: BorrowedFd<'_>, name: &CStr) -> Result<Stat> {
     Ok(Stat::from_raw(&rustix::fs::fstat(&object)?))
 }
 
-/// What chattr(1) forbids to change.
+/// What flags of chattr(1) forbid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Protection {
-    /// It can only grow (`FS_APPEND_FL`).
+    /// The object can only grow (`FS_APPEND_FL`).
     pub append: bool,
-    /// It cannot be changed (`FS_IMMUTABLE_FL`).
+    /// The object cannot be changed (`FS_IMMUTABLE_FL`).
     pub immutable: bool,
 }
 

@@ -242,7 +242,7 @@ fn permissions(mode: u32) -> Mode {
     Mode::from_raw_mode(mode & 0o7777)
 }
 
-/// The number that means "leave it" is no id.
+/// Refuses the number that chown(2) takes for "leave it": it is no id.
 fn owner(uid: Option<DiskUid>, gid: Option<DiskGid>) -> Result<(Option<Uid>, Option<Gid>)> {
     if uid == Some(DiskUid(u32::MAX)) || gid == Some(DiskGid(u32::MAX)) {
         return Err(Errno::EINVAL);

@@ -22,7 +22,7 @@ struct Any {
     uuid: FsUuid,
 }
 
-/// `struct fsuuid`, whose head alone counts in the number of the call, with room for the UUID.
+/// `struct fsuuid` with room for the UUID. The number of the ioctl is made from the size of its head alone.
 #[repr(C)]
 struct Ext4 {
     len: u32,
@@ -58,9 +58,9 @@ const BTRFS: u64 = 0x9123_683e;
 const F2FS: u64 = 0xf2f5_2010;
 const EROFS: u64 = 0xe0f5_e1e2;
 
-/// Where a superblock stands on its device, in bytes.
+/// The offset in bytes of a superblock on its device.
 const SUPERBLOCK: u64 = 1024;
-/// Bytes of it that are read.
+/// How many bytes of a superblock are read.
 const HEAD: usize = 256;
 
 /// The UUID of the file system that `fd` is on; `None` if it has none, or nobody says.

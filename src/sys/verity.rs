@@ -1,4 +1,4 @@
-//! fs-verity: files that the kernel lets nobody change, and whose content it has a digest of.
+//! fs-verity: files that nobody can change, and of whose content the kernel keeps a digest.
 #![allow(unsafe_code)]
 
 use std::os::fd::BorrowedFd;

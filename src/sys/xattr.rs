@@ -14,7 +14,7 @@ use super::path::ProcPath;
 use super::seam::{self, Call};
 use crate::base::{Errno, Result};
 
-/// Most values and lists fit.
+/// Bytes of the buffer on the stack; most values and lists fit in.
 const SMALL: usize = 512;
 
 /// `XATTR_SIZE_MAX` and `XATTR_LIST_MAX`
@@ -29,7 +29,7 @@ pub fn get_at(dir: BorrowedFd<'_>, name: &CStr, key: &CStr) -> Result<Option<Vec
     absent_is_none(get_at_raw(dir, name, key))
 }
 
-/// As [`get_at`], for whom absence is an error.
+/// As [`get_at`], but absence is an error.
 ///
 /// # Errors
 /// `ENODATA` if there is none, `EOPNOTSUPP` if there cannot be one, and those of [`get_at`].
@@ -56,7 +56,7 @@ pub fn get_fd(fd: BorrowedFd<'_>, key: &CStr) -> Result<Option<Vec<u8>>> {
     absent_is_none(get_fd_raw(fd, key))
 }
 
-/// As [`get_fd`], for whom absence is an error.
+/// As [`get_fd`], but absence is an error.
 ///
 /// # Errors
 /// As [`get_at_raw`].
@@ -219,7 +219,7 @@ fn has_xattrat() -> bool {
     newer::has(Newer::XattrAt, || raw::probe().err().is_none_or(super::has_call))
 }
 
-/// The system calls as they are.
+/// The system calls without a wrapper.
 mod raw {
     use std::ptr::null_mut;
 
