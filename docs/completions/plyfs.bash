@@ -47,10 +47,12 @@ _plyfs_options=(
     log=
     threads=
     spin=
+    auto_unmount
     noacl
     static_nlink
     debug
-    ino32_t=
+    ino32_t
+    noxattrs
     uidmapping=
     gidmapping=
     squash_to_root
@@ -73,6 +75,15 @@ _plyfs_options=(
     sync
     async
     dirsync
+    private
+    rprivate
+    shared
+    rshared
+    slave
+    rslave
+    unbindable
+    runbindable
+    remount
 )
 _plyfs_values() {
     case $1 in
@@ -88,7 +99,6 @@ _plyfs_values() {
     prefetch) printf %s 'on off' ;;
     log) printf %s 'stderr syslog off' ;;
     spin) printf %s 'auto off' ;;
-    ino32_t) printf %s '1 0' ;;
     esac
 }
 # end options

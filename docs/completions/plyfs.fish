@@ -36,16 +36,18 @@ function __plyfs_options
     printf '%s\t%s\n' 'log=' 'where warnings, errors and panics go (RUST_LOG=… says what else): a file is added to'
     printf '%s\t%s\n' 'threads=' 'requests served at once, 1 to 256'
     printf '%s\t%s\n' 'spin=' 'auto: of two processors that nobody else uses one is kept awake while requests follow each other, which is quicker and takes processor time'
+    printf '%s\t%s\n' 'auto_unmount' 'when the daemon dies a second, small process unmounts the view (Linux 5.3)'
     printf '%s\t%s\n' 'noacl' 'POSIX ACLs are not interpreted'
     printf '%s\t%s\n' 'static_nlink' 'every directory shows a link count of 1'
     printf '%s\t%s\n' 'debug' 'as -d'
-    printf '%s\t%s\n' 'ino32_t=' '1: inode numbers have 32 bits, for programs without large-file support'
+    printf '%s\t%s\n' 'ino32_t' '1: inode numbers have 32 bits, for programs without large-file support'
+    printf '%s\t%s\n' 'noxattrs' 'there are no extended attributes, and so no ACLs'
     printf '%s\t%s\n' 'uidmapping=' 'COUNT users from LAYER on are shown as those from VIEW on, and set as those of the layer'
     printf '%s\t%s\n' 'gidmapping=' 'the same for groups'
     printf '%s\t%s\n' 'squash_to_root' 'as squash_to_uid=0,squash_to_gid=0'
     printf '%s\t%s\n' 'squash_to_uid=' 'everything is shown as one user\'s'
     printf '%s\t%s\n' 'squash_to_gid=' 'the same for the group'
-    printf '%s\t%s\n' 'context=' 'SELinux: given to the kernel as it stands, quotes included'
+    printf '%s\t%s\n' 'context=' 'SELinux: given to the kernel as it stands, quotes and the commas between them included'
     printf '%s\t%s\n' 'fscontext=' 'SELinux: given to the kernel as it stands'
     printf '%s\t%s\n' 'defcontext=' 'SELinux: given to the kernel as it stands'
     printf '%s\t%s\n' 'rootcontext=' 'SELinux: given to the kernel as it stands'
@@ -62,6 +64,15 @@ function __plyfs_options
     printf '%s\t%s\n' 'sync' 'a write is on disk when it returns'
     printf '%s\t%s\n' 'async' 'takes back sync'
     printf '%s\t%s\n' 'dirsync' 'a flag in the mount table'
+    printf '%s\t%s\n' 'private' 'as mount(8): what is mounted in the view is seen in copies of it or not'
+    printf '%s\t%s\n' 'rprivate' 'as mount(8): what is mounted in the view is seen in copies of it or not'
+    printf '%s\t%s\n' 'shared' 'as mount(8): what is mounted in the view is seen in copies of it or not'
+    printf '%s\t%s\n' 'rshared' 'as mount(8): what is mounted in the view is seen in copies of it or not'
+    printf '%s\t%s\n' 'slave' 'as mount(8): what is mounted in the view is seen in copies of it or not'
+    printf '%s\t%s\n' 'rslave' 'as mount(8): what is mounted in the view is seen in copies of it or not'
+    printf '%s\t%s\n' 'unbindable' 'as mount(8): what is mounted in the view is seen in copies of it or not'
+    printf '%s\t%s\n' 'runbindable' 'as mount(8): what is mounted in the view is seen in copies of it or not'
+    printf '%s\t%s\n' 'remount' 'change ro, rw, nosuid, nodev, noexec, exec, noatime, atime, sync, async and dirsync of a mounted view'
     # end options
 end
 
@@ -93,8 +104,6 @@ function __plyfs_values
             string split ' ' 'stderr syslog off'
         case spin
             string split ' ' 'auto off'
-        case ino32_t
-            string split ' ' '1 0'
         # end values
     end
 end

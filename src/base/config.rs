@@ -30,6 +30,9 @@ pub struct Config {
     /// Whether a change of metadata leaves the data below. `None`: on where the upper layer can hold the marks;
     /// metacopy files of the layers are then followed, too.
     pub metacopy: Option<bool>,
+    /// What is not said of the two above is off, and what the layers have of them is followed: other programs that know no
+    /// such marks read the upper layer, too.
+    pub plain: bool,
     /// Large files are copied up by blocks of this size in bytes, as a power of two from 12 to 24; `None`: they are
     /// copied whole.
     pub copyup_block: Option<u8>,
@@ -45,6 +48,11 @@ pub struct Config {
     pub gids: Shown,
     /// POSIX ACLs are not interpreted.
     pub noacl: bool,
+    /// There are no extended attributes (`EOPNOTSUPP`); a copy-up keeps those of the layers.
+    pub noxattrs: bool,
+    /// The kernel was mounted to ask nobody for permission, and checks modes only where it asks for ACLs: with `noacl`
+    /// there is none.
+    pub asked_for_acls: bool,
     /// Every directory shows a link count of 1.
     pub static_nlink: bool,
     /// The view honours set-user-id bits in the initial user namespace, so that files of a layer on a `nosuid` mount

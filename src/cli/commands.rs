@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -12,16 +12,18 @@ use super::grammar::Word;
 use super::help;
 use super::line::{self, Command, Mount};
 use super::log;
-use super::report::Failure;
-use super::resolve::{self, Abilities, Resolved};
+use super::remount;
+use super::report::{self, Failure};
+use super::resolve::{self, Abilities, Manner, Resolved};
 use super::show;
 use super::supervise;
 use super::umount;
 use crate::base::Errno;
+use crate::fuse::serve::auto_unmount;
 use crate::fuse::serve::reattach::Successive;
 use crate::fuse::serve::session;
 use crate::fuse::{Adapter, Guard};
-use crate::sys::{newer, process};
+use crate::sys::{inherited, newer, process};
 use crate::union::{Rivals, Union};
 
 /// Runs the command line `args` (with the program's name); its exit status.
@@ -29,11 +31,15 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     process::heed_children();
     let mut args = args.into_iter().peekable();
     let for_mount8 = args.peek().is_some_and(|program| line::is_for_mount8(program));
+    if args.peek().is_some_and(|program| line::is_fuse_overlayfs(program)) {
+        // By the other name it would be taken for a fuse-overlayfs, which holds no lock (see `union/rivals.rs`).
+        process::set_name("plyfs");
+    }
     let parsed = newer::check().map_err(no_such_word).and_then(|()| line::parse(args));
     let done = parsed.and_then(|command| match command {
         Command::Help(verb) => print(&verb.map_or_else(help::text, help::of)),
         Command::HelpAll => print(&help::all()),
-        Command::Version => print(&help::version()),
+        Command::Version { in_place } => print(&help::version(in_place)),
         Command::Show { at, json } => show::show(Path::new(&at), json).and_then(|text| print(&text)),
         Command::Umount { at, lazy } => umount::umount(Path::new(&at), lazy),
         Command::Mount(mount) => self::mount(mount, for_mount8),
@@ -62,10 +68,20 @@ fn mount(command: Mount, for_mount8: bool) -> Result<(), Failure> {
     let abilities =
         Abilities { mounts_directly: session::mounts_directly(), ids_are_initial: process::ids_are_initial() };
     let merged = Path::new(&command.merged);
+    if command.words.iter().any(|word| word.key == "remount") {
+        return remount::remount(&command, abilities);
+    }
     // The words come first: an error in them is one whatever the directories look like.
-    let mut resolved = resolve::resolve(&command.words, command.source.as_deref(), merged, command.sloppy, abilities)?;
-    let mountpoint = std::fs::canonicalize(merged).map_err(|error| no_mountpoint(merged, error.into()))?;
-    resolved.mount.mountpoint.clone_from(&mountpoint);
+    let mut resolved =
+        resolve::resolve(&command.words, command.source.as_deref(), merged, (&command).into(), abilities)?;
+    for word in &resolved.unknown {
+        // To the letter as fuse-overlayfs says it: its callers know the words.
+        eprintln!("unknown argument ignored: {}", report::one_line(word));
+    }
+    match inherited::number_in(merged) {
+        Some(number) => take_given(&mut resolved, number, abilities)?,
+        None => resolved.mount.mountpoint = mountpoint(merged)?,
+    }
     if command.fake {
         return Ok(());
     }
@@ -87,15 +103,28 @@ fn mount(command: Mount, for_mount8: bool) -> Result<(), Failure> {
             None if resolved.log == Some(log::To::Stderr) => Stderr::Kept,
             None => Stderr::Null,
         };
-        return daemon::in_background(&mountpoint, stderr, serve);
+        return daemon::in_background((&resolved.mount.mountpoint, resolved.mount.given()), stderr, serve);
     }
     file.as_ref().map_or(Ok(()), daemon::log_to)?;
     serve(&mut Console::new(for_mount8))
 }
 
+/// The connection of a mount that the caller has made.
+fn take_given(resolved: &mut Resolved, number: i32, abilities: Abilities) -> Result<(), Failure> {
+    let given = inherited::connection(number).map_err(|errno| {
+        let hint = "the caller mounts with a /dev/fuse of its own, and leaves it open under this number";
+        Failure::refused(format!("/dev/fd/{number}"), format!("no open /dev/fuse: {errno}"), hint)
+    })?;
+    resolved.mount.given = Some(Arc::new(given));
+    // Whether the kernel checks modes, and set-user-id bits count, the caller has settled.
+    resolved.config.asked_for_acls = true;
+    resolved.config.suid_view = abilities.ids_are_initial;
+    Ok(())
+}
+
 fn complete(words: &[Word], debug: bool) -> Result<(), Failure> {
     let abilities = Abilities { mounts_directly: process::is_admin(), ids_are_initial: process::ids_are_initial() };
-    let mut resolved = resolve::resolve(words, None, Path::new("/"), false, abilities)?;
+    let mut resolved = resolve::resolve(words, None, Path::new("/"), Manner::default(), abilities)?;
     let Some(upper) = &resolved.config.upper else {
         let reason = "without an upper layer no file arrives by blocks";
         return Err(Failure::usage("complete", reason, "upperdir=DIR,workdir=DIR, as the view was mounted"));
@@ -112,6 +141,11 @@ fn complete(words: &[Word], debug: bool) -> Result<(), Failure> {
             Err(Failure::refused("complete", reason, "the lines above say why"))
         }
     }
+}
+
+/// The mountpoint without symbolic links.
+pub(super) fn mountpoint(merged: &Path) -> Result<PathBuf, Failure> {
+    std::fs::canonicalize(merged).map_err(|error| no_mountpoint(merged, error.into()))
 }
 
 fn no_mountpoint(merged: &Path, errno: Errno) -> Failure {
@@ -151,6 +185,11 @@ fn open_and_serve(resolved: &Resolved, successive: Option<Successive>, report: &
     // While there is one thread.
     let (config, mut mount) = (resolved.config.clone(), resolved.mount.clone());
     let guard = if mount.reads_ahead() && successive.is_none() { Guard::start() } else { Err(Errno::ENODEV) };
+    if mount.auto_unmount {
+        auto_unmount::start(&mount.mountpoint).map_err(|errno| {
+            Failure::refused("auto_unmount", errno.to_string(), "leave it out; Linux 5.3 has what it needs")
+        })?;
+    }
     let rivals = Rivals::of(&config);
     // The next of several daemons goes on with what is mounted, whatever stands beside it.
     let mut notes = Vec::new();
@@ -160,7 +199,12 @@ fn open_and_serve(resolved: &Resolved, successive: Option<Successive>, report: &
     }
     let union = Arc::new(Union::open_with(config, successive.as_ref().map(|one| one.journal.clone()))?);
     for note in notes.iter().chain(union.notes()) {
-        report.note(note);
+        if resolved.in_place {
+            // Its callers show each line to their users.
+            ::log::info!("{note}");
+        } else {
+            report.note(note);
+        }
     }
     mount.flags.ro |= !union.is_writable();
     let failed = |error: std::io::Error| Failure::system("a thread", error.to_string(), "");

@@ -11,6 +11,7 @@ use rustix::process::Pid;
 
 use super::report::{Failure, Status, one_line};
 use crate::base::Errno;
+use crate::sys::inherited;
 use crate::sys::process::{self, Fork};
 
 /// What the process that serves tells the process that was called.
@@ -50,7 +51,7 @@ pub fn log_to(file: &File) -> Result<(), Failure> {
 }
 
 /// Tells the caller. That nobody reads any more is no reason to end.
-fn say(line: &str) {
+pub fn say(line: &str) {
     let text = format!("plyfs: {line}\n");
     let _ = match CALLERS.get() {
         Some(mut stderr) => stderr.write_all(text.as_bytes()),
@@ -138,12 +139,13 @@ pub enum Stderr {
 }
 
 /// Runs `serve` in a process of its own and returns once it reports that the view is up and `mountpoint` answers.
-/// Must be called before there is a second thread. In the new process it does not return.
+/// Must be called before there is a second thread. In the new process it does not return. `given`: the connection that the
+/// caller has mounted.
 ///
 /// # Errors
 /// The failure of `serve` before the view was up; no process could be made.
 pub fn in_background(
-    mountpoint: &Path,
+    (mountpoint, given): (&Path, Option<BorrowedFd<'_>>),
     stderr: Stderr,
     serve: impl FnOnce(&mut dyn Report) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
@@ -151,11 +153,13 @@ pub fn in_background(
     match process::fork().map_err(|errno| no_process("fork(2)", errno))? {
         Fork::Parent(child) => {
             drop(tell);
-            wait_until_up(mountpoint, File::from(hear), child)
+            // What the caller has mounted itself is served wherever that may be.
+            wait_until_up(mountpoint, given.is_none(), (File::from(hear), child))
         }
         Fork::Child => {
             drop(hear);
-            let prepared = prepare(tell.as_fd(), stderr);
+            let kept: Vec<_> = given.into_iter().chain([tell.as_fd()]).collect();
+            let prepared = prepare(&kept, stderr);
             let mut messenger = Messenger(Some(File::from(tell)));
             let served = prepared
                 .map_err(|errno| no_process("the background process", errno))
@@ -166,12 +170,12 @@ pub fn in_background(
 }
 
 /// Detaches the new process from its caller: descriptors, session, directory.
-fn prepare(keep: BorrowedFd<'_>, stderr: Stderr) -> Result<(), Errno> {
+fn prepare(keep: &[BorrowedFd<'_>], stderr: Stderr) -> Result<(), Errno> {
     let keeps_stderr = !matches!(stderr, Stderr::Null);
     if let Stderr::File(file) = stderr {
         process::stderr_to(file.as_fd())?;
     }
-    process::close_inherited(keep)?;
+    inherited::close_inherited(keep)?;
     process::detach(keeps_stderr)
 }
 
@@ -180,7 +184,7 @@ fn no_process(what: &str, errno: Errno) -> Failure {
 }
 
 /// Listens to the background process until it is up or has failed.
-fn wait_until_up(mountpoint: &Path, mut pipe: File, child: Pid) -> Result<(), Failure> {
+fn wait_until_up(mountpoint: &Path, is_there: bool, (mut pipe, child): (File, Pid)) -> Result<(), Failure> {
     let mut heard = String::new();
     // What a broken-off line lacks is said below.
     let _ = pipe.read_to_string(&mut heard);
@@ -191,7 +195,9 @@ fn wait_until_up(mountpoint: &Path, mut pipe: File, child: Pid) -> Result<(), Fa
         } else if let Some(failure) = line.strip_prefix(FAILED) {
             return Err(decode(failure));
         } else if line.starts_with(UP) {
-            answers(mountpoint)?;
+            if is_there {
+                answers(mountpoint)?;
+            }
             console.up();
             return Ok(());
         }

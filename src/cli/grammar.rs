@@ -213,7 +213,9 @@ pub fn size(word: &Word) -> Result<u64, Failure> {
 pub fn check_form(word: &Word, form: Form) -> Result<(), Failure> {
     let key = &word.key;
     match (form, word.value.as_deref()) {
-        (Form::Flag, None) | (Form::Any, _) => Ok(()),
+        (Form::Flag | Form::Switch, None) | (Form::Any, _) => Ok(()),
+        (Form::Switch, Some(b"1" | b"0")) => Ok(()),
+        (Form::Switch, Some(_)) => Err(Failure::usage(word.display(), "no such value", format!("{key}[=1|0]"))),
         (Form::Flag, Some(_)) => Err(Failure::usage(word.display(), "this option takes no value", format!("-o {key}"))),
         (Form::Value(_), Some(value)) if !value.is_empty() => Ok(()),
         (Form::Value(what), _) => Err(Failure::usage(key, "a value is missing", format!("{key}={what}"))),

@@ -151,15 +151,18 @@ pub fn markdown() -> String {
     text
 }
 
-/// The version, in one line.
-pub fn version() -> String {
-    format!("plyfs {}\n", env!("CARGO_PKG_VERSION"))
+/// The version, in one line; before it, in the place of fuse-overlayfs, that of which it does what is asked for: programs
+/// look for it there.
+pub fn version(in_place: bool) -> String {
+    let of_other = if in_place { "fuse-overlayfs: version 1.16\n" } else { "" };
+    format!("{of_other}plyfs {}\n", env!("CARGO_PKG_VERSION"))
 }
 
 /// An option with what may follow its name: `index=on|off`.
 pub fn shape(option: &Spec) -> String {
     match option.form {
         Form::Flag | Form::Any => option.name.to_owned(),
+        Form::Switch => format!("{}[=1|0]", option.name),
         Form::Value(what) => format!("{}={what}", option.name),
         Form::Choice(choices) => format!("{}={}", option.name, choices.join("|")),
     }
@@ -234,7 +237,8 @@ mod tests {
 
     #[test]
     fn the_version_is_one_line() {
-        assert_eq!(version().lines().count(), 1);
-        assert!(version().starts_with("plyfs ") && version().ends_with('\n'));
+        assert_eq!(version(false).lines().count(), 1);
+        assert!(version(false).starts_with("plyfs ") && version(false).ends_with('\n'));
+        assert_eq!(version(true).lines().next(), Some("fuse-overlayfs: version 1.16"));
     }
 }

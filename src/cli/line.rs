@@ -16,7 +16,10 @@ pub enum Command {
     /// All commands, flags and options.
     HelpAll,
     /// Which version it is.
-    Version,
+    Version {
+        /// In the place of fuse-overlayfs.
+        in_place: bool,
+    },
     /// A view is mounted.
     Mount(Mount),
     /// What a mounted view is.
@@ -66,6 +69,8 @@ pub struct Mount {
     pub foreground: bool,
     /// `-d`
     pub debug: bool,
+    /// It was called as [`fuse-overlayfs`](is_fuse_overlayfs).
+    pub in_place: bool,
     /// `-s` of mount(8).
     pub sloppy: bool,
     /// `-f` of mount(8): do everything but the mount.
@@ -92,25 +97,32 @@ pub fn is_for_mount8(program: &OsStr) -> bool {
     Path::new(program).file_name().is_some_and(|name| name.as_bytes().starts_with(b"mount."))
 }
 
+/// Whether programs that know nothing of plyfs run it, in the place of fuse-overlayfs: docs/containers.md has what is other
+/// then.
+pub fn is_fuse_overlayfs(program: &OsStr) -> bool {
+    Path::new(program).file_name().is_some_and(|name| name == "fuse-overlayfs")
+}
+
 /// Reads the command line `args`, which begins with the program's name.
 ///
 /// # Errors
 /// A flag that is unknown or belongs to another command; words too many, or too few.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Failure> {
     let mut args = args.into_iter().peekable();
-    let for_mount8 = is_for_mount8(&args.next().unwrap_or_default());
-    let verb = args.peek().filter(|_| !for_mount8).and_then(|arg| verb_of(arg));
+    let program = args.next().unwrap_or_default();
+    let (for_mount8, in_place) = (is_for_mount8(&program), is_fuse_overlayfs(&program));
+    let verb = args.peek().filter(|_| !for_mount8 && !in_place).and_then(|arg| verb_of(arg));
     if verb.is_some() {
         args.next();
     }
     let verb = verb.unwrap_or(Verb::Mount);
-    let mut line = Line::default();
+    let mut line = Line { mount: Mount { in_place, ..Mount::default() }, ..Line::default() };
     while let Some(arg) = args.next() {
         match arg.as_bytes() {
             b"--" => line.places.extend(args.by_ref()),
             b"--help" => return Ok(help_of(verb)),
             b"--help-all" => return Ok(Command::HelpAll),
-            b"--version" => return Ok(Command::Version),
+            b"--version" => return Ok(Command::Version { in_place }),
             b"--json" if verb == Verb::Show => line.json = true,
             b"--lazy" | b"-l" if verb == Verb::Umount => line.lazy = true,
             b"--debug" => line.mount.debug = true,
@@ -238,7 +250,7 @@ fn short(
             b's' => mount.sloppy = true,
             b'n' | b'v' => {}
             b'h' => return Ok(Some(Command::Help(None))),
-            b'V' => return Ok(Some(Command::Version)),
+            b'V' => return Ok(Some(Command::Version { in_place: mount.in_place })),
             b'o' | b't' | b'N' => {
                 let value = match letters.get(at + 1..) {
                     None | Some([]) => args.next().map(OsString::into_vec),
@@ -301,8 +313,9 @@ mod tests {
         assert_eq!(mount.namespace.as_deref(), Some(OsStr::new("/proc/1/ns/mnt")));
         assert!(mounted("/sbin/mount.fuse.plyfs -f s /m").fake);
         for (line, command) in [
-            ("plyfs -V", Command::Version),
-            ("plyfs --version", Command::Version),
+            ("plyfs -V", Command::Version { in_place: false }),
+            ("plyfs --version", Command::Version { in_place: false }),
+            ("/usr/bin/fuse-overlayfs --version", Command::Version { in_place: true }),
             ("plyfs -h", Command::Help(None)),
             ("plyfs mount --help /m", Command::Help(None)),
             ("plyfs help", Command::Help(None)),
@@ -318,6 +331,7 @@ mod tests {
         ] {
             assert_eq!(parsed(line), Ok(command), "{line}");
         }
+        assert_eq!(mounted("fuse-overlayfs show /m").source.as_deref(), Some(OsStr::new("show")));
         assert_eq!(mounted("/sbin/mount.plyfs umount /m").source.as_deref(), Some(OsStr::new("umount")));
     }
 

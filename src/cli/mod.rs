@@ -10,6 +10,7 @@ mod line;
 pub mod log;
 pub mod options;
 mod owners;
+mod remount;
 pub mod report;
 pub mod resolve;
 mod show;

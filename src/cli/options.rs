@@ -26,6 +26,8 @@ pub struct Spec {
 pub enum Form {
     /// Nothing.
     Flag,
+    /// Nothing, or `=1`, or `=0` for the opposite.
+    Switch,
     /// `=` and something that is not empty; the word stands for it in documents.
     Value(&'static str),
     /// `=` and one of these.
@@ -104,8 +106,10 @@ pub enum Key {
     CopyUp,
     Prefetch,
     Supervise,
+    AutoUnmount,
     Log,
     Debug,
+    NoXattrs,
     Security,
     Ro,
     Rw,
@@ -120,14 +124,18 @@ pub enum Key {
     Sync,
     Async,
     DirSync,
+    Propagation,
+    Remount,
 }
 
 use Fate::{Honoured, Later, Nothing, Refused};
-use Form::{Any, Choice, Flag, Value};
+use Form::{Any, Choice, Flag, Switch, Value};
 use Source::{Fuse, FuseOverlayfs, Mount, Overlay, Security};
 
 const ON_OFF: Form = Choice(&["on", "off"]);
 const ONE_ZERO: Form = Choice(&["1", "0"]);
+const PROPAGATION: &str =
+    "as mount(8): what is mounted in the view is seen in copies of it or not; not by a normal user's mount";
 
 const fn row(name: &'static str, form: Form, source: Source, fate: Fate, help: &'static str) -> Spec {
     Spec { name, form, source, fate, help }
@@ -172,7 +180,10 @@ pub const TABLE: &[Spec] = &[
     row("log", Value("stderr|syslog|off|FILE"), Fuse, Honoured(Key::Log), "where warnings, errors and panics go (RUST_LOG=… says what else): a file is added to (default: syslog, which is the journal where there is one; in the foreground stderr)"),
     row("threads", Value("N"), Fuse, Honoured(Key::Threads), "requests served at once, 1 to 256 (default: the processors, at least 4)"),
     row("spin", Choice(&["auto", "off"]), Fuse, Honoured(Key::Spin), "auto: of two processors that nobody else uses one is kept awake while requests follow each other, which is quicker and takes processor time; off: never (default: auto)"),
-    row("auto_unmount", Flag, Fuse, Later(&[]), "unmount when the daemon dies"),
+    row("auto_unmount", Flag, Fuse, Honoured(Key::AutoUnmount), "when the daemon dies a second, small process unmounts the view (Linux 5.3)"),
+    row("clone_fd", Flag, Fuse, Nothing, "threads take turns on one connection"),
+    row("max_idle_threads", Value("N"), Fuse, Nothing, "see threads="),
+    row("big_writes", Flag, Fuse, Nothing, "writes are as large as the kernel offers"),
     row("nonempty", Flag, Fuse, Nothing, "mount over a directory that is not empty; always allowed"),
 
     row("noacl", Flag, FuseOverlayfs, Honoured(Key::NoAcl), "POSIX ACLs are not interpreted"),
@@ -182,8 +193,8 @@ pub const TABLE: &[Spec] = &[
     row("writeback", ONE_ZERO, FuseOverlayfs, Nothing, "what the kernel may hold back is decided by what is safe"),
     row("fast_ino", ONE_ZERO, FuseOverlayfs, Nothing, "inode numbers cost nothing here"),
     row("fast_ino_check", ONE_ZERO, FuseOverlayfs, Nothing, "see fast_ino="),
-    row("ino32_t", ONE_ZERO, FuseOverlayfs, Honoured(Key::Ino32), "1: inode numbers have 32 bits, for programs without large-file support; those of further file systems then last as long as the mount only"),
-    row("noxattrs", ONE_ZERO, FuseOverlayfs, Later(&["0"]), "users see no extended attributes"),
+    row("ino32_t", Switch, FuseOverlayfs, Honoured(Key::Ino32), "1: inode numbers have 32 bits, for programs without large-file support; those of further file systems then last as long as the mount only"),
+    row("noxattrs", Switch, FuseOverlayfs, Honoured(Key::NoXattrs), "there are no extended attributes, and so no ACLs; a copy-up keeps those of the layers"),
     row("xattr_permissions", Choice(&["0", "1", "2"]), FuseOverlayfs, Later(&["0"]), "owners and modes are read from and kept in attributes"),
     row("uidmapping", Value("LAYER:VIEW:COUNT…"), FuseOverlayfs, Honoured(Key::UidMapping), "COUNT users from LAYER on are shown as those from VIEW on, and set as those of the layer; any number of ranges; others are shown as the overflow id, and cannot be set"),
     row("gidmapping", Value("LAYER:VIEW:COUNT…"), FuseOverlayfs, Honoured(Key::GidMapping), "the same for groups"),
@@ -197,7 +208,7 @@ pub const TABLE: &[Spec] = &[
     row("splice_write", Flag, FuseOverlayfs, Nothing, "writes are copied"),
     row("splice_move", Flag, FuseOverlayfs, Nothing, "a layer's pages stay in its own cache"),
 
-    row("context", Value("CONTEXT"), Security, Honoured(Key::Security), "SELinux: given to the kernel as it stands, quotes included"),
+    row("context", Value("CONTEXT"), Security, Honoured(Key::Security), "SELinux: given to the kernel as it stands, quotes and the commas between them included; refused without SELinux"),
     row("fscontext", Value("CONTEXT"), Security, Honoured(Key::Security), "SELinux: given to the kernel as it stands"),
     row("defcontext", Value("CONTEXT"), Security, Honoured(Key::Security), "SELinux: given to the kernel as it stands"),
     row("rootcontext", Value("CONTEXT"), Security, Honoured(Key::Security), "SELinux: given to the kernel as it stands"),
@@ -215,6 +226,14 @@ pub const TABLE: &[Spec] = &[
     row("sync", Flag, Mount, Honoured(Key::Sync), "a write is on disk when it returns"),
     row("async", Flag, Mount, Honoured(Key::Async), "takes back sync"),
     row("dirsync", Flag, Mount, Honoured(Key::DirSync), "a flag in the mount table; fsync= says what is synced"),
+    row("private", Flag, Mount, Honoured(Key::Propagation), PROPAGATION),
+    row("rprivate", Flag, Mount, Honoured(Key::Propagation), PROPAGATION),
+    row("shared", Flag, Mount, Honoured(Key::Propagation), PROPAGATION),
+    row("rshared", Flag, Mount, Honoured(Key::Propagation), PROPAGATION),
+    row("slave", Flag, Mount, Honoured(Key::Propagation), PROPAGATION),
+    row("rslave", Flag, Mount, Honoured(Key::Propagation), PROPAGATION),
+    row("unbindable", Flag, Mount, Honoured(Key::Propagation), PROPAGATION),
+    row("runbindable", Flag, Mount, Honoured(Key::Propagation), PROPAGATION),
     row("relatime", Flag, Mount, Nothing, "the daemon changes no access times"),
     row("norelatime", Flag, Mount, Nothing, "the daemon changes no access times"),
     row("strictatime", Flag, Mount, Nothing, "the daemon changes no access times"),
@@ -241,7 +260,7 @@ pub const TABLE: &[Spec] = &[
     row("comment", Value("TEXT"), Mount, Nothing, "for whoever reads fstab"),
     row("x-*", Any, Mount, Nothing, "for other programs"),
     row("X-*", Any, Mount, Nothing, "for mount(8)"),
-    row("remount", Flag, Mount, Later(&[]), "change a mounted view (unmount and mount again)"),
+    row("remount", Flag, Mount, Honoured(Key::Remount), "change ro, rw, nosuid, nodev, noexec, exec, noatime, atime, sync, async and dirsync of a mounted view; nothing else, and not by a normal user"),
 ];
 
 /// The option that a word names.
@@ -325,7 +344,9 @@ mod tests {
             ("nfs_export=off", true),
             ("nfs_export=on", false),
             ("noxattrs=0", true),
-            ("noxattrs=1", false),
+            ("noxattrs=1", true),
+            ("noxattrs", true),
+            ("noxattrs=2", false),
             ("xattr_permissions=2", false),
             ("threaded=0", true),
             ("x-systemd.requires=/a", true),

@@ -8,12 +8,14 @@ use std::time::Duration;
 use super::data_path::{DataWishes, io};
 use super::describe;
 use super::grammar::{self, Word};
+use super::line::Mount;
 use super::log;
-use super::options::{self, Key};
+use super::options::{self, Key, Source};
 use super::owners::OwnerWishes;
 use super::report::Failure;
-use crate::base::config::{Config, Fsync, RedirectDir, Timeouts, UpperDirs, Uuid, Verity, Xino};
+use crate::base::config::{Config, Fsync, RedirectDir, Shown, Timeouts, UpperDirs, Uuid, Verity, Xino};
 use crate::fuse::serve::settings::{Flags, MountSettings, Spin};
+use crate::sys::mount::{self, Propagation};
 use crate::sys::processors;
 
 /// What the process may do, as far as it changes what the options mean.
@@ -23,6 +25,21 @@ pub struct Abilities {
     pub mounts_directly: bool,
     /// User ids mean what they mean in the initial user namespace.
     pub ids_are_initial: bool,
+}
+
+/// How the words are taken.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Manner {
+    /// Unknown ones are passed over (mount(8)'s `-s`).
+    pub sloppy: bool,
+    /// As fuse-overlayfs takes them.
+    pub in_place: bool,
+}
+
+impl From<&Mount> for Manner {
+    fn from(command: &Mount) -> Self {
+        Self { sloppy: command.sloppy, in_place: command.in_place }
+    }
 }
 
 /// Everything that the command line says about the view.
@@ -40,6 +57,10 @@ pub struct Resolved {
     pub log: Option<log::To>,
     /// What was asked for and has no effect.
     pub notes: Vec<String>,
+    /// Called in the place of fuse-overlayfs.
+    pub in_place: bool,
+    /// Words that fuse-overlayfs passes over with a warning.
+    pub unknown: Vec<String>,
 }
 
 /// What was explicitly set; `None` where nothing was said.
@@ -78,18 +99,23 @@ struct Wishes {
     data: DataWishes,
     no_prefetch: bool,
     supervise: bool,
+    auto_unmount: bool,
     log: Option<log::To>,
     debug: bool,
+    noxattrs: bool,
     security: Vec<OsString>,
+    propagation: Vec<Propagation>,
     flags: Flags,
     /// `suid` and `dev` were given, and not taken back by a later `nosuid` or `nodev`.
     suid: bool,
     dev: bool,
+    in_place: bool,
+    unknown: Vec<String>,
 }
 
 /// Reads the words of all `-o`, in their order: of an option given twice, or with its opposite, the last one counts.
 ///
-/// `sloppy` (mount(8)'s `-s`) passes over unknown options. Paths are made absolute by the current directory.
+/// Paths are made absolute by the current directory.
 ///
 /// # Errors
 /// An option that is unknown, malformed, refused or contradicts another; no lower layer.
@@ -97,12 +123,13 @@ pub fn resolve(
     words: &[Word],
     source: Option<&OsStr>,
     mountpoint: &Path,
-    sloppy: bool,
+    manner: Manner,
     abilities: Abilities,
 ) -> Result<Resolved, Failure> {
-    let mut wishes = Wishes::default();
+    let mut wishes = Wishes { in_place: manner.in_place, ..Wishes::default() };
     for word in words {
-        if sloppy && options::find(&word.key).is_none() {
+        if options::find(&word.key).is_none() && (manner.sloppy || manner.in_place) {
+            wishes.unknown.extend((!manner.sloppy).then(|| word.display()));
             continue;
         }
         if let Some(key) = options::check(word)? {
@@ -141,11 +168,12 @@ impl Wishes {
             Key::Verity => self.verity = verity(value),
             Key::Uuid => self.uuid = uuid(value),
             Key::Xino => self.xino = Some(xino(value)),
-            Key::Ino32 => self.ino32 = value == b"1",
+            Key::Ino32 => self.ino32 = is_on(word),
             Key::Volatile => self.volatile = true,
             Key::Fsync => self.fsync = Some(fsync(value)),
             Key::UserXattr => self.userxattr = true,
             Key::NoAcl => self.noacl = true,
+            Key::NoXattrs => self.noxattrs = is_on(word),
             Key::StaticNlink => self.static_nlink = true,
             Key::Timeout => self.timeout = Some(grammar::seconds(word)?),
             Key::AttrTimeout => self.attr = Some(grammar::seconds(word)?),
@@ -160,6 +188,8 @@ impl Wishes {
             Key::Io => self.data.io = io(value),
             Key::CopyUp => self.data.copy_up_at_open = Some(value == b"open"),
             Key::Supervise => self.supervise = true,
+            Key::AutoUnmount => self.auto_unmount = true,
+            Key::Propagation => self.propagation.extend(mount::propagation(&word.key)),
             Key::Log => self.log = Some(log::To::parse(value)),
             Key::Debug => self.debug = true,
             Key::Security => {
@@ -199,7 +229,7 @@ impl Wishes {
 
     /// The one place where options meet.
     fn settle(
-        self,
+        mut self,
         (source, words): (Option<&OsStr>, &[Word]),
         mountpoint: &Path,
         abilities: Abilities,
@@ -211,45 +241,22 @@ impl Wishes {
             };
             return Err(Failure::usage("lowerdir", reason, "-o lowerdir=TOP:…:BOTTOM"));
         }
-        let upper = self.upper_dirs()?;
-        let metacopy = self.settle_metacopy(upper.is_some())?;
-        let fsync = self.settle_fsync()?;
         self.check_numbers()?;
-        let timeouts = self.timeouts();
         let data = self.data.settle(self.copyup_block.is_some(), abilities)?;
-        let [uids, gids] = self.owners.settle()?;
         let mut flags = self.flags;
-        flags.ro |= upper.is_none();
         flags.nosuid |= !abilities.mounts_directly;
         flags.nodev |= !abilities.mounts_directly;
-        let config = Config {
-            lowers: all_absolute(&self.lowers)?,
-            data_only: all_absolute(&self.data_only)?,
-            upper,
-            fsync,
-            xino: self.xino.unwrap_or_default(),
-            ino32: self.ino32,
-            userxattr: self.userxattr,
-            redirect_dir: self.redirect_dir,
-            index: self.index,
-            metacopy,
-            copyup_block: self.copyup_block,
-            copyup_rate: self.copyup_rate,
-            verity: self.verity,
-            uuid: self.uuid,
-            uids,
-            gids,
-            noacl: self.noacl,
-            static_nlink: self.static_nlink,
-            suid_view: abilities.mounts_directly && abilities.ids_are_initial && !flags.nosuid,
-            timeouts,
-            names_at_once: None,
-        };
+        let owners = std::mem::take(&mut self.owners).settle()?;
+        let config = self.config(owners, abilities.mounts_directly && abilities.ids_are_initial && !flags.nosuid)?;
+        flags.ro |= config.upper.is_none();
         let mount = MountSettings {
             mountpoint: mountpoint.to_owned(),
+            given: None,
             flags,
+            propagation: self.propagation,
+            auto_unmount: self.auto_unmount,
             fsname: self.fsname.or(source.map(OsStr::to_owned)).unwrap_or_else(|| describe::source(&config, words)),
-            subtype: self.subtype.unwrap_or_else(|| "plyfs".into()),
+            subtype: self.subtype.unwrap_or_else(|| if self.in_place { "fuse-overlayfs" } else { "plyfs" }.into()),
             allow_other: self.allow_other,
             threads: self.threads.unwrap_or_else(default_threads),
             spin: self.spin,
@@ -257,9 +264,50 @@ impl Wishes {
             prefetch: !self.no_prefetch,
             security: self.security,
         };
-        let notes = if abilities.mounts_directly { None } else { without_effect(self.suid, self.dev) };
-        let notes = notes.into_iter().collect();
-        Ok(Resolved { config, mount, debug: self.debug, supervise: self.supervise, log: self.log, notes })
+        let propagates = !mount.propagation.is_empty();
+        let notes = if abilities.mounts_directly { vec![] } else { without_effect(self.suid, self.dev, propagates) };
+        Ok(Resolved {
+            config,
+            mount,
+            debug: self.debug,
+            supervise: self.supervise,
+            log: self.log,
+            notes,
+            in_place: self.in_place,
+            unknown: self.unknown,
+        })
+    }
+
+    /// The settings of the engine. `suid_view`: set-user-id bits count in the view.
+    fn config(&self, [uids, gids]: [Shown; 2], suid_view: bool) -> Result<Config, Failure> {
+        let upper = self.upper_dirs()?;
+        let metacopy = self.settle_metacopy(upper.is_some())?;
+        Ok(Config {
+            lowers: all_absolute(&self.lowers)?,
+            data_only: all_absolute(&self.data_only)?,
+            upper,
+            fsync: self.settle_fsync()?,
+            xino: self.xino.unwrap_or_default(),
+            ino32: self.ino32,
+            userxattr: self.userxattr,
+            redirect_dir: self.redirect_dir,
+            index: self.index,
+            metacopy,
+            plain: self.in_place,
+            copyup_block: self.copyup_block,
+            copyup_rate: self.copyup_rate,
+            verity: self.verity,
+            uuid: self.uuid,
+            uids,
+            gids,
+            noacl: self.noacl || self.noxattrs,
+            noxattrs: self.noxattrs,
+            asked_for_acls: false,
+            static_nlink: self.static_nlink,
+            suid_view,
+            timeouts: self.timeouts(),
+            names_at_once: None,
+        })
     }
 
     /// `timeout=`, where none of the three is given alone.
@@ -325,11 +373,48 @@ impl Wishes {
 }
 
 /// What fusermount3 does not let a normal user have.
-fn without_effect(suid: bool, dev: bool) -> Option<String> {
+fn without_effect(suid: bool, dev: bool, propagation: bool) -> Vec<String> {
     let words: Vec<&str> =
         [("suid", suid), ("dev", dev)].iter().filter(|(_, said)| *said).map(|(word, _)| *word).collect();
     let said = words.join(",");
-    (!words.is_empty()).then(|| format!("{said}: without effect, a normal user's mounts are nosuid and nodev"))
+    let safe =
+        (!words.is_empty()).then(|| format!("{said}: without effect, a normal user's mounts are nosuid and nodev"));
+    let as_it_is =
+        "private, shared and the like: without effect, a normal user's mount propagates as what it is mounted in";
+    safe.into_iter().chain(propagation.then(|| as_it_is.to_owned())).collect()
+}
+
+/// What the words of a `remount` make of a mounted view.
+#[derive(Debug)]
+pub struct Remount {
+    /// All of its flags.
+    pub flags: Flags,
+    /// What becomes of its propagation.
+    pub propagation: Vec<Propagation>,
+    /// The options that stay as they are.
+    pub left: Vec<String>,
+}
+
+/// Reads the words of a `remount` of a view that has the flags `now`.
+///
+/// # Errors
+/// A word that is unknown, malformed or refused.
+pub fn changed(words: &[Word], sloppy: bool, now: Flags) -> Result<Remount, Failure> {
+    let (mut wishes, mut left) = (Wishes { flags: now, ..Wishes::default() }, Vec::new());
+    for word in words.iter().filter(|word| !sloppy || options::find(&word.key).is_some()) {
+        match options::check(word)? {
+            Some(Key::Remount) | None => {}
+            Some(key) if options::find(&word.key).is_some_and(|option| option.source == Source::Mount) => {
+                wishes.take(key, word)?;
+            }
+            Some(_) => left.push(word.key.clone()),
+        }
+    }
+    Ok(Remount { flags: wishes.flags, propagation: wishes.propagation, left })
+}
+
+fn is_on(word: &Word) -> bool {
+    word.value.as_deref() != Some(b"0")
 }
 
 /// The size of a block, as a power of two.

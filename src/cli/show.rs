@@ -1,12 +1,13 @@
 //! `plyfs show MOUNTPOINT`: the daemon of a mounted view tells its layers and its options as they took effect.
 
 use std::fmt::Write as _;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use super::report::{Failure, printable};
 use crate::base::Errno;
 use crate::base::described::Described;
+use crate::sys::mount::Flags;
 use crate::sys::{ask, mount};
 
 /// Asks, and writes down what it says.
@@ -14,8 +15,29 @@ use crate::sys::{ask, mount};
 /// # Errors
 /// There is no view of plyfs at `at`; its daemon does not answer; this user may not ask.
 pub fn show(at: &Path, json: bool) -> Result<String, Failure> {
-    let told = ask_at(at).map_err(|errno| refused(at, errno))?;
+    let (dir, told) = view_at(at)?;
+    let told = as_mounted(told, mount::flags_of(dir.as_fd()).ok());
     Ok(if json { self::json(&told) } else { text(&told) })
+}
+
+/// Since the daemon knows of it the view may have been mounted anew, read-only or not.
+fn as_mounted(told: Described, flags: Option<Flags>) -> Described {
+    let Some(flags) = flags else { return told };
+    let mut now = Described::default();
+    for (key, value) in told.pairs() {
+        let is_access = key == "option" && (value == b"ro" || value == b"rw");
+        now.add(
+            key,
+            if !is_access {
+                value
+            } else if flags.ro {
+                b"ro"
+            } else {
+                b"rw"
+            },
+        );
+    }
+    now
 }
 
 /// The process that serves the view at `at`, as it tells.
@@ -23,7 +45,7 @@ pub fn show(at: &Path, json: bool) -> Result<String, Failure> {
 /// # Errors
 /// [`is_no_view`]; others where it cannot be asked.
 pub fn pid_at(at: &Path) -> Result<Option<u32>, Errno> {
-    let told = ask_at(at)?;
+    let (_, told) = ask_at(at)?;
     Ok(told.all("pid").next().and_then(|pid| std::str::from_utf8(pid).ok()?.parse().ok()))
 }
 
@@ -32,10 +54,18 @@ pub fn is_no_view(errno: Errno) -> bool {
     [libc::ENOTTY, libc::ENOSYS, libc::EINVAL, libc::EOPNOTSUPP].contains(&errno.raw())
 }
 
-fn ask_at(at: &Path) -> Result<Described, Errno> {
+/// The directory `at` of a view, and what its daemon tells.
+///
+/// # Errors
+/// As [`show`].
+pub fn view_at(at: &Path) -> Result<(OwnedFd, Described), Failure> {
+    ask_at(at).map_err(|errno| refused(at, errno))
+}
+
+fn ask_at(at: &Path) -> Result<(OwnedFd, Described), Errno> {
     let dir = mount::open_to_ask(at)?;
     let told = Described::from_bytes(ask::ask(dir.as_fd())?);
-    if told.all("version").next().is_some() { Ok(told) } else { Err(Errno::ENOTTY) }
+    if told.all("version").next().is_some() { Ok((dir, told)) } else { Err(Errno::ENOTTY) }
 }
 
 fn refused(at: &Path, errno: Errno) -> Failure {

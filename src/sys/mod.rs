@@ -10,6 +10,7 @@ pub mod dirent;
 pub mod flags;
 pub mod handle;
 pub mod handover;
+pub mod inherited;
 pub mod lent;
 pub mod lock;
 pub mod memory;

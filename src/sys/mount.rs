@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
+pub use rustix::mount::MountPropagationFlags as Propagation;
 use rustix::mount::{MountFlags, OpenTreeFlags, UnmountFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
@@ -64,6 +65,64 @@ impl Flags {
         .into_iter()
         .filter_map(|(on, flag, word)| on.then_some((flag, word)))
     }
+}
+
+/// What a word such as `private` or `rslave` does to a mount's propagation, as for mount(8).
+pub fn propagation(word: &str) -> Option<Propagation> {
+    let (word, all) = match word.strip_prefix('r') {
+        Some(word) => (word, Propagation::REC),
+        None => (word, Propagation::empty()),
+    };
+    let how = match word {
+        "private" => Propagation::PRIVATE,
+        "shared" => Propagation::SHARED,
+        "slave" => Propagation::DOWNSTREAM,
+        "unbindable" => Propagation::UNBINDABLE,
+        _ => return None,
+    };
+    Some(how | all)
+}
+
+/// Changes the propagation of the mount at `path`
+/// ([mount_namespaces(7)](https://man7.org/linux/man-pages/man7/mount_namespaces.7.html)).
+///
+/// # Errors
+/// `EPERM` without the privilege, `EINVAL` if nothing is mounted there.
+pub fn propagate(path: &Path, how: Propagation) -> Result<()> {
+    Ok(rustix::mount::mount_change(path, how)?)
+}
+
+/// The flags of the mount that `dir` is in.
+///
+/// # Errors
+/// `ENOENT` where the mount table has no such mount; those of statfs(2) and of reading /proc.
+pub fn flags_of(dir: BorrowedFd<'_>) -> Result<Flags> {
+    use rustix::fs::StatVfsMountFlags as Flag;
+    let id = mounts::mount_id(dir)?;
+    let entry = mounts::table()?.into_iter().find(|mount| mount.id == id).ok_or(Errno::ENOENT)?;
+    let has = |word: &[u8]| entry.options.split(|&byte| byte == b',').any(|option| option == word);
+    let flags = rustix::fs::fstatvfs(dir)?.f_flag;
+    Ok(Flags {
+        ro: flags.contains(Flag::RDONLY),
+        nosuid: flags.contains(Flag::NOSUID),
+        nodev: flags.contains(Flag::NODEV),
+        noexec: flags.contains(Flag::NOEXEC),
+        noatime: flags.contains(Flag::NOATIME),
+        sync: has(b"sync"),
+        dirsync: has(b"dirsync"),
+    })
+}
+
+/// Gives the mount at `path`, which has the flags `from`, the flags `to`.
+///
+/// # Errors
+/// `EPERM` without the privilege, or for a flag that a less privileged namespace may not take away; `EINVAL` if nothing is
+/// mounted there; `EBUSY` where files are open for writing.
+pub fn remount(path: &Path, from: Flags, to: Flags) -> Result<()> {
+    // Without a word on access times those stay as they are.
+    let times = if from.noatime && !to.noatime { MountFlags::RELATIME } else { MountFlags::empty() };
+    let flags = to.set().fold(times, |all, (flag, _)| all | flag);
+    Ok(rustix::mount::mount_remount(path, flags, c"")?)
 }
 
 /// Opens [`DEVICE`] for a new connection.

@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr;
@@ -230,48 +230,6 @@ pub fn detach(keep_stderr: bool) -> Result<()> {
         rustix::stdio::dup2_stderr(&null)?;
     }
     rustix::process::chdir("/")?;
-    Ok(())
-}
-
-/// Closes every descriptor from 3 on but `keep`: what a caller left open (a pipe that it waits on, a file that it
-/// locked) must not stay open as long as a daemon lives.
-///
-/// To be called by a new process that holds no other descriptor of its own, before it opens any.
-///
-/// # Errors
-/// Those of reading `/proc/self/fd`, needed where the kernel has no
-/// [close_range(2)](https://man7.org/linux/man-pages/man2/close_range.2.html) (before Linux 5.9).
-pub fn close_inherited(keep: BorrowedFd<'_>) -> Result<()> {
-    let keep = keep.as_raw_fd().unsigned_abs();
-    let ranges = [(3, keep.saturating_sub(1)), (keep.saturating_add(1).max(3), u32::MAX)];
-    for (first, last) in ranges {
-        if first > last {
-            continue;
-        }
-        let closed = !newer::is_absent(Newer::CloseRange) && {
-            // SAFETY: no descriptor in the range belongs to an object of this process (the function's contract).
-            unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) == 0 }
-        };
-        if !closed {
-            let listed = close_listed(keep);
-            // Only now: the log has a descriptor of its own.
-            newer::lacks(Newer::CloseRange);
-            return listed;
-        }
-    }
-    Ok(())
-}
-
-/// [`close_inherited`] by the list in `/proc/self/fd`.
-fn close_listed(keep: u32) -> Result<()> {
-    // Collected first: the listing has a descriptor of its own, closed (harmlessly, again) below.
-    let open: Vec<u32> = std::fs::read_dir("/proc/self/fd")?
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .collect();
-    for fd in open.into_iter().filter(|&fd| fd > 2 && fd != keep) {
-        // SAFETY: as in `close_inherited`; an error means that it is closed already.
-        unsafe { libc::syscall(libc::SYS_close, fd) };
-    }
     Ok(())
 }
 

@@ -147,6 +147,8 @@ pub struct Union {
     topology: RwLock<Topology>,
     owners: owners::Owners,
     noacl: bool,
+    noxattrs: bool,
+    asked_for_acls: bool,
     static_nlink: bool,
     by_blocks: blocks::ByBlocks,
     timeouts: Timeouts,
@@ -204,6 +206,11 @@ impl Union {
     /// Whether POSIX ACLs are interpreted.
     pub fn has_acls(&self) -> bool {
         !self.noacl
+    }
+
+    /// Whether the kernel is to ask for ACLs in any case, as only then it checks modes.
+    pub fn is_asked_for_acls(&self) -> bool {
+        self.asked_for_acls || self.has_acls()
     }
 
     /// Whether the union has an upper layer; else every change answers `EROFS`.

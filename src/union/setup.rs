@@ -181,6 +181,8 @@ impl Union {
             topology: Default::default(),
             owners: Owners::new(&config),
             noacl: config.noacl,
+            noxattrs: config.noxattrs,
+            asked_for_acls: config.asked_for_acls,
             static_nlink: config.static_nlink,
             by_blocks,
             timeouts: config.timeouts,
@@ -370,12 +372,13 @@ fn prepare(
         log::info!("the upper layer gets no identity of its own: {errno}");
     }
     // Redirects are written only in the namespace in which they are followed.
+    let unsaid = !config.plain || config.metacopy == Some(true);
     let redirect =
-        features.marks == Some(common.believed) && config.redirect_dir.is_none_or(|wish| wish == RedirectDir::On);
+        features.marks == Some(common.believed) && config.redirect_dir.map_or(unsaid, |wish| wish == RedirectDir::On);
     let does = Does {
         fsync: config.fsync,
         redirect,
-        metacopy: redirect && config.metacopy != Some(false),
+        metacopy: redirect && config.metacopy.unwrap_or(!config.plain),
         verity: config.verity,
     };
     let root = DirPlace::root(layer, roots.upper.fd, ino);

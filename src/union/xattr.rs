@@ -24,6 +24,10 @@ impl Union {
     /// # Errors
     /// `ENODATA`, `EOPNOTSUPP`
     pub fn getxattr(&self, id: InodeId, name: &[u8]) -> Result<Vec<u8>> {
+        self.check_xattrs()?;
+        if self.asked_for_acls && self.noacl && is_acl(name) {
+            return Err(Errno::ENODATA);
+        }
         self.again(|| {
             let inode = self.inode(id)?;
             let key = match self.stored(name, self.naming(&inode)?) {
@@ -52,6 +56,7 @@ impl Union {
     /// # Errors
     /// What `listxattr(2)` says.
     pub fn listxattr(&self, caller: &Caller, id: InodeId) -> Result<Vec<u8>> {
+        self.check_xattrs()?;
         self.again(|| {
             let inode = self.inode(id)?;
             if self.is_bare(&inode) {
@@ -83,6 +88,7 @@ impl Union {
     /// # Errors
     /// `EEXIST`, `ENODATA`, `EOPNOTSUPP`, `ENOSPC`, `EROFS`; what copy-up says.
     pub fn setxattr(&self, caller: &Caller, id: InodeId, name: &[u8], value: &[u8], flags: u32) -> Result<()> {
+        self.check_xattrs()?;
         self.again(|| {
             let done = self.store_xattr(caller, id, name, value, flags);
             // The kernel asks only for the time of change, but the attribute may take a block, which the size on disk
@@ -120,6 +126,7 @@ impl Union {
     /// # Errors
     /// `ENODATA`, `EOPNOTSUPP`, `EROFS`; what copy-up says.
     pub fn removexattr(&self, caller: &Caller, id: InodeId, name: &[u8]) -> Result<()> {
+        self.check_xattrs()?;
         let done = self.again(|| {
             let upper = self.upper()?;
             let inode = self.inode(id)?;
@@ -143,6 +150,11 @@ impl Union {
             self.attributes_changed(id);
         }
         or_gone_before(caller, Errno::ENODATA, done)
+    }
+
+    /// With `noxattrs` the kernel is told once that there are none, and then asks no more.
+    fn check_xattrs(&self) -> Result<()> {
+        if self.noxattrs { Err(Errno::ENOSYS) } else { Ok(()) }
     }
 
     /// The name under which a layer stores the attribute `name`.

@@ -79,9 +79,7 @@ fn a_wrong_command_is_answered_with_status_2() {
 
 #[test]
 fn what_later_work_brings_is_refused_by_name() {
-    for option in
-        ["nfs_export=on", "xattr_permissions=1", "xattr_permissions=2", "noxattrs=1", "auto_unmount", "remount"]
-    {
+    for option in ["nfs_export=on", "xattr_permissions=1", "xattr_permissions=2"] {
         let name = option.split('=').next().unwrap();
         fails(&mut plyfs(["-o", &format!("lowerdir=/,{option}"), "/nonexistent"]), 2, &[name, "not there yet"]);
     }

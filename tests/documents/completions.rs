@@ -22,7 +22,7 @@ fn values(option: &Spec) -> Vec<&'static str> {
 }
 
 fn with_sign(option: &Spec) -> String {
-    format!("{}{}", option.name, if option.form == Form::Flag { "" } else { "=" })
+    format!("{}{}", option.name, if matches!(option.form, Form::Flag | Form::Switch) { "" } else { "=" })
 }
 
 /// The first clause of a help text.
@@ -96,7 +96,7 @@ fn zsh_completes_from_the_tables() {
                 Form::Value("DIR") => ":directory:_files -S \"\" -/".to_owned(),
                 Form::Choice(choices) => format!(":value:({})", choices.join(" ")),
                 Form::Value(what) => format!(":{what}: "),
-                Form::Flag | Form::Any => String::new(),
+                Form::Flag | Form::Switch | Form::Any => String::new(),
             };
             format!("    {}\n", quoted(&format!("{repeated}{name}[{help}]{value}")))
         })

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use plyfs::Name;
 use plyfs::cli::grammar;
 use plyfs::cli::options::{self, TABLE};
-use plyfs::cli::resolve::{Abilities, resolve};
+use plyfs::cli::resolve::{Abilities, Manner, resolve};
 use plyfs::testing::format::blocks::{Header, MOST_BLOCKS};
 use plyfs::testing::format::{
     AufsName, BlocksMark, Decoded, Mark, Metacopy, Namespace, Nlink, Opacity, Origin, Protattr, Redirect,
@@ -56,7 +56,8 @@ pub fn options(data: &[u8]) {
     }
     for (sloppy, power) in [(false, true), (true, false)] {
         let abilities = Abilities { mounts_directly: power, ids_are_initial: power };
-        let read = || resolve(&split, Some(OsStr::new("source")), Path::new("/merged"), sloppy, abilities);
+        let manner = Manner { sloppy, in_place: data.len().is_multiple_of(2) };
+        let read = || resolve(&split, Some(OsStr::new("source")), Path::new("/merged"), manner, abilities);
         let (one, two) = (read().map_err(|failure| failure.to_string()), read().map_err(|failure| failure.to_string()));
         assert_eq!(format!("{one:?}"), format!("{two:?}"));
         match one {

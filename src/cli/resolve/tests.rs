@@ -6,7 +6,7 @@ const NAMESPACE: Abilities = Abilities { mounts_directly: true, ids_are_initial:
 
 fn with(options: &str, abilities: Abilities) -> Result<Resolved, Failure> {
     let words = grammar::split_options(options.as_bytes());
-    resolve(&words, None, Path::new("/m"), false, abilities)
+    resolve(&words, None, Path::new("/m"), Manner::default(), abilities)
 }
 
 fn config(options: &str) -> Config {
@@ -206,7 +206,7 @@ fn a_special_timeout_wins_over_the_general_one_in_any_order() {
 fn the_source_names_the_mount_unless_fsname_does() {
     let name = |options: &str, source: Option<&str>| {
         let words = grammar::split_options(options.as_bytes());
-        resolve(&words, source.map(OsStr::new), Path::new("/m"), false, ROOT).unwrap().mount.fsname
+        resolve(&words, source.map(OsStr::new), Path::new("/m"), Manner::default(), ROOT).unwrap().mount.fsname
     };
     assert_eq!(name("lowerdir=/l", None), "lowerdir=/l");
     assert_eq!(name("lowerdir=/l", Some("overlay")), "overlay");
@@ -239,8 +239,23 @@ fn numbers_are_checked() {
 
 #[test]
 fn sloppy_passes_over_unknown_options_only() {
+    let manner = Manner { sloppy: true, in_place: false };
     let sloppy =
-        |options: &str| resolve(&grammar::split_options(options.as_bytes()), None, Path::new("/m"), true, ROOT);
+        |options: &str| resolve(&grammar::split_options(options.as_bytes()), None, Path::new("/m"), manner, ROOT);
     assert!(sloppy("lowerdir=/l,nosuchoption").is_ok());
     assert!(sloppy("lowerdir=/l,nfs_export=on").is_err());
+}
+
+#[test]
+fn in_the_place_of_fuse_overlayfs_unknown_options_are_told_and_marks_are_plain() {
+    let manner = Manner { sloppy: false, in_place: true };
+    let read =
+        |options: &str| resolve(&grammar::split_options(options.as_bytes()), None, Path::new("/m"), manner, ROOT);
+    let resolved = read("lowerdir=/l,lazytime,frob,x=y,private").unwrap();
+    assert_eq!(resolved.unknown, ["frob", "x=y"]);
+    assert!(resolved.config.plain && resolved.config.redirect_dir.is_none() && resolved.config.metacopy.is_none());
+    assert_eq!(resolved.mount.subtype, "fuse-overlayfs");
+    for wrong in ["lowerdir=/l,nfs_export=on", "lowerdir=/l,xino=maybe", "lowerdir=/l,plugins=x"] {
+        assert!(read(wrong).is_err(), "{wrong}");
+    }
 }

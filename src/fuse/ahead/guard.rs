@@ -13,8 +13,8 @@ use rustix::process::Pid;
 use crate::base::sync::Mutex;
 use crate::base::{Errno, Result, panics};
 use crate::fuse::wire::{MESSAGE, answer_error, request, resend};
-use crate::sys::handover;
 use crate::sys::process::{self, Fork, Forked, Watched};
+use crate::sys::{handover, inherited};
 
 /// What `ps` shows: not the daemon's name, by which that may be killed.
 const NAME: &str = "fuse-guard";
@@ -87,7 +87,7 @@ impl Guarded {
 
 /// The life of the process.
 fn guard(daemon: Pid, socket: &OwnedFd) -> Result<()> {
-    process::close_inherited(socket.as_fd())?;
+    inherited::close_inherited(&[socket.as_fd()])?;
     // Standard error is where the log of this process goes, too.
     process::detach(true)?;
     process::set_name(NAME);

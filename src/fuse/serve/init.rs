@@ -54,7 +54,8 @@ pub fn negotiate(union: &Union, data: DataPath, config: &mut KernelConfig) -> Ag
         (data.writeback, InitFlags::FUSE_WRITEBACK_CACHE),
         (data.passthrough, InitFlags::FUSE_PASSTHROUGH),
         // The daemon then applies default ACLs, and the umask where there is none.
-        (union.has_acls(), InitFlags::FUSE_POSIX_ACL | InitFlags::FUSE_DONT_MASK),
+        (union.is_asked_for_acls(), InitFlags::FUSE_POSIX_ACL),
+        (union.has_acls(), InitFlags::FUSE_DONT_MASK),
         (union.timeouts().attr != Timeouts::FOREVER, InitFlags::FUSE_AUTO_INVAL_DATA),
     ];
     wished.extend(sometimes.into_iter().filter_map(|(when, flags)| when.then_some(flags)));

@@ -1,6 +1,7 @@
 //! Requests and answers: what each request is for the union, the mount, and its life.
 
 mod adapter;
+pub mod auto_unmount;
 mod convert;
 mod handlers;
 mod init;

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fmt::Display;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -13,13 +13,13 @@ use super::adapter::{self, Adapter};
 use super::opens;
 use super::reattach::Successive;
 use super::requests::Requests;
-use super::settings::MountSettings;
+use super::settings::{MountSettings, Propagation};
 use super::splice::Splice;
 use crate::base::{Errno, panics};
 use crate::fuse::ahead::Guard;
 use crate::sys::newer::{self, Newer};
 use crate::sys::{mount, process};
-use crate::union::SetupError;
+use crate::union::{SetupError, Union};
 
 /// KiB that the kernel reads ahead where root may say so. 160 MiB of a lower file in the cache, cold, ms: with 128 KiB
 /// 83-102 read in order and 74-88 mapped, with 256 66-71 and 67-72, with 512 60-65 and 58-62, with 4096 66-68 and 48-52.
@@ -37,6 +37,8 @@ enum MountBy {
     Call,
     /// The set-user-id helper of the package fuse3.
     Helper(PathBuf),
+    /// The caller, who has handed over the connection.
+    Caller,
 }
 
 impl MountBy {
@@ -44,6 +46,7 @@ impl MountBy {
         match self {
             Self::Call => mount::unmount(at, lazy).map_err(|errno| errno.to_string()),
             Self::Helper(program) => mount::fusermount_unmount(program, at, lazy),
+            Self::Caller => Err("whoever has mounted it unmounts it".to_owned()),
         }
     }
 }
@@ -58,10 +61,13 @@ pub fn mounts_directly() -> bool {
 /// # Errors
 /// What stands in the way: the mountpoint, `/dev/fuse`, or that there is neither the privilege nor `fusermount3`.
 pub fn preflight(settings: &MountSettings) -> Result<(), SetupError> {
+    if settings.given.is_some() {
+        return Ok(());
+    }
     open_mountpoint(&settings.mountpoint)?;
     mount::open_device().map_err(device_closed)?;
     match mount_by(&settings.mountpoint)? {
-        MountBy::Call => Ok(()),
+        MountBy::Call | MountBy::Caller => Ok(()),
         MountBy::Helper(_) => helper_would_mount(settings),
     }
 }
@@ -88,18 +94,14 @@ pub fn serve(
     on_ready: impl FnOnce(),
 ) -> Result<(), SetupError> {
     process::block_endings();
-    let (connection, by) = match successive.as_ref().and_then(|one| one.connection.as_ref()) {
-        Some(kept) => (kept.try_clone().map_err(|error| device_closed(error.into()))?, mount_by(&settings.mountpoint)?),
-        None => mount(settings)?,
-    };
+    let (connection, by) = connection(settings, successive.as_ref())?;
     let (union, requests, turns, ahead) = (fs.union.clone(), fs.requests.clone(), fs.turns.clone(), fs.ahead.clone());
     fs.splice = Splice::new(&connection).ok();
     let device = connection
         .try_clone()
         .inspect_err(|error| log::info!("nothing is read ahead, and no processor kept awake: {error}"))
         .ok();
-    let mounted =
-        Mounted { path: settings.mountpoint.clone(), by, device: mount::device_at(&settings.mountpoint).ok() };
+    let mounted = Mounted::new(&settings.mountpoint, by);
 
     // With a supervisor the next daemon goes on with it.
     let _at_the_worst = successive.is_none().then(|| GiveUp(&mounted));
@@ -114,7 +116,12 @@ pub fn serve(
         if first {
             mounted.give_up();
         }
-        failure(settings, format!("the connection to the kernel failed: {error}"), "")
+        match error.raw_os_error() {
+            Some(libc::EPERM) if settings.given.is_some() => {
+                failure(settings, "nothing is mounted with this /dev/fuse yet", "mount first, then start plyfs")
+            }
+            _ => failure(settings, format!("the connection to the kernel failed: {error}"), ""),
+        }
     };
     let started = match &successive {
         Some(one) => one.session(fs, &connection, config),
@@ -134,13 +141,16 @@ pub fn serve(
         union.tell_anew();
     }
     mounted.raise_read_ahead();
+    if first {
+        mounted.propagate(&settings.propagation);
+    }
     if settings.prefetch {
         // Of what the kernel had from a daemon before this one nothing is known.
         let guard = guard.filter(|_| successive.is_none() && settings.reads_ahead());
         ahead.start(&union, &turns, device.as_ref().zip(guard));
     }
     turns.choose(settings.spin, device);
-    watch_signals(mounted.clone(), requests.clone()).map_err(end_early)?;
+    watch_signals(mounted.clone(), requests.clone(), union.clone()).map_err(end_early)?;
     on_ready();
     let ended = ended(session.run());
     log::debug!("{requests}");
@@ -152,8 +162,8 @@ pub fn serve(
     ended.map_err(end_early)
 }
 
-fn watch_signals(mounted: Mounted, requests: Arc<Requests>) -> std::io::Result<()> {
-    let watch = move || (0..MOST_PANICS).any(|_| panics::caught(|| mounted.unmount_when_told(&requests)));
+fn watch_signals(mounted: Mounted, requests: Arc<Requests>, union: Arc<Union>) -> std::io::Result<()> {
+    let watch = move || (0..MOST_PANICS).any(|_| panics::caught(|| mounted.unmount_when_told(&requests, &union)));
     thread::Builder::new().name("signals".to_owned()).spawn(watch).map(drop)
 }
 
@@ -162,6 +172,16 @@ fn ended(run: std::io::Result<()>) -> std::io::Result<()> {
         // What the kernel says where a request had just been taken off its queue when the view was unmounted.
         Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => Ok(()),
         run => run,
+    }
+}
+
+/// The connection to the kernel: that of the daemon before, the caller's, or that of a mount just made.
+fn connection(settings: &MountSettings, successive: Option<&Successive>) -> Result<(OwnedFd, MountBy), SetupError> {
+    let copy = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map_err(|error| device_closed(error.into()));
+    match (successive.and_then(|one| one.connection.as_ref()), settings.given()) {
+        (kept, Some(given)) => Ok((copy(kept.map_or(given, AsFd::as_fd))?, MountBy::Caller)),
+        (Some(kept), None) => Ok((copy(kept.as_fd())?, mount_by(&settings.mountpoint)?)),
+        (None, None) => mount(settings),
     }
 }
 
@@ -250,7 +270,15 @@ pub fn unmount(at: &Path, lazy: bool) -> Result<(), String> {
 /// Unmounts a view that nobody serves any more, or will.
 pub fn give_up(mountpoint: &Path) {
     let Ok(by) = mount_by(mountpoint) else { return };
-    Mounted { path: mountpoint.to_owned(), by, device: mount::device_at(mountpoint).ok() }.give_up();
+    Mounted::new(mountpoint, by).give_up();
+}
+
+/// Unmounts a view whose daemon has died, if one stands at `mountpoint`.
+pub fn give_up_dead(mountpoint: &Path) {
+    let answer = mount::open_mountpoint(mountpoint).err();
+    if answer.is_some_and(|errno| [libc::ENOTCONN, libc::ECONNABORTED].contains(&errno.raw())) {
+        give_up(mountpoint);
+    }
 }
 
 fn open_mountpoint(path: &Path) -> Result<OwnedFd, SetupError> {
@@ -303,11 +331,26 @@ struct Mounted {
 }
 
 impl Mounted {
+    fn new(path: &Path, by: MountBy) -> Self {
+        let device = if matches!(by, MountBy::Caller) { None } else { mount::device_at(path).ok() };
+        Self { path: path.to_owned(), by, device }
+    }
+
+    /// Does what `private` and the like ask for, where this process may.
+    fn propagate(&self, wishes: &[Propagation]) {
+        for how in wishes.iter().filter(|_| matches!(self.by, MountBy::Call)) {
+            let Some(at) = self.place() else { return };
+            if let Err(errno) = mount::propagate(&at, *how) {
+                log::warn!("{}: its propagation stays as it is: {errno}", at.display());
+            }
+        }
+    }
+
     /// Waits for a signal and unmounts: lazily if the view is in use, so that it is gone from the tree either way, and
     /// those who are in it can finish. A second signal ends the process at once.
     ///
     /// SIGUSR1 only writes the counters to the log.
-    fn unmount_when_told(&self, requests: &Requests) {
+    fn unmount_when_told(&self, requests: &Requests, union: &Union) {
         loop {
             match process::wait_for_signal() {
                 Ok(libc::SIGUSR1) => log::warn!(target: panics::ALWAYS, "{requests}"),
@@ -316,7 +359,8 @@ impl Mounted {
             }
         }
         let Some(at) = self.place() else {
-            // Detached from outside and still in use; it was asked for that this process ends.
+            // Detached from outside and still in use, or another's to unmount; it was asked for that this process ends.
+            union.finish();
             std::process::exit(0);
         };
         if let Err(said) = self.by.unmount(&at, false).or_else(|_| self.by.unmount(&at, true)) {
