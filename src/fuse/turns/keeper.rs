@@ -8,7 +8,7 @@
 //! - a thread that serves is where the keeper is (so the caller is where nobody is): that thread leaves;
 //! - the caller is where the keeper is, which the keeper feels as being held up at each request: it leaves.
 //!
-//! Beside programs that compute it is of use, too: caller and daemon come to share a processor.
+//! Where others compute no processor sleeps, and the keeper rests.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use super::Rule;
 use super::line::{LOOK, Line};
-use super::rules::{Counts, REST, See, Streak, WORK_FOR_TWO, Watch};
+use super::rules::{Counts, Rest, See, Streak, WORK_FOR_TWO, Watch};
 use crate::base::sync::Mutex;
 use crate::sys::{process, processors};
 
@@ -188,11 +188,13 @@ impl Shared {
     fn run(&self) {
         let _at_the_end = AtTheEnd(&self.line);
         process::be_nice(NICE);
+        let mut rest = Rest::default();
         while !self.over.load(Relaxed) {
             if self.wanted.load(Relaxed) {
-                if self.stay_awake() == See::Others {
-                    self.rest.reach(self.now() + REST);
-                }
+                let begun = self.now();
+                let end = self.stay_awake();
+                let now = self.now();
+                self.rest.reach(now + rest.after(end, now.saturating_sub(begun)));
                 self.wanted.store(false, Release);
             }
             std::thread::park();

@@ -14,12 +14,17 @@ const LINGER: Duration = micros(500);
 const LONG: Duration = micros(2_000);
 /// A caller was on its processor meanwhile, if it was held up this long.
 const HELD_UP: Duration = micros(5);
+/// It was a program of somebody else, if it ran this long.
+const OTHERS: Duration = micros(1_000);
 /// The keeper looks at the callers once in so many requests.
 const SAMPLE: u64 = 64;
 /// Behind one of so many requests another one waits if there are several callers at once.
 const BEHIND: u64 = 3;
-/// It sleeps for this long after it was of no use.
-pub const REST: Duration = micros(64_000);
+/// How long it sleeps at least after it was of no use: doubled each time in a row, up to the second.
+const REST: Duration = micros(64_000);
+const LONG_REST: Duration = micros(1_024_000);
+/// Having been awake for this long was of use.
+const USEFUL: Duration = micros(10_000);
 /// It sleeps for this long after a READ for which two processors have work.
 pub const WORK_FOR_TWO: Duration = micros(2_000);
 
@@ -57,7 +62,7 @@ pub enum See {
     Caller,
     /// No requests come any more.
     End,
-    /// Several programs ask at once: no processor sleeps anyway.
+    /// Several programs ask at once, or somebody computes: no processor sleeps anyway.
     Others,
 }
 
@@ -96,6 +101,9 @@ impl Watch {
     /// whether there are more.
     pub fn look(&mut self, (now, serves): (Duration, bool), counts: Counts, others_wait: impl FnOnce() -> bool) -> See {
         let away = now.saturating_sub(std::mem::replace(&mut self.last_look, now));
+        if away >= OTHERS {
+            return See::Others;
+        }
         self.held_up += u64::from(away >= HELD_UP);
         if counts.events != self.events {
             (self.events, self.last_event) = (counts.events, now);
@@ -130,6 +138,24 @@ impl Watch {
     /// The keeper has moved to another processor, which took a while.
     pub fn moved(&mut self, now: Duration) {
         self.last_look = now;
+    }
+}
+
+/// How long the keeper sleeps after it was of no use.
+#[derive(Debug, Default)]
+pub struct Rest(Duration);
+
+impl Rest {
+    /// The rest after this end of having been awake for so long.
+    pub fn after(&mut self, end: See, awake: Duration) -> Duration {
+        if awake >= USEFUL {
+            self.0 = Duration::ZERO;
+        }
+        if end != See::Others {
+            return Duration::ZERO;
+        }
+        self.0 = (self.0 * 2).clamp(REST, LONG_REST);
+        self.0
     }
 }
 
@@ -181,6 +207,7 @@ mod tests {
             ("several ask by turns", (1, 2, 4), false, None),
             ("several ask at once", (1, 2, 4), true, Some((See::Others, micros(SAMPLE)))),
             ("several ask at once, each some times in a row", (1, 2, 1), true, None),
+            ("somebody computes", (1_000, 8, 0), false, Some((See::Others, OTHERS))),
         ];
         for (what, looks, is_behind, seen) in table {
             assert_eq!(first(looks, is_behind), seen, "{what}");
@@ -193,5 +220,15 @@ mod tests {
         watch.moved(HELD_UP);
         watch.look((HELD_UP, false), Counts { events: 1, changes: 0 }, || false);
         assert_eq!(watch.held_up, 0);
+    }
+
+    #[test]
+    fn the_keeper_rests_twice_as_long_each_time_that_others_are_there() {
+        let mut rest = Rest::default();
+        let rests: Vec<_> = (0..6).map(|_| rest.after(See::Others, Duration::ZERO).as_millis()).collect();
+        assert_eq!(rests, [64, 128, 256, 512, 1024, 1024]);
+        assert_eq!(rest.after(See::End, USEFUL - micros(1)), Duration::ZERO);
+        assert_eq!(rest.after(See::Others, Duration::ZERO), LONG_REST, "it was not awake for long");
+        assert_eq!(rest.after(See::Others, USEFUL), REST);
     }
 }
