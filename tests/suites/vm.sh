@@ -140,6 +140,7 @@ vm_initramfs() {
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
+ln -sfn /proc/self/fd /dev/fd
 while read -r module; do modprobe -q "$module"; done </load
 for i in 1 2 3 4 5 6 7 8 9; do [ -b /dev/vda ] && break; sleep 1; done
 mount -t ext4 /dev/vda /root
@@ -151,6 +152,7 @@ cat >/root/vm-boot <<'BOOT'
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
+ln -sfn /proc/self/fd /dev/fd
 mkdir -p /dev/pts /dev/shm /payload
 mount -t devpts devpts /dev/pts
 mount -t tmpfs shm /dev/shm
