@@ -134,4 +134,5 @@ tests! {
     any_index_name_is_its_origin 10
     any_record_of_blocks_is_bounded 11
     any_name_is_one_component 12
+    any_owner_is_read_as_it_is_written 13
 }

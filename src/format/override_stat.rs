@@ -166,6 +166,9 @@ impl OverrideStat {
     /// # Errors
     /// [`Malformed`]
     pub fn parse(value: &[u8], (mode, rdev): (u32, u64)) -> Result<Self, Malformed> {
+        if value.contains(&0) {
+            return Err(malformed("a NUL"));
+        }
         let mut fields = value.splitn(4, |byte| *byte == b':');
         let mut field = |radix, why| {
             let digits = fields.next().ok_or(malformed("less than three fields"))?;
@@ -284,6 +287,7 @@ mod tests {
             (b"0:0:0644:FILE", FILE),
             (b"0:0:0644\0:file", FILE),
             (b"0:0:0644:file\0", FILE),
+            (b"0:0:0644:file-\0", FILE),
             (b"\0", FILE),
             (b"0:0:0644\n", FILE),
             (b"0:0:0755:dir", FILE),

@@ -11,7 +11,7 @@ use plyfs::cli::options::{self, TABLE};
 use plyfs::cli::resolve::{Abilities, Manner, resolve};
 use plyfs::testing::format::blocks::{Header, MOST_BLOCKS};
 use plyfs::testing::format::{
-    AufsName, BlocksMark, Decoded, Mark, Metacopy, Namespace, Nlink, Opacity, Origin, Protattr, Redirect,
+    AufsName, BlocksMark, Decoded, Mark, Metacopy, Namespace, Nlink, Opacity, Origin, OverrideStat, Protattr, Redirect,
     WhiteoutStyle, from_disk, index_name, parse_index_name, to_disk, whiteout_name,
 };
 
@@ -32,6 +32,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("index_name", names_of_the_index),
     ("blocks", blocks),
     ("name", name),
+    ("override_stat", override_stat),
 ];
 
 /// The value of one `-o`, through to the settings.
@@ -122,6 +123,15 @@ pub fn origin(data: &[u8]) {
     match Origin::new(i32::from_le_bytes(*kind), *uuid, fid) {
         Some(made) => assert_eq!(Origin::decode(&made.encode()), Ok(Decoded::Known(made))),
         None => assert!(fid.len() > 234 || !(0..256).contains(&i32::from_le_bytes(*kind))),
+    }
+}
+
+/// The marks that hold owner, mode and type.
+pub fn override_stat(data: &[u8]) {
+    for on_disk in [0o100_755, 0o040_755] {
+        let Ok(read) = OverrideStat::parse(data, (on_disk, 0)) else { continue };
+        assert!(read.mode <= 0o7777 && read.uid < u32::MAX && read.gid < u32::MAX && !data.contains(&0));
+        assert_eq!(OverrideStat::parse(&read.encode(), (on_disk, 0)), Ok(read));
     }
 }
 
