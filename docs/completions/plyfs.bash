@@ -53,6 +53,7 @@ _plyfs_options=(
     debug
     ino32_t
     noxattrs
+    xattr_permissions=
     uidmapping=
     gidmapping=
     squash_to_root
@@ -99,6 +100,7 @@ _plyfs_values() {
     prefetch) printf %s 'on off' ;;
     log) printf %s 'stderr syslog off' ;;
     spin) printf %s 'auto off' ;;
+    xattr_permissions) printf %s '0 1 2' ;;
     esac
 }
 # end options

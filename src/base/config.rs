@@ -46,6 +46,9 @@ pub struct Config {
     pub uids: Shown,
     /// How groups are shown.
     pub gids: Shown,
+    /// Where owners and modes of the upper layer are written, if its root does not say so. `None`: on the objects
+    /// themselves.
+    pub xattr_permissions: Option<XattrPermissions>,
     /// POSIX ACLs are not interpreted.
     pub noacl: bool,
     /// There are no extended attributes (`EOPNOTSUPP`); a copy-up keeps those of the layers.
@@ -118,6 +121,16 @@ pub enum Verity {
     On,
     /// A metacopy file without a digest is refused (`EIO`); a file without fs-verity is copied up whole.
     Require,
+}
+
+/// `xattr_permissions=`: the attribute that holds owner, mode and type of each object of the upper layer, and so does on
+/// the layer's root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum XattrPermissions {
+    /// `security.fuseoverlayfs.override_stat`, which takes an administrator (`1`).
+    Security,
+    /// `user.containers.override_stat` (`2`).
+    Containers,
 }
 
 /// `uuid=`: which UUIDs are written into the upper layer.

@@ -141,6 +141,7 @@ fn options_of(resolved: &Resolved, mount: &MountSettings, union: &Union) -> Vec<
         all.push(("copyup_rate", config.copyup_rate.to_string()));
     }
     all.extend(owners_of(config));
+    all.extend(union.effect().xattr_permissions.map(|value| ("xattr_permissions", value.to_owned())));
     let set = [
         ("ino32_t=1", config.ino32),
         ("userxattr", config.userxattr),

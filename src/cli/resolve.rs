@@ -13,7 +13,9 @@ use super::log;
 use super::options::{self, Key, Source};
 use super::owners::OwnerWishes;
 use super::report::Failure;
-use crate::base::config::{Config, Fsync, RedirectDir, Shown, Timeouts, UpperDirs, Uuid, Verity, Xino};
+use crate::base::config::{
+    Config, Fsync, RedirectDir, Shown, Timeouts, UpperDirs, Uuid, Verity, XattrPermissions, Xino,
+};
 use crate::fuse::serve::settings::{Flags, MountSettings, Spin};
 use crate::sys::mount::{self, Propagation};
 use crate::sys::processors;
@@ -79,6 +81,7 @@ struct Wishes {
     copyup_rate: u64,
     verity: Verity,
     uuid: Uuid,
+    xattr_permissions: Option<XattrPermissions>,
     xino: Option<Xino>,
     ino32: bool,
     volatile: bool,
@@ -167,6 +170,7 @@ impl Wishes {
             Key::CopyUpRate => self.copyup_rate = grammar::size(word)?,
             Key::Verity => self.verity = verity(value),
             Key::Uuid => self.uuid = uuid(value),
+            Key::XattrPermissions => self.xattr_permissions = xattr_permissions(value),
             Key::Xino => self.xino = Some(xino(value)),
             Key::Ino32 => self.ino32 = is_on(word),
             Key::Volatile => self.volatile = true,
@@ -298,6 +302,7 @@ impl Wishes {
             copyup_rate: self.copyup_rate,
             verity: self.verity,
             uuid: self.uuid,
+            xattr_permissions: self.xattr_permissions,
             uids,
             gids,
             noacl: self.noacl || self.noxattrs,
@@ -432,6 +437,14 @@ fn redirect_dir(value: &[u8]) -> RedirectDir {
         b"on" => RedirectDir::On,
         b"follow" => RedirectDir::Follow,
         _ => RedirectDir::NoFollow,
+    }
+}
+
+fn xattr_permissions(value: &[u8]) -> Option<XattrPermissions> {
+    match value {
+        b"1" => Some(XattrPermissions::Security),
+        b"2" => Some(XattrPermissions::Containers),
+        _ => None,
     }
 }
 

@@ -20,6 +20,7 @@ pub use index::IndexDir;
 pub use list::{ListedName, NameSink, list_names};
 pub use marks::{DirMarks, LeafMarks, LookedUp, look_up, read_dir_marks, read_leaf_marks};
 pub use origin::{index_of, origin_of, resolve};
+pub use override_stat::as_said;
 pub use place::{DirPlace, Place};
 
 use std::ffi::CStr;

@@ -28,9 +28,14 @@ impl Layer {
     /// the mark says: of `user.*` whoever may write the object can. It matters where a view honours set-user-id and
     /// devices.
     pub fn doubts(&self, stat: &Stat) -> bool {
-        let privileged = self.owners.is_none_or(OverrideKey::is_privileged);
-        let ours = stat.uid == own_ids().0 && stat.mode & 0o022 == 0;
-        self.suid_view && !privileged && !ours
+        let ours = || stat.uid == own_ids().0 && stat.mode & 0o022 == 0;
+        self.is_open_to_others() && !ours()
+    }
+
+    /// Whether others may be able to write objects of which the layer shows that they may not, in a view that honours
+    /// set-user-id.
+    pub fn is_open_to_others(&self) -> bool {
+        self.suid_view && self.owners.is_some_and(|owners| !owners.is_privileged())
     }
 
     /// Whether the file capability of `name` in `dir` is not shown.
@@ -44,7 +49,10 @@ impl Layer {
     }
 
     /// `stat` of `name` in `dir` as its mark says. An object without a mark is shown as it is.
-    pub(super) fn overridden(&self, dir: BorrowedFd<'_>, name: &CStr, stat: Stat) -> Result<Stat> {
+    ///
+    /// # Errors
+    /// `EIO` for a malformed mark; what the system calls say.
+    pub fn overridden(&self, dir: BorrowedFd<'_>, name: &CStr, stat: Stat) -> Result<Stat> {
         let Some(owners) = self.owners else { return Ok(stat) };
         let at = || format!("{name:?} in {}", self.path.display());
         let mut now = stat;
@@ -71,11 +79,7 @@ impl Layer {
     /// What the mark with this value makes of an object.
     fn shown(&self, stat: &Stat, value: &[u8]) -> std::result::Result<Stat, String> {
         let said = OverrideStat::parse(value, (stat.mode, stat.rdev)).map_err(|malformed| malformed.to_string())?;
-        let mut shown = Stat { uid: said.uid, gid: said.gid, mode: said.kind.to_mode() | said.mode, ..*stat };
-        match said.kind {
-            OverrideType::File | OverrideType::Dir | OverrideType::Symlink => {}
-            kind => (shown.rdev, shown.size) = (kind.rdev(), 0),
-        }
+        let mut shown = as_said(stat, &said);
         if self.doubts(stat) {
             if matches!(said.kind, OverrideType::Block { .. } | OverrideType::Char { .. }) {
                 return Err("a device, marked so by an attribute that others may write".into());
@@ -86,6 +90,16 @@ impl Layer {
         }
         Ok(shown)
     }
+}
+
+/// The attributes of an object with this mark, which is on disk as `stat` says.
+pub fn as_said(stat: &Stat, said: &OverrideStat) -> Stat {
+    let mut shown = Stat { uid: said.uid, gid: said.gid, mode: said.kind.to_mode() | said.mode, ..*stat };
+    match said.kind {
+        OverrideType::File | OverrideType::Dir | OverrideType::Symlink => {}
+        kind => (shown.rdev, shown.size) = (kind.rdev(), 0),
+    }
+    shown
 }
 
 impl Place {

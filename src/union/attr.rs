@@ -148,7 +148,7 @@ impl Union {
         // A background copy of the data puts attributes back as it found them, and must not run meanwhile.
         let _up = matches!(inode.body, Body::Leaf(_)).then(|| lock_up(inode, &killed(caller.pid))).transpose()?;
         // With a new owner set-group-id may end by a second call, which can fail.
-        let before = if alone && !set.sets_owner() { None } else { Some(self.stat_steadily(inode)?) };
+        let before = if alone && !set.sets_owner() { None } else { Some(self.stat_shown(inode)?) };
         let mut back = SetBack { union: self, inode, before };
         self.set_each(caller, inode, set, (set.size.filter(|_| !cut), ends_ids))?;
         back.before = None;
@@ -176,7 +176,7 @@ impl Union {
         let _up = matches!(inode.body, Body::Leaf(_)).then(|| lock_up(inode, &killed(caller.pid))).transpose()?;
         if forbidden == Change::Other {
             // Read again: the copy may have got another group, and fewer permissions.
-            let now = self.stat_steadily(inode)?;
+            let now = self.stat_shown(inode)?;
             let keeps_group = |group| caller.keeps_sgid() || self.owners.is_in(caller, group);
             self.set_mode(inode, without_ids((now.mode, now.gid), &keeps_group) & 0o7777)?;
         }
@@ -198,7 +198,7 @@ impl Union {
         }
         if let Some(mode) = set.mode {
             if mode & (libc::S_ISUID | libc::S_ISGID) != 0 {
-                self.owners.check_set_ids(mode, &self.stat_steadily(inode)?)?;
+                self.owners.check_set_ids(mode, &self.stat_shown(inode)?)?;
             }
             self.set_mode(inode, mode & 0o7777)?;
             if let Body::Leaf(leaf) = &inode.body {
@@ -216,10 +216,10 @@ impl Union {
     }
 
     /// Whether a file needs data of its own before it gets this mode: set-user-id and set-group-id are meant for the
-    /// data of now, not for data that a layer on a `nosuid` mount has later.
+    /// data of now, not for data that a layer on a `nosuid` mount has later, or one whose files others may write.
     fn needs_own_data(&self, inode: &Inode, mode: u32) -> bool {
         let ids = mode & (libc::S_ISUID | libc::S_ISGID) != 0;
-        ids && inode.kind == Kind::File && inode.leaf().is_ok_and(|leaf| self.is_nosuid(&leaf.state.lock()))
+        ids && inode.kind == Kind::File && inode.leaf().is_ok_and(|leaf| self.has_doubtful_data(&leaf.state.lock()))
     }
 
     fn set_owner(&self, caller: &Caller, inode: &Arc<Inode>, set: &SetAttr) -> Result<()> {
@@ -236,19 +236,19 @@ impl Union {
     /// Sets owner and group. The kernel ends set-user-id, set-group-id and capabilities of anything but a directory.
     fn change_owner(&self, inode: &Inode, uid: Option<DiskUid>, gid: Option<DiskGid>) -> Result<()> {
         let upper = self.upper()?;
+        if let Some(owners) = upper.owners() {
+            return self.change_marked_owner((upper, owners), inode, (uid, gid));
+        }
         // Not while another thread has the mode widened: that thread would give back the bits that end here.
         let _modes = upper.root.layer.modes.read();
         self.at_object(inode, |dir, name| tree::chown_at(dir, name, uid, gid))
     }
 
-    /// The attributes of an object of the upper layer, read while no thread has its mode widened.
-    fn stat_steadily(&self, inode: &Inode) -> Result<Stat> {
+    pub(super) fn set_mode(&self, inode: &Inode, mode: u32) -> Result<()> {
         let upper = self.upper()?;
-        upper.root.layer.steady(|| self.at_object(inode, stat::stat_at))
-    }
-
-    fn set_mode(&self, inode: &Inode, mode: u32) -> Result<()> {
-        let upper = self.upper()?;
+        if let Some(owners) = upper.owners() {
+            return self.change_mark((upper, owners), inode, |said| said.mode = mode);
+        }
         // Not while another thread has the mode widened, and would set the old mode again.
         let _modes = upper.root.layer.modes.read();
         self.at_object(inode, |dir, name| tree::chmod_at(dir, name, mode))
@@ -273,13 +273,12 @@ impl Union {
     /// Truncates a file. Its set-user-id, set-group-id and capabilities end first, as before a write, so that no
     /// changed file keeps them; a mode that was set by the same request stays.
     fn resize(&self, ends_ids: Option<Caller>, keeps_mode: bool, inode: &Arc<Inode>, size: u64) -> Result<()> {
-        let fd = self.data_fd(inode, true)?;
+        let (fd, upper) = (self.data_fd(inode, true)?, self.upper()?);
         match ends_ids {
-            Some(_) if keeps_mode => clear_capability(fd.as_fd())?,
+            Some(_) if keeps_mode => clear_capability(fd.as_fd(), upper.owners())?,
             Some(caller) => {
-                let upper = self.upper()?;
                 let _modes = upper.root.layer.modes.read();
-                clear_privileges(fd.as_fd(), &|group| self.owners.is_in(&caller, group))?;
+                clear_privileges(fd.as_fd(), upper.owners(), &|group| self.owners.is_in(&caller, group))?;
             }
             None => {}
         }
@@ -354,12 +353,12 @@ struct SetBack<'a> {
 impl SetBack<'_> {
     fn set(&self, before: &Stat) -> Result<()> {
         let (union, inode) = (self.union, self.inode);
-        let now = union.at_object(inode, stat::stat_at)?;
+        let now = union.stat_shown(inode)?;
         // Only where it is needed: chown(2) ends capabilities and set-user-id.
         if (now.uid, now.gid) != (before.uid, before.gid) {
             union.change_owner(inode, Some(before.uid), Some(before.gid))?;
         }
-        let mode = union.at_object(inode, stat::stat_at)?.mode;
+        let mode = union.stat_shown(inode)?.mode;
         if mode == before.mode { Ok(()) } else { union.set_mode(inode, before.mode & 0o7777) }
     }
 }

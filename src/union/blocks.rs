@@ -192,7 +192,7 @@ impl Union {
                 };
                 let (Some(shift), file) = (self.by_blocks.shift, self.open_whole(inode)?) else { return Ok(None) };
                 if below.place.dir.layer.nosuid {
-                    clear_privileges(file.as_fd(), &|_| false)?;
+                    clear_privileges(file.as_fd(), upper.owners(), &|_| false)?;
                 }
                 let below = open_below(&below)?;
                 let record = match upper.new_record(shift, stat_fd(file.as_fd())?.size) {
@@ -256,7 +256,7 @@ impl Union {
             }
         }
         if let Some(caller) = how.ends_ids.filter(|_| cut.is_some()) {
-            clear_privileges(blocks.file(), &|group| self.owners.is_in(&caller, group))?;
+            clear_privileges(blocks.file(), upper.owners(), &|group| self.owners.is_in(&caller, group))?;
         }
         if blocks.seal(upper, cut)? {
             inode.set_loose(true);

@@ -7,7 +7,6 @@ use crate::base::{Errno, Result};
 use crate::inode::{Body, Inode};
 use crate::merge::{Data, LowerFile};
 use crate::sys::caller::overrides_modes;
-use crate::sys::stat::stat_at;
 
 const READ: u32 = 0o444;
 const SEARCH: u32 = 0o111;
@@ -44,7 +43,7 @@ impl Union {
         if missing == 0 {
             return Ok(());
         }
-        check(self.at_object(inode, stat_at)?.mode, mode, missing)
+        check(self.stat_shown(inode)?.mode, mode, missing)
     }
 }
 

@@ -3,6 +3,7 @@
 //! Parents first; then the object is built in workdir with everything it has, synced, and appears by one rename under
 //! its parent's `names`. One inode's copy-up holds up nobody else.
 
+use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
@@ -20,7 +21,7 @@ use crate::sys::stat::{Kind, SetTime, Stat, stat_fd};
 use crate::sys::{caller, data, tree};
 use crate::upper::{
     Applied, CopyData, Metadata, SMALL, Staged, Temp, Upper, WhiteoutStyle, Widened, clear_privileges, copy_data,
-    copy_from_cache,
+    copy_from_cache, mark_of,
 };
 
 /// What is copied up of an object, and for whom.
@@ -436,12 +437,15 @@ impl Union {
             }
             Kind::Dir => return Err(Errno::EISDIR),
             kind => {
-                if kind == Kind::Symlink {
-                    let target = place.readlink()?;
-                    let target = std::ffi::CString::new(target).map_err(|_| Errno::EIO)?;
-                    tree::symlink_at(&target, upper.work(), temp.name())?;
-                } else {
-                    tree::mknod_at(upper.work(), temp.name(), kind.to_mode() | 0o600, stat.rdev)?;
+                let target = (kind == Kind::Symlink).then(|| place.readlink()).transpose()?;
+                let target = target.map(CString::new).transpose().map_err(|_| Errno::EIO)?;
+                match (target, upper.owners()) {
+                    (None, None) => tree::mknod_at(upper.work(), temp.name(), kind.to_mode() | 0o600, stat.rdev)?,
+                    (None, Some(_)) => _ = upper.make_stand_in(temp.name(), kind, (stat.mode, None))?,
+                    (Some(target), None) => tree::symlink_at(&target, upper.work(), temp.name())?,
+                    (Some(target), Some(owners)) => {
+                        upper.stage_symlink(temp.name(), owners, &mark_of(&stat)?, &target)?;
+                    }
                 }
                 let staged = Staged::Named(upper.work(), temp.name());
                 mark(staged)?;
@@ -504,7 +508,7 @@ impl Union {
         if meta.is_none() && below.is_some_and(|file| file.place.dir.layer.nosuid) {
             // Set-user-id and capabilities were not shown for data of a `nosuid` layer, and the copy must not have
             // them.
-            clear_privileges(to.as_fd(), &|_| false)?;
+            clear_privileges(to.as_fd(), upper.owners(), &|_| false)?;
         }
         upper.sync_staged(to.as_fd(), written)?;
         Ok((meta, applied))

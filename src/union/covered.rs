@@ -64,7 +64,7 @@ pub(super) fn clear_dir(upper: &Upper, target: &At<'_>, update: impl FnOnce(u64)
 /// Makes an empty opaque directory in workdir with the attributes of the one at `target`. Returns it with its inode
 /// number.
 fn empty_like<'a>(upper: &'a Upper, target: &At<'_>) -> Result<(Temp<'a>, u64)> {
-    let stat = stat_at(target.fd(), target.name)?;
+    let stat = upper.root.layer.overridden(target.fd(), target.name, stat_at(target.fd(), target.name)?)?;
     let metadata = Metadata::of(target.fd(), target.name, stat, (&upper.root.layer, &upper.root.layer))?;
     let temp = Temp::new(upper, Kind::Dir)?;
     tree::mkdir_at(upper.work(), temp.name(), 0o700)?;

@@ -12,13 +12,14 @@ use super::change::AbsentName;
 use super::protect::Change;
 use super::{Caller, Entry, InodeId, Union};
 use crate::base::{DiskGid, DiskUid, Errno, Name, Result};
+use crate::format::{OverrideKey, OverrideStat, OverrideType};
 use crate::inode::{Body, DataFd, Inode, Names};
-use crate::layer::Evict;
+use crate::layer::{Evict, as_said};
 use crate::merge::{Absent, DirPart, DirView, Found, FoundDir, FoundLeaf};
 use crate::sys::path::OFlags;
 use crate::sys::stat::{Kind, Stat, stat_at};
 use crate::sys::{caller, tree, xattr};
-use crate::upper::{Nursery, Temp, Upper, WhiteoutStyle};
+use crate::upper::{Nursery, Staged, Temp, Upper, WhiteoutStyle, set_mark};
 
 /// What to make; modes are permission bits.
 #[derive(Debug, Clone, Copy)]
@@ -101,13 +102,16 @@ impl Union {
         let made = self.again(|| {
             let upper = self.upper()?;
             self.check_name(name)?;
-            let owner = self.owners.of_new(caller)?;
+            let owner = if upper.owners().is_some() { self.owners.ids_of(caller) } else { self.owners.of_new(caller) }?;
             self.owners.check_new_set_ids(what.set_ids())?;
             let parent = self.inode(parent)?;
             self.check_flags(&parent, Change::Addition)?;
             let AbsentName { mut names, into, is_merged, absent } = self.lock_absent_name(&parent, name)?;
             let dir = into.place.fd()?;
-            let mask = if self.has_default_acl(&mut names, dir.as_fd())? { 0 } else { caller.umask };
+            let owned =
+                upper.owners().map(|owners| into.place.stat_self().map(|parent| (owners, parent))).transpose()?;
+            let acl = owned.is_none() && self.has_default_acl(&mut names, dir.as_fd())?;
+            let mask = if acl { 0 } else { caller.umask };
             if what.is_whiteout_like() && upper.style == WhiteoutStyle::File {
                 // The layer can hold neither a device nor a mark that makes a file stand for one.
                 return Err(Errno::EPERM);
@@ -115,7 +119,14 @@ impl Union {
             let staged = absent == Absent::UpperWhiteout || what.is_whiteout_like();
             names.begin();
             let making = Making { upper, owner, dir: dir.as_fd(), name, what: &what, mask, absent, is_merged };
-            let made = if staged && upper.style != WhiteoutStyle::File { making.staged()? } else { making.direct()? };
+            let made = match owned {
+                Some((owners, parent)) => {
+                    let gives_group = caller.keeps_sgid() || self.owners.is_in(caller, parent.gid);
+                    making.marked(owners, (&parent, gives_group))?
+                }
+                None if staged && upper.style != WhiteoutStyle::File => making.staged()?,
+                None => making.direct()?,
+            };
             names.added(&self.cookies, name, what.kind());
             self.enter_new(&parent, name, &into, &what, made)
         });
@@ -257,6 +268,69 @@ impl<'a> Making<'a> {
             Absent::UpperWhiteout => drop(temp.replace(dir, name.as_c_str(), Kind::Char)?),
         }
         Ok(Made { stat, file: None })
+    }
+
+    /// Makes the object in workdir, with a mark of its owner, and moves it to its name. `parent`: the attributes of its
+    /// directory, as they are shown, and whether the caller may give set-group-id for the directory's group.
+    fn marked(&self, owners: OverrideKey, parent: (&Stat, bool)) -> Result<Made> {
+        let Self { upper, dir, name, what, absent, is_merged, .. } = *self;
+        let (said, kind) = (self.said(parent)?, what.kind());
+        let temp = Temp::new(upper, kind)?;
+        let (work, at) = (upper.work(), temp.name());
+        let file = match *what {
+            Make::Symlink { target } => {
+                upper.stage_symlink(at, owners, &said, target)?;
+                None
+            }
+            _ => {
+                let file = upper.make_stand_in(at, kind, (said.mode, None))?;
+                set_mark(Staged::Named(work, at), owners, &said)?;
+                file.filter(|_| kind == Kind::File)
+            }
+        };
+        if kind == Kind::Dir && (is_merged || absent == Absent::UpperWhiteout) {
+            upper.set_opaque(work, at)?;
+        }
+        if what.is_whiteout_like() {
+            upper.set_device(work, at)?;
+        }
+        let staged = stat_at(work, at)?;
+        match absent {
+            Absent::Nowhere => temp.publish_new(dir, name.as_c_str())?,
+            Absent::UpperWhiteout if upper.style == WhiteoutStyle::File => {
+                temp.publish_new(dir, name.as_c_str())?;
+                upper.drop_wh_file(dir, name);
+            }
+            Absent::UpperWhiteout if kind != Kind::Dir => temp.publish(dir, name.as_c_str())?,
+            Absent::UpperWhiteout => drop(temp.replace(dir, name.as_c_str(), Kind::Char)?),
+        }
+        // The move has set the time of change.
+        let stat = stat_at(dir, name.as_c_str()).unwrap_or(staged);
+        Ok(Made { stat: as_said(&stat, &said), file })
+    }
+
+    /// What the mark of the object says: what a file system gives to an object of the owner's in such a directory.
+    fn said(&self, (parent, gives_group): (&Stat, bool)) -> Result<OverrideStat> {
+        let Self { owner: (uid, gid), what, mask, .. } = *self;
+        let (kind, inherits) = (what.kind(), parent.mode & libc::S_ISGID != 0);
+        let (mode, rdev) = match *what {
+            Make::File { mode } | Make::Dir { mode } => (mode & !mask, 0),
+            Make::Node { mode, rdev } => (mode & !mask, rdev),
+            Make::Symlink { .. } => (0o777, 0),
+        };
+        let gid = if inherits { parent.gid } else { gid };
+        let mut mode = mode & 0o7777;
+        if inherits && kind == Kind::Dir {
+            mode |= libc::S_ISGID;
+        }
+        let is_sgid = mode & (libc::S_ISGID | libc::S_IXGRP) == libc::S_ISGID | libc::S_IXGRP;
+        if kind != Kind::Dir && inherits && is_sgid && !gives_group {
+            mode &= !libc::S_ISGID;
+        }
+        // The 0/0 device of a user is an empty file with a mark of its own.
+        let kind = if what.is_whiteout_like() { Kind::File } else { kind };
+        let kind = OverrideType::from_mode(kind.to_mode(), rdev).ok_or(Errno::EINVAL)?;
+        Ok(OverrideStat { uid, gid, mode, kind })
     }
 
     /// Makes the object with the caller's ids in a nursery that is like `dir`, and moves it to workdir.

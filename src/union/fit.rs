@@ -4,9 +4,17 @@ use super::ground::Ground;
 use super::overlap;
 use super::refusal::{Setup, SetupError};
 use super::roots::{Root, UpperRoots};
+use crate::base::config::XattrPermissions;
+use crate::format::OverrideKey;
+use crate::sys::process;
 
 /// Refuses layers of which no right view can be made.
-pub(super) fn check(lowers: &[Root], data_only: &[Root], upper: Option<&UpperRoots>, ground: &Ground) -> Setup<()> {
+pub(super) fn check(
+    (lowers, data_only): (&[Root], &[Root]),
+    upper: Option<&UpperRoots>,
+    wish: Option<XattrPermissions>,
+    ground: &Ground,
+) -> Setup<()> {
     let lower = lowers.iter().chain(data_only).map(|root| ("lowerdir", root));
     let alone = upper.is_none() && lowers.len() + data_only.len() == 1;
     for (option, root) in lower.chain(upper.map(|upper| ("upperdir", &upper.upper))) {
@@ -14,7 +22,7 @@ pub(super) fn check(lowers: &[Root], data_only: &[Root], upper: Option<&UpperRoo
             return Err(folded(format!("{option}={}", root.path.display())));
         }
     }
-    upper.map_or(Ok(()), |upper| check_owners(&upper.upper))?;
+    upper.map_or(Ok(()), |upper| check_owners(&upper.upper, wish))?;
     overlap::check_nesting(lowers.iter().chain(data_only), ground)
 }
 
@@ -24,10 +32,21 @@ pub(super) fn folded(what: String) -> SetupError {
     SetupError::new(what, reason, "copy it to a case-sensitive directory; alone and without upperdir it can be mounted")
 }
 
-/// Refuses an upper layer whose owners and modes stand in extended attributes, which are not written here.
-fn check_owners(upper: &Root) -> Setup<()> {
-    let Some(owners) = upper.owners else { return Ok(()) };
-    let reason = format!("its owners and modes stand in {}, which is not written yet", owners.key().to_string_lossy());
-    let what = format!("upperdir={}", upper.path.display());
-    Err(SetupError::new(what, reason, "mount it with fuse-overlayfs, or as a lower layer"))
+/// Refuses marks that this process cannot write, and an upper layer whose root says that its owners stand in another attribute than `wish`.
+fn check_owners(upper: &Root, wish: Option<XattrPermissions>) -> Setup<()> {
+    if wish == Some(XattrPermissions::Security) && !(process::is_admin() && process::ids_are_initial()) {
+        let reason = "only root, outside of user namespaces, can write security.* attributes";
+        return Err(SetupError::new("xattr_permissions=1", reason, "use xattr_permissions=2"));
+    }
+    let (Some(wish), Some(owners)) = (wish, upper.owners) else { return Ok(()) };
+    let (option, same) = match wish {
+        XattrPermissions::Security => ("xattr_permissions=1", owners == OverrideKey::Security),
+        XattrPermissions::Containers => ("xattr_permissions=2", owners != OverrideKey::Security),
+    };
+    if same {
+        return Ok(());
+    }
+    let key = owners.key().to_string_lossy();
+    let reason = format!("the owners of upperdir={} stand in {key}", upper.path.display());
+    Err(SetupError::new(option, reason, "leave it out: they are read and written there without it"))
 }

@@ -142,7 +142,7 @@ impl Union {
         let cleared = {
             // Not while another thread has it widened, who would give back what goes here.
             let _modes = upper.root.layer.modes.read();
-            clear_privileges(file, &|group| self.owners.is_in(caller, group))?
+            clear_privileges(file, upper.owners(), &|group| self.owners.is_in(caller, group))?
         };
         if cleared.changed {
             self.attributes_changed(inode.id);
@@ -327,7 +327,11 @@ impl Union {
         }
         let fd = self.data_fd(&inode, true).ok().filter(|_| !inode.appends())?;
         // Whether a write clears these bits depends on the writer.
-        let keeps = stat_fd(fd.as_fd()).is_ok_and(|stat| stat.mode & (libc::S_ISUID | libc::S_ISGID) == 0);
+        let mode = match self.upper().ok()?.owners() {
+            None => stat_fd(fd.as_fd()).map(|stat| stat.mode),
+            Some(_) => self.stat_shown(&inode).map(|stat| stat.mode),
+        };
+        let keeps = mode.is_ok_and(|mode| mode & (libc::S_ISUID | libc::S_ISGID) == 0);
         keeps.then_some(fd)
     }
 

@@ -10,7 +10,7 @@ use crate::base::config::Verity;
 use crate::base::{Errno, Name, Result};
 use crate::format::{Digest, Metacopy, Redirect};
 use crate::inode::{Inode, LeafBody, LeafObject, LeafState, lock_up};
-use crate::layer::verity;
+use crate::layer::{Place, verity};
 use crate::merge::{Data, LowerFile, MetaFile};
 use crate::sys::path::OFlags;
 use crate::sys::stat::{SetTime, Stat, stat_fd};
@@ -69,6 +69,18 @@ impl Union {
             Data::Beneath(_) => self.stack.data_only.iter().any(|root| root.layer.nosuid),
         });
         of_data || state.current().is_ok_and(|object| object.place.dir.layer.nosuid)
+    }
+
+    /// Whether a file's data is where others may change it: on a `nosuid` mount, or in a layer whose modes stand in
+    /// attributes and are not those on disk.
+    pub(super) fn has_doubtful_data(&self, state: &LeafState) -> bool {
+        let marked = |place: &Place| !place.is_upper() && place.dir.layer.is_open_to_others();
+        let data = state.meta().map(|meta| match &meta.data {
+            Data::At(file) => marked(&file.place),
+            Data::Beneath(_) => self.stack.data_only.iter().any(|root| root.layer.is_open_to_others()),
+        });
+        let own = || state.current().is_ok_and(|object| marked(&object.place));
+        self.is_nosuid(state) || data.unwrap_or_else(own)
     }
 
     /// Whether the data of a metacopy file passes what `verity=` asks for.
@@ -159,7 +171,7 @@ impl Union {
             if nosuid {
                 // Set-user-id and capabilities were not shown for data of a `nosuid` layer, and the copy must not have
                 // them.
-                clear_privileges(to.as_fd(), &|_| false)?;
+                clear_privileges(to.as_fd(), upper.owners(), &|_| false)?;
             }
             self.fill(upper, to.as_fd(), from.as_ref().map(AsFd::as_fd), how)?;
             Ok(from.is_none())
@@ -296,6 +308,9 @@ impl Union {
             if stat_fd(to)?.mode != mode {
                 tree::chmod_fd(to, mode & 0o7777)?;
             }
+        }
+        if let (Some(_), Some(caller), true) = (upper.owners(), how.ends_ids, cut) {
+            clear_privileges(to, upper.owners(), &|group| self.owners.is_in(&caller, group))?;
         }
         if let Some(value) = capability.filter(|_| !cut) {
             xattr::set_fd(to, CAPABILITY, &value, 0)?;

@@ -26,6 +26,7 @@ mod ioctl;
 mod link;
 mod long;
 mod lookup;
+mod marked;
 mod metacopy;
 mod moving;
 mod open;
@@ -88,6 +89,8 @@ pub struct Effect {
     pub marks: &'static str,
     /// The form of whiteouts in the upper layer: `device`, `xattr`, `wh`, or `none`.
     pub whiteouts: &'static str,
+    /// Owners and modes of the upper layer are written as attributes: `1` for `security.*`, `2` for `user.*`.
+    pub xattr_permissions: Option<&'static str>,
 }
 
 /// A union of layers, ready to serve: the engine. It needs no mount.
@@ -195,6 +198,9 @@ impl Union {
                 Some(WhiteoutStyle::File) => "wh",
                 None => "none",
             },
+            xattr_permissions: upper
+                .and_then(Upper::owners)
+                .map(|owners| if owners.is_privileged() { "1" } else { "2" }),
         }
     }
 

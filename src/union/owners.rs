@@ -57,9 +57,19 @@ impl Owners {
     /// Owner and group of what a caller makes.
     ///
     /// # Errors
-    /// `EOVERFLOW` for a caller whom the map does not have, as in an idmapped mount; `EPERM` for a group that this
-    /// process cannot give.
+    /// As [`Owners::ids_of`]; `EPERM` for a group that this process cannot give.
     pub fn of_new(&self, caller: &Caller) -> Result<(DiskUid, DiskGid)> {
+        let (uid, gid) = self.ids_of(caller)?;
+        // Made in the daemon's group it would be shown in another group than the caller's.
+        let is_mapped = matches!(self.gids, Shown::Mapped(_));
+        if is_mapped && gid != self.own.1 && !may_act_as_others() { Err(Errno::EPERM) } else { Ok((uid, gid)) }
+    }
+
+    /// The ids in the layers of what a caller makes, whether or not this process can give them.
+    ///
+    /// # Errors
+    /// `EOVERFLOW` for a caller whom the map does not have, as in an idmapped mount.
+    pub fn ids_of(&self, caller: &Caller) -> Result<(DiskUid, DiskGid)> {
         let uid = match self.uids {
             Shown::All(_) => self.own.0,
             _ => DiskUid(stored(&self.uids, caller.uid.0).ok_or(Errno::EOVERFLOW)?),
@@ -68,9 +78,7 @@ impl Owners {
             Shown::All(_) => self.own.1,
             _ => DiskGid(stored(&self.gids, caller.gid.0).ok_or(Errno::EOVERFLOW)?),
         };
-        // Made in the daemon's group it would be shown in another group than the caller's.
-        let is_mapped = matches!(self.gids, Shown::Mapped(_));
-        if is_mapped && gid != self.own.1 && !may_act_as_others() { Err(Errno::EPERM) } else { Ok((uid, gid)) }
+        Ok((uid, gid))
     }
 
     /// Refuses a new name to a caller whom the map does not have (`EOVERFLOW`), as an idmapped mount does.

@@ -13,8 +13,9 @@ use super::past::Past;
 use super::refusal::{Setup, SetupError};
 use super::roots::{Common, Root, UpperRoots, is_empty, isolate_pair, open_layer, open_upper};
 use super::{Union, fit, identity, overlap, restore};
-use crate::base::config::{Config, Fsync, RedirectDir, UpperDirs, Uuid, Xino};
+use crate::base::config::{Config, Fsync, RedirectDir, UpperDirs, Uuid, XattrPermissions, Xino};
 use crate::base::{Errno, Result};
+use crate::format::OverrideKey;
 use crate::format::journal::Record;
 use crate::format::mark::{Mark, Namespace, WhiteoutStyle};
 use crate::inode::{HardLinks, Journal, Numbers, System, Table};
@@ -24,7 +25,9 @@ use crate::sys::path::{OFlags, open_beneath};
 use crate::sys::random::random_bytes;
 use crate::sys::stat::stat_fd;
 use crate::sys::{process, xattr};
-use crate::upper::{Belongings, Does, Features, Index, IndexError, Upper, WorkError, Workdir};
+use crate::upper::{
+    Belongings, Does, Features, Index, IndexError, Staged, Upper, WorkError, Workdir, mark_of, set_mark,
+};
 
 /// Puts a [`Config`] together.
 #[derive(Debug, Default)]
@@ -210,7 +213,7 @@ fn open_roots(config: &Config) -> Setup<Roots> {
     let (mut lowers, data_only) = (open(&config.lowers)?, open(&config.data_only)?);
     let ground = Ground::look();
     let mut upper = config.upper.as_ref().map(|dirs| open_upper(dirs, &ground)).transpose()?;
-    fit::check(&lowers, &data_only, upper.as_ref(), &ground)?;
+    fit::check((&lowers, &data_only), upper.as_ref(), config.xattr_permissions, &ground)?;
     let (mut notes, mut locks) = (identity::settle(config.uuid, &mut lowers, upper.as_mut()), Vec::new());
     if let Some(upper) = &upper {
         notes.extend(overlap::check(lowers.iter().chain(&data_only), upper, &ground)?);
@@ -325,9 +328,27 @@ fn number(config: &Config, lowers: &[Root], upper: Option<&UpperRoots>) -> Setup
     Ok(numbers)
 }
 
+/// Makes the root of an upper layer say where the owners of its objects stand: in the attribute that `wish` names. The
+/// root keeps the owner and the mode that it has.
+fn begin_marks(upper: &Root, wish: XattrPermissions) -> Setup<OverrideKey> {
+    let (owners, option) = match wish {
+        XattrPermissions::Security => (OverrideKey::Security, "xattr_permissions=1"),
+        XattrPermissions::Containers => (OverrideKey::Containers, "xattr_permissions=2"),
+    };
+    let root = upper.fd.as_fd();
+    let marked = stat_fd(root).and_then(|stat| set_mark(Staged::Named(root, c"."), owners, &mark_of(&stat)?));
+    marked.map(|()| owners).map_err(|errno| {
+        let hint = match wish {
+            XattrPermissions::Security => "only root can write security.* attributes: xattr_permissions=2",
+            XattrPermissions::Containers => "the upper layer must be on a file system with user.* attributes",
+        };
+        SetupError::new(option, format!("upperdir={}: {errno}", upper.path.display()), hint)
+    })
+}
+
 fn prepare(
     config: &Config,
-    roots: UpperRoots,
+    mut roots: UpperRoots,
     (workdir, features): (Workdir, Features),
     common: &mut Common,
     notes: &mut Vec<String>,
@@ -336,11 +357,14 @@ fn prepare(
     let failed = |errno: Errno| {
         SetupError::new(format!("upperdir={}", path.display()), errno.to_string(), "it must be writable")
     };
-    let root = roots.upper.fd.as_fd();
     if features.folds {
         let work = config.upper.as_ref().map(|dirs| dirs.work.display().to_string());
         return Err(fit::folded(format!("workdir={}", work.unwrap_or_default())));
     }
+    if let (Some(wish), None) = (config.xattr_permissions, roots.upper.owners) {
+        roots.upper.owners = Some(begin_marks(&roots.upper, wish)?);
+    }
+    let root = roots.upper.fd.as_fd();
     if !features.takes_casefold {
         common.exact_dev = stat_fd(root).ok().map(|stat| stat.dev);
     }

@@ -10,8 +10,7 @@ use crate::base::{Errno, Result};
 use crate::format::{Naming, acl};
 use crate::inode::{Body, Inode, lock_up};
 use crate::layer::DirPlace;
-use crate::sys::stat::stat_at;
-use crate::sys::{tree, xattr};
+use crate::sys::xattr;
 use crate::upper::CAPABILITY;
 use std::sync::Arc;
 
@@ -47,7 +46,7 @@ impl Union {
                     Errno::EXDEV => Errno::ENODATA,
                     errno => errno,
                 })?;
-            self.owners.value_shown(&key, value)
+            self.owners.value_shown(said(name, &key), value)
         })
     }
 
@@ -108,9 +107,9 @@ impl Union {
         let mode = if key.as_c_str() == ACL_ACCESS { acl::mode(value) } else { None };
         self.check_closed(&inode, mode)?;
         let old = || self.at_object(&inode, |dir, at| xattr::get_at(dir, at, &key));
-        let value = self.owners.value_to_set(&key, value, old)?;
-        // A capability is meant for the data of now, not for data that a layer on a `nosuid` mount has later.
-        let how = if self.hides_capability(&inode, name)? { CopyUp::data(caller) } else { CopyUp::metadata(caller) };
+        let value = self.owners.value_to_set(said(name, &key), value, old)?;
+        // A capability is meant for the data of now, not for data that others may have changed later.
+        let how = if self.needs_data(&inode, name) { CopyUp::data(caller) } else { CopyUp::metadata(caller) };
         self.copy_up(&inode, &CopyUp { flags: lower, mode, ..how })?;
         // A background copy of the data puts attributes back as it found them, and must not run meanwhile.
         let _up = matches!(inode.body, Body::Leaf(_)).then(|| lock_up(&inode, &killed(caller.pid))).transpose()?;
@@ -198,6 +197,12 @@ impl Union {
         Ok(nosuid || self.at_object(inode, |dir, at| layer.hides_capability(dir, at))?)
     }
 
+    /// Whether an attribute is a capability of a file whose data others may change.
+    fn needs_data(&self, inode: &Inode, name: &[u8]) -> bool {
+        let doubtful = || inode.leaf().is_ok_and(|leaf| self.has_doubtful_data(&leaf.state.lock()));
+        name == CAPABILITY.to_bytes() && doubtful()
+    }
+
     fn xattr_changed(&self, inode: &Inode, key: &CStr) {
         match &inode.body {
             Body::Dir(dir) if key == ACL_DEFAULT => dir.names.write().default_acl = None,
@@ -214,16 +219,19 @@ impl Union {
 
     /// Whether an object has set-group-id for a group that the caller is not in, and the caller has no `CAP_FSETID`.
     pub(super) fn has_foreign_sgid(&self, caller: &Caller, inode: &Arc<Inode>) -> Result<bool> {
-        let stat = self.at_object(inode, stat_at)?;
+        let stat = self.stat_shown(inode)?;
         let sgid = stat.mode & libc::S_ISGID != 0;
         Ok(sgid && !caller.keeps_sgid() && !self.owners.is_in(caller, stat.gid))
     }
 
     pub(super) fn drop_sgid(&self, inode: &Arc<Inode>) -> Result<()> {
-        let upper = self.upper()?;
-        let _modes = upper.root.layer.modes.read();
-        self.at_object(inode, |dir, at| tree::chmod_at(dir, at, stat_at(dir, at)?.mode & 0o7777 & !libc::S_ISGID))
+        self.set_mode(inode, self.stat_shown(inode)?.mode & 0o7777 & !libc::S_ISGID)
     }
+}
+
+/// The name by which the value of an attribute is told, where `key` is stored for `name`.
+fn said<'a>(name: &[u8], key: &'a CStr) -> &'a CStr {
+    if name == CAPABILITY.to_bytes() { CAPABILITY } else { key }
 }
 
 pub(super) fn is_acl(name: &[u8]) -> bool {

@@ -4,14 +4,17 @@
 use std::ffi::{CStr, CString};
 use std::os::fd::BorrowedFd;
 
+use super::owners::{capability_key, clear_ids, mark_of, mode_on_disk, set_mark};
 use crate::base::{DiskGid, DiskUid, Errno, Result};
+use crate::format::OverrideKey;
 use crate::layer::Layer;
 use crate::sys::caller::own_ids;
-use crate::sys::stat::{self, SetTime, Stat};
+use crate::sys::stat::{self, Kind, SetTime, Stat};
 use crate::sys::{tree, xattr};
 
 /// The attribute with a file's capabilities (`capabilities(7)`).
 pub const CAPABILITY: &CStr = c"security.capability";
+const ACCESS_ACL: &CStr = c"system.posix_acl_access";
 const DEFAULT_ACL: &CStr = c"system.posix_acl_default";
 /// The id that stands for all ids which a user namespace does not have
 /// ([user_namespaces(7)](https://man7.org/linux/man-pages/man7/user_namespaces.7.html)).
@@ -24,6 +27,8 @@ pub struct Metadata {
     pub stat: Stat,
     /// The object's time of modification becomes the time of the copy.
     is_now: bool,
+    /// Where owner and mode of the copy are written; `None`: the copy has them itself.
+    owners: Option<OverrideKey>,
     xattrs: Vec<(CString, Vec<u8>)>,
 }
 
@@ -104,9 +109,19 @@ impl Metadata {
     /// # Errors
     /// What reading the extended attributes says.
     pub fn of(dir: BorrowedFd<'_>, name: &CStr, stat: Stat, (from, to): (&Layer, &Layer)) -> Result<Self> {
-        let mut xattrs = Vec::new();
+        let (mut xattrs, mut stat) = (Vec::new(), stat);
         for key in xattr::list_at(dir, name)? {
             let Ok(key) = CString::new(key) else { continue };
+            if to.owners.is_some() && [ACCESS_ACL, DEFAULT_ACL].contains(&key.as_c_str()) {
+                // The mode that is left must give the group no more than the ACL does.
+                let acl = if from.owners.is_none() && key.as_c_str() == ACCESS_ACL {
+                    xattr::get_at(dir, name, &key)?
+                } else {
+                    None
+                };
+                stat.mode = acl.map_or(stat.mode, |acl| without_acl(stat.mode, &acl));
+                continue;
+            }
             // Marks are not copied. An attribute that a user set is copied under the name that it has in either layer.
             let Some(said) = from.naming().from_disk(key.to_bytes()) else { continue };
             if said == CAPABILITY.to_bytes() && from.hides_capability(dir, name)? {
@@ -117,7 +132,7 @@ impl Metadata {
                 xattrs.push((stored, value));
             }
         }
-        Ok(Self { stat, is_now: false, xattrs })
+        Ok(Self { stat, is_now: false, owners: to.owners, xattrs })
     }
 
     /// Reads what the children of an open directory inherit.
@@ -127,14 +142,14 @@ impl Metadata {
     pub fn of_dir(dir: BorrowedFd<'_>) -> Result<Self> {
         let acl = xattr::get_fd(dir, DEFAULT_ACL)?;
         let xattrs = acl.into_iter().map(|acl| (DEFAULT_ACL.to_owned(), acl)).collect();
-        Ok(Self { stat: stat::stat_fd(dir)?, is_now: false, xattrs })
+        Ok(Self { stat: stat::stat_fd(dir)?, is_now: false, owners: None, xattrs })
     }
 
     /// The metadata as a truncation leaves it: without capabilities and with the time of now. `ends_ids`: whether the
     /// caller is in a group, for a caller who may not keep set-user-id and set-group-id; these bits end then.
     #[must_use]
     pub fn truncated(mut self, ends_ids: Option<&dyn Fn(DiskGid) -> bool>) -> Self {
-        self.xattrs.retain(|(key, _)| key.as_c_str() != CAPABILITY);
+        self.xattrs.retain(|(key, _)| key.as_c_str() != capability_key(self.owners));
         if let Some(is_in) = ends_ids {
             self.stat.mode = without_ids((self.stat.mode, self.stat.gid), is_in);
         }
@@ -150,7 +165,7 @@ impl Metadata {
         (self.stat.uid, self.stat.gid) = now;
         if now != before && !self.stat.is_dir() {
             self.stat.mode = without_ids((self.stat.mode, now.1), &|_| false);
-            self.xattrs.retain(|(key, _)| key.as_c_str() != CAPABILITY);
+            self.xattrs.retain(|(key, _)| key.as_c_str() != capability_key(self.owners));
         }
         self
     }
@@ -200,7 +215,10 @@ impl Metadata {
 
     /// The mode with which a staged file is made: its final mode, as far as the later steps allow it.
     pub fn mode_at_first(&self) -> u32 {
-        self.stat.mode & 0o777 | 0o600
+        match self.owners {
+            None => self.stat.mode & 0o777 | 0o600,
+            Some(_) => mode_on_disk(self.stat.kind(), self.stat.mode),
+        }
     }
 
     /// Whether an object has this owner already, so that no call must set it. The id that stands for all ids which a
@@ -218,6 +236,9 @@ impl Metadata {
     /// is ever copied with another owner, nor with another group that gains by it.
     pub fn apply(&self, to: Staged<'_>, symlink: bool) -> Result<Applied> {
         let made = to.stat()?;
+        if let Some(owners) = self.owners {
+            return self.apply_marked(owners, to, made);
+        }
         let owned = self.is_owned(&made);
         let chowned = if owned { Ok(()) } else { to.chown(self.stat.uid, self.stat.gid) };
         let (mode, regrouped) = match chowned {
@@ -243,6 +264,40 @@ impl Metadata {
         to.utimens([SetTime::At(self.stat.atime), mtime])?;
         Ok(Applied { made, regrouped })
     }
+
+    /// [`Metadata::apply`] where owner and mode are written as a mark. A symlink has its mark, if it takes one.
+    fn apply_marked(&self, owners: OverrideKey, to: Staged<'_>, made: Stat) -> Result<Applied> {
+        if made.kind() != Kind::Symlink {
+            set_mark(to, owners, &mark_of(&self.stat)?)?;
+        }
+        for (key, value) in &self.xattrs {
+            match to.set_xattr(key, value) {
+                Err(Errno::EOPNOTSUPP | Errno::EPERM) if !must_copy(key) => {}
+                set => set?,
+            }
+        }
+        let mode = mode_on_disk(self.stat.kind(), self.stat.mode);
+        if made.kind() != Kind::Symlink && made.mode & 0o7777 != mode {
+            to.chmod(mode)?;
+        }
+        let mtime = if self.is_now { SetTime::Now } else { SetTime::At(self.stat.mtime) };
+        to.utimens([SetTime::At(self.stat.atime), mtime])?;
+        Ok(Applied { made, regrouped: false })
+    }
+}
+
+/// A mode without the permissions that an access ACL gives to other users and groups: what its mask allowed to all of
+/// them stands in the mode for the group.
+fn without_acl(mode: u32, acl: &[u8]) -> u32 {
+    const GROUP: u16 = 4;
+    const MASK: u16 = 0x10;
+    let perms = |wanted: u16| {
+        let entries = acl.get(4..).unwrap_or_default().chunks_exact(8);
+        let found = entries.filter_map(|entry| Some((entry.first_chunk::<2>()?, entry.get(2)?)));
+        found.filter(|(tag, _)| u16::from_le_bytes(**tag) == wanted).map(|(_, perm)| u32::from(*perm) & 0o7).next()
+    };
+    let group = perms(GROUP).unwrap_or(0) & perms(MASK).unwrap_or(0o7);
+    mode & !0o070 | mode & group << 3
 }
 
 /// The mode for a copy in another group: it grants the new group no more than everybody.
@@ -277,13 +332,23 @@ pub struct Cleared {
 ///
 /// # Errors
 /// What the system calls say.
-pub fn clear_privileges(file: BorrowedFd<'_>, is_in: &dyn Fn(DiskGid) -> bool) -> Result<Cleared> {
+pub fn clear_privileges(
+    file: BorrowedFd<'_>,
+    owners: Option<OverrideKey>,
+    is_in: &dyn Fn(DiskGid) -> bool,
+) -> Result<Cleared> {
+    if let Some(owners) = owners
+        && let Some(cleared) = clear_ids(file, owners, is_in)?
+    {
+        clear_capability(file, Some(owners))?;
+        return Ok(cleared);
+    }
     let stat = stat::stat_fd(file)?;
     let cleared = without_ids((stat.mode, stat.gid), is_in);
     if cleared != stat.mode {
         tree::chmod_fd(file, cleared & 0o7777)?;
     }
-    clear_capability(file)?;
+    clear_capability(file, owners)?;
     Ok(Cleared { changed: cleared != stat.mode, all: cleared & libc::S_ISGID == 0 })
 }
 
@@ -291,9 +356,10 @@ pub fn clear_privileges(file: BorrowedFd<'_>, is_in: &dyn Fn(DiskGid) -> bool) -
 ///
 /// # Errors
 /// What the system calls say.
-pub fn clear_capability(file: BorrowedFd<'_>) -> Result<()> {
+pub fn clear_capability(file: BorrowedFd<'_>, owners: Option<OverrideKey>) -> Result<()> {
+    let key = capability_key(owners);
     // Asked for first: without privilege the removal of an attribute that does not exist is refused, too.
-    if xattr::get_fd(file, CAPABILITY)?.is_some() { xattr::remove_fd(file, CAPABILITY) } else { Ok(()) }
+    if xattr::get_fd(file, key)?.is_some() { xattr::remove_fd(file, key) } else { Ok(()) }
 }
 
 #[cfg(test)]

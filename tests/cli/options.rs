@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::process::{Command, Stdio};
 
 use rustix::fs::XattrFlags;
@@ -527,6 +527,26 @@ fn words_with_nothing_to_do_are_accepted_together() {
             noxattrs=0,xattr_permissions=0,kernel_cache,max_write=4096,splice_read,override_creds,nonempty";
         let _view = Background::start(&stack, words);
         assert_eq!(fs::read_to_string(stack.merged.join("f")).unwrap(), "top");
+    });
+}
+
+#[test]
+fn xattr_permissions_keeps_owners_and_modes_in_attributes() {
+    bounded(|| {
+        for (value, key) in [(1, c"security.fuseoverlayfs.override_stat"), (2, c"user.containers.override_stat")] {
+            if value == 1 && who() != Who::Root {
+                continue;
+            }
+            let stack = stack();
+            let _view = Background::start(&stack, &format!("xattr_permissions={value}"));
+            fs::write(stack.merged.join("new"), "x").unwrap();
+            fs::set_permissions(stack.merged.join("new"), fs::Permissions::from_mode(0o4711)).unwrap();
+            let mut mark = [0; 64];
+            let len = rustix::fs::getxattr(stack.upper().at("new"), key, &mut mark[..]).unwrap();
+            let mark = String::from_utf8_lossy(&mark[..len]).into_owned();
+            assert!(mark.ends_with(":4711:file"), "{mark}");
+            assert_eq!(stack.upper().mode("new") & 0o7000, 0);
+        }
     });
 }
 

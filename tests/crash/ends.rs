@@ -1,12 +1,12 @@
 //! The process ends at a call: nothing happens any more from there on, not even the cleaning up.
 
-use plyfs::config::Fsync;
-use plyfs::testing::seam::{Plan, with_plan};
+use plyfs::config::{Fsync, XattrPermissions};
+use plyfs::testing::seam::{Lacks, Plan, with_plan};
 
 use crate::common::{self, Who, skip, who};
 use crate::rows::Row;
 use crate::stage::{Reader, Stage, check, index_is_tidy};
-use crate::{Tried, for_all_rows, is_walked};
+use crate::{Tried, for_all_rows, for_all_rows_over, is_walked};
 
 /// Ends the process at each call of a row; then the reader looks.
 fn end_everywhere(stage: &Stage, row: &Row, tried: &Tried, reader: Reader) -> Vec<String> {
@@ -45,6 +45,32 @@ fn an_end_at_any_call_leaves_before_or_after_to_plyfs() {
     for_all_rows("ended, seen by plyfs", Fsync::Auto, |stage, row, tried| {
         end_everywhere(stage, row, tried, Reader::Plyfs)
     });
+}
+
+#[test]
+fn an_end_at_any_call_leaves_before_or_after_where_owners_are_marks() {
+    let owners = (Lacks::default(), Some(XattrPermissions::Containers));
+    for_all_rows_over("ended, owners are marks", owners, Fsync::Auto, |stage, row, tried| {
+        end_everywhere(stage, row, tried, Reader::Plyfs)
+    });
+}
+
+/// Each operation, with the same view of it as where objects have their owners themselves.
+#[test]
+fn what_is_shown_is_the_same_where_owners_are_marks() {
+    let values = [XattrPermissions::Containers, XattrPermissions::Security];
+    for owners in values.into_iter().filter(|owners| *owners == XattrPermissions::Containers || who() == Who::Root) {
+        for_all_rows("shown, owners are marks", Fsync::Auto, |stage, row, _| {
+            let [seen, expected] = [Some(owners), None].map(|owners| stage.views_over(owners, row, Reader::Plyfs));
+            let pairs = [(&seen.before, &expected.before), (&seen.after, &expected.after)];
+            let differ = pairs.iter().filter(|(seen, expected)| seen != expected);
+            let mut wrong: Vec<_> = differ.map(|(seen, expected)| seen.difference(expected)).collect();
+            if seen.answer != expected.answer {
+                wrong.push(format!("answers {:?}, not {:?}", seen.answer, expected.answer));
+            }
+            wrong
+        });
+    }
 }
 
 #[test]

@@ -1,13 +1,13 @@
 //! A call fails, or moves only a part of what it was asked.
 
 use plyfs::Errno;
-use plyfs::config::Fsync;
+use plyfs::config::{Fsync, XattrPermissions};
 use plyfs::testing::seam::{Call, Lacks, Part, Plan, with_plan};
 
 use crate::engine::View;
 use crate::rows::Row;
 use crate::stage::{Layers, Reader, Stage, Views, index_is_tidy};
-use crate::{Tried, for_all_rows, for_all_rows_without, is_walked, takes_its_time};
+use crate::{Tried, for_all_rows, for_all_rows_over, for_all_rows_without, is_walked, takes_its_time};
 
 /// What any call may fail with: tried at every one.
 const ALWAYS: [Errno; 2] = [Errno::ENOSPC, Errno::EIO];
@@ -42,6 +42,8 @@ struct At<'a> {
     fault: Fault,
     /// It is the last call of its kind, but for one that reads a number of blocks.
     last: bool,
+    /// Owners and modes stand in attributes.
+    owners: bool,
 }
 
 impl At<'_> {
@@ -64,7 +66,8 @@ impl At<'_> {
     fn is_of_the_answer(&self) -> bool {
         // With `fsync=strict` a copy that was cut is there when its name cannot be synced.
         let unsynced = self.call == Call::Fsync && self.row.name.starts_with("truncate");
-        self.row.answers_attributes && (unsynced || (self.call == Call::Stat && self.last))
+        let looks = self.call == Call::Stat || (self.owners && self.call == Call::GetXattr);
+        self.row.answers_attributes && (unsynced || (looks && self.last))
     }
 
     /// Whether the names of one file may part: there is no room to say which lower file the copy is of.
@@ -117,11 +120,13 @@ fn fail_where(stage: &Stage, row: &Row, tried: &Tried, wanted: impl Fn(Call) -> 
     let (calls, _) = stage.calls(row);
     let mut wrong = Vec::new();
     for (at, &call) in calls.iter().enumerate().filter(|(at, call)| wanted(**call) && is_walked(row, *at, 6)) {
-        let last = calls[at + 1..].iter().filter(|later| **later == call).count() < 2;
+        let owners = stage.has_marks();
+        // To look at an object that has a mark takes two calls more.
+        let last = calls[at + 1..].iter().filter(|later| **later == call).count() < if owners { 3 } else { 2 };
         let faults = faults(row, at, call);
         tried.pair(faults.len());
         for fault in faults {
-            let at = At { row, call, at, fault, last };
+            let at = At { row, call, at, fault, last, owners };
             let why = fault_at(stage, &views, &at).err();
             wrong.extend(why.map(|why| format!("call {} ({call:?}) {fault:?}, {why}", at.at)));
         }
@@ -235,6 +240,14 @@ fn tried_after_a_remount(layers: &Layers<'_>, views: &Views, at: &At<'_>) -> Res
 #[test]
 fn an_error_of_any_call_leaves_what_the_answer_says() {
     for_all_rows("failing", Fsync::Auto, fail_everywhere);
+}
+
+#[test]
+fn an_error_of_any_call_leaves_what_the_answer_says_where_owners_are_marks() {
+    let owners = (Lacks::default(), Some(XattrPermissions::Containers));
+    for_all_rows_over("failing, owners are marks", owners, Fsync::Auto, |stage, row, tried| {
+        if row.crossed { Vec::new() } else { fail_everywhere(stage, row, tried) }
+    });
 }
 
 /// A name that could not be synced is there all the same, and known to be there.

@@ -23,7 +23,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use plyfs::config::Fsync;
+use plyfs::config::{Fsync, XattrPermissions};
 use plyfs::testing::seam::{Lacking, Lacks};
 
 use rows::{Row, rows};
@@ -60,7 +60,7 @@ pub fn is_walked(row: &Row, at: usize, each: usize) -> bool {
 /// Runs `each` for all rows, over a stage for each of two threads; says how much was tried, and fails with all that went
 /// wrong.
 fn for_all_rows(walk: &str, fsync: Fsync, each: impl Fn(&Stage, &Row, &Tried) -> Vec<String> + Sync) {
-    for_all_rows_without(walk, Lacks::default(), fsync, each);
+    for_all_rows_over(walk, (Lacks::default(), None), fsync, each);
 }
 
 /// The same on file systems that lack something.
@@ -70,13 +70,23 @@ fn for_all_rows_without(
     fsync: Fsync,
     each: impl Fn(&Stage, &Row, &Tried) -> Vec<String> + Sync,
 ) {
+    for_all_rows_over(walk, (lacks, None), fsync, each);
+}
+
+/// The same over upper layers whose owners are written elsewhere, too.
+fn for_all_rows_over(
+    walk: &str,
+    (lacks, owners): (Lacks, Option<XattrPermissions>),
+    fsync: Fsync,
+    each: impl Fn(&Stage, &Row, &Tried) -> Vec<String> + Sync,
+) {
     let word = std::env::var("PLYFS_CRASH").unwrap_or_default();
     let (rows, next, tried, wrong) = (rows(), AtomicUsize::new(0), Tried::default(), Mutex::new(Vec::new()));
     let tables = std::env::var("PLYFS_FAULTS").is_ok_and(|what| what == "tables");
     let rows: Vec<_> = rows.iter().filter(|row| row.name.contains(&word) && !(tables && row.crossed)).collect();
     let worker = || {
         let _lacking = (lacks != Lacks::default()).then(|| Lacking::new(lacks));
-        let stage = Stage::new(fsync, !lacks.marks);
+        let stage = Stage::new(fsync, !lacks.marks, owners);
         while let Some(row) = rows.get(next.fetch_add(1, Ordering::Relaxed)) {
             let walked = std::panic::catch_unwind(AssertUnwindSafe(|| each(&stage, row, &tried)));
             let found = walked.unwrap_or_else(|_| vec!["a panic".into()]);

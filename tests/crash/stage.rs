@@ -3,7 +3,7 @@
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use plyfs::config::{Config, Fsync};
+use plyfs::config::{Config, Fsync, XattrPermissions};
 use plyfs::testing::seam::{Call, traced};
 
 use crate::common::{Kernel, Scratch, view};
@@ -25,6 +25,8 @@ pub struct Stage {
     fsync: Fsync,
     /// Marks can be written, as the index needs it.
     index: bool,
+    /// Where owners and modes are written.
+    owners: Option<XattrPermissions>,
 }
 
 /// What an operation starts from and what it leads to.
@@ -37,13 +39,18 @@ pub struct Views {
 }
 
 impl Stage {
-    pub fn new(fsync: Fsync, index: bool) -> Self {
+    pub fn new(fsync: Fsync, index: bool, owners: Option<XattrPermissions>) -> Self {
         // Of all that it does here, plyfs only waits for the disk.
         let scratch = Scratch::in_memory();
         let lowers = [scratch.dir("lower"), scratch.dir("below")];
         crate::rows::lowers(lowers.each_ref().map(PathBuf::as_path));
         let lowers_before = lowers.each_ref().map(|lower| view::layer(lower));
-        Stage { scratch, lowers, lowers_before, fsync, index }
+        Stage { scratch, lowers, lowers_before, fsync, index, owners }
+    }
+
+    /// Whether owners and modes stand in attributes.
+    pub fn has_marks(&self) -> bool {
+        self.owners.is_some()
     }
 
     pub fn assert_lowers_unchanged(&self) {
@@ -62,11 +69,15 @@ impl Stage {
 
     /// A new upper layer and workdir.
     pub fn layers(&self) -> Layers<'_> {
+        self.layers_over(self.owners)
+    }
+
+    fn layers_over(&self, owners: Option<XattrPermissions>) -> Layers<'_> {
         let base = self.scratch.fresh("run");
         for dir in ["upper", "work", "merged"] {
             std::fs::create_dir(base.join(dir)).unwrap();
         }
-        Layers { lowers: &self.lowers, base, fsync: self.fsync, index: self.index }
+        Layers { lowers: &self.lowers, base, fsync: self.fsync, index: self.index, owners }
     }
 
     /// Whether the operation can be done here: not all can where a file system lacks something.
@@ -92,9 +103,14 @@ impl Stage {
 
     /// What the reader shows without the operation, and with it.
     pub fn views(&self, row: &Row, reader: Reader) -> Views {
+        self.views_over(self.owners, row, reader)
+    }
+
+    /// The same where owners are written elsewhere.
+    pub fn views_over(&self, owners: Option<XattrPermissions>, row: &Row, reader: Reader) -> Views {
         let mut answer = String::new();
         let mut view = |with: bool| {
-            let layers = self.layers();
+            let layers = self.layers_over(owners);
             let engine = layers.before(row);
             if with {
                 answer = row.act(&engine).unwrap_or_else(|errno| panic!("{}: {errno}", row.name));
@@ -103,7 +119,7 @@ impl Stage {
             layers.read(reader).unwrap()
         };
         let (before, after) = (view(false), view(true));
-        let layers = self.layers();
+        let layers = self.layers_over(owners);
         let engine = layers.before(row);
         let middle = row.middle(&engine).unwrap_or_else(|errno| panic!("{}: {errno}", row.name));
         drop(engine);
@@ -119,6 +135,7 @@ pub struct Layers<'a> {
     base: PathBuf,
     fsync: Fsync,
     index: bool,
+    owners: Option<XattrPermissions>,
 }
 
 impl Drop for Layers<'_> {
@@ -131,7 +148,8 @@ impl Layers<'_> {
     pub fn open(&self) -> Engine {
         let config = config(&self.lowers[0], &self.base);
         let index = self.index.then_some(true);
-        Engine::with(Config { lowers: self.lowers.to_vec(), index, fsync: self.fsync, ..config })
+        let (lowers, xattr_permissions) = (self.lowers.to_vec(), self.owners);
+        Engine::with(Config { lowers, index, fsync: self.fsync, xattr_permissions, ..config })
     }
 
     /// An engine in the state from which the operation starts. No name is known to it that `before` has not used.

@@ -145,10 +145,25 @@ fn copies() -> Vec<Row> {
     };
     let (file, link) = (marked(CONTAINERS, b"5:6:4640:file", "x"), marked(CONTAINERS, b"5:6:0777:symlink", "to/it"));
     let device = marked(CONTAINERS, b"5:6:0666:char-1-3", "");
+    let [plain, again] = [(); 2].map(|()| marked(CONTAINERS, b"0:0:0755:file", "x"));
     vec![
         row("copy of a file", "", file, "append f; attrs f; read f", "ok; regularfile 4640 5:6 2; x+"),
         row("copy of a symlink", "", link, "rename f g; attrs g; link g", "ok; symlink 777 5:6 5; to/it"),
         row("copy of a device", "", device, "chmod f; attrs f", "ok; characterdevice 640 5:6 1:3"),
+        row(
+            "set-user-id on data of such a layer",
+            "",
+            plain,
+            "suid f; attrs f; data f",
+            "ok; regularfile 4755 0:0 1; own",
+        ),
+        row(
+            "a mode on data of such a layer",
+            "",
+            again,
+            "chmod f; attrs f; data f",
+            "ok; regularfile 640 0:0 1; below",
+        ),
         row("security.*", "", security, "xattrs f; append f; xattrs f", "security.x user.z; ok; security.x user.z"),
     ]
     .into_iter()

@@ -44,6 +44,12 @@ fn one(tree: &Tree, stack: &Stack, question: &str) -> String {
         "read" => tree.open(path, OFlags::RDONLY | OFlags::NONBLOCK).and_then(|fd| tree::read_all(&fd)).map(text),
         "append" => done(tree.append(path, "+")),
         "chmod" => done(tree.chmod(path, 0o640)),
+        "suid" => done(tree.chmod(path, 0o4755)),
+        // Where the data of a copied-up file is.
+        "data" => Ok(match stack.upper().xattr(path, format!("{}metacopy", stack::prefix())) {
+            Ok(_) => "below".into(),
+            Err(_) => "own".into(),
+        }),
         "unlink" => done(tree.unlink(path)),
         "mkdir" => done(tree.mkdir(path, 0o755)),
         // A mark whose name is that long.

@@ -130,7 +130,7 @@ pub fn origin(data: &[u8]) {
 pub fn override_stat(data: &[u8]) {
     for on_disk in [0o100_755, 0o040_755] {
         let Ok(read) = OverrideStat::parse(data, (on_disk, 0)) else { continue };
-        assert!(read.mode <= 0o7777 && read.uid < u32::MAX && read.gid < u32::MAX && !data.contains(&0));
+        assert!(read.mode <= 0o7777 && read.uid.0 < u32::MAX && read.gid.0 < u32::MAX && !data.contains(&0));
         assert_eq!(OverrideStat::parse(&read.encode(), (on_disk, 0)), Ok(read));
     }
 }

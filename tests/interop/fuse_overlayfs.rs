@@ -16,7 +16,7 @@ use crate::model::{self, Op, changes};
 use crate::side::*;
 use crate::table::listing;
 
-fn is_here() -> bool {
+pub fn is_here() -> bool {
     let here = std::path::Path::new(FUSE_OVERLAYFS).exists();
     if !here {
         say_skipped("no fuse-overlayfs (Debian: fuse-overlayfs)");

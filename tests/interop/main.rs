@@ -17,6 +17,7 @@ mod files;
 mod fuse_overlayfs;
 mod histories;
 mod namespaces;
+mod owners;
 mod side;
 mod table;
 

@@ -1,0 +1,232 @@
+//! Owners, modes and types that an upper layer keeps in attributes (`xattr_permissions=`): the engine without a mount, then
+//! mounts.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+#[path = "common/mod.rs"]
+mod common;
+#[path = "common/engine.rs"]
+mod engine;
+
+use std::ffi::CStr;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use plyfs::Union;
+use plyfs::config::{Config, UpperDirs, XattrPermissions};
+use plyfs::union::{Attr, Caller, InodeId, Kind, Make, SetAttr, ViewGid, ViewUid};
+use rustix::fs::FileType;
+
+use common::*;
+use engine::{config, name};
+
+const MARK: &str = "user.containers.override_stat";
+
+/// Over `base/lower`, with an upper layer that is marked.
+fn open(base: &Path) -> Union {
+    let xattr_permissions = Some(XattrPermissions::Containers);
+    Union::open(Config { xattr_permissions, ..config(&base.join("lower"), base) }).unwrap()
+}
+
+fn layers() -> Scratch {
+    let scratch = Scratch::new();
+    ["lower", "upper", "work"].iter().for_each(|dir| drop(scratch.dir(dir)));
+    scratch
+}
+
+/// Somebody who is not the daemon.
+fn stranger() -> Caller {
+    Caller { uid: ViewUid(5), gid: ViewGid(6), pid: 0, umask: 0o022, ..Caller::this_process() }
+}
+
+fn shown(attr: Attr) -> String {
+    let Attr { kind, mode, uid, gid, rdev, .. } = attr;
+    let device = if rdev == 0 { String::new() } else { format!(" {}:{}", libc::major(rdev), libc::minor(rdev)) };
+    format!("{kind:?} {mode:o} {}:{}{device}", uid.0, gid.0)
+}
+
+fn look(union: &Union, path: &str) -> (InodeId, String) {
+    let mut id = InodeId::ROOT;
+    for part in path.split('/') {
+        id = union.lookup(id, &name(part)).unwrap().unwrap_or_else(|| panic!("no {path}")).id;
+    }
+    (id, shown(union.getattr(id).unwrap()))
+}
+
+/// The mark as it stands in the upper layer, and the type and mode of what has it.
+fn on_disk(base: &Path, path: &str) -> String {
+    let at = base.join("upper").join(path);
+    let stat = std::fs::symlink_metadata(&at).unwrap();
+    let mut value = [0; 64];
+    let mark = match rustix::fs::lgetxattr(&at, MARK, &mut value[..]) {
+        Ok(len) => String::from_utf8(value[..len].to_vec()).unwrap(),
+        Err(_) => "none".into(),
+    };
+    assert_eq!(stat.uid(), rustix::process::geteuid().as_raw(), "{path} belongs to somebody else");
+    let kind = format!("{:?}", FileType::from_raw_mode(stat.mode())).to_lowercase();
+    format!("{mark}, {kind} {:o}", stat.mode() & 0o7777)
+}
+
+#[test]
+fn what_is_made_stands_in_marks() {
+    let scratch = layers();
+    let base = scratch.path();
+    let target: &CStr = c"to/it";
+    let dir = |mode| Make::Dir { mode };
+    let node = |kind: u32, mode, major, minor| Make::Node { mode: kind | mode, rdev: libc::makedev(major, minor) };
+    let table: Vec<(&str, Make<'_>, &str, &str)> = vec![
+        ("f", Make::File { mode: 0o4666 }, "File 4644 5:6", "5:6:4644:file, regularfile 644"),
+        ("closed", Make::File { mode: 0 }, "File 0 5:6", "5:6:0000:file, regularfile 600"),
+        ("d", dir(0o2777), "Dir 2755 5:6", "5:6:2755:dir, directory 755"),
+        ("n", node(libc::S_IFREG, 0o640, 0, 0), "File 640 5:6", "5:6:0640:file, regularfile 600"),
+        ("null", node(libc::S_IFCHR, 0o666, 1, 3), "Char 644 5:6 1:3", "5:6:0644:char-1-3, regularfile 644"),
+        ("disk", node(libc::S_IFBLK, 0o660, 8, 1), "Block 640 5:6 8:1", "5:6:0640:block-8-1, regularfile 600"),
+        ("zero", node(libc::S_IFCHR, 0o600, 0, 0), "Char 600 5:6", "5:6:0600:file, regularfile 600"),
+        ("pipe", node(libc::S_IFIFO, 0o622, 0, 0), "Fifo 600 5:6", "5:6:0600:pipe, regularfile 600"),
+        ("socket", node(libc::S_IFSOCK, 0o700, 0, 0), "Socket 700 5:6", "5:6:0700:socket, regularfile 600"),
+        ("s", Make::Symlink { target }, "Symlink 777 5:6", "5:6:0777:symlink, regularfile 655"),
+    ];
+    let union = open(base);
+    for (path, what, expected, _) in &table {
+        let entry = union.make(&stranger(), InodeId::ROOT, &name(path), *what).unwrap();
+        assert_eq!(shown(entry.attr), *expected, "{path} when it is made");
+    }
+    // In a directory with set-group-id the group is the directory's.
+    let (d, _) = look(&union, "d");
+    let other = Caller { gid: ViewGid(7), ..stranger() };
+    for (path, what, expected) in [("f", Make::File { mode: 0o644 }, "File 644 5:6"), ("e", dir(0o755), "Dir 2755 5:6")]
+    {
+        assert_eq!(shown(union.make(&other, d, &name(path), what).unwrap().attr), expected, "d/{path}");
+    }
+    // The daemon's own symlinks are symlinks, which other programs read.
+    let own = union.make(&Caller::this_process(), InodeId::ROOT, &name("own"), Make::Symlink { target }).unwrap();
+    assert_eq!((own.attr.kind, on_disk(base, "own")), (Kind::Symlink, "none, symlink 777".into()));
+    drop(union);
+    let union = open(base);
+    for (path, _, expected, disk) in &table {
+        assert_eq!((look(&union, path).1, on_disk(base, path)), ((*expected).to_owned(), (*disk).to_owned()), "{path}");
+    }
+    for path in ["s", "own"] {
+        assert_eq!(union.readlink(look(&union, path).0).unwrap(), target.to_bytes(), "{path}");
+    }
+}
+
+#[test]
+fn changes_of_owner_and_mode_are_marks() {
+    let scratch = layers();
+    let base = scratch.path();
+    std::fs::write(base.join("lower/low"), "low").unwrap();
+    std::os::unix::fs::symlink("to/it", base.join("lower/link")).unwrap();
+    let union = open(base);
+    let (me, root) = (Caller::this_process(), InodeId::ROOT);
+    let file = union.make(&me, root, &name("f"), Make::File { mode: 0o644 }).unwrap().id;
+    let link = union.make(&me, root, &name("s"), Make::Symlink { target: c"to/it" }).unwrap().id;
+    let pipe = union.make(&me, root, &name("p"), Make::Node { mode: libc::S_IFIFO | 0o644, rdev: 0 }).unwrap().id;
+    let (low, lower_link) = (look(&union, "low").0, look(&union, "link").0);
+    let set = |id, mode, uid: Option<u32>, gid: Option<u32>| {
+        let (uid, gid) = (uid.map(ViewUid), gid.map(ViewGid));
+        shown(union.setattr(&me, id, &SetAttr { mode, uid, gid, ..SetAttr::default() }).unwrap())
+    };
+    assert_eq!(set(file, Some(0o4711), Some(5), Some(6)), "File 4711 5:6");
+    assert_eq!(set(file, None, Some(7), None), "File 711 7:6", "a new owner ends set-user-id");
+    assert_eq!(set(file, Some(0o6700), None, None), "File 6700 7:6");
+    assert_eq!(on_disk(base, "f"), "7:6:6700:file, regularfile 600", "others may not read it on disk either");
+    assert_eq!(set(pipe, Some(0o600), Some(5), None), format!("Fifo 600 5:{}", me.gid.0));
+    assert_eq!(set(low, Some(0o600), Some(5), Some(6)), "File 600 5:6");
+    assert_eq!(set(link, None, Some(5), Some(6)), "Symlink 777 5:6");
+    assert_eq!(set(lower_link, None, Some(5), Some(6)), "Symlink 777 5:6");
+    assert_eq!(on_disk(base, "s"), "5:6:0777:symlink, regularfile 655");
+    let expected = [
+        ("f", "File 6700 7:6".to_owned()),
+        ("p", format!("Fifo 600 5:{}", me.gid.0)),
+        ("low", "File 600 5:6".into()),
+        ("s", "Symlink 777 5:6".into()),
+        ("link", "Symlink 777 5:6".into()),
+    ];
+    let check = |union: Union| {
+        for (path, expected) in &expected {
+            assert_eq!(&look(&union, path).1, expected, "{path}");
+        }
+        for path in ["s", "link"] {
+            assert_eq!(union.readlink(look(&union, path).0).unwrap(), b"to/it", "{path}");
+        }
+    };
+    check(union);
+    check(open(base));
+}
+
+/// The root says how the layer is written, whatever option it was mounted with.
+#[test]
+fn an_upper_layer_whose_root_has_a_mark_is_written_so_without_the_option() {
+    let scratch = layers();
+    let base = scratch.path();
+    drop(open(base));
+    let plain = || Union::open(config(&base.join("lower"), base));
+    let union = plain().unwrap();
+    union.make(&stranger(), InodeId::ROOT, &name("f"), Make::File { mode: 0o600 }).unwrap();
+    assert_eq!(on_disk(base, "f"), "5:6:0600:file, regularfile 600");
+    drop(union);
+    let security = Some(XattrPermissions::Security);
+    let refused = Union::open(Config { xattr_permissions: security, ..config(&base.join("lower"), base) });
+    let error = refused.err().unwrap();
+    let why = if who() == Who::Root { MARK } else { "only root" };
+    assert!(error.what == "xattr_permissions=1" && error.reason.contains(why), "{error:?}");
+    assert!(plain().unwrap().effect().xattr_permissions == Some("2"));
+    let UpperDirs { dir, .. } = config(&base.join("lower"), base).upper.unwrap();
+    rustix::fs::setxattr(dir, MARK, b"0:0:door", rustix::fs::XattrFlags::empty()).unwrap();
+    assert!(plain().is_err(), "a root with a broken mark");
+}
+
+/// What programs do, and what it is after a remount.
+#[test]
+fn a_view_with_owners_in_attributes_is_like_any_other() {
+    bounded(|| {
+        let values: &[&str] = if who() == Who::Root { &["1", "2"] } else { &["2"] };
+        for value in values {
+            let stack = Stack::new(1).option(&format!("xattr_permissions={value}"));
+            stack.lowers[0].file("low", "low").perm("low", 0o640).file("d/gone", "x").soft_link("to/it", "link");
+            let mut mount = stack.mount();
+            mount.write("f", "f").unwrap();
+            mount.chmod("f", 0o4604).unwrap();
+            mount.mkdir("new", 0o1777).unwrap();
+            mount.mknod("new/pipe", FileType::Fifo, 0o600, 0).unwrap();
+            mount.symlink("somewhere", "new/s").unwrap();
+            mount.append("low", "+").unwrap();
+            mount.chmod("low", 0o600).unwrap();
+            mount.link("low", "new/low").unwrap();
+            mount.unlink("d/gone").unwrap();
+            mount.rename("link", "new/link").unwrap();
+            mount.rename("d", "new/d").unwrap();
+            mount.set_xattr("f", "user.a", b"v").unwrap();
+            assert_eq!(mount.set_xattr("f", "system.posix_acl_access", &[2, 0, 0, 0]), Err(Errno::OPNOTSUPP));
+            if who() == Who::Root {
+                mount.chown("new/low", 5, 6).unwrap();
+                mount.chown("new/s", 5, 6).unwrap();
+                mount.mknod("null", FileType::CharacterDevice, 0o666, rustix::fs::makedev(1, 3)).unwrap();
+                mount.write("null", "nothing").unwrap();
+                mount.set_xattr("f", "security.x", b"v").unwrap();
+            }
+            let before = View::of(&mount, Walk::default());
+            mount.remount();
+            View::of(&mount, Walk::default()).assert_same(&before, "after a remount");
+            let stat = |path| mount.stat(path).map(|st| (st.st_mode & 0o7777, st.st_nlink)).unwrap();
+            assert_eq!((stat("f"), stat("low"), stat("new/pipe")), ((0o4604, 1), (0o600, 2), (0o600, 1)));
+            assert_eq!((mount.text("new/low"), mount.names("new/d").unwrap()), ("low+".into(), vec![]));
+            if who() == Who::Root {
+                let (low, null) = (mount.stat("low").unwrap(), mount.stat("null").unwrap());
+                assert_eq!((low.st_uid, low.st_gid, null.st_rdev), (5, 6, rustix::fs::makedev(1, 3)));
+                assert_eq!(mount.xattrs("f").unwrap(), [b"security.x".to_vec(), b"user.a".to_vec()]);
+                assert_eq!(stack.upper().stat("low").unwrap().st_uid, 0);
+            }
+        }
+    });
+}
+
+#[test]
+fn again_as_a_normal_user() {
+    legs::as_a_normal_user();
+}
+
+#[test]
+fn again_in_a_user_namespace() {
+    legs::in_a_user_namespace();
+}
