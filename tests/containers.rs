@@ -7,7 +7,7 @@ mod common;
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use common::mount::{is_mounted, unmount_any, wait_until};
@@ -229,5 +229,67 @@ fn each_client_mounts_writes_and_unmounts_as_it_does() {
             continue;
         }
         bounded(move || run(row));
+    }
+}
+
+/// A container whose own root directory is a fuse-overlayfs 1.x, in which another union is mounted: there a device that is
+/// refused leaves its name, `.wh.` names are refused, and marks cannot be read back.
+#[test]
+fn an_upper_layer_on_fuse_overlayfs_is_written_as_far_as_that_lets_it() {
+    if !fs::exists("/usr/bin/fuse-overlayfs").unwrap() || !common::mount::is_plyfs() {
+        skip!("no fuse-overlayfs (Debian: fuse-overlayfs)");
+    }
+    bounded(|| {
+        let place = Place::new();
+        let base = place.stack.scratch.path();
+        let dirs = ["outer/lower", "outer/upper", "outer/work", "outer/merged"];
+        dirs.iter().for_each(|dir| fs::create_dir_all(base.join(dir)).unwrap());
+        fs::create_dir(base.join("a/dir")).unwrap();
+        let outer = base.join("outer/merged");
+        let line = "cd $G/outer && exec /usr/bin/fuse-overlayfs -o lowerdir=lower,upperdir=upper,workdir=work merged";
+        let out = place.sh(line).output().unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        let _outer = Outer(&outer);
+        let _end = End(&place);
+        fs::create_dir(outer.join("u")).unwrap();
+        fs::create_dir(outer.join("w")).unwrap();
+        let merged = &place.stack.merged;
+        let read = |name: &str| fs::read_to_string(merged.join(name)).map_err(|error| error.kind());
+        for round in 0..3 {
+            let out =
+                place.sh("exec $MP -o lowerdir=$A:$B,upperdir=$G/outer/merged/u,workdir=$G/outer/merged/w $M").output();
+            let out = out.unwrap();
+            let said = String::from_utf8_lossy(&out.stderr);
+            assert!(out.status.success(), "mount {round}: {said}");
+            assert!(said.contains("neither device nodes nor .wh.NAME files"), "{said}");
+            let expected = |changed: &str, first: &str| if round == 0 { first.to_owned() } else { changed.to_owned() };
+            assert_eq!((read("a"), read("both")), (Ok(expected("changed", "a")), Ok("a".to_owned())), "mount {round}");
+            fs::write(merged.join("a"), "changed").unwrap();
+            fs::write(merged.join("dir/new"), "n").unwrap();
+            fs::rename(merged.join("dir/new"), merged.join("dir/renamed")).unwrap();
+            fs::create_dir_all(merged.join("made/deep")).unwrap();
+            fs::write(merged.join("gone"), "g").unwrap();
+            fs::remove_file(merged.join("gone")).unwrap();
+            assert!(fs::remove_file(merged.join("both")).is_err(), "what hides it?");
+            assert_eq!((read("a"), read("dir/renamed")), (Ok("changed".into()), Ok("n".into())));
+            assert_eq!((read("both"), read("gone")), (Ok("a".into()), Err(std::io::ErrorKind::NotFound)));
+            assert!(merged.join("made/deep").is_dir());
+            unmount_any(merged, false).unwrap();
+        }
+        // But for the marks of the outer one.
+        let names = fs::read_dir(base.join("outer/upper/w/work")).unwrap().map(|entry| entry.unwrap().file_name());
+        let left: Vec<_> = names.filter(|name| !name.to_string_lossy().starts_with(".wh.")).collect();
+        assert!(left.is_empty(), "{left:?}");
+    });
+}
+
+/// Another union, unmounted at the end of a test.
+struct Outer<'a>(&'a Path);
+
+impl Drop for Outer<'_> {
+    fn drop(&mut self) {
+        if unmount_any(self.0, false).is_err() {
+            let _ = unmount_any(self.0, true);
+        }
     }
 }

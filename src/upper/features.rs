@@ -24,6 +24,8 @@ pub struct Features {
     pub folds: bool,
     /// A directory can be made case-insensitive (`chattr +F`).
     pub takes_casefold: bool,
+    /// Names that begin with `.wh.` are refused, as by a fuse-overlayfs 1.x on which the layer stands.
+    pub refuses_wh: bool,
     /// `RENAME_EXCHANGE` works.
     pub exchange: bool,
     /// `RENAME_WHITEOUT` works.
@@ -109,6 +111,12 @@ impl Features {
         if !devices {
             drop(tree::create_at(work, c.name(), OFlags::WRONLY, 0o600)?);
         }
+        // Only where whiteouts could have no other form.
+        let refuses_wh = !devices && marks.is_none() && {
+            let name = CString::new([b".wh.", a.name().to_bytes()].concat()).map_err(|_| Errno::EINVAL)?;
+            let wh = Tried(work, name);
+            tree::create_at(work, wh.name(), OFlags::WRONLY, 0o600).is_err()
+        };
         let links = tree::link_at(work, a.name(), work, e.name()).is_ok();
         let exchange = tree::rename_at(work, a.name(), work, other.name(), RenameFlags::EXCHANGE).is_ok();
         let rename_whiteout =
@@ -121,6 +129,7 @@ impl Features {
             devices,
             folds,
             takes_casefold,
+            refuses_wh,
             exchange,
             rename_whiteout,
             links,
@@ -161,6 +170,12 @@ impl Features {
         }
         match style {
             WhiteoutStyle::Device => {}
+            WhiteoutStyle::File if self.refuses_wh => {
+                lines.push(
+                    "takes neither device nodes nor .wh.NAME files: what a lower layer shows cannot be removed or renamed"
+                        .into(),
+                );
+            }
             WhiteoutStyle::Xattr => {
                 lines.push("takes no device nodes: whiteouts are written as marked empty files".into());
             }
