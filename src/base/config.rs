@@ -30,8 +30,8 @@ pub struct Config {
     /// Whether a change of metadata leaves the data below. `None`: on where the upper layer can hold the marks;
     /// metacopy files of the layers are then followed, too.
     pub metacopy: Option<bool>,
-    /// What is not said of the two above is off, and what the layers have of them is followed: other programs that know no
-    /// such marks read the upper layer, too.
+    /// What is not said of redirects and metacopy is off, and what the layers have of them is followed: other programs that
+    /// know no such marks read the upper layer, too.
     pub plain: bool,
     /// Large files are copied up by blocks of this size in bytes, as a power of two from 12 to 24; `None`: they are
     /// copied whole.

@@ -152,7 +152,7 @@ pub const TABLE: &[Spec] = &[
     row("datadir+", Value("DIR"), Overlay, Honoured(Key::DataDirMore), "one more data-only layer below all others, whose files are reached from metacopy files only, the path as it stands; repeatable; not after lowerdir="),
     row("default_permissions", Flag, Overlay, Honoured(Key::DefaultPermissions), "the kernel checks modes and owners; always so"),
     row("redirect_dir", Choice(&["on", "follow", "nofollow", "off"]), Overlay, Honoured(Key::RedirectDir), "on: directories of lower layers can be renamed; follow: they cannot, but renames that a layer has are followed; nofollow, off: those are refused (default: on where the upper layer can hold it, else follow)"),
-    row("index", ON_OFF, Overlay, Honoured(Key::Index), "hard links of lower files stay together over a remount (default: on where the layers allow it)"),
+    row("index", ON_OFF, Overlay, Honoured(Key::Index), "hard links of lower files stay together over a remount (default: on where the layers allow it, and redirect_dir and metacopy are not both off)"),
     row("metacopy", ON_OFF, Overlay, Honoured(Key::Metacopy), "a change of metadata copies no data (default: on where the upper layer can hold it, and redirect_dir is not set otherwise)"),
     row("copyup_block", Value("SIZE"), Fuse, Honoured(Key::CopyUpBlock), "the first write to a file of 16 such blocks or more copies the blocks that it touches, not the file: 4K to 16M (default: off); needs metacopy; until `plyfs complete` the kernel refuses the layer"),
     row("copyup_rate", Value("SIZE"), Fuse, Honoured(Key::CopyUpRate), "bytes a second by which files in use that copyup_block= left incomplete are completed in the background (default: none)"),

@@ -286,6 +286,8 @@ impl Wishes {
     fn config(&self, [uids, gids]: [Shown; 2], suid_view: bool) -> Result<Config, Failure> {
         let upper = self.upper_dirs()?;
         let metacopy = self.settle_metacopy(upper.is_some())?;
+        let both_off = self.metacopy == Some(false) && self.redirect_dir.is_some_and(|wish| wish != RedirectDir::On);
+        let plain = self.in_place || both_off;
         Ok(Config {
             lowers: all_absolute(&self.lowers)?,
             data_only: all_absolute(&self.data_only)?,
@@ -295,9 +297,10 @@ impl Wishes {
             ino32: self.ino32,
             userxattr: self.userxattr,
             redirect_dir: self.redirect_dir,
-            index: self.index,
+            // fuse-overlayfs 1.x shows no lower layer below a root directory that has the mark of an index.
+            index: self.index.or(plain.then_some(false)),
             metacopy,
-            plain: self.in_place,
+            plain,
             copyup_block: self.copyup_block,
             copyup_rate: self.copyup_rate,
             verity: self.verity,

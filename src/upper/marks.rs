@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use super::metadata::Staged;
 use super::{Upper, WhiteoutStyle};
 use crate::base::{Errno, Result};
-use crate::format::mark::{DEVICE_VALUE, Mark};
+use crate::format::mark::{DEVICE_VALUE, LEGACY_OPAQUE, Mark, Namespace};
 use crate::format::{Metacopy, Nlink, Protattr, Redirect, wh};
 use crate::layer::{Layer, origin_of};
 use crate::sys::path::{OFlags, open_beneath};
@@ -20,7 +20,13 @@ impl Upper {
     /// What the system calls say.
     pub fn set_opaque(&self, dir: BorrowedFd<'_>, name: &CStr) -> Result<()> {
         match self.namespace() {
-            Some(namespace) => xattr::set_at(dir, name, namespace.key(Mark::Opaque), b"y", 0),
+            Some(namespace) => {
+                // Where no mark of ours stands that fuse-overlayfs 1.x misses, it is to see this one, too.
+                if namespace == Namespace::User && !self.redirect && !self.metacopy {
+                    xattr::set_at(dir, name, LEGACY_OPAQUE, b"y", 0)?;
+                }
+                xattr::set_at(dir, name, namespace.key(Mark::Opaque), b"y", 0)
+            }
             None => {
                 let inside = open_beneath(dir, name, OFlags::RDONLY | OFlags::DIRECTORY)?;
                 let mark = std::ffi::CString::new(wh::OPAQUE).map_err(|_| Errno::EINVAL)?;

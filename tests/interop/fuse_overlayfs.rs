@@ -241,3 +241,102 @@ fn plyfs_goes_on_where_fuse_overlayfs_was() {
         assert!(skipped < cases / 2, "{skipped} of {cases} histories are not compared");
     });
 }
+
+/// More that is done through plyfs; a directory with a lower part is not renamed, as by fuse-overlayfs.
+const IN_PLACE: &[Case] = &[
+    (
+        "a lower file is renamed, changed and linked",
+        |t| {
+            t.rename("f", "d/f2")?;
+            t.chmod("d/f2", 0o600)?;
+            t.link("d/f2", "f3")
+        },
+        "d/ d/f2=f(600)*2 d/sub/ d/sub/y=y d/x=x e/ e/z=z f3=f(600)*2 g=g s->t",
+    ),
+    (
+        "a directory with a lower part",
+        |t| match t.rename("d", "d2") {
+            Err(Errno::XDEV) => Ok(()),
+            other => other.and(Err(Errno::IO)),
+        },
+        "d/ d/sub/ d/sub/y=y d/x=x e/ e/z=z f=f g=g s->t",
+    ),
+    (
+        "a new directory is renamed to a lower name",
+        |t| {
+            t.remove_all("d")?;
+            t.mkdir("new", 0o755)?;
+            t.write("new/n", "n")?;
+            t.rename("new", "d")
+        },
+        "d/ d/n=n e/ e/z=z f=f g=g s->t",
+    ),
+    (
+        "an owner's bits and a size",
+        |t| {
+            t.chmod("d/x", 0o4755)?;
+            t.chmod("e", 0o700)?;
+            t.append("g", "more")
+        },
+        "d/ d/sub/ d/sub/y=y d/x=x(4755) e/(700) e/z=z f=f g=gmore s->t",
+    ),
+];
+
+/// Under plyfs by the name of fuse-overlayfs, or with redirects and metacopy off; then under all that read layers.
+fn in_place(side: Side, (what, act, shows): &Case) -> Result<(), String> {
+    let stack = Stack::new(1);
+    lower(&stack.lowers[0]);
+    let live = side.mount(&stack, "work")?;
+    act(&live).map_err(|e| format!("{side:?}, {what}: {e}"))?;
+    live.unmount()?;
+    let kernel = if who() == Who::Root { Side::Kernel("") } else { KERNEL_PLAIN };
+    let readers = [side, Side::FuseOverlayfs { wh_files: false }, PLYFS_ALL, kernel];
+    for reader in readers.into_iter().filter(|reader| *reader != kernel || Kernel::usable()) {
+        // Each has a workdir of its own, and none changes anything.
+        let live = reader.mount(&stack, "work-of-readers")?;
+        // An attribute like any other to the kernel.
+        let listed = shown(&live).replace("+user.fuseoverlayfs.opaque=y", "");
+        live.unmount()?;
+        if listed != *shows {
+            return Err(format!("{side:?}, {what}, read by {reader:?}:\n    {listed}\n    not {shows}"));
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn what_is_written_in_the_place_of_fuse_overlayfs_is_read_by_all() {
+    if !is_here() {
+        return;
+    }
+    rustix::process::umask(0o022.into());
+    bounded(|| {
+        let sides = [Side::InPlace, Side::Plyfs("metacopy=off,redirect_dir=off")];
+        let cases = || CASES.iter().chain(IN_PLACE);
+        let wrong: Vec<_> =
+            sides.iter().flat_map(|side| cases().filter_map(|each| in_place(*side, each).err())).collect();
+        assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+    });
+}
+
+/// What plyfs wrote with all of its marks is shown right by plyfs in the place of fuse-overlayfs, and goes on there.
+#[test]
+fn plyfs_reads_its_own_marks_in_the_place_of_fuse_overlayfs() {
+    if is_kernel() {
+        return;
+    }
+    bounded(|| {
+        let stack = Stack::new(1);
+        lower(&stack.lowers[0]);
+        let live = PLYFS_ALL.mount(&stack, "work").unwrap();
+        live.rename("d", "moved").unwrap();
+        live.chmod("g", 0o600).unwrap();
+        live.unmount().unwrap();
+        for _ in 0..2 {
+            let live = Side::InPlace.mount(&stack, "work").unwrap();
+            assert_eq!(shown(&live), "e/ e/z=z f=f g=g(600) moved/ moved/sub/ moved/sub/y=y moved/x=x s->t");
+            assert_eq!(live.rename("moved", "again").err(), Some(Errno::XDEV));
+            live.unmount().unwrap();
+        }
+    });
+}

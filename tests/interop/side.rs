@@ -16,6 +16,8 @@ pub enum Side {
     FuseOverlayfs {
         wh_files: bool,
     },
+    /// plyfs by the name of fuse-overlayfs.
+    InPlace,
 }
 
 /// Where that is installed.
@@ -68,6 +70,7 @@ impl Side {
             Side::FuseOverlayfs { wh_files } => {
                 Mount::by(fuse_overlayfs(stack, wh_files), &layers, &stack.merged, &log).map(Live::Plyfs)
             }
+            Side::InPlace => Mount::by(in_place(stack), &layers, &stack.merged, &log).map(Live::Plyfs),
             Side::Plyfs(options) => {
                 Mount::try_with(&format!("{layers},{options}"), &stack.merged, &log).map(Live::Plyfs)
             }
@@ -87,7 +90,7 @@ impl Side {
     pub fn walk(self, without_links: bool) -> Walk {
         let numbers = match self.real() {
             Side::Kernel(_) | Side::FuseOverlayfs { .. } => view::Numbers::NotJudged,
-            Side::Plyfs(_) => view::Numbers::Judged,
+            Side::Plyfs(_) | Side::InPlace => view::Numbers::Judged,
         };
         // As root, what one hides the other one does, too.
         let foreign = self.real() == KERNEL_PLAIN;
@@ -105,6 +108,15 @@ fn fuse_overlayfs(stack: &Stack, wh_files: bool) -> OsString {
     std::fs::write(&script, text).unwrap();
     std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
     script.into()
+}
+
+/// The program under test, where those who look for fuse-overlayfs find it.
+fn in_place(stack: &Stack) -> OsString {
+    let link = stack.scratch.dir("bin").join("fuse-overlayfs");
+    if !link.exists() {
+        std::os::unix::fs::symlink(mount::binary(), &link).unwrap();
+    }
+    link.into()
 }
 
 impl Live {

@@ -69,6 +69,14 @@ fn what_is_said_of_index_and_uuid_is_taken_over_also_without_an_upper() {
     {
         assert_eq!(config(option).index, expected, "{option}");
     }
+    for (options, expected) in [
+        ("metacopy=off,redirect_dir=off", Some(false)),
+        ("metacopy=off,redirect_dir=off,index=on", Some(true)),
+        ("metacopy=off", None),
+        ("redirect_dir=off", None),
+    ] {
+        assert_eq!(config(options).index, expected, "{options}");
+    }
     for (option, expected) in
         [("uuid=off", Uuid::Off), ("uuid=null", Uuid::Null), ("uuid=auto", Uuid::Auto), ("uuid=on", Uuid::On)]
     {
