@@ -25,6 +25,8 @@ fn fill(lower: &Layer) {
         ("f", (5, 6), 0o644),
         ("suid", (5, 6), 0o6755),
         ("mine", (1000, 1000), 0o6755),
+        ("renamed", (5, 6), 0o6755),
+        ("touched", (1000, 1000), 0o6755),
         ("roots", (0, 0), 0o6755),
         ("closed", (5, 6), 0o400),
         ("capable", (5, 6), 0o644),
@@ -72,7 +74,8 @@ fn one_user_may_change_what_others_own_and_gains_no_privilege() {
         assert_eq!(chown(&mount, "suid", Some(0), None), Err(Errno::PERM));
         assert_eq!(chown(&mount, "suid", None, Some(5)), Err(Errno::PERM));
         for _ in 0..2 {
-            for path in ["suid", "mine", "roots", "capable", "d", "d/new", "d/moved", "closed"] {
+            for path in ["suid", "mine", "roots", "capable", "d", "d/new", "d/moved", "closed", "d/renamed", "touched"]
+            {
                 let upper = stack.upper();
                 assert_eq!((ids(upper, path), upper.mode(path) & 0o6000), ((0, 0), 0), "{path} on the disk");
                 assert_eq!(upper.xattr(path, CAPABILITY), Err(Errno::NODATA), "{path}");
@@ -88,6 +91,9 @@ fn changes_of_the_owner(mount: &Mount) {
     for path in ["f", "suid", "mine", "roots", "d/f", "capable"] {
         mount.append(path, "x").unwrap_or_else(|e| panic!("{path}: {e:?}"));
     }
+    // Changes that end no privilege by themselves.
+    mount.rename("renamed", "d/renamed").unwrap();
+    mount.utimes("touched", tree::OLD).unwrap();
     drop(mount.create("d/new", 0o600).unwrap());
     mount.rename("d/f", "d/moved").unwrap();
     mount.chmod("suid", 0o711).unwrap();
