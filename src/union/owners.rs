@@ -18,6 +18,7 @@ use crate::base::{DiskGid, DiskUid, Errno, Result, ViewGid, ViewUid};
 use crate::format::acl::{self, Named};
 use crate::format::capability;
 use crate::sys::caller::{may_act_as_others, own_ids};
+use crate::sys::process::ids_are_initial;
 use crate::sys::stat::Stat;
 use crate::upper::{CAPABILITY, Metadata};
 
@@ -28,11 +29,13 @@ pub(super) struct Owners {
     gids: Shown,
     /// User and group of the daemon.
     own: (DiskUid, DiskGid),
+    /// The daemon's ids are those of a user namespace.
+    in_namespace: bool,
 }
 
 impl Owners {
     pub fn new(config: &Config) -> Self {
-        Self { uids: config.uids.clone(), gids: config.gids.clone(), own: own_ids() }
+        Self { uids: config.uids.clone(), gids: config.gids.clone(), own: own_ids(), in_namespace: !ids_are_initial() }
     }
 
     pub fn uid(&self, disk: DiskUid) -> ViewUid {
@@ -68,21 +71,39 @@ impl Owners {
     /// The ids in the layers of what a caller makes, whether or not this process can give them.
     ///
     /// # Errors
-    /// `EOVERFLOW` for a caller whom the map does not have, as in an idmapped mount.
+    /// `EOVERFLOW` for a caller whom the map does not have, as in an idmapped mount, unless it is [`Owners::is_own`].
     pub fn ids_of(&self, caller: &Caller) -> Result<(DiskUid, DiskGid)> {
         let uid = match self.uids {
             Shown::All(_) => self.own.0,
+            _ if self.is_own(caller) => self.own.0,
             _ => DiskUid(stored(&self.uids, caller.uid.0).ok_or(Errno::EOVERFLOW)?),
         };
         let gid = match self.gids {
             Shown::All(_) => self.own.1,
+            _ if self.is_own(caller) => self.own.1,
             _ => DiskGid(stored(&self.gids, caller.gid.0).ok_or(Errno::EOVERFLOW)?),
         };
         Ok((uid, gid))
     }
 
-    /// Refuses a new name to a caller whom the map does not have (`EOVERFLOW`), as an idmapped mount does.
+    /// Whether a caller whom the map does not have is the daemon's own user in a user namespace, whose layers these are:
+    /// rootless podman makes files for a container in a view of which it is no part (`--userns=auto`). They belong to that
+    /// user in the layer, as do those that it makes there itself.
+    fn is_own(&self, caller: &Caller) -> bool {
+        if !self.in_namespace {
+            return false;
+        }
+        let is_unknown = |ids: &Shown, id| matches!(ids, Shown::Mapped(map) if map.disk_of(id).is_none());
+        let unknown = is_unknown(&self.uids, caller.uid.0) && is_unknown(&self.gids, caller.gid.0);
+        unknown && (caller.uid.0, caller.gid.0) == (self.own.0.0, self.own.1.0)
+    }
+
+    /// Refuses a new name to a caller whom the map does not have (`EOVERFLOW`), as an idmapped mount does, unless it is
+    /// [`Owners::is_own`].
     pub fn check_caller(&self, caller: &Caller) -> Result<()> {
+        if self.is_own(caller) {
+            return Ok(());
+        }
         let is_unknown = |ids: &Shown, id| matches!(ids, Shown::Mapped(map) if map.disk_of(id).is_none());
         let unknown = is_unknown(&self.uids, caller.uid.0) || is_unknown(&self.gids, caller.gid.0);
         if unknown { Err(Errno::EOVERFLOW) } else { Ok(()) }

@@ -109,3 +109,50 @@ fn keep_id_in_a_namespace_of_many_ids() {
         assert_eq!(ids(stack.upper(), "home/new"), (100_005 - 1, 100_006 - 1), "5 is shown for 4, 6 for 5");
     });
 }
+
+/// Rootless podman with `--userns=auto`: its root, who runs the daemon and is no part of the container, makes files for it.
+#[test]
+fn the_daemons_own_user_makes_files_in_a_namespace() {
+    bounded(|| {
+        if who() != Who::Root {
+            return;
+        }
+        let stack = Stack::new(1);
+        stack.lowers[0].dir("open", 0o777);
+        let work = stack.scratch.dir("work");
+        for at in [stack.lowers[0].root(), stack.upper().root(), &work, &stack.merged] {
+            let (uid, gid) = (rustix::fs::Uid::from_raw(100_000), rustix::fs::Gid::from_raw(100_000));
+            rustix::fs::chown(at, Some(uid), Some(gid)).unwrap();
+        }
+        stack.lowers[0].chown("open", 100_000, 100_000).unwrap();
+        let script = r#"
+            set -e
+            mount --make-rprivate /
+            "$PLYFS" -o "$OPTIONS" "$AT"
+            cd "$AT"
+            ln -s /proc/mounts mtab
+            mkdir open/dir
+            echo x > open/file
+            chown -h 1:1 mtab
+            [ "$(stat -c %u:%g mtab open/dir open/file | tr '\n' ' ')" = "1:1 1:1 1:1 " ]
+            # Others whom the map does not have make nothing.
+            setpriv --reuid=5000 --regid=5000 --clear-groups sh -c '! touch open/no 2>&-'
+            cd /
+            umount "$AT"
+        "#;
+        let Ok(namespace) = idmapped::Namespace::new(&[(0, 100_000, 65_537)], &[(0, 100_000, 65_537)]) else {
+            return say_skipped("no user namespace");
+        };
+        let map = "uidmapping=:0:1:1000,gidmapping=:0:1:1000";
+        let out = std::process::Command::new("nsenter")
+            .args([&format!("--target={}", namespace.pid()), "--user", "--setuid=0", "--setgid=0", "--"])
+            .args(["unshare", "-m", "sh", "-c", script])
+            .env("PLYFS", mount::binary())
+            .env("OPTIONS", format!("{},{map}", stack.layer_options("work")))
+            .env("AT", &stack.merged)
+            .output()
+            .unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        assert_eq!(stack.upper().stat("open/file").unwrap().st_uid, 100_000);
+    });
+}
