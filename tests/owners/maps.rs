@@ -207,6 +207,23 @@ fn what_is_shown_is_what_the_map_says_and_the_layers_keep_their_own() {
     });
 }
 
+/// As for `podman diff` and an image that is only looked at.
+#[test]
+fn a_view_that_nobody_can_change_shows_mapped_owners() {
+    bounded(|| {
+        if who() != Who::Root {
+            return;
+        }
+        let words = idmapped::words(MAP);
+        let stack = Stack::read_only(2).option(&format!("uidmapping={words},gidmapping={words}"));
+        stack.lowers[0].file("d/f", "").chown("d/f", 5, 6).unwrap();
+        stack.lowers[1].file("d/g", "").chown("d/g", 7000, 7).unwrap();
+        let mount = stack.mount();
+        assert_eq!((ids(&mount, "d/f"), ids(&mount, "d/g")), ((100_005, 100_006), (OVERFLOW, 100_007)));
+        assert_eq!(mount.chown("d/f", 100_001, 100_001), Err(Errno::ROFS));
+    });
+}
+
 /// Listings carry the attributes, too (READDIRPLUS), and fstat(2) goes by the inode.
 #[test]
 fn a_listing_and_an_open_file_show_mapped_owners() {
