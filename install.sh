@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs plyfs, its man pages and its completions below PREFIX (/usr/local), and its name for mount(8) in /sbin, the only
 # place where mount(8) looks. DESTDIR stands before all of these; BINARY is what is installed (target/release/plyfs).
+# FUSE_OVERLAYFS=yes: in PREFIX/bin, too, by the name of fuse-overlayfs (docs/containers.md).
 set -eu
 cd "$(dirname "$0")"
 prefix=${PREFIX:-/usr/local}
@@ -18,6 +19,10 @@ put() {
 }
 
 put 755 "$binary" bin/plyfs
+if [ "${FUSE_OVERLAYFS:-no}" = yes ]; then
+    ln -sfn plyfs "$root$prefix/bin/fuse-overlayfs"
+    echo "$root$prefix/bin/fuse-overlayfs"
+fi
 put 644 docs/man/plyfs.1 share/man/man1/plyfs.1
 put 644 docs/man/mount.fuse.plyfs.8 share/man/man8/mount.fuse.plyfs.8
 put 644 docs/completions/plyfs.bash share/bash-completion/completions/plyfs

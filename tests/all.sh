@@ -76,5 +76,6 @@ else
 fi
 section "pjdfstest" bash tests/suites/pjdfstest.sh
 section "fsx" bash tests/suites/fsx.sh
+section "podman" bash tests/suites/podman.sh
 
 finish

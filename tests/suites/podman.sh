@@ -24,7 +24,7 @@ for pair in podman:podman buildah:buildah crun:crun newuidmap:uidmap busybox:bus
 done
 
 make_base
-user=plyfs-podman
+user=plyfs-podman-$$
 as_user() {
     setpriv --reuid="$user" --regid="$user" --init-groups env -i HOME="$base/home" XDG_RUNTIME_DIR="$base/run" \
         PATH="$PATH" USER="$user" base="$base" bash -c 'cd "$base/home" && '"$1"
@@ -38,7 +38,6 @@ end() {
     cleanup
 }
 trap end EXIT
-userdel "$user" 2>/dev/null || true
 useradd --system --user-group --home-dir "$base/home" --shell /bin/bash "$user"
 usermod --add-subuids 500000-631071 --add-subgids 500000-631071 "$user"
 mkdir -p "$base/home/.config/containers" "$base/run" "$base/bin" "$base/root/bin" "$base/root/etc" "$base/root/tmp/sub" "$base/root/srv/tree/deep"
@@ -61,6 +60,8 @@ tar -C "$base/root" -cf "$base/image.tar" --numeric-owner --owner=0 --group=0 .
 mkdir -p "$base/home/volume" "$base/home/upper" "$base/home/work" "$base/graph"
 echo volume >"$base/home/volume/file"
 chown -R "$user:$user" "$base/home" "$base/run" "$base/graph"
+
+as_user 'podman unshare true' >/dev/null 2>&1 || skip "a normal user has no user namespace here"
 
 # What a container changes, and how it is then listed.
 changes='rm /tmp/sub/file; mkdir /new; echo n >/new/n; mv /new /moved; chmod 600 /etc/passwd; ln /bin/suid /bin/suid2;
