@@ -72,6 +72,9 @@ const ROWS: &[Row] = &[
     row("podman, mountopt and volatile", "cd $G && $MP -o lowerdir=l/A:l/B,upperdir=$U,workdir=$W,nodev,,volatile $M", STORAGE, Writable),
     row("podman, metacopy and redirects off", "cd $G && $MP -o lowerdir=l/A:l/B,upperdir=$U,workdir=$W,metacopy=off,redirect_dir=off $M", STORAGE, Writable),
     row("podman, supervise", "cd $G && $MP -o lowerdir=l/A:l/B,upperdir=$U,workdir=$W,supervise $M", STORAGE, Writable),
+    row("podman, maps", "cd $G && $MP -o lowerdir=l/A:l/B,upperdir=$U,workdir=$W,uidmapping=:0:0:1000:1000:1000:64536,gidmapping=:0:0:1000:1000:1000:64536 $M", STORAGE, Writable),
+    row("podman, a map of one id", "cd $G && $MP -o lowerdir=l/A:l/B,upperdir=$U,workdir=$W,squash_to_uid=$(id -u),squash_to_gid=$(id -g) $M", STORAGE, Writable),
+    row("podman, force_mask", "cd $G && $MP -o lowerdir=l/A:l/B,upperdir=$U,workdir=$W,xattr_permissions=2 $M", STORAGE, Writable),
     row("podman, diff and commit", "cd $G && $MP -o lowerdir=$U:l/A:l/B $M", STORAGE, ReadOnly),
     row("podman, layers of other maps", "cd $G && $MP -o lowerdir=l/A:l/A/../empty:l/B,upperdir=$U,workdir=$W $M", STORAGE, Writable),
     row("buildah, an overlay volume", "cd / && $MP -o 'lowerdir='$G'/c\\:d','upperdir='$U,'workdir='$W,private $M 2>/dev/null", STORAGE, Writable),
@@ -79,6 +82,7 @@ const ROWS: &[Row] = &[
     row("moby", "fuse-overlayfs -o lowerdir=$A:$B,upperdir=$U,workdir=$W $M", UMOUNT, Writable),
     row("moby, a committed layer", "fuse-overlayfs -o lowerdir=$A:$B $M", UMOUNT, ReadOnly),
     row("containerd, BuildKit, k3s", "mount.fuse3 overlay $M -o workdir=$W -o upperdir=$U -o lowerdir=$A:$B -t fuse-overlayfs", UMOUNT, Writable),
+    row("containerd, maps", "mount.fuse3 overlay $M -o workdir=$W -o upperdir=$U -o lowerdir=$A:$B -o uidmapping=0:0:65536 -o gidmapping=0:0:65536 -t fuse-overlayfs", UMOUNT, Writable),
     row("containerd, a view", "mount.fuse3 overlay $M -o lowerdir=$A:$B -o ro -t fuse-overlayfs", UMOUNT, ReadOnly),
     row("apptainer", "exec fuse-overlayfs -f -o allow_other,lowerdir=$A:$B,upperdir=$U,workdir=$W,noacl $M", DETACH, Foreground),
     row("apptainer, read-only", "exec fuse-overlayfs -f -o allow_other,ro,lowerdir=$A:$B,noacl $M", DETACH, ForegroundReadOnly),
@@ -86,6 +90,7 @@ const ROWS: &[Row] = &[
     row("enroot", "FUSE_OVERLAYFS_DISABLE_OVL_WHITEOUT=y exec fuse-overlayfs -f -o lowerdir=$M/lower,upperdir=$M/upper,workdir=$M/work $M", UMOUNT, Foreground),
     row("BenchExec", "fuse-overlayfs -o lowerdir=/ -o upperdir=$U -o workdir=$W $M", UMOUNT, Writable),
     row("scripts", "fuse-overlayfs -o lowerdir=$A:$B,upperdir=$U,workdir=$W,noxattrs=1,fsync=1,threaded=1 $M", UMOUNT, Writable),
+    row("scripts, squashed", "fuse-overlayfs -o lowerdir=$A:$B,upperdir=$U,workdir=$W -o squash_to_uid=$(id -u) -o squash_to_gid=$(id -g) $M", UMOUNT, Writable),
     row("scripts, with words of libfuse", "fuse-overlayfs -o lowerdir=$A:$B,upperdir=$U,workdir=$W -o ino32_t,noxattrs,auto_unmount,big_writes,clone_fd,max_idle_threads=4 $M", UMOUNT, Writable),
 ];
 
