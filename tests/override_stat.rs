@@ -9,10 +9,13 @@ mod engine;
 
 use std::ffi::CStr;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::Duration;
 
 use plyfs::Union;
 use plyfs::config::{Config, UpperDirs, XattrPermissions};
+use plyfs::testing::seam::{Plan, with_plan};
 use plyfs::union::{Attr, Caller, InodeId, Kind, Make, SetAttr, ViewGid, ViewUid};
 use rustix::fs::FileType;
 
@@ -176,6 +179,23 @@ fn an_upper_layer_whose_root_has_a_mark_is_written_so_without_the_option() {
     assert!(plain().is_err(), "a root with a broken mark");
 }
 
+/// A look at an object takes several calls; here the object is changed before each of them.
+#[test]
+fn a_file_that_is_written_all_the_time_can_be_looked_at() {
+    static FILE: OnceLock<PathBuf> = OnceLock::new();
+    let scratch = layers();
+    let union = open(scratch.path());
+    let file = union.make(&stranger(), InodeId::ROOT, &name("f"), Make::File { mode: 0o640 }).unwrap().id;
+    FILE.set(scratch.path().join("upper/f")).unwrap();
+    let write = || {
+        // Longer than a tick of the clock for time stamps.
+        std::thread::sleep(Duration::from_millis(12));
+        std::fs::write(FILE.get().unwrap(), "x").unwrap();
+    };
+    let (seen, calls) = with_plan(Plan::count().each(write), || union.getattr(file));
+    assert_eq!((seen.map(shown), calls > 3), (Ok("File 640 5:6".into()), true));
+}
+
 /// What programs do, and what it is after a remount.
 #[test]
 fn a_view_with_owners_in_attributes_is_like_any_other() {
@@ -218,6 +238,27 @@ fn a_view_with_owners_in_attributes_is_like_any_other() {
                 assert_eq!(stack.upper().stat("low").unwrap().st_uid, 0);
             }
         }
+    });
+}
+
+/// What a mark says is what the layer has: that is what is mapped, and what is written is mapped back.
+#[test]
+fn marks_hold_the_ids_of_the_layers_under_a_map() {
+    bounded(|| {
+        if who() != Who::Root {
+            skip!("only root shows other users' ids");
+        }
+        let stack = Stack::new(1).option("xattr_permissions=2,uidmapping=0:1000:100,gidmapping=0:2000:100");
+        stack.lowers[0].with_xattr("", MARK, b"0:0:0755:dir").file("f", "f").with_xattr("f", MARK, b"5:6:0640:file");
+        stack.lowers[0].file("other", "x").with_xattr("other", MARK, b"500:6:0600:file");
+        let mut mount = stack.mount();
+        let ids = |mount: &Mount, path| mount.stat(path).map(|st| (st.st_uid, st.st_gid)).unwrap();
+        assert_eq!((ids(&mount, "f"), ids(&mount, "other")), ((1005, 2006), (65534, 2006)));
+        mount.chown("f", 1007, 2008).unwrap();
+        assert_eq!(mount.chown("f", 7, 2008), Err(Errno::OVERFLOW));
+        assert_eq!(on_disk(stack.scratch.path(), "f"), "7:8:0640:file, regularfile 600");
+        mount.remount();
+        assert_eq!(ids(&mount, "f"), (1007, 2008));
     });
 }
 

@@ -8,15 +8,12 @@ use crate::base::{Errno, Result};
 use crate::format::{Naming, OverrideKey, OverrideStat, OverrideType};
 use crate::sys::caller::own_ids;
 use crate::sys::data::pread_full;
-use crate::sys::path::OFlags;
-use crate::sys::stat::{Stat, stat_at};
+use crate::sys::path::{OFlags, open_beneath};
+use crate::sys::stat::{Stat, stat_at, stat_fd};
 use crate::sys::{tree, xattr};
 
 /// The longest target of a symlink (`PATH_MAX` with its NUL).
 const MOST_TARGET: usize = 4095;
-
-/// How often an object is read again while others change it.
-const RACES: usize = 8;
 
 impl Layer {
     /// How attributes of the layer's objects are named.
@@ -54,26 +51,23 @@ impl Layer {
     /// `EIO` for a malformed mark; what the system calls say.
     pub fn overridden(&self, dir: BorrowedFd<'_>, name: &CStr, stat: Stat) -> Result<Stat> {
         let Some(owners) = self.owners else { return Ok(stat) };
-        let at = || format!("{name:?} in {}", self.path.display());
-        let mut now = stat;
-        for _ in 0..RACES {
-            // Of anything but files and directories there are no user attributes.
-            if now.is_whiteout() || !(now.is_file() || now.is_dir() || owners.is_privileged()) {
-                return Ok(now);
-            }
-            let value = xattr::get_at(dir, name, owners.key())?;
-            // In the upper layer another object may have got the name since it was looked at.
-            let again = if self.upper_style.is_some() { stat_at(dir, name)? } else { now };
-            if (again.dev, again.ino, again.ctime) == (now.dev, now.ino, now.ctime) {
-                let Some(value) = value else { return Ok(now) };
-                return self.shown(&now, &value).map_err(|why| {
-                    log::warn!("{}: {why}", at());
-                    Errno::EIO
-                });
-            }
-            now = again;
+        // Of anything but files and directories there are no user attributes.
+        let takes = |stat: &Stat| owners.is_privileged() || stat.is_file() || stat.is_dir();
+        if stat.is_whiteout() || !takes(&stat) {
+            return Ok(stat);
         }
-        Err(Errno::ESTALE)
+        let mut seen = (stat, xattr::get_at(dir, name, owners.key())?);
+        // In the upper layer another object may have got the name since it was looked at.
+        if self.upper_style.is_some() && is_other(&stat_at(dir, name)?, &stat) {
+            let object = open_beneath(dir, name, OFlags::PATH)?;
+            let stat = stat_fd(object.as_fd())?;
+            seen = (stat, if takes(&stat) { xattr::get_fd(object.as_fd(), owners.key())? } else { None });
+        }
+        let (stat, Some(value)) = seen else { return Ok(seen.0) };
+        self.shown(&stat, &value).map_err(|why| {
+            log::warn!("{name:?} in {}: {why}", self.path.display());
+            Errno::EIO
+        })
     }
 
     /// What the mark with this value makes of an object.
@@ -90,6 +84,11 @@ impl Layer {
         }
         Ok(shown)
     }
+}
+
+/// Whether two looks at a name may have been at two objects, or at one that was changed between.
+fn is_other(one: &Stat, two: &Stat) -> bool {
+    (one.dev, one.ino, one.ctime) != (two.dev, two.ino, two.ctime)
 }
 
 /// The attributes of an object with this mark, which is on disk as `stat` says.
