@@ -12,7 +12,7 @@ use crate::base::{Errno, Name, Result};
 use crate::inode::{Inode, LeafBody, LeafObject, Names};
 use crate::layer::Place;
 use crate::merge::{self, Answer, DirView, Found, FoundDir, FoundLeaf};
-use crate::sys::stat::{Kind, Stat};
+use crate::sys::stat::{Kind, Stat, stat_fd};
 use crate::sys::tree;
 use crate::upper::{Temp, Upper, Widened};
 
@@ -257,7 +257,7 @@ impl Union {
             // An owner may remove a directory that he may not read.
             (Err(Errno::EACCES), Some(part)) => {
                 let fd = part.place.fd()?;
-                let _widened = Widened::new(fd.as_fd(), part.place.stat_self()?.mode)?;
+                let _widened = Widened::new(fd.as_fd(), stat_fd(fd.as_fd())?.mode)?;
                 is_empty()?
             }
             (empty, _) => empty?,
