@@ -271,8 +271,10 @@ impl Metadata {
             set_mark(to, owners, &mark_of(&self.stat)?)?;
         }
         for (key, value) in &self.xattrs {
+            // A symlink on disk takes no `user.*`: what is kept under such a name is a label of the lower one.
+            let optional = !must_copy(key) || (made.kind() == Kind::Symlink && key.to_bytes().starts_with(b"user."));
             match to.set_xattr(key, value) {
-                Err(Errno::EOPNOTSUPP | Errno::EPERM) if !must_copy(key) => {}
+                Err(Errno::EOPNOTSUPP | Errno::EPERM) if optional => {}
                 set => set?,
             }
         }
