@@ -4,12 +4,15 @@ use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use super::Union;
+use super::copy_up::keeping_times;
 use crate::base::{DiskGid, DiskUid, Errno, Result};
 use crate::format::{OverrideKey, OverrideStat};
 use crate::inode::{Body, Inode, Key, LeafBody, LeafObject};
 use crate::sys::stat::{Kind, SetTime, Stat, stat_at};
 use crate::sys::{tree, xattr};
-use crate::upper::{Staged, Temp, Upper, capability_key, mark_of, mode_on_disk, set_mark, without_ids};
+use crate::upper::{
+    Staged, Temp, Upper, capability_key, copy_attributes, mark_of, mode_on_disk, set_mark, without_ids,
+};
 
 impl Union {
     /// The attributes of an inode's current object, as its layer shows them.
@@ -84,7 +87,7 @@ impl Union {
             }
             state.names.first().map(|(parent, _)| parent.clone()).ok_or(Errno::EPERM)?
         };
-        let _names = self.changing(&parent)?;
+        let names = self.changing(&parent)?;
         let object = leaf.state.lock().upper().cloned().ok_or(Errno::ESTALE)?;
         let stat = object.place.stat()?;
         if stat.nlink > 1 {
@@ -93,10 +96,14 @@ impl Union {
         let target = CString::new(object.place.readlink()?).map_err(|_| Errno::EIO)?;
         let temp = Temp::new(upper, Kind::Symlink)?;
         upper.stage_symlink(temp.name(), owners, said, &target)?;
+        let place = &object.place;
+        copy_attributes((place.dir.fd()?.as_fd(), place.name.as_c_str()), (upper.work(), temp.name()))?;
         tree::utimens_at(upper.work(), temp.name(), [SetTime::At(stat.atime), SetTime::At(stat.mtime)])?;
         let key = Key::of(&stat_at(upper.work(), temp.name())?);
-        temp.publish(object.place.dir.fd()?.as_fd(), object.place.name.as_c_str())?;
+        keeping_times(&place.dir, |dir| temp.publish(dir, place.name.as_c_str()))?;
         leaf.state.lock().set_upper(LeafObject { key, ..object });
+        drop(names);
+        self.attributes_changed(parent.id);
         Ok(())
     }
 }

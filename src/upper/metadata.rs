@@ -288,6 +288,22 @@ impl Metadata {
     }
 }
 
+/// Gives a staged object all extended attributes of another object of the upper layer, its marks among them.
+///
+/// # Errors
+/// What the system calls say.
+pub fn copy_attributes(from: (BorrowedFd<'_>, &CStr), to: (BorrowedFd<'_>, &CStr)) -> Result<()> {
+    for key in xattr::list_at(from.0, from.1)? {
+        let Ok(key) = CString::new(key) else { continue };
+        let Some(value) = xattr::get_at(from.0, from.1, &key)? else { continue };
+        match xattr::set_at(to.0, to.1, &key, &value, 0) {
+            Err(Errno::EOPNOTSUPP | Errno::EPERM) if !must_copy(&key) => {}
+            set => set?,
+        }
+    }
+    Ok(())
+}
+
 /// A mode without the permissions that an access ACL gives to other users and groups: what its mask allowed to all of
 /// them stands in the mode for the group.
 fn without_acl(mode: u32, acl: &[u8]) -> u32 {
