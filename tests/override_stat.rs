@@ -10,17 +10,17 @@ mod engine;
 use std::ffi::CStr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use plyfs::Union;
 use plyfs::config::{Config, UpperDirs, XattrPermissions};
 use plyfs::testing::seam::{Plan, with_plan};
-use plyfs::union::{Attr, Caller, InodeId, Kind, Make, SetAttr, ViewGid, ViewUid};
+use plyfs::union::{Attr, Caller, InodeId, Kind, Make, Notices, RenameFlags, SetAttr, ViewGid, ViewUid};
 use rustix::fs::FileType;
 
 use common::*;
-use engine::{config, name};
+use engine::{Engine, config, name};
 
 const MARK: &str = "user.containers.override_stat";
 
@@ -194,6 +194,103 @@ fn a_file_that_is_written_all_the_time_can_be_looked_at() {
     };
     let (seen, calls) = with_plan(Plan::count().each(write), || union.getattr(file));
     assert_eq!((seen.map(shown), calls > 3), (Ok("File 640 5:6".into()), true));
+}
+
+/// A lower directory that cannot be listed is not known to be empty.
+#[test]
+fn a_refused_rmdir_leaves_the_mode_on_disk() {
+    if who() != Who::User {
+        return;
+    }
+    let scratch = layers();
+    let base = scratch.path();
+    let [lower, upper] = ["lower", "upper"].map(|layer| stack::Layer::new(base.join(layer)));
+    lower.dir("d", 0o300);
+    upper.with_xattr("", MARK, b"0:0:0755:dir").dir("d", 0o755).with_xattr("d", MARK, b"5:6:0077:dir");
+    let engine = Engine::around(open(base));
+    assert_eq!(engine.rmdir("d"), Err(plyfs::Errno::EACCES));
+    lower.perm("d", 0o700);
+    assert_eq!(on_disk(base, "d"), "5:6:0077:dir, directory 755");
+}
+
+/// Collects what the kernel is told.
+#[derive(Clone, Default)]
+struct Told(Arc<Mutex<Vec<InodeId>>>);
+
+impl Notices for Told {
+    fn names_changed(&self, _: InodeId) {}
+
+    fn attributes_changed(&self, id: InodeId) {
+        self.0.lock().unwrap().push(id);
+    }
+}
+
+/// A file takes the symlink's place, and nothing else is seen to change.
+#[test]
+fn a_new_owner_of_a_symlink_leaves_all_else_as_it_was() {
+    let scratch = layers();
+    let base = scratch.path();
+    let lower = stack::Layer::new(base.join("lower"));
+    lower.soft_link("to/it", "d/s");
+    let root = who() == Who::Root;
+    if root {
+        lower.with_xattr("d/s", "trusted.x", b"v");
+    }
+    let told = Told::default();
+    let union = open(base);
+    union.set_notices(Box::new(told.clone()));
+    let engine = Engine::around(union);
+    // The copy is there before.
+    engine.rename("d/s", "d/t").unwrap();
+    engine.utimes("d", 5).unwrap();
+    let (dir, before) = (engine.id("d").unwrap(), engine.attr("d/t").unwrap());
+    told.0.lock().unwrap().clear();
+    engine.chown("d/t", 5, 6).unwrap();
+    assert_eq!(on_disk(base, "d/t"), "5:6:0777:symlink, regularfile 655");
+    assert_eq!(engine.attr("d").unwrap().mtime.sec, 5, "the directory's");
+    assert!(told.0.lock().unwrap().contains(&dir), "its time of change is a new one");
+    drop(engine);
+    let engine = Engine::around(open(base));
+    let after = engine.attr("d/t").unwrap();
+    assert_eq!((shown(after), after.mtime), ("Symlink 777 5:6".into(), before.mtime));
+    if root {
+        assert_eq!(after.id, before.id);
+        assert_eq!(engine.0.getxattr(engine.id("d/t").unwrap(), b"trusted.x").unwrap(), b"v");
+    }
+}
+
+/// An overlay on top of this one leaves its whiteouts so.
+#[test]
+fn the_device_that_a_rename_leaves_can_be_looked_at_and_removed() {
+    let scratch = layers();
+    let base = scratch.path();
+    let engine = Engine::around(open(base));
+    let me = Caller::this_process();
+    engine.create("f").unwrap();
+    engine.rename_with("f", "g", RenameFlags::WHITEOUT).unwrap();
+    let device = format!("Char 0 {}:{}", me.uid.0, me.gid.0);
+    assert_eq!(engine.attr("f").map(shown), Ok(device));
+    assert_eq!(on_disk(base, "f"), format!("{}:{}:0000:file, regularfile 600", me.uid.0, me.gid.0));
+    engine.unlink("f").unwrap();
+    // A file of mode 0 that another program left: the daemon may not read its mark, which may be one.
+    stack::Layer::new(base.join("upper")).file("closed", "x").perm("closed", 0);
+    assert_eq!(engine.attr("closed").map(|attr| (attr.kind, attr.mode)), Ok((Kind::File, 0)));
+    engine.rename("closed", "moved").unwrap();
+    engine.unlink("moved").unwrap();
+}
+
+/// `user.*` does not go on a symlink on disk, and a label of the host's is no data of the user's.
+#[test]
+fn a_symlink_with_a_security_label_is_copied_up() {
+    if who() != Who::Root {
+        return;
+    }
+    let scratch = layers();
+    let base = scratch.path();
+    stack::Layer::new(base.join("lower")).soft_link("to/it", "s").with_xattr("s", "security.y", b"y");
+    let engine = Engine::around(open(base));
+    engine.rename("s", "t").unwrap();
+    assert_eq!(on_disk(base, "t"), "none, symlink 777");
 }
 
 /// What programs do, and what it is after a remount.

@@ -103,10 +103,15 @@ fn refused(at: &dyn std::fmt::Debug, malformed: Malformed) -> Errno {
 }
 
 impl Layer {
-    /// The value of a mark that an object has. A value that the daemon may not read is unknown, not absent: on an
-    /// object of the upper layer, which the daemon owns, the mode is widened for an instant.
+    /// The value of a mark that an object has.
     fn value(&self, at: BorrowedFd<'_>, name: &CStr, key: &CStr) -> Result<Vec<u8>> {
-        let read = || Ok(xattr::get_at(at, name, key)?.unwrap_or_default());
+        Ok(self.attribute(at, name, key)?.unwrap_or_default())
+    }
+
+    /// The value of an attribute; `None`: the object has no such one. A value that the daemon may not read is unknown,
+    /// not absent: on an object of the upper layer, which the daemon owns, the mode is widened for an instant.
+    pub(super) fn attribute(&self, at: BorrowedFd<'_>, name: &CStr, key: &CStr) -> Result<Option<Vec<u8>>> {
+        let read = || xattr::get_at(at, name, key);
         match read() {
             Err(Errno::EACCES) if self.upper_style.is_some() => {
                 let read = self.widened(at, name, 0o400, read);

@@ -56,12 +56,17 @@ impl Layer {
         if stat.is_whiteout() || !takes(&stat) {
             return Ok(stat);
         }
-        let mut seen = (stat, xattr::get_at(dir, name, owners.key())?);
+        let mut seen = (stat, self.attribute(dir, name, owners.key())?);
         // In the upper layer another object may have got the name since it was looked at.
         if self.upper_style.is_some() && is_other(&stat_at(dir, name)?, &stat) {
             let object = open_beneath(dir, name, OFlags::PATH)?;
             let stat = stat_fd(object.as_fd())?;
-            seen = (stat, if takes(&stat) { xattr::get_fd(object.as_fd(), owners.key())? } else { None });
+            let value = if takes(&stat) { xattr::get_fd(object.as_fd(), owners.key()) } else { Ok(None) };
+            seen = match value {
+                // Its mode was widened for the first look, which changed its time.
+                Err(Errno::EACCES) if stat.ino == seen.0.ino => (stat, seen.1),
+                value => (stat, value?),
+            };
         }
         let (stat, Some(value)) = seen else { return Ok(seen.0) };
         self.shown(&stat, &value).map_err(|why| {

@@ -11,13 +11,15 @@ use super::protect::{Change, refuses};
 use super::side::{At, Side};
 use crate::base::sync::RwLockWriteGuard;
 use crate::base::{Errno, Name, Result};
+use crate::format::{OverrideStat, OverrideType};
 use crate::inode::{Body, Inode, LeafBody, LeafObject, Names, is_ancestor};
 use crate::layer::{DirPlace, Place};
 use crate::merge::{Answer, Found};
+use crate::sys::caller::own_ids;
 use crate::sys::path::OFlags;
 use crate::sys::stat::Kind;
 use crate::sys::tree::{self, RenameFlags};
-use crate::upper::{Temp, Upper, WhiteoutStyle, relocate};
+use crate::upper::{Staged, Temp, Upper, WhiteoutStyle, relocate, set_mark};
 
 /// What a move did.
 pub(super) enum Moved {
@@ -344,6 +346,13 @@ fn stage_device(upper: &Upper) -> Result<Temp<'_>> {
     let temp = Temp::new(upper, Kind::File)?;
     drop(tree::create_at(upper.work(), temp.name(), OFlags::RDWR, 0o600)?);
     upper.set_device(upper.work(), temp.name())?;
-    tree::chmod_at(upper.work(), temp.name(), 0)?;
+    match upper.owners() {
+        Some(owners) => {
+            let (uid, gid) = own_ids();
+            let said = OverrideStat { uid, gid, mode: 0, kind: OverrideType::File };
+            set_mark(Staged::Named(upper.work(), temp.name()), owners, &said)?;
+        }
+        None => tree::chmod_at(upper.work(), temp.name(), 0)?,
+    }
     Ok(temp)
 }
