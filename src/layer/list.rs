@@ -6,7 +6,7 @@ use super::marks::is_xattr_whiteout;
 use super::{DirPlace, Folding};
 use crate::base::{Errno, Name, Result};
 use crate::format::wh::AufsName;
-use crate::sys::stat::Kind;
+use crate::sys::stat::{Kind, Stat};
 use crate::sys::{dirent, flags};
 
 /// One name as a layer has it.
@@ -71,7 +71,8 @@ fn list_one(
                 if !sink.wants(hidden) {
                     return Ok(true);
                 }
-                let hides = dir.stat(&name)?.is_none() && dir.stat(&own)?.is_some_and(|stat| stat.is_file());
+                let is_file = |stat: Stat| stat.is_file();
+                let hides = dir.stat_on_disk(&name)?.is_none() && dir.stat_on_disk(&own)?.is_some_and(is_file);
                 return Ok(!hides || sink.take(&ListedName { name: hidden, whiteout: true, kind: None, ino: 0 }));
             }
             AufsName::Plain => {}

@@ -42,18 +42,20 @@ pub struct DirMarks {
 /// # Errors
 /// What the system calls say; a mark that cannot be read is an error, never absence.
 pub fn look_up(dir: &DirPlace, name: &Name, xattr_whiteouts: bool) -> Result<LookedUp> {
-    if let Some(stat) = dir.stat(name)? {
+    // Whiteouts are what they are on disk, whatever owner and type a mark gives them.
+    if let Some(stat) = dir.stat_on_disk(name)? {
         if stat.is_whiteout() || (xattr_whiteouts && is_xattr_whiteout(dir, name, &stat)?) {
             return Ok(LookedUp::Whiteout);
         }
         if dir.layer.wh_names && name.as_bytes().starts_with(wh::PREFIX) {
             return Ok(LookedUp::Nothing);
         }
-        return Ok(LookedUp::Object(stat));
+        let shown = if dir.layer.owners.is_none() { Some(stat) } else { dir.stat(name)? };
+        return Ok(shown.map_or(LookedUp::Nothing, LookedUp::Object));
     }
     if dir.layer.wh_names
         && let Ok(hidden) = wh::whiteout_name(name.as_bytes())
-        && dir.stat(&hidden)?.is_some_and(|stat| stat.is_file())
+        && dir.stat_on_disk(&hidden)?.is_some_and(|stat| stat.is_file())
     {
         return Ok(LookedUp::Whiteout);
     }
@@ -184,7 +186,7 @@ pub fn read_dir_marks(place: &Arc<DirPlace>, at: BorrowedFd<'_>, name: &CStr, be
         marks.opaque |= Opacity::parse(Some(&layer.value(at, name, LEGACY_OPAQUE)?)) == Opacity::Opaque;
     }
     if below && !marks.opaque && layer.wh_names {
-        marks.opaque = place.stat(&Name::new(wh::OPAQUE)?)?.is_some_and(|stat| stat.is_file());
+        marks.opaque = place.stat_on_disk(&Name::new(wh::OPAQUE)?)?.is_some_and(|stat| stat.is_file());
     }
     if !marks.opaque && (below || layer.upper_style.is_some()) && layer.leads(&keys, Mark::Redirect, place)? {
         let value = layer.value(at, name, layer.believed.key(Mark::Redirect))?;

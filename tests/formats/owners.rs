@@ -1,6 +1,7 @@
 //! Owner, mode and type of objects in attributes (`override_stat`).
 
 use crate::common::Stack;
+use crate::common::stack::prefix;
 use crate::row::{Row, row};
 
 const CONTAINERS: &str = "user.containers.override_stat";
@@ -171,8 +172,34 @@ fn copies() -> Vec<Row> {
     .collect()
 }
 
+/// A mark makes no whiteout of a file, nor takes one away, and a malformed one does not get in its way.
+fn whiteouts() -> Vec<Row> {
+    const VALUES: [&[u8]; 3] = [b"0:0:0644:file", b"0:0:0777:symlink", b"0:0:door"];
+    let xattr = |value: &'static [u8]| {
+        let make = move |stack: &Stack| {
+            stack.lowers[0].with_xattr("", CONTAINERS, b"0:0:0755:dir").dir("d", 0o755);
+            stack.lowers[0].with_xattr("d", &format!("{}opaque", prefix()), b"x").file("d/f", "");
+            stack.lowers[0]
+                .with_xattr("d/f", &format!("{}whiteout", prefix()), b"y")
+                .with_xattr("d/f", CONTAINERS, value);
+            stack.lowers[1].file("d/f", "below").file("d/g", "below");
+        };
+        row(format!("whiteout with {}", value.escape_ascii()), "", make, "stat d/f; list d", "ENOENT; g")
+    };
+    let named = |value: &'static [u8]| {
+        let make = move |stack: &Stack| {
+            stack.lowers[0].with_xattr("", CONTAINERS, b"0:0:0755:dir");
+            stack.lowers[0].file("d/.wh.f", "").with_xattr("d/.wh.f", CONTAINERS, value);
+            stack.lowers[0].file("e/.wh..wh..opq", "").with_xattr("e/.wh..wh..opq", CONTAINERS, value);
+            stack.lowers[1].file("d/f", "below").file("d/g", "below").file("e/f", "below");
+        };
+        row(format!(".wh.f with {}", value.escape_ascii()), "", make, "list d; stat d/f; list e", "g; ENOENT; ")
+    };
+    VALUES.into_iter().map(xattr).chain(VALUES.into_iter().map(named)).collect()
+}
+
 pub fn rows() -> Vec<Row> {
-    let all = [keys(), roots(), copies(), kinds(), hostile(), doubtful()].into_iter().flatten();
+    let all = [keys(), roots(), copies(), kinds(), hostile(), doubtful(), whiteouts()].into_iter().flatten();
     let named = |row: Row| Row { name: format!("override_stat: {}", row.name), ..row };
     all.map(|row| named(row).not_asked("it knows no such mark")).collect()
 }
