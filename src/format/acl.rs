@@ -4,6 +4,7 @@
 
 const OWNER: u16 = 0x1;
 const USER: u16 = 0x2;
+const OWN_GROUP: u16 = 0x4;
 const GROUP: u16 = 0x8;
 const MASK: u16 = 0x10;
 const OTHERS: u16 = 0x20;
@@ -56,6 +57,42 @@ pub fn translated(value: &[u8], id: impl Fn(Named) -> Option<u32>) -> Vec<u8> {
     new
 }
 
+/// A mode for what has no ACL any more, without what this one gives to or takes from the users and groups that it names:
+/// they belong to the owning group or to others then, who get no more than each of them had.
+pub fn mode_without(mode: u32, value: &[u8]) -> u32 {
+    let with_tag = |wanted| {
+        let mut found = entries(value).into_iter().flatten().filter(move |entry| tag(entry) == wanted);
+        found.next().map(|entry| u32::from(perm(entry)) & 0o7)
+    };
+    let group = with_tag(OWN_GROUP).unwrap_or(0) & with_tag(MASK).unwrap_or(0o7);
+    let least = u32::from(least(value, &|_| true));
+    mode & !0o077 | (group & least) << 3 | mode & least
+}
+
+/// An ACL without the entries for those whom `goes` names. The owning group and others get no more than each of them
+/// had.
+pub fn without(value: &[u8], goes: &dyn Fn(Named) -> bool) -> Vec<u8> {
+    let (Some(version), Some(entries)) = (value.get(..4), entries(value)) else { return value.to_vec() };
+    let least = least(value, goes);
+    let mut new = version.to_vec();
+    for entry in entries.iter().filter(|entry| !name(entry).is_some_and(goes)) {
+        let [tag_, tag__, _, _, id @ ..] = *entry;
+        let perm = if matches!(tag(entry), OWN_GROUP | OTHERS) { perm(entry) & least } else { perm(entry) };
+        new.extend([tag_, tag__]);
+        new.extend(perm.to_le_bytes());
+        new.extend(id);
+    }
+    new
+}
+
+/// What an ACL gives to all of those whom `which` names.
+fn least(value: &[u8], which: &dyn Fn(Named) -> bool) -> u16 {
+    let entries = entries(value).unwrap_or_default();
+    let mask = entries.iter().find(|entry| tag(entry) == MASK).map_or(0o7, perm);
+    let named = entries.iter().filter(|entry| name(entry).is_some_and(which));
+    named.fold(0o7, |least, entry| least & perm(entry) & mask)
+}
+
 fn entries(value: &[u8]) -> Option<&[[u8; 8]]> {
     Some(value.get(4..)?.as_chunks().0)
 }
@@ -100,6 +137,29 @@ mod tests {
             assert_eq!(mode(&acl(entries)), Some(expected));
         }
         assert_eq!((mode(b"abc"), mode(&[2, 0, 0, 0, 1])), (None, Some(0)));
+    }
+
+    #[test]
+    fn nobody_gains_by_an_acl_that_goes() {
+        for (named, mask, before, after) in [
+            (&[][..], 7, 0o644, 0o644),
+            (&[(2, 7)], 7, 0o674, 0o644),
+            (&[(2, 0)], 7, 0o674, 0o600),
+            (&[(8, 1)], 7, 0o675, 0o601),
+            (&[(2, 7), (8, 4)], 5, 0o657, 0o644),
+            (&[(2, 7)], 0, 0o604, 0o600),
+            (&[(2, 5)], 7, 0o4777, 0o4745),
+        ] {
+            let (group, others) = (4, before as u16 & 7);
+            let named = named.iter().map(|(tag, perm)| (*tag, *perm, 5));
+            let of = |group, others| [(1, 6, 0), (4, group, 0), (0x10, mask, 0), (0x20, others, 0)];
+            let value = acl(&of(group, others).into_iter().chain(named).collect::<Vec<_>>());
+            assert_eq!(format!("{:o}", mode_without(before, &value)), format!("{after:o}"), "{before:o}");
+            let left = without(&value, &|_| true);
+            let least = least(&value, &|_| true);
+            assert_eq!(left, acl(&of(group & least, others & least)), "{before:o}");
+            assert_eq!(without(&value, &|_| false), value);
+        }
     }
 
     #[test]

@@ -160,7 +160,7 @@ impl Union {
             }
             let copy = self.stage_leaf(upper, inode, leaf, how)?;
             cut = copy.cut;
-            let tells = copy.regrouped || !how.seen;
+            let tells = copy.narrowed || !how.seen;
             if copy.entry.is_some() {
                 self.copy_into_index(upper, inode, leaf, copy)?;
                 self.copied(inode, tells);
@@ -362,8 +362,8 @@ pub(super) struct Copy<'a> {
     pub temp: Temp<'a>,
     /// The attributes that it was made with, with its inode number.
     pub made: Stat,
-    /// The copy is in another group than the lower object.
-    pub regrouped: bool,
+    /// The copy gives less than the lower object: see [`Applied`].
+    pub narrowed: bool,
     /// The copy has the mark `origin`, which tells the number of the lower object.
     pub has_origin: bool,
     /// The link count of the lower object, as far as its names lead to this inode.
@@ -427,7 +427,7 @@ impl Union {
             }
             Ok(())
         };
-        let (meta, Applied { made, regrouped }) = match inode.kind {
+        let (meta, Applied { made, narrowed }) = match inode.kind {
             Kind::File => {
                 // A file with several names is found by its path, and so needs no redirect here.
                 let redirect = (how.renamed && stat.nlink == 1).then(|| Redirect::Relative(place.name.clone()));
@@ -461,7 +461,7 @@ impl Union {
         let entry = origin.filter(|_| indexed).and_then(|origin| IndexDir::name(&origin).ok());
         // Where each name of a lower object is a file of its own, the copy has one name.
         let links = if leaf.state.lock().is_linked() { stat.nlink } else { 1 };
-        Ok(Copy { temp, made, regrouped, has_origin, links, meta, cut, entry })
+        Ok(Copy { temp, made, narrowed, has_origin, links, meta, cut, entry })
     }
 
     fn stage_file(

@@ -182,6 +182,7 @@ impl Owners {
             return Ok(value);
         }
         if super::xattr::is_acl(key.to_bytes()) {
+            let value = acl::without(&value, &|named| self.is_everybody(named));
             return Ok(acl::translated(&value, |named| self.named_shown(named)));
         }
         match &self.uids {
@@ -225,6 +226,14 @@ impl Owners {
             }
             _ => Ok(value.into()),
         }
+    }
+
+    /// Whether an entry of an ACL is for users or groups who are all shown as one.
+    fn is_everybody(&self, named: Named) -> bool {
+        matches!(
+            (named, &self.uids, &self.gids),
+            (Named::User(_), Shown::All(_), _) | (Named::Group(_), _, Shown::All(_))
+        )
     }
 
     /// The id that an entry of an ACL has in the view; none where all objects have one owner, who is whom the entries for

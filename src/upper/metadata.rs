@@ -6,7 +6,7 @@ use std::os::fd::BorrowedFd;
 
 use super::owners::{capability_key, clear_ids, mark_of, mode_on_disk, set_mark};
 use crate::base::{DiskGid, DiskUid, Errno, Result};
-use crate::format::OverrideKey;
+use crate::format::{OverrideKey, acl};
 use crate::layer::Layer;
 use crate::sys::caller::own_ids;
 use crate::sys::stat::{self, Kind, SetTime, Stat};
@@ -30,6 +30,8 @@ pub struct Metadata {
     /// Where owner and mode of the copy are written; `None`: the copy has them itself.
     owners: Option<OverrideKey>,
     xattrs: Vec<(CString, Vec<u8>)>,
+    /// The object has an access ACL, and the copy gets none.
+    drops_acl: bool,
 }
 
 /// What setting the metadata came to.
@@ -37,8 +39,9 @@ pub struct Metadata {
 pub struct Applied {
     /// The object's attributes before.
     pub made: Stat,
-    /// The copy is in another group than the original, with a mode that grants that group no more than everybody.
-    pub regrouped: bool,
+    /// The copy gives less than the original: it is in another group, with a mode that grants that group no more than
+    /// everybody, or has no ACL.
+    pub narrowed: bool,
 }
 
 /// A staged object: open, or by name where it cannot be opened (symlinks, devices).
@@ -109,17 +112,17 @@ impl Metadata {
     /// # Errors
     /// What reading the extended attributes says.
     pub fn of(dir: BorrowedFd<'_>, name: &CStr, stat: Stat, (from, to): (&Layer, &Layer)) -> Result<Self> {
-        let (mut xattrs, mut stat) = (Vec::new(), stat);
+        let (mut xattrs, mut stat, mut drops_acl) = (Vec::new(), stat, false);
         for key in xattr::list_at(dir, name)? {
             let Ok(key) = CString::new(key) else { continue };
             if to.owners.is_some() && [ACCESS_ACL, DEFAULT_ACL].contains(&key.as_c_str()) {
-                // The mode that is left must give the group no more than the ACL does.
-                let acl = if from.owners.is_none() && key.as_c_str() == ACCESS_ACL {
-                    xattr::get_at(dir, name, &key)?
-                } else {
-                    None
-                };
-                stat.mode = acl.map_or(stat.mode, |acl| without_acl(stat.mode, &acl));
+                // Where it counts, the mode that is left must give nobody more than the ACL does.
+                if from.owners.is_none()
+                    && key.as_c_str() == ACCESS_ACL
+                    && let Some(value) = xattr::get_at(dir, name, &key)?
+                {
+                    (stat.mode, drops_acl) = (acl::mode_without(stat.mode, &value), true);
+                }
                 continue;
             }
             // Marks are not copied. An attribute that a user set is copied under the name that it has in either layer.
@@ -132,7 +135,7 @@ impl Metadata {
                 xattrs.push((stored, value));
             }
         }
-        Ok(Self { stat, is_now: false, owners: to.owners, xattrs })
+        Ok(Self { stat, is_now: false, owners: to.owners, xattrs, drops_acl })
     }
 
     /// Reads what the children of an open directory inherit.
@@ -142,7 +145,7 @@ impl Metadata {
     pub fn of_dir(dir: BorrowedFd<'_>) -> Result<Self> {
         let acl = xattr::get_fd(dir, DEFAULT_ACL)?;
         let xattrs = acl.into_iter().map(|acl| (DEFAULT_ACL.to_owned(), acl)).collect();
-        Ok(Self { stat: stat::stat_fd(dir)?, is_now: false, owners: None, xattrs })
+        Ok(Self { stat: stat::stat_fd(dir)?, is_now: false, owners: None, xattrs, drops_acl: false })
     }
 
     /// The metadata as a truncation leaves it: without capabilities and with the time of now. `ends_ids`: whether the
@@ -241,7 +244,7 @@ impl Metadata {
         }
         let owned = self.is_owned(&made);
         let chowned = if owned { Ok(()) } else { to.chown(self.stat.uid, self.stat.gid) };
-        let (mode, regrouped) = match chowned {
+        let (mode, narrowed) = match chowned {
             Ok(()) => (self.stat.mode & 0o7777, false),
             Err(Errno::EPERM) if self.may_leave_group(to)? => (without_group(self.stat.mode), true),
             Err(Errno::EINVAL) => return Err(Errno::EOVERFLOW),
@@ -262,7 +265,7 @@ impl Metadata {
         }
         let mtime = if self.is_now { SetTime::Now } else { SetTime::At(self.stat.mtime) };
         to.utimens([SetTime::At(self.stat.atime), mtime])?;
-        Ok(Applied { made, regrouped })
+        Ok(Applied { made, narrowed })
     }
 
     /// [`Metadata::apply`] where owner and mode are written as a mark. A symlink has its mark, if it takes one.
@@ -284,7 +287,7 @@ impl Metadata {
         }
         let mtime = if self.is_now { SetTime::Now } else { SetTime::At(self.stat.mtime) };
         to.utimens([SetTime::At(self.stat.atime), mtime])?;
-        Ok(Applied { made, regrouped: false })
+        Ok(Applied { made, narrowed: self.drops_acl })
     }
 }
 
@@ -302,20 +305,6 @@ pub fn copy_attributes(from: (BorrowedFd<'_>, &CStr), to: (BorrowedFd<'_>, &CStr
         }
     }
     Ok(())
-}
-
-/// A mode without the permissions that an access ACL gives to other users and groups: what its mask allowed to all of
-/// them stands in the mode for the group.
-fn without_acl(mode: u32, acl: &[u8]) -> u32 {
-    const GROUP: u16 = 4;
-    const MASK: u16 = 0x10;
-    let perms = |wanted: u16| {
-        let entries = acl.get(4..).unwrap_or_default().chunks_exact(8);
-        let found = entries.filter_map(|entry| Some((entry.first_chunk::<2>()?, entry.get(2)?)));
-        found.filter(|(tag, _)| u16::from_le_bytes(**tag) == wanted).map(|(_, perm)| u32::from(*perm) & 0o7).next()
-    };
-    let group = perms(GROUP).unwrap_or(0) & perms(MASK).unwrap_or(0o7);
-    mode & !0o070 | mode & group << 3
 }
 
 /// The mode for a copy in another group: it grants the new group no more than everybody.

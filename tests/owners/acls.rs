@@ -33,6 +33,50 @@ fn capability(root: u32) -> Vec<u8> {
     value
 }
 
+/// An ACL by which user 5 has `perm`, the group may read, and `others` is left to others.
+fn acl_of_five(perm: u16, others: u16) -> Vec<u8> {
+    let entries = [(1, 6, u32::MAX), (2, perm, 5), (4, 4, u32::MAX), (0x10, 4, u32::MAX), (0x20, others, u32::MAX)];
+    let entries = entries.map(|(tag, perm, id): (u16, u16, u32)| {
+        [&tag.to_le_bytes()[..], &perm.to_le_bytes(), &id.to_le_bytes()].concat()
+    });
+    [2_u32.to_le_bytes().to_vec(), entries.concat()].concat()
+}
+
+/// Nobody may do by it what the ACL refuses.
+#[test]
+fn nobody_gains_where_an_acl_is_not_shown_or_not_copied() {
+    bounded(|| {
+        if who() != Who::Root {
+            return;
+        }
+        let may_read = |mount: &Mount, path: &str| as_user(5, 5, || mount.read(path).map(drop));
+        for option in ["xattr_permissions=2", "squash_to_uid=1000,squash_to_gid=1000"] {
+            let stack = Stack::new(1).option(option);
+            let lower = &stack.lowers[0];
+            lower.file("closed", "x").file("open", "x").file("plain", "x");
+            if lower.set_xattr("closed", ACCESS, &acl_of_five(0, 4)) == Err(Errno::OPNOTSUPP) {
+                return say_skipped("the layers take no ACLs");
+            }
+            lower.with_xattr("open", ACCESS, &acl_of_five(4, 0));
+            let mut mount = stack.mount();
+            let squashed = option.starts_with("squash");
+            assert_eq!(may_read(&mount, "closed"), Err(Errno::ACCESS), "{option}");
+            // Where all are shown as one, nobody is named.
+            assert_eq!(may_read(&mount, "open"), if squashed { Err(Errno::ACCESS) } else { Ok(()) }, "{option}");
+            for path in ["closed", "open", "plain"] {
+                mount.append(path, "x").unwrap();
+            }
+            for _ in 0..2 {
+                for (path, may) in [("closed", false), ("open", false), ("plain", true)] {
+                    let expected = if may { Ok(()) } else { Err(Errno::ACCESS) };
+                    assert_eq!(may_read(&mount, path), expected, "{path} is copied: {option}");
+                }
+                mount.remount();
+            }
+        }
+    });
+}
+
 const USER: u16 = 2;
 const GROUP: u16 = 8;
 
