@@ -61,6 +61,10 @@ pub struct Config {
     /// The view honours set-user-id bits in the initial user namespace, so that files of a layer on a `nosuid` mount
     /// must show none.
     pub suid_view: bool,
+    /// The daemon can make what counts in the initial user namespace. So a mark that somebody else may have written must
+    /// give no set-user-id, no capability and no device, whatever the flags of the mount are: those can be changed, and a
+    /// copy in the upper layer is outside of the mount.
+    pub doubts_marks: bool,
     /// How long the kernel may keep attributes and names in its caches.
     pub timeouts: Timeouts,
     /// About how many names of one directory may be in memory while it is listed; `None`: 262,144.

@@ -109,16 +109,27 @@ fn mount(command: Mount, for_mount8: bool) -> Result<(), Failure> {
     serve(&mut Console::new(for_mount8))
 }
 
-/// The connection of a mount that the caller has made.
+/// The connection of a mount that the caller has made. Its flags are the caller's, too; `ro` alone can be had without them:
+/// the upper layer is the topmost lower one then.
 fn take_given(resolved: &mut Resolved, number: i32, abilities: Abilities) -> Result<(), Failure> {
     let given = inherited::connection(number).map_err(|errno| {
         let hint = "the caller mounts with a /dev/fuse of its own, and leaves it open under this number";
         Failure::refused(format!("/dev/fd/{number}"), format!("no open /dev/fuse: {errno}"), hint)
     })?;
+    if resolved.mount.auto_unmount {
+        let hint = "leave it out: whoever has mounted unmounts";
+        return Err(Failure::usage("auto_unmount", format!("/dev/fd/{number} is no path to unmount"), hint));
+    }
+    if resolved.mount.flags.ro
+        && let Some(upper) = resolved.config.upper.take()
+    {
+        resolved.config.lowers.insert(0, upper.dir);
+    }
     resolved.mount.given = Some(Arc::new(given));
     // Whether the kernel checks modes, and set-user-id bits count, the caller has settled.
     resolved.config.asked_for_acls = true;
     resolved.config.suid_view = abilities.ids_are_initial;
+    resolved.config.doubts_marks = abilities.ids_are_initial;
     Ok(())
 }
 

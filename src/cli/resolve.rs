@@ -251,7 +251,7 @@ impl Wishes {
         flags.nosuid |= !abilities.mounts_directly;
         flags.nodev |= !abilities.mounts_directly;
         let owners = std::mem::take(&mut self.owners).settle()?;
-        let config = self.config(owners, abilities.mounts_directly && abilities.ids_are_initial && !flags.nosuid)?;
+        let config = self.config(owners, abilities, flags)?;
         flags.ro |= config.upper.is_none();
         let mount = MountSettings {
             mountpoint: mountpoint.to_owned(),
@@ -282,8 +282,9 @@ impl Wishes {
         })
     }
 
-    /// The settings of the engine. `suid_view`: set-user-id bits count in the view.
-    fn config(&self, [uids, gids]: [Shown; 2], suid_view: bool) -> Result<Config, Failure> {
+    /// The settings of the engine.
+    fn config(&self, [uids, gids]: [Shown; 2], abilities: Abilities, flags: Flags) -> Result<Config, Failure> {
+        let is_root = abilities.mounts_directly && abilities.ids_are_initial;
         let upper = self.upper_dirs()?;
         let metacopy = self.settle_metacopy(upper.is_some())?;
         let both_off = self.metacopy == Some(false) && self.redirect_dir.is_some_and(|wish| wish != RedirectDir::On);
@@ -312,7 +313,8 @@ impl Wishes {
             noxattrs: self.noxattrs,
             asked_for_acls: false,
             static_nlink: self.static_nlink,
-            suid_view,
+            suid_view: is_root && !flags.nosuid,
+            doubts_marks: is_root,
             timeouts: self.timeouts(),
             names_at_once: None,
         })

@@ -61,8 +61,8 @@ pub struct Layer {
     pub nosuid: bool,
     /// The attribute in which owner, mode and type of each object stand; `None`: objects are what they are on disk.
     pub owners: Option<OverrideKey>,
-    /// The view honours set-user-id bits and devices in the initial user namespace.
-    pub suid_view: bool,
+    /// Marks that somebody else may have written give no privilege ([`crate::base::config::Config::doubts_marks`]).
+    pub doubts_marks: bool,
     /// Names that begin with `.wh.` are whiteouts. In a layer that an overlay wrote they are a user's files.
     pub wh_names: bool,
     /// The form of whiteouts in the upper layer; `None`: this is a lower layer.

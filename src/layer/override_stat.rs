@@ -12,6 +12,9 @@ use crate::sys::path::{OFlags, open_beneath};
 use crate::sys::stat::{Stat, stat_at, stat_fd};
 use crate::sys::{tree, xattr};
 
+/// How the key of a file capability ends.
+const CAPABILITY: &[u8] = b"security.capability";
+
 /// The longest target of a symlink (`PATH_MAX` with its NUL).
 const MOST_TARGET: usize = 4095;
 
@@ -22,17 +25,15 @@ impl Layer {
     }
 
     /// Whether an object that is on disk as `stat` says may have got its mark from somebody who could not make it what
-    /// the mark says: of `user.*` whoever may write the object can. It matters where a view honours set-user-id and
-    /// devices.
+    /// the mark says: of `user.*` whoever may write the object can.
     pub fn doubts(&self, stat: &Stat) -> bool {
         let ours = || stat.uid == own_ids().0 && stat.mode & 0o022 == 0;
         self.is_open_to_others() && !ours()
     }
 
-    /// Whether others may be able to write objects of which the layer shows that they may not, in a view that honours
-    /// set-user-id.
+    /// Whether others may be able to write objects of which the layer shows that they may not.
     pub fn is_open_to_others(&self) -> bool {
-        self.suid_view && self.owners.is_some_and(|owners| !owners.is_privileged())
+        self.doubts_marks && self.owners.is_some_and(|owners| !owners.is_privileged())
     }
 
     /// Whether the file capability of `name` in `dir` is not shown.
@@ -40,9 +41,28 @@ impl Layer {
     /// # Errors
     /// What `fstatat(2)` says.
     pub fn hides_capability(&self, dir: BorrowedFd<'_>, name: &CStr) -> Result<bool> {
-        // Only there it stands in an attribute of users.
-        let by_user = self.suid_view && self.owners == Some(OverrideKey::Containers);
-        Ok(self.nosuid || (by_user && self.doubts(&stat_at(dir, name)?)))
+        Ok(self.nosuid || (self.has_users_capabilities() && self.doubts(&stat_at(dir, name)?)))
+    }
+
+    /// Whether file capabilities stand in attributes of users.
+    fn has_users_capabilities(&self) -> bool {
+        self.owners == Some(OverrideKey::Containers) && self.doubts_marks
+    }
+
+    /// The value of the attribute that the layer stores under `key`.
+    ///
+    /// # Errors
+    /// `ENODATA`, also for a capability that somebody else may have written; what `getxattr(2)` says.
+    pub fn xattr(&self, dir: BorrowedFd<'_>, name: &CStr, key: &CStr) -> Result<Vec<u8>> {
+        if !self.has_users_capabilities() || !key.to_bytes().ends_with(CAPABILITY) {
+            return xattr::get_at_raw(dir, name, key);
+        }
+        // Whoever may rename it could put another object in its place between two looks.
+        let object = open_beneath(dir, name, OFlags::PATH)?;
+        if self.doubts(&stat_fd(object.as_fd())?) {
+            return Err(Errno::ENODATA);
+        }
+        xattr::get_fd_raw(object.as_fd(), key)
     }
 
     /// `stat` of `name` in `dir` as its mark says. An object without a mark is shown as it is.
@@ -57,8 +77,9 @@ impl Layer {
             return Ok(stat);
         }
         let mut seen = (stat, self.attribute(dir, name, owners.key())?);
-        // In the upper layer another object may have got the name since it was looked at.
-        if self.upper_style.is_some() && is_other(&stat_at(dir, name)?, &stat) {
+        // In the upper layer another object may have got the name since it was looked at; in a lower one of somebody
+        // else's the name may go to and fro between two objects.
+        if self.is_open_to_others() || (self.upper_style.is_some() && is_other(&stat_at(dir, name)?, &stat)) {
             let object = open_beneath(dir, name, OFlags::PATH)?;
             let stat = stat_fd(object.as_fd())?;
             let value = if takes(&stat) { xattr::get_fd(object.as_fd(), owners.key()) } else { Ok(None) };

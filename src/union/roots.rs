@@ -55,6 +55,7 @@ pub(super) struct UpperRoots {
 #[derive(Clone)]
 pub(super) struct Common {
     pub suid_view: bool,
+    pub doubts_marks: bool,
     pub namespace: Namespace,
     pub believed: Namespace,
     pub written: Arc<[HiddenDir]>,
@@ -70,6 +71,7 @@ impl Common {
     pub fn new(config: &Config, own: Namespace, fds: FdCache) -> Self {
         Self {
             suid_view: config.suid_view,
+            doubts_marks: config.doubts_marks,
             namespace: own,
             believed: own,
             written: Arc::default(),
@@ -109,7 +111,7 @@ impl Root {
             hidden: self.hidden(common, style),
             nosuid: common.suid_view && self.nosuid,
             owners: self.owners,
-            suid_view: common.suid_view,
+            doubts_marks: common.doubts_marks,
             wh_names,
             upper_style: style,
             isolated: self.isolated,

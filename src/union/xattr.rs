@@ -9,7 +9,7 @@ use super::{Caller, InodeId, Union};
 use crate::base::{Errno, Result};
 use crate::format::{Naming, acl};
 use crate::inode::{Body, Inode, lock_up};
-use crate::layer::DirPlace;
+use crate::layer::Layer;
 use crate::sys::xattr;
 use crate::upper::CAPABILITY;
 use std::sync::Arc;
@@ -29,7 +29,8 @@ impl Union {
         }
         self.again(|| {
             let inode = self.inode(id)?;
-            let key = match self.stored(name, self.naming(&inode)?) {
+            let layer = layer_of(&inode)?;
+            let key = match self.stored(name, layer.naming()) {
                 // Where owners stand in attributes there are none, which is no error to who asks before each access.
                 Err(Errno::EOPNOTSUPP) if is_acl(name) && !self.noacl => return Err(Errno::ENODATA),
                 key => key?,
@@ -40,12 +41,11 @@ impl Union {
             if xattr::is_listed(&key) && self.is_bare(&inode) {
                 return Err(Errno::ENODATA);
             }
-            let value =
-                self.at_object(&inode, |dir, at| xattr::get_at_raw(dir, at, &key)).map_err(|errno| match errno {
-                    // A directory that another mount covers in its layer has no attributes.
-                    Errno::EXDEV => Errno::ENODATA,
-                    errno => errno,
-                })?;
+            let value = self.at_object(&inode, |dir, at| layer.xattr(dir, at, &key)).map_err(|errno| match errno {
+                // A directory that another mount covers in its layer has no attributes.
+                Errno::EXDEV => Errno::ENODATA,
+                errno => errno,
+            })?;
             self.owners.value_shown(said(name, &key), value)
         })
     }
@@ -166,11 +166,7 @@ impl Union {
 
     /// How attributes of an inode's current object are named.
     fn naming(&self, inode: &Inode) -> Result<Naming> {
-        let layer = |place: &DirPlace| place.layer.naming();
-        match &inode.body {
-            Body::Dir(dir) => dir.state.read().view.top().map(|part| layer(&part.place)).ok_or(Errno::ESTALE),
-            Body::Leaf(leaf) => Ok(layer(&leaf.state.lock().current()?.place.dir)),
-        }
+        Ok(layer_of(inode)?.naming())
     }
 
     /// Whether an object is known to have no extended attribute. Its lookup has listed them for the marks, and programs
@@ -187,10 +183,8 @@ impl Union {
         if name != CAPABILITY.to_bytes() {
             return Ok(false);
         }
-        let (nosuid, layer) = {
-            let state = leaf.state.lock();
-            (self.is_nosuid(&state), state.current()?.place.dir.layer.clone())
-        };
+        let nosuid = self.is_nosuid(&leaf.state.lock());
+        let layer = layer_of(inode)?;
         if self.owners.takes_any() && self.owners.takes(&self.at_leaf(inode, |object| object.place.stat())?) {
             return Ok(true);
         }
@@ -232,6 +226,14 @@ impl Union {
 /// The name by which the value of an attribute is told, where `key` is stored for `name`.
 fn said<'a>(name: &[u8], key: &'a CStr) -> &'a CStr {
     if name == CAPABILITY.to_bytes() { CAPABILITY } else { key }
+}
+
+/// The layer that an inode's current object is in.
+fn layer_of(inode: &Inode) -> Result<Arc<Layer>> {
+    match &inode.body {
+        Body::Dir(dir) => dir.state.read().view.top().map(|part| part.place.layer.clone()).ok_or(Errno::ESTALE),
+        Body::Leaf(leaf) => Ok(leaf.state.lock().current()?.place.dir.layer.clone()),
+    }
 }
 
 pub(super) fn is_acl(name: &[u8]) -> bool {

@@ -131,8 +131,10 @@ impl Metadata {
                 continue;
             }
             let stored = if from.owners == to.owners { key.clone() } else { to.naming().to_disk(&said)? };
-            if let Some(value) = xattr::get_at(dir, name, &key)? {
-                xattrs.push((stored, value));
+            match from.xattr(dir, name, &key) {
+                Ok(value) => xattrs.push((stored, value)),
+                Err(Errno::ENODATA | Errno::EOPNOTSUPP) => {}
+                Err(errno) => return Err(errno),
             }
         }
         Ok(Self { stat, is_now: false, owners: to.owners, xattrs, drops_acl })

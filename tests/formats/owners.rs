@@ -83,7 +83,7 @@ fn hostile() -> Vec<Row> {
     files.chain(targets).collect()
 }
 
-/// What somebody else may have written is no privilege in a view that would honour it.
+/// What somebody else may have written is no privilege in a view of root's, whatever its flags are.
 fn doubtful() -> Vec<Row> {
     let open = |value: &'static [u8]| {
         move |stack: &Stack| {
@@ -101,6 +101,9 @@ fn doubtful() -> Vec<Row> {
         row("set-user-id by an attribute of another owner", "", foreign, "attrs f", suid),
         row("device by an attribute that all may write", "", open(b"0:0:0666:block-8-0"), "attrs f", "EIO")
             .says(&["others may write"]),
+        row("the same device under nosuid", "nosuid", open(b"0:0:0666:block-8-0"), "attrs f", "EIO")
+            .says(&["others may write"]),
+        row("set-user-id under nosuid", "nosuid", open(b"0:0:6755:file"), "attrs f", suid),
     ]
     .into_iter()
     .map(Row::root_only)

@@ -183,6 +183,16 @@ fn set_user_id_counts_only_where_ids_mean_what_they_mean_outside() {
 }
 
 #[test]
+fn marks_of_others_are_doubted_by_root_whatever_the_flags_of_the_mount_are() {
+    let doubts =
+        |options: &str, abilities| with(&format!("lowerdir=/l,{options}"), abilities).unwrap().config.doubts_marks;
+    for options in ["rw", "nosuid", "nosuid,nodev"] {
+        assert!(doubts(options, ROOT), "{options}");
+    }
+    assert!(!doubts("rw", USER) && !doubts("rw", NAMESPACE));
+}
+
+#[test]
 fn what_is_synced_is_said_once() {
     for (options, expected) in [
         ("rw", Some(Fsync::Auto)),

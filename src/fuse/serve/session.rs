@@ -72,8 +72,13 @@ pub fn preflight(settings: &MountSettings) -> Result<(), SetupError> {
     }
 }
 
-/// Whether the kernel can do what `io=` asks for.
-fn check_data(settings: &MountSettings, device: Option<&OwnedFd>) -> Result<(), SetupError> {
+/// Whether the kernel can do what `io=` asks for, and checks permissions.
+fn check_agreed(settings: &MountSettings, device: Option<&OwnedFd>) -> Result<(), SetupError> {
+    // A mount of the caller's may lack `default_permissions`: there modes are checked only because the kernel asks for ACLs.
+    if settings.given.is_some() && newer::is_absent(Newer::PosixAcl) {
+        let reason = "this kernel has no FUSE_POSIX_ACL, and nobody would check permissions";
+        return Err(failure(settings, reason, "mount on a directory"));
+    }
     if settings.data.writeback && newer::is_absent(Newer::Writeback) {
         let reason = "this kernel cannot hold data back";
         return Err(refused("io=writeback", reason, "leave it out; Linux 3.15 has it"));
@@ -135,7 +140,7 @@ pub fn serve(
         }
         session => session.map_err(end_early)?,
     };
-    check_data(settings, device.as_ref()).inspect_err(|_| mounted.give_up())?;
+    check_agreed(settings, device.as_ref()).inspect_err(|_| mounted.give_up())?;
     adapter::connect(&union, session.notifier());
     if !first {
         union.tell_anew();
