@@ -98,6 +98,9 @@ fn plyfs_reads_the_owners_that_fuse_overlayfs_writes_and_goes_on() {
     if !is_here() {
         return;
     }
+    if who() == Who::User {
+        return say_skipped("what this user chmods there fuse-overlayfs 1.10 gives to 0:0, and then refuses it to him");
+    }
     bounded(|| {
         for value in values() {
             let stack = stack();
