@@ -62,6 +62,11 @@ echo volume >"$base/home/volume/file"
 chown -R "$user:$user" "$base/home" "$base/run" "$base/graph"
 
 as_user 'podman unshare true' >/dev/null 2>&1 || skip "a normal user has no user namespace here"
+# Whole copies and no mount program: what fails there is not plyfs's.
+vfs='podman --storage-driver vfs --root $base/home/vfs --runroot $base/run/vfs'
+as_user "$vfs import -q \$base/image.tar img && $vfs run --rm img true" >"$base/said" 2>&1 ||
+    skip "podman runs no container here: $(tail -1 "$base/said")"
+as_user 'podman unshare rm -rf vfs'
 
 # What a container changes, and how it is then listed.
 changes='rm /tmp/sub/file; mkdir /new; echo n >/new/n; mv /new /moved; chmod 600 /etc/passwd; ln /bin/suid /bin/suid2;
