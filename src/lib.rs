@@ -54,9 +54,13 @@
 //!     subtype: "plyfs".into(),
 //!     allow_other: false,
 //!     threads: 2,
+//!     spin: Default::default(),
 //!     prefetch: true,
 //!     data: DataPath::default(),
 //!     security: Vec::new(),
+//!     given: None,
+//!     propagation: Vec::new(),
+//!     auto_unmount: false,
 //! };
 //! if let Err(error) = session::preflight(&settings) {
 //!     eprintln!("this process cannot mount: {error}");

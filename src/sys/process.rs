@@ -270,12 +270,18 @@ pub fn reserve_descriptors(count: usize) {
 
 /// Large pieces of memory are the kernel's again as soon as they are given back, and do not lie among small ones that stay
 /// ([mallopt(3)](https://man7.org/linux/man-pages/man3/mallopt.3.html)): by itself glibc raises the size that counts as
-/// large to that of the largest piece that was ever freed. Other C libraries have no such call, nor the need.
+/// large to that of the largest piece that was ever freed. Nor has each thread an arena of its own, which takes 64 MiB of
+/// the address space (`ulimit -v`): so many threads as there are processors allocate at once. Other C libraries have no such
+/// call, nor the need.
 pub fn return_large_memory() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: it takes two numbers.
-    unsafe {
-        libc::mallopt(libc::M_MMAP_THRESHOLD, 256 << 10);
+    {
+        let arenas = super::processors::count().clamp(2, 64) * 2;
+        // SAFETY: it takes two numbers.
+        unsafe {
+            libc::mallopt(libc::M_MMAP_THRESHOLD, 256 << 10);
+            libc::mallopt(libc::M_ARENA_MAX, arenas as libc::c_int);
+        }
     }
 }
 
