@@ -1,9 +1,8 @@
-//! Two threads wait for the next request, one while the keeper is awake, and the others stand aside.
+//! While the keeper is awake one thread waits for the next request, and the others stand aside; else all wait.
 //!
 //! The kernel hands a request to the thread that has slept longest, so that threads which wait take turns; one that has just
-//! served is quicker, as all that it needs is at hand. Of two the one that takes a request last calls another one. One alone
-//! calls nobody; the keeper [looks](Line::look) each [`LOOK`] whether a request waits behind one that takes long (a disk is
-//! slow), and then two wait for some time.
+//! served is quicker, as all that it needs is at hand. The keeper [looks](Line::look) each [`LOOK`] whether a request waits
+//! behind one that takes long (a disk is slow), and then all wait for some time.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -15,9 +14,7 @@ use crate::sys::process;
 
 /// How often the keeper looks.
 pub const LOOK: Duration = Duration::from_millis(1);
-/// So many threads wait, unless one is enough.
-const MOST: usize = 2;
-/// For so many looks they do so after a request had to wait.
+/// For so many looks all threads wait after a request had to wait.
 const NOT_ENOUGH: u32 = 100;
 
 /// The threads that serve.
@@ -46,8 +43,9 @@ struct State {
 }
 
 impl State {
-    fn most(&self) -> usize {
-        if self.for_one && self.not_enough == 0 { 1 } else { MOST }
+    /// Whether a thread that has served stands aside.
+    fn is_enough(&self) -> bool {
+        self.waiting > 0 && self.for_one && self.not_enough == 0 && !self.over
     }
 }
 
@@ -67,20 +65,12 @@ impl Line {
             state.waiting = state.waiting.saturating_sub(1);
         }
         self.nobody_waits.store(state.waiting == 0, Relaxed);
-        self.call_one(&state);
-    }
-
-    /// Somebody is to wait, where nobody does and one thread alone is not enough.
-    fn call_one(&self, state: &State) {
-        if state.waiting == 0 && state.most() > 1 {
-            self.changed.notify_one();
-        }
     }
 
     /// It is served. This returns when the calling thread is to wait for the next one.
     pub fn end(&self) {
         let mut state = self.state.lock();
-        while state.waiting >= state.most() && !state.over {
+        while state.is_enough() {
             self.changed.wait(&mut state);
         }
         state.waiting += 1;
@@ -89,9 +79,8 @@ impl Line {
 
     /// Whether one that waits is enough, as the keeper looks.
     pub fn set_for_one(&self, for_one: bool) {
-        let mut state = self.state.lock();
-        state.for_one = for_one;
-        self.call_one(&state);
+        self.state.lock().for_one = for_one;
+        self.changed.notify_all();
     }
 
     /// Whether a request would have to wait until one is served.
@@ -112,7 +101,7 @@ impl Line {
         state.not_enough = state.not_enough.saturating_sub(1);
         if same && state.waiting == 0 && self.has_request() {
             state.not_enough = NOT_ENOUGH;
-            self.call_one(&state);
+            self.changed.notify_all();
         }
     }
 
@@ -196,8 +185,6 @@ mod tests {
         line.look();
         assert!(!aside.is_finished(), "this thread waits");
         line.set_for_one(false);
-        assert!(!aside.is_finished(), "nobody was called");
-        line.begin();
         aside.join().unwrap();
     }
 

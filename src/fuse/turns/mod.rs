@@ -1,8 +1,8 @@
 //! What is done at the beginning and the end of each request, whatever it asks for.
 //!
 //! All threads of the session wait for requests, and the kernel hands each one to the thread that has slept longest. That is
-//! the plain rule, and with `spin=off` the only one. With `spin=auto`, on two processors, one thread waits (`line.rs`), and
-//! the [`Keeper`] keeps a processor awake.
+//! the plain rule, and with `spin=off` the only one. With `spin=auto`, on two processors, the [`Keeper`] keeps one awake while
+//! requests follow each other, and one thread waits meanwhile (`line.rs`).
 
 mod keeper;
 mod line;
