@@ -32,7 +32,8 @@ pub(super) fn folded(what: String) -> SetupError {
     SetupError::new(what, reason, "copy it to a case-sensitive directory; alone and without upperdir it can be mounted")
 }
 
-/// Refuses marks that this process cannot write, and an upper layer whose root says that its owners stand in another attribute than `wish`.
+/// Refuses marks that this process cannot write, and an upper layer whose root says that its owners stand in another
+/// attribute than `wish`.
 fn check_owners(upper: &Root, wish: Option<XattrPermissions>) -> Setup<()> {
     if wish == Some(XattrPermissions::Security) && !(process::is_admin() && process::ids_are_initial()) {
         let reason = "only root, outside of user namespaces, can write security.* attributes";

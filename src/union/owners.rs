@@ -16,11 +16,11 @@ use super::{Caller, SetAttr};
 use crate::base::config::{Config, Shown};
 use crate::base::{DiskGid, DiskUid, Errno, Result, ViewGid, ViewUid};
 use crate::format::acl::{self, Named};
-use crate::format::capability;
+use crate::format::capability::{self, CAPABILITY};
 use crate::sys::caller::{may_act_as_others, own_ids};
 use crate::sys::process::ids_are_initial;
 use crate::sys::stat::Stat;
-use crate::upper::{CAPABILITY, Metadata};
+use crate::upper::Metadata;
 
 /// How the owners of objects are shown, and what the view's ids mean in the layers.
 #[derive(Debug)]
@@ -101,12 +101,7 @@ impl Owners {
     /// Refuses a new name to a caller whom the map does not have (`EOVERFLOW`), as an idmapped mount does, unless it is
     /// [`Owners::is_own`].
     pub fn check_caller(&self, caller: &Caller) -> Result<()> {
-        if self.is_own(caller) {
-            return Ok(());
-        }
-        let is_unknown = |ids: &Shown, id| matches!(ids, Shown::Mapped(map) if map.disk_of(id).is_none());
-        let unknown = is_unknown(&self.uids, caller.uid.0) || is_unknown(&self.gids, caller.gid.0);
-        if unknown { Err(Errno::EOVERFLOW) } else { Ok(()) }
+        self.ids_of(caller).map(drop)
     }
 
     /// The owner and the group that are to be set in the layer. One that all objects are shown with is set already.
