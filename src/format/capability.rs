@@ -2,6 +2,20 @@
 //! `linux/capability.h`): 4 bytes with revision and flags, 16 with the sets; in revision 3 then the user, in 4 bytes, who
 //! is root in the user namespaces where they count. All numbers are little-endian.
 
+use std::ffi::CStr;
+
+use super::OverrideKey;
+
+/// The attribute that holds a file's capabilities.
+pub const CAPABILITY: &CStr = c"security.capability";
+/// The same beside marks of [`OverrideKey::Containers`].
+const OVERRIDDEN: &CStr = c"user.containers.override_security.capability";
+
+/// The attribute that holds a file's capabilities in a layer whose owners stand in `owners`.
+pub fn capability_key(owners: Option<OverrideKey>) -> &'static CStr {
+    if owners == Some(OverrideKey::Containers) { OVERRIDDEN } else { CAPABILITY }
+}
+
 const REVISION: u32 = 0xff00_0000;
 const REVISION_2: u32 = 0x0200_0000;
 const REVISION_3: u32 = 0x0300_0000;

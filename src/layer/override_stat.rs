@@ -5,15 +5,13 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use super::{Layer, Place};
 use crate::base::{Errno, Result};
+use crate::format::capability::capability_key;
 use crate::format::{Naming, OverrideKey, OverrideStat, OverrideType};
 use crate::sys::caller::own_ids;
 use crate::sys::data::pread_full;
 use crate::sys::path::{OFlags, open_beneath};
 use crate::sys::stat::{Stat, stat_at, stat_fd};
 use crate::sys::{tree, xattr};
-
-/// How the key of a file capability ends.
-const CAPABILITY: &[u8] = b"security.capability";
 
 /// The longest target of a symlink (`PATH_MAX` with its NUL).
 const MOST_TARGET: usize = 4095;
@@ -45,7 +43,7 @@ impl Layer {
     }
 
     /// Whether file capabilities stand in attributes of users.
-    fn has_users_capabilities(&self) -> bool {
+    pub fn has_users_capabilities(&self) -> bool {
         self.owners == Some(OverrideKey::Containers) && self.doubts_marks
     }
 
@@ -54,7 +52,7 @@ impl Layer {
     /// # Errors
     /// `ENODATA`, also for a capability that somebody else may have written; what `getxattr(2)` says.
     pub fn xattr(&self, dir: BorrowedFd<'_>, name: &CStr, key: &CStr) -> Result<Vec<u8>> {
-        if !self.has_users_capabilities() || !key.to_bytes().ends_with(CAPABILITY) {
+        if !self.has_users_capabilities() || key != capability_key(self.owners) {
             return xattr::get_at_raw(dir, name, key);
         }
         // Whoever may rename it could put another object in its place between two looks.

@@ -6,13 +6,12 @@ use std::os::fd::{AsFd, BorrowedFd};
 use super::Union;
 use super::copy_up::keeping_times;
 use crate::base::{DiskGid, DiskUid, Errno, Result};
+use crate::format::capability::capability_key;
 use crate::format::{OverrideKey, OverrideStat};
 use crate::inode::{Body, Inode, Key, LeafBody, LeafObject};
 use crate::sys::stat::{Kind, SetTime, Stat, stat_at};
 use crate::sys::{tree, xattr};
-use crate::upper::{
-    Staged, Temp, Upper, capability_key, copy_attributes, mark_of, mode_on_disk, set_mark, without_ids,
-};
+use crate::upper::{Staged, Temp, Upper, copy_attributes, mark_of, mode_on_disk, set_mark, without_ids};
 
 impl Union {
     /// The attributes of an inode's current object, as its layer shows them.

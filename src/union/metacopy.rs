@@ -8,6 +8,7 @@ use super::Union;
 use super::copy_up::CopyUp;
 use crate::base::config::Verity;
 use crate::base::{Errno, Name, Result};
+use crate::format::capability::CAPABILITY;
 use crate::format::{Digest, Metacopy, Redirect};
 use crate::inode::{Inode, LeafBody, LeafObject, LeafState, lock_up};
 use crate::layer::{Place, verity};
@@ -15,7 +16,7 @@ use crate::merge::{Data, LowerFile, MetaFile};
 use crate::sys::path::OFlags;
 use crate::sys::stat::{SetTime, Stat, stat_fd};
 use crate::sys::{data, tree, xattr};
-use crate::upper::{CAPABILITY, CopyData, Staged, Upper, clear_privileges, copy_data, without_ids};
+use crate::upper::{CopyData, Staged, Upper, clear_privileges, copy_data, without_ids};
 
 /// The largest file, in bytes, whose data is copied even though the file is emptied next. To empty a file and to take
 /// its mark away are two calls, and between them the kernel's OverlayFS would see an empty file with content.

@@ -7,11 +7,11 @@ use super::protect::Change;
 use super::resent::or_gone_before;
 use super::{Caller, InodeId, Union};
 use crate::base::{Errno, Result};
+use crate::format::capability::CAPABILITY;
 use crate::format::{Naming, acl};
 use crate::inode::{Body, Inode, lock_up};
 use crate::layer::Layer;
 use crate::sys::xattr;
-use crate::upper::CAPABILITY;
 use std::sync::Arc;
 
 const ACL_ACCESS: &CStr = c"system.posix_acl_access";
@@ -188,7 +188,11 @@ impl Union {
         if self.owners.takes_any() && self.owners.takes(&self.at_leaf(inode, |object| object.place.stat())?) {
             return Ok(true);
         }
-        Ok(nosuid || self.at_object(inode, |dir, at| layer.hides_capability(dir, at))?)
+        // Each first write asks: a look at the object is due only where users may have written the attribute.
+        if nosuid || !layer.has_users_capabilities() {
+            return Ok(nosuid);
+        }
+        self.at_object(inode, |dir, at| layer.hides_capability(dir, at))
     }
 
     /// Whether an attribute is a capability of a file whose data others may change.

@@ -9,13 +9,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use super::Upper;
 use super::content::{copy_step, segment};
-use super::{CAPABILITY, Upper};
 use crate::base::config::Fsync;
 use crate::base::sync::RwLock;
 use crate::base::{Errno, Name, Result};
 use crate::format::BlocksMark;
 use crate::format::blocks::{BELOW, HERE, Header, KEPT, STATES};
+use crate::format::capability::CAPABILITY;
 use crate::sys::random::boot_id;
 use crate::sys::stat::{SetTime, stat_fd};
 use crate::sys::{data, tree, xattr};

@@ -4,16 +4,15 @@
 use std::ffi::{CStr, CString};
 use std::os::fd::BorrowedFd;
 
-use super::owners::{capability_key, clear_ids, mark_of, mode_on_disk, set_mark};
+use super::owners::{clear_ids, mark_of, mode_on_disk, set_mark};
 use crate::base::{DiskGid, DiskUid, Errno, Result};
+use crate::format::capability::{CAPABILITY, capability_key};
 use crate::format::{OverrideKey, acl};
 use crate::layer::Layer;
 use crate::sys::caller::own_ids;
 use crate::sys::stat::{self, Kind, SetTime, Stat};
 use crate::sys::{tree, xattr};
 
-/// The attribute with a file's capabilities (`capabilities(7)`).
-pub const CAPABILITY: &CStr = c"security.capability";
 const ACCESS_ACL: &CStr = c"system.posix_acl_access";
 const DEFAULT_ACL: &CStr = c"system.posix_acl_default";
 /// The id that stands for all ids which a user namespace does not have

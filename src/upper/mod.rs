@@ -20,9 +20,9 @@ pub use content::{CopyData, SMALL, copy_data, copy_from_cache};
 pub use features::Features;
 pub use index::{Belongings, Index, IndexError};
 pub use metadata::{
-    Applied, CAPABILITY, Cleared, Metadata, Staged, clear_capability, clear_privileges, copy_attributes, without_ids,
+    Applied, Cleared, Metadata, Staged, clear_capability, clear_privileges, copy_attributes, without_ids,
 };
-pub use owners::{capability_key, mark_of, mode_on_disk, set_mark};
+pub use owners::{mark_of, mode_on_disk, set_mark};
 pub use removal::remove;
 pub use stage::{Nursery, Temp, Widened, relocate};
 pub use workdir::{WorkError, Workdir};

@@ -6,16 +6,13 @@ use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use super::metadata::without_ids;
-use super::{CAPABILITY, Cleared, Staged, Upper};
+use super::{Cleared, Staged, Upper};
 use crate::base::{DiskGid, DiskUid, Errno, Result};
 use crate::format::{OverrideKey, OverrideStat, OverrideType};
 use crate::sys::caller::own_ids;
 use crate::sys::path::OFlags;
 use crate::sys::stat::{Kind, Stat, stat_fd};
 use crate::sys::{data, tree, xattr};
-
-/// Where capabilities stand beside marks of [`OverrideKey::Containers`].
-const OVERRIDDEN_CAPABILITY: &CStr = c"user.containers.override_security.capability";
 
 /// The mode on disk of an object with this mode. The daemon's user can read and write it whatever its mode is; its group
 /// and others get what the mode gives to others, who are everybody here, but nothing that could change it.
@@ -89,11 +86,6 @@ impl Upper {
 /// What `setxattr(2)` says.
 pub fn set_mark(to: Staged<'_>, owners: OverrideKey, said: &OverrideStat) -> Result<()> {
     to.set_xattr(owners.key(), &said.encode())
-}
-
-/// The attribute that holds a file's capabilities.
-pub fn capability_key(owners: Option<OverrideKey>) -> &'static CStr {
-    if owners == Some(OverrideKey::Containers) { OVERRIDDEN_CAPABILITY } else { CAPABILITY }
 }
 
 /// Clears set-user-id and set-group-id in a file's mark as [`without_ids`] says. `None`: the file has no mark.
