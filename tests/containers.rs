@@ -281,10 +281,12 @@ fn an_upper_layer_on_fuse_overlayfs_is_written_as_far_as_that_lets_it() {
             assert!(merged.join("made/deep").is_dir());
             unmount_any(merged, false).unwrap();
         }
-        // But for the marks of the outer one.
-        let names = fs::read_dir(base.join("outer/upper/w/work")).unwrap().map(|entry| entry.unwrap().file_name());
-        let left: Vec<_> = names.filter(|name| !name.to_string_lossy().starts_with(".wh.")).collect();
-        assert!(left.is_empty(), "{left:?}");
+        // But for the marks of the outer one. The daemon ends after the unmount.
+        let left = || -> Vec<_> {
+            let names = fs::read_dir(base.join("outer/upper/w/work")).unwrap().map(|entry| entry.unwrap().file_name());
+            names.filter(|name| !name.to_string_lossy().starts_with(".wh.")).collect()
+        };
+        assert!(wait_until(|| left().is_empty()), "{:?}", left());
     });
 }
 

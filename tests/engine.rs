@@ -103,6 +103,18 @@ fn a_failing_whiteout_leaves_the_name_and_nothing_else() {
     assert!(!names(&union, InodeId::ROOT).contains(&"b".to_owned()));
 }
 
+#[test]
+fn a_removed_file_that_was_never_forgotten_is_gone_after_the_mount() {
+    let (base, me) = (layers(), Caller::this_process());
+    let union = open(base.path());
+    let left = || fs::read_dir(base.path().join("work/work")).unwrap().count();
+    union.make(&me, InodeId::ROOT, &name("new"), Make::File { mode: 0o644 }).unwrap();
+    union.unlink(&me, InodeId::ROOT, &name("new")).unwrap();
+    assert_eq!(left(), 1, "it may be open");
+    drop(union);
+    assert_eq!(left(), 0);
+}
+
 static LONGEST: AtomicUsize = AtomicUsize::new(0);
 
 /// A log that writes nothing of what it is given.

@@ -306,7 +306,8 @@ impl Union {
         self.live_blocks().iter().filter(|(_, blocks)| blocks.is_loose()).for_each(|(_, blocks)| keep(blocks));
     }
 
-    /// Ends the use of this union in order: written blocks are on disk, and files without a name are removed.
+    /// Ends the use of this union in order: written blocks are on disk, and files without a name are removed. The kernel
+    /// drops what it has not yet handed over of FORGET when the view is unmounted.
     pub fn finish(&self) {
         for (id, _) in self.live_blocks() {
             let Some(inode) = self.table.get(id) else { continue };
@@ -314,6 +315,7 @@ impl Union {
             let hidden = leaf.state.lock().is_hidden();
             self.leave_blocks(&inode, leaf, hidden);
         }
+        self.upper.iter().for_each(Upper::clear);
     }
 
     /// Copies up to `most` bytes of the files that were read or written.

@@ -4,7 +4,7 @@ use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::removal::remove;
-use super::{Metadata, Upper};
+use super::{Metadata, Upper, workdir};
 use crate::base::{Errno, Result};
 use crate::sys::caller::effective_caps;
 use crate::sys::path::{OFlags, open_beneath};
@@ -141,6 +141,13 @@ impl Upper {
                 Ok(()) | Err(Errno::ENOENT) => {}
                 Err(_) => return self.leftovers.lock().0.push((name, kind)),
             }
+        }
+    }
+
+    /// Removes all that workdir holds, at the end of a mount. The next mount would do it, but may be long in coming.
+    pub fn clear(&self) {
+        if let Err(errno) = workdir::empty(self.work(), None) {
+            log::info!("workdir: what is left stays until the next mount: {errno}");
         }
     }
 

@@ -146,7 +146,10 @@ fn take_over_records(work: BorrowedFd<'_>) -> std::result::Result<(), WorkError>
 }
 
 /// Empties `work` but for `incompat` and the objects in `kept`.
-fn empty(work: BorrowedFd<'_>, kept: Option<&HashSet<u64>>) -> Result<()> {
+///
+/// # Errors
+/// What the system calls say.
+pub(super) fn empty(work: BorrowedFd<'_>, kept: Option<&HashSet<u64>>) -> Result<()> {
     for (name, kind) in children(work)?.into_iter().filter(|(name, _)| name.as_c_str() != INCOMPAT) {
         let stays = match kept {
             Some(kept) if !kept.is_empty() && kind != Kind::Dir => kept.contains(&stat_at(work, &name)?.ino),
