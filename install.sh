@@ -23,7 +23,7 @@ if [ "${FUSE_OVERLAYFS:-no}" = yes ]; then
     ln -sfn plyfs "$root$prefix/bin/fuse-overlayfs"
     echo "$root$prefix/bin/fuse-overlayfs"
 fi
-put 644 docs/man/plyfs.1 share/man/man1/plyfs.1
+for page in docs/man/*.1; do put 644 "$page" "share/man/man1/${page##*/}"; done
 put 644 docs/man/mount.fuse.plyfs.8 share/man/man8/mount.fuse.plyfs.8
 put 644 docs/completions/plyfs.bash share/bash-completion/completions/plyfs
 put 644 docs/completions/_plyfs share/zsh/site-functions/_plyfs

@@ -18,6 +18,7 @@ use super::resolve::{self, Abilities, Manner, Resolved};
 use super::show;
 use super::supervise;
 use super::umount;
+use super::work;
 use crate::base::Errno;
 use crate::fuse::serve::auto_unmount;
 use crate::fuse::serve::reattach::Successive;
@@ -35,8 +36,12 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         // By the other name it would be taken for a fuse-overlayfs, which holds no lock (see `union/rivals.rs`).
         process::set_name("plyfs");
     }
+    // Commands such as `diff --exit-code` have more to say than that they are done.
+    let mut ended = 0;
     let parsed = newer::check().map_err(no_such_word).and_then(|()| line::parse(args));
     let done = parsed.and_then(|command| match command {
+        Command::Work(args) => work::run(args).map(|status| ended = status),
+        Command::HelpWork(text) => print(&text),
         Command::Help(verb) => print(&verb.map_or_else(help::text, help::of)),
         Command::HelpAll => print(&help::all()),
         Command::Version { in_place } => print(&help::version(in_place)),
@@ -45,14 +50,21 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Mount(mount) => self::mount(mount, for_mount8),
         Command::Complete { words, debug } => complete(&words, debug),
     });
-    daemon::finish(done, for_mount8)
+    match ended {
+        0 => daemon::finish(done, for_mount8),
+        status => ExitCode::from(status),
+    }
 }
 
 fn no_such_word(word: &str) -> Failure {
     Failure::usage(newer::VARIABLE, format!("{word} is not known"), "docs/kernels.md has the words; all is one")
 }
 
-fn print(text: &str) -> Result<(), Failure> {
+/// Writes to standard output.
+///
+/// # Errors
+/// What the system says, but for a reader that has gone.
+pub(super) fn print(text: &str) -> Result<(), Failure> {
     match std::io::stdout().write_all(text.as_bytes()) {
         // Whoever read the first lines only has seen enough.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use super::line::Verb;
 use super::options::{Fate, Form, Source, Spec, TABLE};
 use super::usage::{COMMANDS, FLAGS, Flag, MOST_USED};
+use super::work;
 
 const TITLE: &str = "plyfs: a union of read-only lower directories and one writable upper directory\n";
 const MOUNT: &str = "  plyfs -o lowerdir=TOP:…:BOTTOM[,upperdir=DIR,workdir=DIR][,OPTION…] MERGED\n";
@@ -37,6 +38,9 @@ pub fn text() -> String {
     for command in &COMMANDS {
         entry(&mut text, command.word, command.brief);
     }
+    for command in work::commands().get_subcommands() {
+        entry(&mut text, command.get_name(), &brief(command));
+    }
     text.push_str("\nFlags:\n");
     for flag in FLAGS.iter().filter(|flag| flag.verbs.contains(&Verb::Mount) && !flag.is_for_mount8()) {
         entry(&mut text, &flag.shape(), flag.help);
@@ -54,6 +58,10 @@ pub fn all() -> String {
     for command in &COMMANDS {
         let _ = writeln!(text, "  plyfs {}", command.form);
         wrap(&mut text, command.about, 6);
+    }
+    for command in work::commands().get_subcommands() {
+        let _ = writeln!(text, "  plyfs {} …  (plyfs help {0})", command.get_name());
+        wrap(&mut text, &brief(command), 6);
     }
     text.push_str("\nFlags:\n");
     for flag in FLAGS {
@@ -88,6 +96,11 @@ pub fn of(verb: Verb) -> String {
         wrap(&mut text, &format!("Status: 0 {done}; 1 {not}; 2 a wrong command."), 0);
     }
     text
+}
+
+/// What a command on changes does, in a few words.
+pub fn brief(command: &clap::Command) -> String {
+    command.get_about().map(ToString::to_string).unwrap_or_default()
 }
 
 /// Which commands have a flag that not all have, for a list of all flags.

@@ -7,6 +7,7 @@ use std::path::Path;
 use super::grammar::{self, Word};
 use super::report::Failure;
 use super::usage::COMMANDS;
+use super::work;
 
 /// What a command line asks for.
 #[derive(Debug, PartialEq, Eq)]
@@ -36,6 +37,10 @@ pub enum Command {
         /// Also while it is in use.
         lazy: bool,
     },
+    /// A command on what a view has changed: the program's name, its word and its own words.
+    Work(Vec<OsString>),
+    /// How such a command is used.
+    HelpWork(String),
     /// Files of the upper layer of which only blocks were copied get the rest.
     Complete {
         /// The options with which the view is mounted.
@@ -111,7 +116,11 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Failur
     let mut args = args.into_iter().peekable();
     let program = args.next().unwrap_or_default();
     let (for_mount8, in_place) = (is_for_mount8(&program), is_fuse_overlayfs(&program));
-    let verb = args.peek().filter(|_| !for_mount8 && !in_place).and_then(|arg| verb_of(arg));
+    let own_words = !for_mount8 && !in_place;
+    if own_words && args.peek().is_some_and(|word| work::has(word)) {
+        return Ok(Command::Work([program].into_iter().chain(args).collect()));
+    }
+    let verb = args.peek().filter(|_| own_words).and_then(|arg| verb_of(arg));
     if verb.is_some() {
         args.next();
     }
@@ -221,8 +230,14 @@ fn help(places: Vec<OsString>) -> Result<Command, Failure> {
     if let Some(extra) = places.next() {
         return Err(one_too_many(&extra, "help [COMMAND]"));
     }
+    if let Some(text) = word.to_str().and_then(work::help) {
+        return Ok(Command::HelpWork(text));
+    }
     verb_of(&word).map(|verb| Command::Help(Some(verb))).ok_or_else(|| {
-        let all = COMMANDS.map(|command| command.word).join(", ");
+        let own = work::commands();
+        let words =
+            COMMANDS.iter().map(|command| command.word).chain(own.get_subcommands().map(clap::Command::get_name));
+        let all = words.collect::<Vec<_>>().join(", ");
         Failure::usage(word.to_string_lossy(), "no such command", format!("there are {all}"))
     })
 }

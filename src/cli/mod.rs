@@ -17,3 +17,4 @@ mod show;
 mod supervise;
 mod umount;
 pub mod usage;
+pub mod work;

@@ -49,6 +49,14 @@ pub fn pid_at(at: &Path) -> Result<Option<u32>, Errno> {
     Ok(told.all("pid").next().and_then(|pid| std::str::from_utf8(pid).ok()?.parse().ok()))
 }
 
+/// What the daemon of the view at `at` tells.
+///
+/// # Errors
+/// As [`pid_at`].
+pub fn ask(at: &Path) -> Result<Described, Errno> {
+    ask_at(at).map(|(_, told)| told)
+}
+
 /// Whether only something that is no view of plyfs answers so.
 pub fn is_no_view(errno: Errno) -> bool {
     [libc::ENOTTY, libc::ENOSYS, libc::EINVAL, libc::EOPNOTSUPP].contains(&errno.raw())
@@ -106,8 +114,8 @@ fn doubled(bytes: &[u8]) -> Vec<u8> {
 }
 
 /// One object. A value that is no UTF-8 stands as text with U+FFFD, and whole in base64 under its key with `_base64`.
-fn json(told: &Described) -> String {
-    let mut fields: Vec<String> = Vec::new();
+pub fn json(told: &Described) -> String {
+    let mut fields = vec!["\"v\":1".to_owned()];
     for key in ONCE {
         for value in told.all(key).take(1) {
             match std::str::from_utf8(value).ok().and_then(|text| text.parse::<u32>().ok()) {
@@ -135,7 +143,7 @@ fn json(told: &Described) -> String {
 }
 
 /// `"key":"value"`, and the value in base64 where it is no UTF-8.
-fn member(key: &str, value: &[u8]) -> String {
+pub fn member(key: &str, value: &[u8]) -> String {
     let text = format!("{}:{}", quoted(key), quoted(&String::from_utf8_lossy(value)));
     match std::str::from_utf8(value) {
         Ok(_) => text,
@@ -206,7 +214,7 @@ mod tests {
     #[test]
     fn json_has_the_bytes_where_they_are_no_text() {
         let expected = concat!(
-            r#"{"version":"1.2","pid":42,"mountpoint":"/m \"x\"","layers":[{"role":"upper","path":"/u"},"#,
+            r#"{"v":1,"version":"1.2","pid":42,"mountpoint":"/m \"x\"","layers":[{"role":"upper","path":"/u"},"#,
             r#"{"role":"lower","path":"/l"#,
             "\u{fffd}",
             r#"\u000a","path_base64":"L2z/Cg=="},{"role":"lower","path":"/b\\c"}],"options":{"rw":true,"index":"on"},"#,

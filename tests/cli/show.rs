@@ -53,6 +53,22 @@ fn a_view_tells_its_layers_and_options_as_they_took_effect() {
 }
 
 #[test]
+fn status_lists_each_view_in_a_line() {
+    bounded(|| {
+        let stack = Stack::new(2);
+        let status = |args: &[&str]| String::from_utf8(plyfs(["status"]).args(args).output().unwrap().stdout).unwrap();
+        let merged = stack.merged.to_str().unwrap();
+        let of_this = |text: &str| text.lines().filter(|line| line.contains(merged)).map(str::to_owned).next();
+        assert_eq!(of_this(&status(&[])), None);
+        let view = Background::start(&stack, "");
+        let (pid, upper) = (view.daemon.as_raw_pid(), stack.upper().root().display().to_string());
+        assert_eq!(of_this(&status(&[])), Some(format!("{merged}  pid {pid}  upper {upper}, 2 lower")));
+        assert!(of_this(&status(&["--json"])).unwrap().starts_with(r#"{"v":1,"version":"#));
+        assert_eq!(status(&[merged]), show(&stack.merged, &[]).unwrap());
+    });
+}
+
+#[test]
 fn many_layers_and_bytes_that_are_no_text_are_told_whole() {
     bounded(|| {
         let stack = Stack::read_only(0);

@@ -1,7 +1,8 @@
 //! The lists in the completions are those of the tables.
 
 use plyfs::cli::options::{Fate, Form, Spec, TABLE};
-use plyfs::cli::usage::{COMMANDS, FLAGS, Flag, Usage};
+use plyfs::cli::usage::{COMMANDS, FLAGS, Flag};
+use plyfs::cli::{help, work};
 
 use super::check_blocks;
 
@@ -35,13 +36,66 @@ fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-fn flags_of(command: &Usage) -> impl Iterator<Item = &'static Flag> {
-    FLAGS.iter().filter(move |flag| flag.verbs.contains(&command.verb) && !flag.is_for_mount8())
+/// A command, whichever table it stands in.
+struct Command {
+    word: String,
+    brief: String,
+    flags: Vec<Switch>,
 }
 
-fn names(flag: &Flag) -> Vec<String> {
-    let short = flag.short.map(|letter| format!("-{letter}"));
-    short.into_iter().chain(flag.long.map(|word| format!("--{word}"))).collect()
+/// A flag of a command.
+struct Switch {
+    short: Option<char>,
+    long: Option<String>,
+    value: Option<String>,
+    help: String,
+}
+
+impl From<&Flag> for Switch {
+    fn from(flag: &Flag) -> Self {
+        let (long, value) = (flag.long.map(str::to_owned), flag.value.map(str::to_owned));
+        Self { short: flag.short, long, value, help: flag.help.to_owned() }
+    }
+}
+
+impl From<&clap::Arg> for Switch {
+    fn from(arg: &clap::Arg) -> Self {
+        let value = arg.get_value_names().filter(|_| arg.get_action().takes_values()).map(|names| names[0].to_string());
+        let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+        Self { short: arg.get_short(), long: arg.get_long().map(str::to_owned), value, help }
+    }
+}
+
+impl Switch {
+    fn names(&self) -> Vec<String> {
+        let short = self.short.map(|letter| format!("-{letter}"));
+        short.into_iter().chain(self.long.iter().map(|word| format!("--{word}"))).collect()
+    }
+
+    /// Whether the words of the view's options follow it.
+    fn has_options(&self) -> bool {
+        self.short == Some('o') && self.long.is_none()
+    }
+}
+
+fn commands() -> Vec<Command> {
+    let own = COMMANDS.iter().map(|command| Command {
+        word: command.word.to_owned(),
+        brief: command.brief.to_owned(),
+        flags: FLAGS
+            .iter()
+            .filter(|flag| flag.verbs.contains(&command.verb) && !flag.is_for_mount8())
+            .map(Switch::from)
+            .collect(),
+    });
+    let mut all = work::commands();
+    all.build();
+    let on_changes = all.get_subcommands().map(|command| Command {
+        word: command.get_name().to_owned(),
+        brief: help::brief(command),
+        flags: command.get_arguments().filter(|arg| !arg.is_positional()).map(Switch::from).collect(),
+    });
+    own.chain(on_changes).collect()
 }
 
 /// A `case` of bash and zsh with an arm for each word.
@@ -52,10 +106,11 @@ fn case(function: &str, arms: impl Iterator<Item = (String, String)>, other: &st
 
 #[test]
 fn bash_completes_from_the_tables() {
-    let words: Vec<&str> = COMMANDS.iter().map(|command| command.word).collect();
-    let flags = COMMANDS.iter().map(|command| {
-        let all: Vec<String> = flags_of(command).flat_map(names).collect();
-        (command.word.to_owned(), format!("printf %s '{}'", all.join(" ")))
+    let all = commands();
+    let words: Vec<&str> = all.iter().map(|command| &*command.word).collect();
+    let flags = all.iter().map(|command| {
+        let flags: Vec<String> = command.flags.iter().flat_map(Switch::names).collect();
+        (command.word.clone(), format!("printf %s '{}'", flags.join(" ")))
     });
     let commands = format!("_plyfs_commands=({})\n{}", words.join(" "), case("_plyfs_flags", flags, ""));
     let names: String = options().map(|option| format!("    {}\n", with_sign(option))).collect();
@@ -69,22 +124,26 @@ fn bash_completes_from_the_tables() {
 #[test]
 fn zsh_completes_from_the_tables() {
     let bracketed = |text: &str| text.replace('\\', "").replace('[', "(").replace(']', ")").replace(':', r"\:");
-    let commands: String = COMMANDS
-        .iter()
-        .map(|command| format!("    {}\n", quoted(&format!("{}:{}", command.word, command.brief))))
-        .collect();
-    let flags = COMMANDS.iter().map(|command| {
-        let specs = flags_of(command).map(|flag| {
-            let help = bracketed(flag.help);
-            match (&names(flag)[..], flag.value) {
-                ([name], Some(_)) => format!("        {}\n", quoted(&format!("*{name}+[{help}]:options:_plyfs_words"))),
+    let all = commands();
+    let commands: String =
+        all.iter().map(|command| format!("    {}\n", quoted(&format!("{}:{}", command.word, command.brief)))).collect();
+    let flags = all.iter().map(|command| {
+        let specs = command.flags.iter().map(|flag| {
+            let help = bracketed(&flag.help);
+            match (&flag.names()[..], &flag.value) {
+                ([name], Some(_)) if flag.has_options() => {
+                    format!("        {}\n", quoted(&format!("*{name}+[{help}]:options:_plyfs_words")))
+                }
+                ([name], Some(value)) => format!("        {}\n", quoted(&format!("*{name}=[{help}]:{value}:_files"))),
                 ([name], None) => format!("        {}\n", quoted(&format!("{name}[{help}]"))),
-                (both, _) => {
-                    format!("        '({})'{{{}}}{}\n", both.join(" "), both.join(","), quoted(&format!("[{help}]")))
+                (both, value) => {
+                    let (name, spec) = (both.join(" "), value.as_ref().map(|value| format!(":{value}:_files")));
+                    let spec = quoted(&format!("[{help}]{}", spec.unwrap_or_default()));
+                    format!("        '({name})'{{{}}}{spec}\n", both.join(","))
                 }
             }
         });
-        (command.word.to_owned(), format!("flags=(\n{}    )", specs.collect::<String>()))
+        (command.word.clone(), format!("flags=(\n{}    )", specs.collect::<String>()))
     });
     let options: String = options()
         .map(|option| {
@@ -118,23 +177,28 @@ fn fish_completes_from_the_tables() {
         .filter(|option| !values(option).is_empty())
         .map(|option| format!("case {}\n    string split ' ' '{}'\n", option.name, values(option).join(" ")))
         .collect();
-    let words: Vec<&str> = COMMANDS.iter().map(|command| command.word).collect();
+    let all = commands();
+    let words: Vec<&str> = all.iter().map(|command| &*command.word).collect();
     let not_mount: Vec<&str> = words.iter().copied().filter(|word| *word != "mount").collect();
     let mut flags = String::new();
-    for command in &COMMANDS {
-        let (word, brief) = (command.word, plain(command.brief));
+    for command in &all {
+        let (word, brief) = (&command.word, plain(&command.brief));
         flags += &format!("complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a {word} -d '{brief}'\n");
     }
-    for command in &COMMANDS {
-        let condition = match command.word {
+    for command in &all {
+        let condition = match &*command.word {
             "mount" => format!("not __fish_seen_subcommand_from {}", not_mount.join(" ")),
             word => format!("__fish_seen_subcommand_from {word}"),
         };
-        for flag in flags_of(command) {
+        for flag in &command.flags {
             let short = flag.short.map(|letter| format!(" -s {letter}")).unwrap_or_default();
-            let long = flag.long.map(|word| format!(" -l {word}")).unwrap_or_default();
-            let value = flag.value.map(|_| " -x -a '(__plyfs_list)'").unwrap_or_default();
-            flags += &format!("complete -c plyfs -n '{condition}'{short}{long} -d '{}'{value}\n", plain(flag.help));
+            let long = flag.long.as_ref().map(|word| format!(" -l {word}")).unwrap_or_default();
+            let value = match &flag.value {
+                Some(_) if flag.has_options() => " -x -a '(__plyfs_list)'",
+                Some(_) => " -r",
+                None => "",
+            };
+            flags += &format!("complete -c plyfs -n '{condition}'{short}{long} -d '{}'{value}\n", plain(&flag.help));
         }
     }
     flags += &format!("complete -c plyfs -n '__fish_seen_subcommand_from help' -x -a '{}'\n", words.join(" "));

@@ -3,11 +3,12 @@
 use std::fmt::Write as _;
 use std::process::Command;
 
-use plyfs::cli::help::{GROUPS, fate, shape};
+use plyfs::cli::help::{self, GROUPS, fate, shape};
 use plyfs::cli::options::TABLE;
 use plyfs::cli::usage::{COMMANDS, FLAGS, MOST_USED};
+use plyfs::cli::work;
 
-use super::{check_blocks, has, root};
+use super::{check_blocks, check_file, has, root};
 use crate::common::{say_skipped, skip};
 
 const PAGES: [&str; 2] = ["docs/man/plyfs.1", "docs/man/mount.fuse.plyfs.8"];
@@ -60,6 +61,11 @@ fn title(page: &str, section: u8) -> String {
 fn the_pages_have_what_the_tables_have() {
     let synopsis: String =
         COMMANDS.iter().map(|command| format!("\\fBplyfs\\fR {}\n", roff(command.form).trim_end())).collect();
+    let on_changes = work::commands();
+    let on_changes = on_changes.get_subcommands().fold(String::new(), |text, command| {
+        let (word, about) = (command.get_name(), roff(&help::brief(command)));
+        text + &format!(".TP\n\\fBplyfs {word}\\fR\n{}. See\n.BR plyfs\\-{word} (1).\n", about.trim_end())
+    });
     let commands = COMMANDS.iter().fold(String::new(), |mut text, command| {
         let [done, not] = command.statuses;
         let _ = write!(text, ".TP\n\\fBplyfs {}\\fR\n{}", command.word, roff(command.about));
@@ -72,7 +78,7 @@ fn the_pages_have_what_the_tables_have() {
         &[
             ("title", title("PLYFS", 1)),
             ("synopsis", synopsis),
-            ("commands", commands),
+            ("commands", commands + &on_changes),
             ("flags", flags),
             ("most used", most_used),
         ],
@@ -88,6 +94,29 @@ fn the_pages_have_what_the_tables_have() {
     check_blocks(PAGES[1], &[("title", title("MOUNT.FUSE.PLYFS", 8)), ("options", options)]);
 }
 
+/// The commands on changes have a page each.
+fn own_pages() -> Vec<(String, String)> {
+    let mut all = work::commands();
+    all.build();
+    let page = |command: &clap::Command| {
+        let name = format!("plyfs-{}", command.get_name());
+        let man = clap_mangen::Man::new(command.clone()).title(name.to_uppercase()).date("2026-11-30");
+        let mut text = Vec::new();
+        man.source(format!("plyfs {}", env!("CARGO_PKG_VERSION"))).render(&mut text).unwrap();
+        (format!("docs/man/{name}.1"), String::from_utf8(text).unwrap())
+    };
+    all.get_subcommands().map(page).collect()
+}
+
+#[test]
+fn each_command_on_changes_has_a_page() {
+    for (page, text) in own_pages() {
+        if root().join(PAGES[0]).exists() {
+            check_file(&page, &text);
+        }
+    }
+}
+
 #[test]
 fn the_formatters_find_nothing_wrong() {
     if !root().join(PAGES[0]).exists() {
@@ -101,7 +130,9 @@ fn the_formatters_find_nothing_wrong() {
             say_skipped(&format!("no {program} ({hint})"));
             continue;
         }
-        for page in PAGES {
+        // mandoc has an opinion on how clap's generator writes its headings; groff has none.
+        let own = own_pages().into_iter().map(|(page, _)| page).filter(|_| program == "groff");
+        for page in PAGES.into_iter().map(str::to_owned).chain(own) {
             let out = Command::new(program).args(args).arg(root().join(page)).output().unwrap();
             let said = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
             let said: Vec<&str> = said.lines().filter(|line| !is_of_the_machine(line)).collect();

@@ -116,6 +116,7 @@ fn it_is_installed_where_programs_look() {
     for (file, mode) in [
         ("usr/local/bin/plyfs", 0o755),
         ("usr/local/share/man/man1/plyfs.1", 0o644),
+        ("usr/local/share/man/man1/plyfs-status.1", 0o644),
         ("usr/local/share/man/man8/mount.fuse.plyfs.8", 0o644),
         ("usr/local/share/bash-completion/completions/plyfs", 0o644),
         ("usr/local/share/zsh/site-functions/_plyfs", 0o644),

@@ -1,0 +1,73 @@
+//! `plyfs status`: the views that are mounted, and what one of them is.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::super::commands::print;
+use super::super::report::{Failure, printable};
+use super::super::show;
+use crate::base::Errno;
+use crate::base::described::Described;
+use crate::sys::mounts::{self, MountEntry};
+
+/// what views are mounted, or what one of them is
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  plyfs status\n  plyfs status --json ~/view")]
+pub struct Status {
+    /// A directory in a view, whose layers and options are told (all views, in a line each)
+    view: Option<PathBuf>,
+    /// Print one JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+impl Status {
+    /// Prints it.
+    ///
+    /// # Errors
+    /// There is no view, or its daemon does not tell.
+    pub fn run(self) -> Result<u8, Failure> {
+        if let Some(view) = &self.view {
+            print(&show::show(view, self.json)?)?;
+            return Ok(0);
+        }
+        let table = mounts::table()
+            .map_err(|errno| Failure::system("/proc/self/mountinfo", errno.to_string(), "is /proc mounted?"))?;
+        let views: Vec<(PathBuf, Result<Described, Errno>)> =
+            table.iter().filter(|mount| is_view(mount)).map(|mount| (mount.at.clone(), show::ask(&mount.at))).collect();
+        let one = if self.json { json } else { line };
+        print(&views.iter().map(|(at, told)| one(at, told)).collect::<String>()).map(|()| 0)
+    }
+}
+
+/// Whether a mount is one of plyfs, under its own name or in the place of fuse-overlayfs.
+fn is_view(mount: &MountEntry) -> bool {
+    mount.kind == "fuse.plyfs" || mount.kind == "fuse.fuse-overlayfs"
+}
+
+/// `MOUNTPOINT  pid 12  upper DIR, 3 lower`
+fn line(at: &Path, told: &Result<Described, Errno>) -> String {
+    let at = printable(at.as_os_str().as_bytes());
+    let told = match told {
+        Ok(told) => told,
+        Err(errno) if show::is_no_view(*errno) => return String::new(),
+        Err(errno) => return format!("{at}  does not answer: {errno}\n"),
+    };
+    let first = |key: &str| told.all(key).next().map(printable).unwrap_or_default();
+    let upper =
+        if told.all("upperdir").next().is_some() { format!("upper {}", first("upperdir")) } else { "read-only".into() };
+    format!("{at}  pid {}  {upper}, {} lower\n", first("pid"), told.all("lowerdir").count())
+}
+
+fn json(at: &Path, told: &Result<Described, Errno>) -> String {
+    match told {
+        Ok(told) => show::json(told),
+        Err(errno) if show::is_no_view(*errno) => String::new(),
+        Err(errno) => {
+            let at = show::member("mountpoint", at.as_os_str().as_bytes());
+            format!("{{\"v\":1,{at},{}}}\n", show::member("error", errno.to_string().as_bytes()))
+        }
+    }
+}
