@@ -10,6 +10,7 @@ mod engine;
 use std::ffi::CStr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -357,6 +358,48 @@ fn marks_hold_the_ids_of_the_layers_under_a_map() {
         mount.remount();
         assert_eq!(ids(&mount, "f"), (1007, 2008));
     });
+}
+
+/// A home below a directory of root's, as every user's is.
+#[test]
+fn a_normal_user_changes_what_lies_below_directories_of_others() {
+    if who() != Who::Root {
+        skip!("root makes the directories");
+    }
+    let scratch = layers();
+    let base = scratch.path();
+    let (user, group) = legs::user();
+    std::fs::set_permissions(base, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let own = |path: &str| std::os::unix::fs::chown(base.join(path), Some(user), Some(group)).unwrap();
+    std::fs::create_dir_all(base.join("lower/home/user/dir")).unwrap();
+    std::fs::write(base.join("lower/home/user/dir/file"), "x").unwrap();
+    ["lower/home/user", "lower/home/user/dir", "lower/home/user/dir/file", "upper", "work"]
+        .iter()
+        .for_each(|at| own(at));
+    std::fs::copy(env!("CARGO_BIN_EXE_plyfs"), base.join("plyfs")).unwrap();
+    let run = |option: &str, script: &str| {
+        let line = format!(
+            "./plyfs -o lowerdir=lower,upperdir=upper,workdir=work{option} m || exit; {script}; ./plyfs umount m"
+        );
+        let mut command = Command::new("setpriv");
+        command.args([&format!("--reuid={user}"), &format!("--regid={group}"), "--clear-groups", "sh", "-c", &line]);
+        let out = command.current_dir(base).env_remove("RUST_LOG").output().unwrap();
+        format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr))
+    };
+    scratch.dir("m");
+    own("m");
+    let refused = run("", "cd m/home/user/dir; rm file 2>/dev/null || echo refused; cd ../../../..");
+    assert_eq!(refused, "refused\n");
+    for file in ["new", "newer"] {
+        let script = format!(
+            "(cd m/home/user/dir; umask 027; echo >{file}; ln file {file}2; stat -c '%a %u' / .. ../.. . {file}; cd ../..; \
+             touch x 2>/dev/null || echo refused)"
+        );
+        let said = run(",xattr_permissions=parents", &script);
+        assert_eq!(said, format!("755 0\n755 {user}\n755 0\n755 {user}\n640 {user}\nrefused\n"));
+    }
+    let mark = |at: &str| rustix::fs::lgetxattr(base.join("upper").join(at), MARK, &mut [0; 64][..]).is_ok();
+    assert_eq!(["", "home", "home/user", "home/user/dir"].map(mark), [true, true, false, false]);
 }
 
 #[test]

@@ -101,7 +101,7 @@ _plyfs_values() {
     prefetch) printf %s 'on off' ;;
     log) printf %s 'stderr syslog off' ;;
     spin) printf %s 'auto off' ;;
-    xattr_permissions) printf %s '0 1 2' ;;
+    xattr_permissions) printf %s '0 1 2 parents' ;;
     esac
 }
 # end options

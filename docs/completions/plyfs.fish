@@ -42,7 +42,7 @@ function __plyfs_options
     printf '%s\t%s\n' 'debug' 'as -d'
     printf '%s\t%s\n' 'ino32_t' '1: inode numbers have 32 bits, for programs without large-file support'
     printf '%s\t%s\n' 'noxattrs' 'there are no extended attributes, and so no ACLs'
-    printf '%s\t%s\n' 'xattr_permissions=' 'owners, modes and devices of the upper layer are written as attributes, 1: security.fuseoverlayfs.override_stat, for root only, 2: user.containers.override_stat'
+    printf '%s\t%s\n' 'xattr_permissions=' 'owners, modes and devices of the upper layer are written as attributes, 1: security.fuseoverlayfs.override_stat, for root only, 2: user.containers.override_stat, parents: as 2, but only of directories of other owners that are copied up for what a normal user changes below them'
     printf '%s\t%s\n' 'uidmapping=' 'COUNT users from LAYER on are shown as those from VIEW on, and set as those of the layer'
     printf '%s\t%s\n' 'gidmapping=' 'the same for groups'
     printf '%s\t%s\n' 'squash_to_root' 'as squash_to_uid=0,squash_to_gid=0'
@@ -106,7 +106,7 @@ function __plyfs_values
         case spin
             string split ' ' 'auto off'
         case xattr_permissions
-            string split ' ' '0 1 2'
+            string split ' ' '0 1 2 parents'
         # end values
     end
 end

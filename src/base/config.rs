@@ -135,6 +135,9 @@ pub enum XattrPermissions {
     Security,
     /// `user.containers.override_stat` (`2`).
     Containers,
+    /// The same, and only of directories that are copied up for what changes in them and whose owner the daemon cannot
+    /// give to a copy (`parents`): all else has its owner itself.
+    Parents,
 }
 
 /// `uuid=`: which UUIDs are written into the upper layer.

@@ -449,6 +449,7 @@ fn xattr_permissions(value: &[u8]) -> Option<XattrPermissions> {
     match value {
         b"1" => Some(XattrPermissions::Security),
         b"2" => Some(XattrPermissions::Containers),
+        b"parents" => Some(XattrPermissions::Parents),
         _ => None,
     }
 }

@@ -50,7 +50,7 @@ pub fn look_up(dir: &DirPlace, name: &Name, xattr_whiteouts: bool) -> Result<Loo
         if dir.layer.wh_names && name.as_bytes().starts_with(wh::PREFIX) {
             return Ok(LookedUp::Nothing);
         }
-        let shown = if dir.layer.owners.is_none() { Some(stat) } else { dir.stat(name)? };
+        let shown = if dir.layer.owners.or(dir.layer.carried).is_none() { Some(stat) } else { dir.stat(name)? };
         return Ok(shown.map_or(LookedUp::Nothing, LookedUp::Object));
     }
     if dir.layer.wh_names

@@ -61,6 +61,8 @@ pub struct Layer {
     pub nosuid: bool,
     /// The attribute in which owner, mode and type of each object stand; `None`: objects are what they are on disk.
     pub owners: Option<OverrideKey>,
+    /// The attribute in which they stand of directories that belong to somebody else and were made for what they hold.
+    pub carried: Option<OverrideKey>,
     /// Marks that somebody else may have written give no privilege ([`crate::base::config::Config::doubts_marks`]).
     pub doubts_marks: bool,
     /// Names that begin with `.wh.` are whiteouts. In a layer that an overlay wrote they are a user's files.

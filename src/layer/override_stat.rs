@@ -68,7 +68,7 @@ impl Layer {
     /// # Errors
     /// `EIO` for a malformed mark; what the system calls say.
     pub fn overridden(&self, dir: BorrowedFd<'_>, name: &CStr, stat: Stat) -> Result<Stat> {
-        let Some(owners) = self.owners else { return Ok(stat) };
+        let Some(owners) = self.owners.or(self.carried.filter(|_| stat.is_dir())) else { return Ok(stat) };
         // Of anything but files and directories there are no user attributes.
         let takes = |stat: &Stat| owners.is_privileged() || stat.is_file() || stat.is_dir();
         if stat.is_whiteout() || !takes(&stat) {

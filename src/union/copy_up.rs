@@ -392,7 +392,10 @@ impl Union {
         let staged = open_beneath(upper.work(), temp.name(), OFlags::RDONLY | OFlags::DIRECTORY)?;
         let target = Staged::Open(staged.as_fd());
         upper.set_origin(target, &from.layer, fd.as_fd(), c".")?;
-        let made = metadata.apply(target, false)?.made;
+        let made = match (metadata.apply(target, false), upper.carried()) {
+            (Err(Errno::EPERM | Errno::EOVERFLOW), Some(owners)) => metadata.carried(owners).apply(target, false)?.made,
+            (applied, _) => applied?.made,
+        };
         let flags = protect::of_lower(&from.layer, fd.as_fd(), c".", Kind::Dir)?;
         keep_flags(upper, inode, &temp, flags)?;
         upper.sync_staged(staged.as_fd(), false)?;

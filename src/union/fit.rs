@@ -43,6 +43,7 @@ fn check_owners(upper: &Root, wish: Option<XattrPermissions>) -> Setup<()> {
     let (option, same) = match wish {
         XattrPermissions::Security => ("xattr_permissions=1", owners == OverrideKey::Security),
         XattrPermissions::Containers => ("xattr_permissions=2", owners != OverrideKey::Security),
+        XattrPermissions::Parents => ("xattr_permissions=parents", owners == OverrideKey::Containers),
     };
     if same {
         return Ok(());

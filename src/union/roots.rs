@@ -41,6 +41,8 @@ pub(super) struct Root {
     magic: u64,
     /// The attribute in which owners and modes of the layer's objects stand.
     pub owners: Option<OverrideKey>,
+    /// The same, of directories only that were made for what they hold.
+    pub carried: Option<OverrideKey>,
     /// The root is case-insensitive: it finds names in spellings that it does not list.
     pub folds: bool,
 }
@@ -111,6 +113,7 @@ impl Root {
             hidden: self.hidden(common, style),
             nosuid: common.suid_view && self.nosuid,
             owners: self.owners,
+            carried: self.carried,
             doubts_marks: common.doubts_marks,
             wh_names,
             upper_style: style,
@@ -186,6 +189,7 @@ pub(super) fn open_layer(option: &str, path: &Path) -> Setup<Root> {
         isolated: false,
         magic,
         owners,
+        carried: None,
         folds,
     })
 }

@@ -96,10 +96,13 @@ impl Union {
         let own = if config.userxattr || !may_write_trusted() { Namespace::User } else { Namespace::Trusted };
         let mut common = Common { written, ..Common::new(&config, own, FdCache::new(fd_limit())) };
         let prepared = match upper {
-            Some(roots) => {
+            Some(mut roots) => {
                 let kept = journal.as_deref().and_then(restore::kept_in_workdir);
                 match try_workdir(&roots, kept.as_ref(), own) {
-                    Ok(found) => Some(prepare(&config, roots, found, &mut common, &mut notes)?),
+                    Ok(found) => {
+                        mark_root(config.xattr_permissions, &mut roots.upper, lowers.first())?;
+                        Some(prepare(&config, roots, found, &mut common, &mut notes)?)
+                    }
                     Err(error) if error.is_unwritable() && kept.is_none() => {
                         notes.push(read_only(&config, error));
                         // The upper layer is only shown: it becomes the topmost lower layer.
@@ -328,19 +331,36 @@ fn number(config: &Config, lowers: &[Root], upper: Option<&UpperRoots>) -> Setup
     Ok(numbers)
 }
 
+/// Finds out where the owners of the upper layer's objects stand, and lets its root say so.
+fn mark_root(wish: Option<XattrPermissions>, upper: &mut Root, lower: Option<&Root>) -> Setup<()> {
+    if let (Some(wish), None) = (wish, upper.owners) {
+        // What the view shows of its root is a parent, too.
+        let shown = lower.filter(|_| wish == XattrPermissions::Parents).unwrap_or(upper);
+        upper.owners = Some(begin_marks(upper, shown, wish)?);
+    }
+    if wish == Some(XattrPermissions::Parents) {
+        upper.carried = upper.owners.take();
+    }
+    Ok(())
+}
+
 /// Makes the root of an upper layer say where the owners of its objects stand: in the attribute that `wish` names. The
-/// root keeps the owner and the mode that it has.
-fn begin_marks(upper: &Root, wish: XattrPermissions) -> Setup<OverrideKey> {
+/// root gets the owner and the mode that `shown` has.
+fn begin_marks(upper: &Root, shown: &Root, wish: XattrPermissions) -> Setup<OverrideKey> {
     let (owners, option) = match wish {
         XattrPermissions::Security => (OverrideKey::Security, "xattr_permissions=1"),
         XattrPermissions::Containers => (OverrideKey::Containers, "xattr_permissions=2"),
+        XattrPermissions::Parents => (OverrideKey::Containers, "xattr_permissions=parents"),
     };
     let root = upper.fd.as_fd();
-    let marked = stat_fd(root).and_then(|stat| set_mark(Staged::Named(root, c"."), owners, &mark_of(&stat)?));
+    let marked =
+        stat_fd(shown.fd.as_fd()).and_then(|stat| set_mark(Staged::Named(root, c"."), owners, &mark_of(&stat)?));
     marked.map(|()| owners).map_err(|errno| {
         let hint = match wish {
             XattrPermissions::Security => "only root can write security.* attributes: xattr_permissions=2",
-            XattrPermissions::Containers => "the upper layer must be on a file system with user.* attributes",
+            XattrPermissions::Containers | XattrPermissions::Parents => {
+                "the upper layer must be on a file system with user.* attributes"
+            }
         };
         SetupError::new(option, format!("upperdir={}: {errno}", upper.path.display()), hint)
     })
@@ -348,7 +368,7 @@ fn begin_marks(upper: &Root, wish: XattrPermissions) -> Setup<OverrideKey> {
 
 fn prepare(
     config: &Config,
-    mut roots: UpperRoots,
+    roots: UpperRoots,
     (workdir, features): (Workdir, Features),
     common: &mut Common,
     notes: &mut Vec<String>,
@@ -360,9 +380,6 @@ fn prepare(
     if features.folds {
         let work = config.upper.as_ref().map(|dirs| dirs.work.display().to_string());
         return Err(fit::folded(format!("workdir={}", work.unwrap_or_default())));
-    }
-    if let (Some(wish), None) = (config.xattr_permissions, roots.upper.owners) {
-        roots.upper.owners = Some(begin_marks(&roots.upper, wish)?);
     }
     let root = roots.upper.fd.as_fd();
     if !features.takes_casefold {

@@ -139,6 +139,18 @@ impl Metadata {
         Ok(Self { stat, is_now: false, owners: to.owners, xattrs, drops_acl })
     }
 
+    /// The metadata for a copy that belongs to the daemon and says in `owners` whose it is. It gets no ACL, and a mode
+    /// that gives nobody more.
+    #[must_use]
+    pub fn carried(mut self, owners: OverrideKey) -> Self {
+        if let Some((_, value)) = self.xattrs.iter().find(|(key, _)| key.as_c_str() == ACCESS_ACL) {
+            self.stat.mode = acl::mode_without(self.stat.mode, value);
+        }
+        self.xattrs.retain(|(key, _)| ![ACCESS_ACL, DEFAULT_ACL].contains(&key.as_c_str()));
+        self.owners = Some(owners);
+        self
+    }
+
     /// Reads what the children of an open directory inherit.
     ///
     /// # Errors

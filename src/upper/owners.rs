@@ -37,6 +37,12 @@ impl Upper {
         self.root.layer.owners
     }
 
+    /// The attribute in which they stand of directories that belong to somebody else and are copied up for what changes
+    /// below them; `None`: such a directory cannot be copied up.
+    pub fn carried(&self) -> Option<OverrideKey> {
+        self.root.layer.carried
+    }
+
     /// Makes what stands in workdir for an object of this kind, without its mark: a directory, or a regular file, which is
     /// returned open. A symlink gets its target as its content.
     ///
