@@ -1,4 +1,4 @@
-//! While the keeper is awake one thread waits for the next request, and the others stand aside; else all wait.
+//! While the keeper minds the line one thread waits for the next request, and the others stand aside; else all wait.
 //!
 //! The kernel hands a request to the thread that has slept longest, so that threads which wait take turns; one that has just
 //! served is quicker, as all that it needs is at hand. The keeper [looks](Line::look) each [`LOOK`] whether a request waits
@@ -29,7 +29,7 @@ pub struct Line {
 
 #[derive(Debug, Default)]
 struct State {
-    /// The keeper is awake, so that one that waits is enough.
+    /// The keeper minds the line, so that one that waits is enough.
     for_one: bool,
     /// Threads that have served before and wait for a request.
     waiting: usize,
@@ -93,13 +93,13 @@ impl Line {
         process::is_readable(self.device.as_fd())
     }
 
-    /// Looks whether a request waits behind one that was there at the last look.
-    pub fn look(&self) {
+    /// Looks whether a request waits behind one that was there at the last look, or behind any where `several` ask.
+    pub fn look(&self, several: bool) {
         let mut state = self.state.lock();
         let same = state.arrived == state.seen;
         state.seen = state.arrived;
         state.not_enough = state.not_enough.saturating_sub(1);
-        if same && state.waiting == 0 && self.has_request() {
+        if (same || several) && state.waiting == 0 && self.has_request() {
             state.not_enough = NOT_ENOUGH;
             self.changed.notify_all();
         }
@@ -155,7 +155,7 @@ mod tests {
         while line.state.lock().arrived < 2 {
             std::thread::yield_now();
         }
-        line.look();
+        line.look(false);
         (line, write, aside)
     }
 
@@ -163,12 +163,12 @@ mod tests {
     fn of_two_threads_one_stands_aside_until_a_request_waits_behind_one_that_takes_long() {
         let (line, write, aside) = line();
         line.begin();
-        line.look();
-        line.look();
+        line.look(false);
+        line.look(false);
         assert!(line.nobody_waits() && !line.has_request());
         assert!(!aside.is_finished(), "nothing waits behind that request");
         rustix::io::write(&write, b"x").unwrap();
-        line.look();
+        line.look(false);
         aside.join().unwrap();
     }
 
@@ -179,12 +179,25 @@ mod tests {
         for _ in 0..10 {
             line.begin();
             assert!(line.nobody_waits() && line.has_request());
-            line.look();
+            line.look(false);
             line.end();
         }
-        line.look();
+        line.look(false);
         assert!(!aside.is_finished(), "this thread waits");
         line.set_for_one(false);
+        aside.join().unwrap();
+    }
+
+    #[test]
+    fn where_several_ask_a_request_that_waits_behind_any_is_reason_enough() {
+        let (line, write, aside) = line();
+        line.begin();
+        line.look(true);
+        assert!(line.nobody_waits() && !aside.is_finished(), "nothing waits");
+        rustix::io::write(&write, b"x").unwrap();
+        line.end();
+        line.begin();
+        line.look(true);
         aside.join().unwrap();
     }
 

@@ -14,8 +14,10 @@ const LINGER: Duration = micros(500);
 const LONG: Duration = micros(2_000);
 /// A caller was on its processor meanwhile, if it was held up this long.
 const HELD_UP: Duration = micros(5);
-/// It was a program of somebody else, if it ran this long.
-const OTHERS: Duration = micros(1_000);
+/// Somebody computes, if turns this long held it up for three quarters of this time. Single ones are plyfs's own thread that
+/// looks ahead, or a host that took the processor away.
+const TURN: Duration = micros(1_000);
+const WINDOW: Duration = micros(16_000);
 /// The keeper looks at the callers once in so many requests.
 const SAMPLE: u64 = 64;
 /// Behind one of so many requests another one waits if there are several callers at once.
@@ -24,7 +26,7 @@ const BEHIND: u64 = 3;
 const REST: Duration = micros(64_000);
 const LONG_REST: Duration = micros(1_024_000);
 /// Having been awake for this long was of use.
-const USEFUL: Duration = micros(10_000);
+const USEFUL: Duration = micros(64_000);
 /// It sleeps for this long after a READ for which two processors have work.
 pub const WORK_FOR_TWO: Duration = micros(2_000);
 
@@ -62,7 +64,9 @@ pub enum See {
     Caller,
     /// No requests come any more.
     End,
-    /// Several programs ask at once, or somebody computes: no processor sleeps anyway.
+    /// Several programs ask at once: no processor sleeps anyway, and two threads are to serve.
+    Several,
+    /// Somebody computes: no processor sleeps anyway.
     Others,
 }
 
@@ -73,6 +77,14 @@ pub struct Counts {
     pub events: u64,
     /// How often the caller was another than the one before.
     pub changes: u64,
+}
+
+impl Counts {
+    /// Whether the caller was another one at each fourth request at least.
+    pub fn have_several_since(self, before: Self) -> bool {
+        let requests = self.events.saturating_sub(before.events) / 2;
+        requests > 0 && self.changes.saturating_sub(before.changes) * 4 >= requests
+    }
 }
 
 /// What the keeper remembers from one look to the next.
@@ -88,20 +100,32 @@ pub struct Watch {
     held_up: u64,
     seen: u64,
     behind: u64,
+    /// When the window began, and for how long others held the keeper up since.
+    window: Duration,
+    away: Duration,
 }
 
 impl Watch {
     /// The keeper has just woken.
     pub fn new(now: Duration, counts: Counts) -> Self {
-        let events = counts.events;
-        Self { last_look: now, last_event: now, events, sample: counts, held_up: 0, seen: 0, behind: 0 }
+        Self {
+            last_look: now,
+            last_event: now,
+            events: counts.events,
+            sample: counts,
+            held_up: 0,
+            seen: 0,
+            behind: 0,
+            window: now,
+            away: Duration::ZERO,
+        }
     }
 
     /// The keeper looks around, which it does all the time. `serves`: every thread serves a request; `others_wait` tells
     /// whether there are more.
     pub fn look(&mut self, (now, serves): (Duration, bool), counts: Counts, others_wait: impl FnOnce() -> bool) -> See {
         let away = now.saturating_sub(std::mem::replace(&mut self.last_look, now));
-        if away >= OTHERS {
+        if self.is_taken(now, away) {
             return See::Others;
         }
         self.held_up += u64::from(away >= HELD_UP);
@@ -119,15 +143,29 @@ impl Watch {
             return See::Nothing;
         }
         let found = self.judge(counts.changes.saturating_sub(self.sample.changes));
-        *self = Self { last_look: now, last_event: self.last_event, ..Self::new(now, counts) };
+        let Self { last_event, window, away, .. } = *self;
+        *self = Self { last_event, window, away, ..Self::new(now, counts) };
         found
+    }
+
+    /// Whether a window ends in which others had most of the keeper's processor; it was held up just now for `away`.
+    fn is_taken(&mut self, now: Duration, away: Duration) -> bool {
+        if away >= TURN {
+            self.away += away;
+        }
+        let lasted = now.saturating_sub(self.window);
+        if lasted < WINDOW {
+            return false;
+        }
+        self.window = now;
+        std::mem::take(&mut self.away) >= lasted * 3 / 4
     }
 
     /// What a whole sample says in which the caller changed so often.
     fn judge(&self, changes: u64) -> See {
         // What waits may be a FORGET of the one caller; and callers that take turns wait for each other.
         if self.seen >= SAMPLE / 8 && self.behind.min(changes) * BEHIND > self.seen {
-            See::Others
+            See::Several
         } else if self.held_up > SAMPLE / 2 {
             See::Caller
         } else {
@@ -141,7 +179,7 @@ impl Watch {
     }
 }
 
-/// How long the keeper sleeps after it was of no use.
+/// How long the keeper keeps no processor awake after it was of no use.
 #[derive(Debug, Default)]
 pub struct Rest(Duration);
 
@@ -151,7 +189,7 @@ impl Rest {
         if awake >= USEFUL {
             self.0 = Duration::ZERO;
         }
-        if end != See::Others {
+        if !matches!(end, See::Several | See::Others) {
             return Duration::ZERO;
         }
         self.0 = (self.0 * 2).clamp(REST, LONG_REST);
@@ -205,13 +243,37 @@ mod tests {
             ("one asks, and is held up at each third", (held_up, 6, 0), false, None),
             ("one asks for several things at once", (1, 2, 0), true, None),
             ("several ask by turns", (1, 2, 4), false, None),
-            ("several ask at once", (1, 2, 4), true, Some((See::Others, micros(SAMPLE)))),
+            ("several ask at once", (1, 2, 4), true, Some((See::Several, micros(SAMPLE)))),
             ("several ask at once, each some times in a row", (1, 2, 1), true, None),
-            ("somebody computes", (1_000, 8, 0), false, Some((See::Others, OTHERS))),
+            ("somebody computes", (1_000, 8, 0), false, Some((See::Others, WINDOW))),
         ];
         for (what, looks, is_behind, seen) in table {
             assert_eq!(first(looks, is_behind), seen, "{what}");
         }
+    }
+
+    #[test]
+    fn several_callers_are_those_who_change_at_each_fourth_request() {
+        let before = Counts { events: 100, changes: 10 };
+        let is_several = |(events, changes): (u64, u64)| {
+            Counts { events: 100 + events, changes: 10 + changes }.have_several_since(before)
+        };
+        assert_eq!([(0, 0), (16, 0), (16, 1), (16, 2), (2, 1)].map(is_several), [false, false, false, true, true]);
+    }
+
+    #[test]
+    fn a_thread_of_plyfs_that_works_between_is_nobody_else() {
+        // Held up for so many microseconds, then 1 ms of looks, and so on.
+        let is_seen = |turn: u64| {
+            let mut watch = Watch::new(Duration::ZERO, Counts::default());
+            let mut at = 0;
+            (0..10_000).any(|look| {
+                at += if look % 251 == 0 { turn } else { 4 };
+                let counts = Counts { events: look, changes: 0 };
+                watch.look((micros(at), false), counts, || false) == See::Others
+            })
+        };
+        assert_eq!([500, 1_500, 2_000, 4_000].map(is_seen), [false, false, false, true]);
     }
 
     #[test]
