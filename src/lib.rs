@@ -87,6 +87,7 @@
 //!
 //! ```text
 //! cli      options, commands, messages
+//! session  a command and the unions that it sees
 //! fuse     the adapter for fuser; the mount
 //! union    the operations, one file for each verb
 //! inode    the live inodes, their numbers, the locks     merge   what the union shows
@@ -103,6 +104,7 @@ pub mod fuse;
 mod inode;
 mod layer;
 mod merge;
+mod session;
 mod sys;
 pub mod union;
 mod upper;

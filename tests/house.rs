@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each floor may import besides itself.
-const FLOORS: [(&str, &[&str]); 10] = [
+const FLOORS: [(&str, &[&str]); 11] = [
     ("base", &[]),
     ("sys", &["base"]),
     ("format", &["base"]),
@@ -16,7 +16,8 @@ const FLOORS: [(&str, &[&str]); 10] = [
     ("inode", &["base", "sys", "format", "layer", "merge"]),
     ("union", &["base", "sys", "format", "layer", "merge", "upper", "inode"]),
     ("fuse", &["base", "sys", "union"]),
-    ("cli", &["base", "sys", "union", "fuse"]),
+    ("session", &["base", "sys", "union", "fuse"]),
+    ("cli", &["base", "sys", "union", "fuse", "session"]),
 ];
 
 /// The same for the rooms of `src/fuse`.

@@ -3,7 +3,7 @@
 # The blocks between "begin" and "end" are written by PLYFS_UPDATE_DOCS=1 cargo test --test documents.
 
 # begin commands
-_plyfs_commands=(mount show umount complete help status)
+_plyfs_commands=(mount show umount complete help run drop status)
 _plyfs_flags() {
     case $1 in
     mount) printf %s '-o -f --foreground -d --debug --supervise -h --help --help-all -V --version' ;;
@@ -11,7 +11,9 @@ _plyfs_flags() {
     umount) printf %s '-l --lazy -h --help --help-all -V --version' ;;
     complete) printf %s '-o -d --debug -h --help --help-all -V --version' ;;
     help) printf %s '-h --help --help-all -V --version' ;;
-    status) printf %s '--json -h --help' ;;
+    run) printf %s '-n --name --rm --on --rw --hide --no-net -q --quiet --store -h --help' ;;
+    drop) printf %s '--store -h --help' ;;
+    status) printf %s '--json --store -h --help' ;;
     esac
 }
 # end commands

@@ -149,14 +149,16 @@ complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a show -d 'a mount
 complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a umount -d 'unmount a view, and wait for its daemon'
 complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a complete -d 'copy what copyup_block= left to copy (not mounted)'
 complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a help -d 'this, or how one command is used'
-complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a status -d 'what views are mounted, or what one of them is'
-complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help status' -s o -d 'options of the view; `\\,` is a comma in a value' -x -a '(__plyfs_list)'
-complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help status' -s f -l foreground -d 'stay in the foreground, and log to stderr'
-complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help status' -s d -l debug -d 'log everything, in the foreground (RUST_LOG=…: some)'
-complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help status' -l supervise -d 'start the daemon again if it dies; open files go on'
-complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help status' -s h -l help -d 'print this, or how the command is used'
-complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help status' -l help-all -d 'print every command, flag and option'
-complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help status' -s V -l version -d 'print the version'
+complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a run -d 'run a command, and keep what it changes apart'
+complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a drop -d 'remove sessions and what was changed in them'
+complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a status -d 'the views and the sessions, or what one view is'
+complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help run drop status' -s o -d 'options of the view; `\\,` is a comma in a value' -x -a '(__plyfs_list)'
+complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help run drop status' -s f -l foreground -d 'stay in the foreground, and log to stderr'
+complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help run drop status' -s d -l debug -d 'log everything, in the foreground (RUST_LOG=…: some)'
+complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help run drop status' -l supervise -d 'start the daemon again if it dies; open files go on'
+complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help run drop status' -s h -l help -d 'print this, or how the command is used'
+complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help run drop status' -l help-all -d 'print every command, flag and option'
+complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help run drop status' -s V -l version -d 'print the version'
 complete -c plyfs -n '__fish_seen_subcommand_from show' -l json -d 'print one JSON object'
 complete -c plyfs -n '__fish_seen_subcommand_from show' -s h -l help -d 'print this, or how the command is used'
 complete -c plyfs -n '__fish_seen_subcommand_from show' -l help-all -d 'print every command, flag and option'
@@ -173,9 +175,21 @@ complete -c plyfs -n '__fish_seen_subcommand_from complete' -s V -l version -d '
 complete -c plyfs -n '__fish_seen_subcommand_from help' -s h -l help -d 'print this, or how the command is used'
 complete -c plyfs -n '__fish_seen_subcommand_from help' -l help-all -d 'print every command, flag and option'
 complete -c plyfs -n '__fish_seen_subcommand_from help' -s V -l version -d 'print the version'
+complete -c plyfs -n '__fish_seen_subcommand_from run' -s n -l name -d 'The session\'s name: it is made, gone on with, or joined while it runs (a name by the time)' -r
+complete -c plyfs -n '__fish_seen_subcommand_from run' -l rm -d 'Throw the changes away at the end'
+complete -c plyfs -n '__fish_seen_subcommand_from run' -l on -d 'Cover this directory only, and what is mounted below it; may be given again' -r
+complete -c plyfs -n '__fish_seen_subcommand_from run' -l rw -d 'Let changes below PATH through; may be given again' -r
+complete -c plyfs -n '__fish_seen_subcommand_from run' -l hide -d 'Show nothing at PATH; may be given again' -r
+complete -c plyfs -n '__fish_seen_subcommand_from run' -l no-net -d 'Without a network'
+complete -c plyfs -n '__fish_seen_subcommand_from run' -s q -l quiet -d 'Say nothing at the end'
+complete -c plyfs -n '__fish_seen_subcommand_from run' -l store -d 'Keep sessions in DIR ($XDG_STATE_HOME/plyfs)' -r
+complete -c plyfs -n '__fish_seen_subcommand_from run' -s h -l help -d 'Print help'
+complete -c plyfs -n '__fish_seen_subcommand_from drop' -l store -d 'Where sessions are kept ($XDG_STATE_HOME/plyfs)' -r
+complete -c plyfs -n '__fish_seen_subcommand_from drop' -s h -l help -d 'Print help'
 complete -c plyfs -n '__fish_seen_subcommand_from status' -l json -d 'Print one JSON object a line'
+complete -c plyfs -n '__fish_seen_subcommand_from status' -l store -d 'Where sessions are kept ($XDG_STATE_HOME/plyfs)' -r
 complete -c plyfs -n '__fish_seen_subcommand_from status' -s h -l help -d 'Print help'
-complete -c plyfs -n '__fish_seen_subcommand_from help' -x -a 'mount show umount complete help status'
+complete -c plyfs -n '__fish_seen_subcommand_from help' -x -a 'mount show umount complete help run drop status'
 # end flags
 
 complete -c plyfs -n "__fish_seen_subcommand_from show umount" -x -a '(__plyfs_views; __fish_complete_directories)'

@@ -42,7 +42,10 @@ pub fn text() -> String {
         entry(&mut text, command.get_name(), &brief(command));
     }
     text.push_str("\nFlags:\n");
-    for flag in FLAGS.iter().filter(|flag| flag.verbs.contains(&Verb::Mount) && !flag.is_for_mount8()) {
+    // Who reads this knows two of them.
+    let is_known = |flag: &&Flag| ["help", "version"].contains(&flag.long.unwrap_or_default());
+    let of_mount = FLAGS.iter().filter(|flag| flag.verbs.contains(&Verb::Mount) && !flag.is_for_mount8());
+    for flag in of_mount.filter(|flag| !is_known(flag)) {
         entry(&mut text, &flag.shape(), flag.help);
     }
     text.push_str("\nOptions that most need (behind -o, between commas):\n");

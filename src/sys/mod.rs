@@ -16,6 +16,7 @@ pub mod lock;
 pub mod memory;
 pub mod mount;
 pub mod mounts;
+pub mod namespace;
 pub mod newer;
 pub mod others;
 pub mod path;

@@ -19,6 +19,8 @@ use crate::base::{Errno, Result};
 pub struct MountEntry {
     /// Its number, as statx(2) has it.
     pub id: u64,
+    /// The number of the mount that it is on.
+    pub parent: u64,
     /// `st_dev` of its file system.
     pub device: u64,
     /// The directory of the file system that it shows.
@@ -60,7 +62,8 @@ fn parse(line: &[u8]) -> Option<MountEntry> {
     let os = |field: &[u8]| OsString::from_vec(unescaped(field));
     let mut fields = line.split(|&byte| byte == b' ');
     let id = text(fields.next()?)?.parse().ok()?;
-    let device = text(fields.nth(1)?)?;
+    let parent = text(fields.next()?)?.parse().ok()?;
+    let device = text(fields.next()?)?;
     let (major, minor) = device.split_once(':')?;
     let device = rustix::fs::makedev(major.parse().ok()?, minor.parse().ok()?);
     let (root, at) = (PathBuf::from(os(fields.next()?)), PathBuf::from(os(fields.next()?)));
@@ -68,7 +71,7 @@ fn parse(line: &[u8]) -> Option<MountEntry> {
     fields.by_ref().find(|field| *field == b"-")?;
     let kind = String::from_utf8_lossy(&unescaped(fields.next()?)).into_owned();
     let source = os(fields.next()?);
-    Some(MountEntry { id, device, root, at, kind, source, options: fields.next().unwrap_or_default().to_vec() })
+    Some(MountEntry { id, parent, device, root, at, kind, source, options: fields.next().unwrap_or_default().to_vec() })
 }
 
 /// A field of the table, in which space, tab, newline, backslash and `#` stand as three octal digits.

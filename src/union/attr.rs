@@ -135,6 +135,7 @@ impl Union {
     fn set_all(&self, caller: &Caller, inode: &Arc<Inode>, set: &SetAttr) -> Result<()> {
         // Before anything is copied up.
         self.owners.to_set(set)?;
+        self.owners.check_own(set, || self.stat_shown(inode))?;
         let change = set.change();
         let flags = self.check_flags(inode, change)?;
         let ends_ids = (set.size.is_some() && !caller.keeps_privileges()).then_some(*caller);

@@ -12,8 +12,8 @@
 use std::borrow::Cow;
 use std::ffi::CStr;
 
-use super::{Caller, SetAttr};
-use crate::base::config::{Config, Shown};
+use super::{Caller, SetAttr, strangers};
+use crate::base::config::{Config, Shown, XattrPermissions};
 use crate::base::{DiskGid, DiskUid, Errno, Result, ViewGid, ViewUid};
 use crate::format::acl::{self, Named};
 use crate::format::capability::{self, CAPABILITY};
@@ -31,23 +31,41 @@ pub(super) struct Owners {
     own: (DiskUid, DiskGid),
     /// The daemon's ids are those of a user namespace.
     in_namespace: bool,
+    /// Some objects of owners whom that namespace does not have are shown as the daemon's.
+    lends: bool,
 }
 
 impl Owners {
     pub fn new(config: &Config) -> Self {
-        Self { uids: config.uids.clone(), gids: config.gids.clone(), own: own_ids(), in_namespace: !ids_are_initial() }
+        let in_namespace = !ids_are_initial();
+        let lends = in_namespace && config.xattr_permissions == Some(XattrPermissions::Parents);
+        Self { uids: config.uids.clone(), gids: config.gids.clone(), own: own_ids(), in_namespace, lends }
     }
 
-    pub fn uid(&self, disk: DiskUid) -> ViewUid {
+    /// Owner, group and permission bits that are shown for an object of a layer.
+    pub fn shown(&self, stat: &Stat) -> (ViewUid, ViewGid, u32) {
+        match self.lends.then(|| strangers::lent_mode(stat, self.own)).flatten() {
+            Some(mode) => (self.uid(self.own.0), self.gid(self.own.1), mode),
+            None => (self.uid(stat.uid), self.gid(stat.gid), self.mode(stat)),
+        }
+    }
+
+    /// Refuses another owner or mode (`EPERM`) for an object that is shown as another owner's than it is.
+    pub fn check_own(&self, set: &SetAttr, stat: impl FnOnce() -> Result<Stat>) -> Result<()> {
+        let changes = self.lends && (set.sets_owner() || set.mode.is_some());
+        if changes && strangers::is_lent(&stat()?, self.own) { Err(Errno::EPERM) } else { Ok(()) }
+    }
+
+    fn uid(&self, disk: DiskUid) -> ViewUid {
         ViewUid(shown(&self.uids, disk.0).unwrap_or(u32::MAX))
     }
 
-    pub fn gid(&self, disk: DiskGid) -> ViewGid {
+    fn gid(&self, disk: DiskGid) -> ViewGid {
         ViewGid(shown(&self.gids, disk.0).unwrap_or(u32::MAX))
     }
 
     /// The permission bits that are shown for an object of a layer.
-    pub fn mode(&self, stat: &Stat) -> u32 {
+    fn mode(&self, stat: &Stat) -> u32 {
         let hidden = if stat.is_dir() { 0 } else { self.set_ids_without_meaning(stat.uid, stat.gid) };
         stat.mode & 0o7777 & !hidden
     }

@@ -101,13 +101,14 @@ pub struct Attr {
 
 impl Attr {
     pub(super) fn new(inode: &Inode, stat: &Stat, nlink: u32, owners: &Owners) -> Self {
+        let (uid, gid, mode) = owners.shown(stat);
         Self {
             id: inode.id,
             kind: inode.kind,
-            mode: owners.mode(stat),
+            mode,
             nlink,
-            uid: owners.uid(stat.uid),
-            gid: owners.gid(stat.gid),
+            uid,
+            gid,
             rdev: stat.rdev,
             size: stat.size,
             blocks: stat.blocks,

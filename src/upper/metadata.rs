@@ -259,7 +259,7 @@ impl Metadata {
         let chowned = if owned { Ok(()) } else { to.chown(self.stat.uid, self.stat.gid) };
         let (mode, narrowed) = match chowned {
             Ok(()) => (self.stat.mode & 0o7777, false),
-            Err(Errno::EPERM) if self.may_leave_group(to)? => (without_group(self.stat.mode), true),
+            Err(Errno::EPERM | Errno::EINVAL) if self.may_leave_group(to)? => (without_group(self.stat.mode), true),
             Err(Errno::EINVAL) => return Err(Errno::EOVERFLOW),
             Err(errno) => return Err(errno),
         };

@@ -7,6 +7,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use super::report::Failure;
 
+pub mod drop;
+pub mod run;
 pub mod status;
 
 /// What `plyfs COMMAND …` asks for.
@@ -20,6 +22,8 @@ struct Line {
 /// One command.
 #[derive(Debug, Subcommand)]
 enum Work {
+    Run(run::Run),
+    Drop(drop::Drop),
     Status(status::Status),
 }
 
@@ -48,6 +52,8 @@ pub fn help(word: &str) -> Option<String> {
 /// The words make no sense, or it cannot be done.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<u8, Failure> {
     match Line::try_parse_from(args) {
+        Ok(Line { command: Work::Run(run) }) => run.run(),
+        Ok(Line { command: Work::Drop(drop) }) => drop.run(),
         Ok(Line { command: Work::Status(status) }) => status.run(),
         Err(error) if error.kind() == ErrorKind::DisplayHelp => super::commands::print(&error.to_string()).map(|()| 0),
         Err(error) => Err(failure(&error)),

@@ -10,9 +10,10 @@ use super::super::report::{Failure, printable};
 use super::super::show;
 use crate::base::Errno;
 use crate::base::described::Described;
+use crate::session::{Session, Store};
 use crate::sys::mounts::{self, MountEntry};
 
-/// what views are mounted, or what one of them is
+/// the views and the sessions, or what one view is
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  plyfs status\n  plyfs status --json ~/view")]
 pub struct Status {
@@ -21,6 +22,9 @@ pub struct Status {
     /// Print one JSON object a line
     #[arg(long)]
     json: bool,
+    /// Where sessions are kept ($XDG_STATE_HOME/plyfs)
+    #[arg(long, value_name = "DIR")]
+    store: Option<PathBuf>,
 }
 
 impl Status {
@@ -38,7 +42,13 @@ impl Status {
         let views: Vec<(PathBuf, Result<Described, Errno>)> =
             table.iter().filter(|mount| is_view(mount)).map(|mount| (mount.at.clone(), show::ask(&mount.at))).collect();
         let one = if self.json { json } else { line };
-        print(&views.iter().map(|(at, told)| one(at, told)).collect::<String>()).map(|()| 0)
+        let views: String = views.iter().map(|(at, told)| one(at, told)).collect();
+        // Somebody without a home has no sessions.
+        let sessions =
+            Store::find_all(self.store).map_err(|errno| Failure::refused("--store", errno.to_string(), ""))?;
+        let one = if self.json { json_of } else { line_of };
+        let sessions: String = sessions.iter().map(one).collect();
+        print(&(views + &sessions)).map(|()| 0)
     }
 }
 
@@ -59,6 +69,24 @@ fn line(at: &Path, told: &Result<Described, Errno>) -> String {
     let upper =
         if told.all("upperdir").next().is_some() { format!("upper {}", first("upperdir")) } else { "read-only".into() };
     format!("{at}  pid {}  {upper}, {} lower\n", first("pid"), told.all("lowerdir").count())
+}
+
+/// `session NAME  in use, 2 file systems`
+fn line_of(session: &Session) -> String {
+    let (in_use, places) = state(session);
+    let s = if places == 1 { "" } else { "s" };
+    format!("session {}  {}, {places} file system{s}\n", session.name, if in_use { "in use" } else { "kept" })
+}
+
+fn json_of(session: &Session) -> String {
+    let (in_use, places) = state(session);
+    let name = show::member("session", session.name.as_bytes());
+    format!("{{\"v\":1,{name},\"in_use\":{in_use},\"file_systems\":{places}}}\n")
+}
+
+/// Whether it is in use, and how many file systems it covers.
+fn state(session: &Session) -> (bool, usize) {
+    (matches!(session.lock(), Ok(None)), session.places().map_or(0, |places| places.len()))
 }
 
 fn json(at: &Path, told: &Result<Described, Errno>) -> String {

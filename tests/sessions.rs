@@ -1,0 +1,303 @@
+//! `plyfs run`: a command sees the machine, and what it changes is kept apart; as root and as a normal user.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+#[path = "common/mod.rs"]
+mod common;
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use common::mount::wait_until;
+use common::*;
+
+/// A directory of the machine, and a store in it.
+struct Place {
+    scratch: Scratch,
+    here: PathBuf,
+}
+
+impl Place {
+    fn new() -> Self {
+        let scratch = Scratch::new();
+        let here = scratch.path().join("here");
+        fs::create_dir_all(here.join("dir")).unwrap();
+        fs::write(here.join("file"), "one\n").unwrap();
+        fs::write(here.join("dir/f"), "f\n").unwrap();
+        Self { scratch, here }
+    }
+
+    fn plyfs(&self, verb: &str, args: &[&str]) -> Command {
+        let mut command = Command::new(common::mount::binary());
+        command.arg(verb).arg("--store").arg(self.scratch.path().join("store")).args(args);
+        command.current_dir(&self.here).env_remove("RUST_LOG").stdin(Stdio::null());
+        command
+    }
+
+    /// Runs it, with `words` before the words of a shell.
+    fn run(&self, words: &[&str], script: &str) -> Output {
+        self.plyfs("run", &[words, &["sh", "-c", script]].concat()).output().unwrap()
+    }
+
+    /// Its output, of a script that must end well.
+    fn said(&self, words: &[&str], script: &str) -> String {
+        let out = self.run(words, script);
+        assert!(out.status.success(), "{script}: {}: {}", out.status, String::from_utf8_lossy(&out.stderr));
+        String::from_utf8(out.stdout).unwrap()
+    }
+
+    fn status(&self) -> String {
+        let out = self.plyfs("status", &[]).output().unwrap();
+        let lines = String::from_utf8(out.stdout).unwrap();
+        lines.lines().filter(|line| line.starts_with("session ")).map(|line| format!("{line}\n")).collect()
+    }
+}
+
+/// Whether a normal user can have namespaces here.
+fn can_run() -> bool {
+    let can = who() == Who::Root || Command::new("unshare").args(["-Um", "true"]).status().is_ok_and(|s| s.success());
+    if !can {
+        say_skipped("no user namespace can be made here");
+    }
+    can && fs::exists("/dev/fuse").unwrap()
+}
+
+fn stderr(out: &Output) -> String {
+    String::from_utf8_lossy(&out.stderr).into_owned()
+}
+
+#[test]
+fn the_exit_status_is_that_of_the_command() {
+    if !can_run() {
+        return;
+    }
+    let place = Place::new();
+    for (words, status, said) in [
+        (&["true"][..], 0, ""),
+        (&["false"], 1, ""),
+        (&["sh", "-c", "exit 77"], 77, ""),
+        (&["sh", "-c", "kill -9 $$"], 137, ""),
+        (&["sh", "-c", "kill -TERM $$"], 143, ""),
+        (&["/nonexistent/program"], 127, "plyfs: /nonexistent/program: No such file or directory (os error 2)\n"),
+        (&["/etc/passwd"], 126, "plyfs: /etc/passwd: Permission denied (os error 13)\n"),
+    ] {
+        let out = place.plyfs("run", &[&["-q", "--rm", "--"][..], words].concat()).output().unwrap();
+        assert_eq!((out.status.code(), stderr(&out)), (Some(status), said.to_owned()), "{words:?}");
+    }
+    for (words, status) in
+        [(&["--on", "/nonexistent", "true"][..], 2), (&["--what", "true"], 2), (&["-n", "a/b", "true"], 125)]
+    {
+        let out = place.plyfs("run", words).output().unwrap();
+        assert_eq!(
+            out.status.code(),
+            Some(if words[0] == "--on" { 125 } else { status }),
+            "{words:?}: {}",
+            stderr(&out)
+        );
+        assert_eq!(stderr(&out).lines().count(), 1, "{}", stderr(&out));
+    }
+    assert_eq!(place.status(), "");
+}
+
+#[test]
+fn what_is_changed_is_kept_apart_until_it_is_dropped() {
+    if !can_run() {
+        return;
+    }
+    let place = Place::new();
+    let change = "pwd; echo two >>file; mv dir moved; rm moved/f; mkdir -p new/deep; echo n >new/deep/n; ln -s n new/deep/s; \
+                  chmod 600 file; cat file; ls";
+    let said = place.said(&["-n", "try"], change);
+    assert_eq!(said, format!("{}\none\ntwo\nfile\nmoved\nnew\n", place.here.display()));
+    assert_eq!(fs::read_to_string(place.here.join("file")).unwrap(), "one\n");
+    assert_eq!(fs::read_dir(&place.here).unwrap().count(), 2);
+    assert_eq!(place.status(), "session try  kept, 1 file system\n");
+    assert_eq!(
+        place.said(&["-q", "-n", "try"], "cat file new/deep/s; ls moved; stat -c %a file"),
+        "one\ntwo\nn\n600\n"
+    );
+    // Another session, and none at all, see nothing of it.
+    assert_eq!(place.said(&["-q", "--rm"], "cat file; ls"), "one\ndir\nfile\n");
+    let out = place.plyfs("drop", &["try"]).output().unwrap();
+    assert_eq!(String::from_utf8(out.stdout).unwrap(), "1 session removed\n");
+    assert_eq!(place.status(), "");
+    let out = place.plyfs("drop", &["try"]).output().unwrap();
+    assert_eq!(stderr(&out), "plyfs: try: there is no such session (plyfs status lists them)\n");
+}
+
+#[test]
+fn at_the_end_one_line_says_where_the_changes_are() {
+    if !can_run() {
+        return;
+    }
+    let place = Place::new();
+    assert_eq!(stderr(&place.run(&["-n", "x"], "true")), "plyfs: what was changed is in session x\n");
+    assert_eq!(stderr(&place.run(&["-n", "x", "-q"], "true")), "");
+    assert_eq!(stderr(&place.run(&["--rm"], "true")), "");
+}
+
+#[test]
+fn a_second_command_joins_the_first() {
+    if !can_run() {
+        return;
+    }
+    let place = Place::new();
+    let mut first = place.plyfs("run", &["-q", "-n", "x", "sh", "-c", "echo first >new; read line; cat late"]);
+    let mut first = first.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    assert!(wait_until(|| place.status().contains("in use") && place.run(&["-n", "x"], "cat new").status.success()));
+    assert_eq!(place.said(&["-n", "x"], "cat new; echo late >late; pwd"), format!("first\n{}\n", place.here.display()));
+    let out = place.run(&["-n", "x", "--on", "."], "true");
+    assert_eq!(out.status.code(), Some(125), "{}", stderr(&out));
+    assert!(stderr(&out).starts_with("plyfs: x: it is in use"), "{}", stderr(&out));
+    let out = place.plyfs("drop", &["x"]).output().unwrap();
+    assert_eq!(stderr(&out), "plyfs: x: it is in use (end its processes first)\n");
+    drop(first.stdin.take());
+    let out = first.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8(out.stdout).unwrap(), "late\n");
+}
+
+#[test]
+fn the_view_ends_with_the_last_process() {
+    if !can_run() {
+        return;
+    }
+    let place = Place::new();
+    let out = place.run(&["-n", "x"], "(sleep 3; echo late >late) >/dev/null 2>&1 & echo left");
+    assert_eq!(String::from_utf8_lossy(&out.stdout), "left\n");
+    assert_eq!(stderr(&out), "plyfs: session x goes on: processes that the command has left use it\n");
+    assert_eq!(place.status(), "session x  in use, 1 file system\n");
+    assert!(wait_until(|| place.status() == "session x  kept, 1 file system\n"));
+    assert_eq!(place.said(&["-q", "-n", "x"], "cat late"), "late\n");
+}
+
+#[test]
+fn only_what_was_asked_for_is_covered_let_through_and_hidden() {
+    if !can_run() {
+        return;
+    }
+    let place = Place::new();
+    fs::create_dir(place.here.join("other")).unwrap();
+    place.said(&["-q", "-n", "on", "--on", "dir"], "echo in >dir/in; echo out >out");
+    assert_eq!((place.here.join("dir/in").exists(), place.here.join("out").exists()), (false, true));
+    place.said(&["-q", "--rm", "--rw", "other"], "echo in >other/in; echo out >file");
+    assert_eq!(fs::read_to_string(place.here.join("other/in")).unwrap(), "in\n");
+    assert_eq!(fs::read_to_string(place.here.join("file")).unwrap(), "one\n");
+    let hidden = "ls dir | wc -l; wc -c <file; ! echo x >dir/x";
+    assert_eq!(place.said(&["-q", "--rm", "--hide", "dir", "--hide", "file"], hidden), "0\n0\n");
+    assert_eq!(place.said(&["-q", "--rm", "--no-net"], "tail -n +3 /proc/net/dev | wc -l"), "1\n");
+}
+
+#[test]
+fn one_runs_in_another() {
+    if !can_run() {
+        return;
+    }
+    let place = Place::new();
+    let plyfs = common::mount::binary();
+    let inner =
+        format!("{} run -q --store ../inner -n y sh -c 'echo inner >>file; cat file'; cat file", plyfs.display());
+    assert_eq!(place.said(&["-q", "--rm"], &format!("echo outer >>file; {inner}")), "one\nouter\ninner\none\nouter\n");
+    assert_eq!(fs::read_to_string(place.here.join("file")).unwrap(), "one\n");
+}
+
+/// The daemon of a session: it holds the lock.
+fn daemon(place: &Place, name: &str) -> i32 {
+    let lock = place.scratch.path().join("store").join(name).join("lock");
+    let fuser = |pid: &i32| {
+        let open = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        open.filter_map(|entry| fs::read_link(entry.path()).ok()).any(|at| at == lock)
+    };
+    let mut all = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    all.find(fuser).unwrap()
+}
+
+#[test]
+fn a_daemon_that_is_killed_leaves_a_whole_session() {
+    if !can_run() {
+        return;
+    }
+    let place = Place::new();
+    let script = "echo two >>file; echo ready; read line; cat file && exit 9; true";
+    let mut command = place.plyfs("run", &["-q", "-n", "x", "sh", "-c", script]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    assert!(wait_until(|| place.run(&["-n", "x"], "grep -q two file").status.success()));
+    rustix::process::kill_process(
+        rustix::process::Pid::from_raw(daemon(&place, "x")).unwrap(),
+        rustix::process::Signal::KILL,
+    )
+    .unwrap();
+    child.stdin.take().unwrap().write_all(b"go\n").unwrap();
+    // `cat` got an error, or was not even to be had.
+    assert_ne!(child.wait().unwrap().code(), Some(9));
+    assert_eq!(place.said(&["-q", "-n", "x"], "cat file"), "one\ntwo\n");
+}
+
+/// Starts it as a job of its own, as a shell does.
+fn job(place: &Place, script: &str) -> Child {
+    let mut command = place.plyfs("run", &["-q", "--rm", "sh", "-c", script]);
+    let child = command.process_group(0).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    assert!(wait_until(|| place.status().contains("in use")));
+    // The shell is there, and not only the namespace.
+    std::thread::sleep(Duration::from_millis(300));
+    child
+}
+
+fn send(target: i32, signal: i32) {
+    let sent = Command::new("kill").args([format!("-{signal}"), "--".into(), target.to_string()]).status().unwrap();
+    assert!(sent.success());
+}
+
+fn state(pid: u32) -> char {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    stat.rsplit(") ").next().unwrap().chars().next().unwrap()
+}
+
+#[test]
+fn signals_and_stops_are_the_commands() {
+    if !can_run() {
+        return;
+    }
+    let place = Place::new();
+    // As the terminal does it: to the whole job.
+    let mut child = job(&place, "trap 'exit 42' INT; while :; do sleep 0.1; done");
+    send(-i32::try_from(child.id()).unwrap(), libc::SIGINT);
+    assert_eq!(child.wait().unwrap().code(), Some(42));
+    // To plyfs alone.
+    let mut child = job(&place, "trap 'exit 43' TERM; while :; do sleep 0.1; done");
+    send(i32::try_from(child.id()).unwrap(), libc::SIGTERM);
+    assert_eq!(child.wait().unwrap().code(), Some(43));
+    let mut child = job(&place, "while :; do sleep 0.1; done");
+    let id = i32::try_from(child.id()).unwrap();
+    send(-id, libc::SIGTSTP);
+    assert!(wait_until(|| state(child.id()) == 'T'), "{}", state(child.id()));
+    send(-id, libc::SIGCONT);
+    assert!(wait_until(|| state(child.id()) != 'T'));
+    send(-id, libc::SIGTERM);
+    let status = child.wait().unwrap();
+    assert_eq!((status.code(), status.signal()), (Some(143), None));
+}
+
+#[test]
+fn without_a_device_one_line_says_so() {
+    if who() != Who::Root {
+        skip!("root takes the device away");
+    }
+    let place = Place::new();
+    let line = format!(
+        "mount -t tmpfs x /dev; exec {} run --store {} true",
+        common::mount::binary().display(),
+        place.scratch.path().join("store").display()
+    );
+    let out = Command::new("unshare").args(["-m", "--propagation", "private", "sh", "-c", &line]).output().unwrap();
+    assert_eq!(out.status.code(), Some(125));
+    let hint = "modprobe fuse; for a container: --device /dev/fuse";
+    assert_eq!(stderr(&out), format!("plyfs: /dev/fuse: No such file or directory (os error 2) ({hint})\n"));
+}
+
+#[test]
+fn again_as_a_normal_user() {
+    legs::as_a_normal_user();
+}
