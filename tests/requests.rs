@@ -6,6 +6,7 @@ mod common;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use common::mount::wait_until;
@@ -195,6 +196,31 @@ fn a_new_file_takes_four_requests_and_its_directory_one() {
     let writes = counted.asked();
     assert_eq!(sum(&writes, &["WRITE"]), n as i64, "{writes:?}");
     assert!(sum(&writes, &["GETXATTR"]) == 0 && writes.len() <= 2, "{writes:?}");
+}
+
+/// `tar x` sets times, owner and mode after it has written: each is a system call, and so a request. Before the write and
+/// before the new owner the kernel asks for the file capability, which it would have to take away.
+#[test]
+fn a_file_of_an_archive_takes_nine_requests() {
+    let stack = tree();
+    let mut counted = Counted::new(stack.mount());
+    let dir = counted.mount.at("d00");
+    let extract = |i: usize| {
+        let mut file = File::create_new(dir.join(format!("new{i}"))).unwrap();
+        file.write_all(&[7; 100]).unwrap();
+        file.set_modified(std::time::UNIX_EPOCH).unwrap();
+        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        std::os::unix::fs::fchown(&file, Some(uid), Some(gid)).unwrap();
+        file.set_permissions(fs::Permissions::from_mode(0o644)).unwrap();
+    };
+    extract(0);
+    // As above.
+    counted.mount.stat("").unwrap();
+    counted.asked();
+    let n = 50;
+    (1..=n).for_each(extract);
+    let expected = [("LOOKUP", n), ("MKNOD", n), ("GETXATTR", 2 * n), ("WRITE", n), ("SETATTR", 3 * n), ("GETATTR", n)];
+    counted.expect("tar x", &expected);
 }
 
 /// `ls -l` asks for a label and an ACL, `cp -a` and `tar --xattrs` for a list. The kernel keeps ACLs and, of a file system in
