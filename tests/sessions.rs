@@ -280,6 +280,53 @@ fn signals_and_stops_are_the_commands() {
     assert_eq!((status.code(), status.signal()), (Some(143), None));
 }
 
+/// What people run: a name, the programs that it takes, a script, and its last line of output.
+const PROGRAMS: [(&str, &[&str], &str, &str); 6] = [
+    (
+        "git",
+        &["git"],
+        "export HOME=$PWD; git init -q r 2>/dev/null; cd r; git config user.email a@b; git config user.name x; \
+         for i in 1 2 3 4 5; do echo $i >f$i; git add .; git commit -qm $i; done; git gc -q; git fsck 2>&1 && \
+         git mv f1 g && git commit -qam mv && git log --oneline | wc -l",
+        "6",
+    ),
+    (
+        "make and cc",
+        &["make", "cc"],
+        "for i in 1 2 3 4; do echo \"int f$i(void) { return $i; }\" >f$i.c; done; \
+         echo 'int main(void) { return 0; }' >m.c; printf 'm: m.o f1.o f2.o f3.o f4.o\\n' >Makefile; make -s -j4 && ./m && echo made",
+        "made",
+    ),
+    ("python", &["python3"], "python3 -m venv --without-pip v && v/bin/python -c 'print(6 * 7)'", "42"),
+    ("an editor", &["sed"], "cp -a file copy; sed -i.bak s/one/two/ copy; mv copy.bak old; cat copy", "two"),
+    ("tar", &["tar"], "tar cf t.tar dir file && rm -r dir && tar xf t.tar && cat dir/f", "f"),
+    (
+        "bash with job control",
+        &["bash", "script"],
+        "script -qec 'bash --norc -i -c \"sleep 0.2 & jobs -r | wc -l; fg >/dev/null; echo over\"' /dev/null </dev/null | tr -d '\\r'",
+        "over",
+    ),
+];
+
+#[test]
+fn programs_do_what_they_do_outside() {
+    if !can_run() {
+        return;
+    }
+    let place = Place::new();
+    for (name, programs, script, last) in PROGRAMS {
+        let is_here = |program: &&str| Command::new("sh").args(["-c", "command -v \"$0\"", program]).output().unwrap();
+        if let Some(missing) = programs.iter().find(|program| !is_here(program).status.success()) {
+            say_skipped(&format!("{name}: no {missing}"));
+            continue;
+        }
+        let out = place.run(&["-q", "-n", "programs"], script);
+        let text = String::from_utf8_lossy(&out.stdout);
+        assert_eq!(text.lines().last(), Some(last), "{name}: {}\n{text}\n{}", out.status, stderr(&out));
+    }
+    assert_eq!(fs::read_dir(&place.here).unwrap().count(), 2, "it stayed as it was");
+}
+
 #[test]
 fn without_a_device_one_line_says_so() {
     if who() != Who::Root {
