@@ -29,25 +29,29 @@ impl Union {
         }
         self.again(|| {
             let inode = self.inode(id)?;
-            let layer = layer_of(&inode)?;
-            let key = match self.stored(name, layer.naming()) {
-                // Where owners stand in attributes there are none, which is no error to who asks before each access.
-                Err(Errno::EOPNOTSUPP) if is_acl(name) && !self.noacl => return Err(Errno::ENODATA),
-                key => key?,
-            };
-            if self.hides_capability(&inode, name)? {
-                return Err(Errno::ENODATA);
-            }
-            if xattr::is_listed(&key) && self.is_bare(&inode) {
-                return Err(Errno::ENODATA);
-            }
-            let value = self.at_object(&inode, |dir, at| layer.xattr(dir, at, &key)).map_err(|errno| match errno {
-                // A directory that another mount covers in its layer has no attributes.
-                Errno::EXDEV => Errno::ENODATA,
-                errno => errno,
-            })?;
-            self.owners.value_shown(said(name, &key), value)
+            self.value_of(&inode, name)
         })
+    }
+
+    fn value_of(&self, inode: &Inode, name: &[u8]) -> Result<Vec<u8>> {
+        let layer = layer_of(inode)?;
+        let key = match self.stored(name, layer.naming()) {
+            // Where owners stand in attributes there are none, which is no error to who asks before each access.
+            Err(Errno::EOPNOTSUPP) if is_acl(name) && !self.noacl => return Err(Errno::ENODATA),
+            key => key?,
+        };
+        if self.hides_capability(inode, name)? {
+            return Err(Errno::ENODATA);
+        }
+        if xattr::is_listed(&key) && self.is_bare(inode) {
+            return Err(Errno::ENODATA);
+        }
+        let value = self.at_object(inode, |dir, at| layer.xattr(dir, at, &key)).map_err(|errno| match errno {
+            // A directory that another mount covers in its layer has no attributes.
+            Errno::EXDEV => Errno::ENODATA,
+            errno => errno,
+        })?;
+        self.owners.value_shown(said(name, &key), value)
     }
 
     /// The names of all extended attributes that the caller may see, each ended by a NUL.
@@ -72,7 +76,7 @@ impl Union {
                 if name.starts_with(b"trusted.") && !*trusted.get_or_insert_with(|| caller.sees_trusted()) {
                     continue;
                 }
-                if (self.noacl && is_acl(&name)) || self.hides_capability(&inode, &name)? {
+                if (self.noacl && is_acl(&name)) || self.lacks_capability(&inode, &name)? {
                     continue;
                 }
                 list.extend_from_slice(&name);
@@ -193,6 +197,17 @@ impl Union {
             return Ok(nosuid);
         }
         self.at_object(inode, |dir, at| layer.hides_capability(dir, at))
+    }
+
+    /// Whether an attribute is a file capability of which no value is shown.
+    fn lacks_capability(&self, inode: &Inode, name: &[u8]) -> Result<bool> {
+        if name != CAPABILITY.to_bytes() {
+            return Ok(false);
+        }
+        match self.value_of(inode, name) {
+            Err(Errno::ENODATA) => Ok(true),
+            value => value.map(|_| false),
+        }
     }
 
     /// Whether an attribute is a capability of a file whose data others may change.

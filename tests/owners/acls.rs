@@ -172,13 +172,22 @@ fn the_root_user_of_a_capability_is_mapped() {
             lower.with_xattr(name, CAPABILITY, &capability(root));
         }
         lower.file("plain", "x").chown("plain", 20, 20).unwrap();
+        std::fs::copy("/bin/true", lower.at("program")).unwrap();
+        lower.chown("program", 20, 20).unwrap();
+        lower.with_xattr("program", CAPABILITY, &capability(7000));
         let mut mount = stack.mount();
         for _ in 0..2 {
             // The root user of revision 2 is 0, who is another one in the view.
             assert_eq!(mount.xattr("roots", CAPABILITY).unwrap(), capability(1000));
             assert_eq!(mount.xattr("fives", CAPABILITY).unwrap(), capability(1005));
             assert_eq!(mount.xattr("twenties", CAPABILITY).unwrap(), capability(0));
+            // Nobody in the view is whom it is for. The kernel's OverlayFS over an idmapped layer lists it, has no value
+            // (EOVERFLOW), and cannot execute the file; its idmapped mount can.
             assert_eq!(mount.xattr("unmapped", CAPABILITY), Err(Errno::NODATA));
+            assert_eq!(mount.xattrs("unmapped").unwrap(), Vec::<Vec<u8>>::new());
+            assert_eq!(mount.xattrs("fives").unwrap(), [CAPABILITY.as_bytes()]);
+            let run = std::process::Command::new(mount.at("program")).status().unwrap();
+            assert!(run.success(), "a program runs without the capability");
             for (name, root) in [("roots", 0), ("fives", 5), ("twenties", 20)] {
                 mount.chmod(name, 0o755).unwrap();
                 assert_eq!(stack.upper().xattr(name, CAPABILITY).unwrap(), capability(root), "a copy has the layer's");
