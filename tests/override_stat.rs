@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use plyfs::Union;
 use plyfs::config::{Config, UpperDirs, XattrPermissions};
-use plyfs::testing::seam::{Plan, with_plan};
+use plyfs::testing::seam::{Call, Plan, traced, with_plan};
 use plyfs::union::{Attr, Caller, InodeId, Kind, Make, Notices, RenameFlags, SetAttr, ViewGid, ViewUid};
 use rustix::fs::FileType;
 
@@ -278,6 +278,56 @@ fn the_device_that_a_rename_leaves_can_be_looked_at_and_removed() {
     assert_eq!(engine.attr("closed").map(|attr| (attr.kind, attr.mode)), Ok((Kind::File, 0)));
     engine.rename("closed", "moved").unwrap();
     engine.unlink("moved").unwrap();
+}
+
+/// Objects that stood in the upper layer before it had marks are shown as they are on disk, which gets a mode of its own.
+#[test]
+fn an_end_in_a_change_of_mode_shows_the_old_or_the_new_one_and_nothing_wider_on_disk() {
+    for (path, before, after) in [("f", 0o666, 0o640), ("f", 0o600, 0o644), ("d", 0o777, 0o710), ("d", 0o755, 0o1755)] {
+        let (mut at, mut seen) = (0, std::collections::BTreeSet::new());
+        loop {
+            let scratch = layers();
+            let base = scratch.path();
+            let upper = stack::Layer::new(base.join("upper"));
+            if path == "d" {
+                upper.dir("d", before)
+            } else {
+                upper.file("f", "x").perm("f", before)
+            };
+            let engine = Engine::around(open(base));
+            engine.attr(path).unwrap();
+            let (_, calls) = with_plan(Plan::dead_from(at), || engine.chmod(path, after));
+            with_plan(Plan::dead_from(0), || drop(engine));
+            let engine = Engine::around(open(base));
+            let shown = engine.attr(path).unwrap().mode;
+            assert!([before, after].contains(&shown), "{path}: {before:o}, {after:o}: {shown:o} from call {at} on");
+            let disk = std::fs::symlink_metadata(upper.at(path)).unwrap().mode() & 0o7777;
+            assert_eq!(disk & !shown & 0o077, 0, "{path}: {disk:o} on disk, {shown:o} shown, from call {at} on");
+            seen.insert(shown);
+            if at >= calls {
+                break;
+            }
+            at += 1;
+        }
+        assert_eq!(seen.len(), 2, "{path}: {before:o} to {after:o}");
+    }
+}
+
+/// Somebody else could put another object in the place of the first between two looks, so that one look has all.
+#[test]
+fn a_mark_is_read_once_where_others_may_write_it_too() {
+    let reads = |doubts_marks| {
+        let scratch = layers();
+        let base = scratch.path();
+        let lower = stack::Layer::new(base.join("lower"));
+        lower.with_xattr("", MARK, b"0:0:0755:dir").file("f", "f").with_xattr("f", MARK, b"5:6:0640:file");
+        let lower = base.join("lower");
+        let union = Union::open(Config { lowers: vec![lower], doubts_marks, ..Config::default() }).unwrap();
+        let (entry, calls) = traced(|| union.lookup(InodeId::ROOT, &name("f")).unwrap().unwrap());
+        assert_eq!(shown(entry.attr), "File 640 5:6");
+        calls.iter().filter(|call| **call == Call::GetXattr).count()
+    };
+    assert_eq!(reads(true), reads(false));
 }
 
 /// `user.*` does not go on a symlink on disk, and a label of the host's is no data of the user's.

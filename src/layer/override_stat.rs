@@ -69,24 +69,26 @@ impl Layer {
     /// `EIO` for a malformed mark; what the system calls say.
     pub fn overridden(&self, dir: BorrowedFd<'_>, name: &CStr, stat: Stat) -> Result<Stat> {
         let Some(owners) = self.owners.or(self.carried.filter(|_| stat.is_dir())) else { return Ok(stat) };
-        // Of anything but files and directories there are no user attributes.
-        let takes = |stat: &Stat| owners.is_privileged() || stat.is_file() || stat.is_dir();
-        if stat.is_whiteout() || !takes(&stat) {
+        if stat.is_whiteout() || !takes(owners, &stat) {
             return Ok(stat);
         }
-        let mut seen = (stat, self.attribute(dir, name, owners.key())?);
-        // In the upper layer another object may have got the name since it was looked at; in a lower one of somebody
-        // else's the name may go to and fro between two objects.
-        if self.is_open_to_others() || (self.upper_style.is_some() && is_other(&stat_at(dir, name)?, &stat)) {
-            let object = open_beneath(dir, name, OFlags::PATH)?;
-            let stat = stat_fd(object.as_fd())?;
-            let value = if takes(&stat) { xattr::get_fd(object.as_fd(), owners.key()) } else { Ok(None) };
-            seen = match value {
-                // Its mode was widened for the first look, which changed its time.
-                Err(Errno::EACCES) if stat.ino == seen.0.ino => (stat, seen.1),
-                value => (stat, value?),
-            };
-        }
+        // In a layer of somebody else's the name may go to and fro between two objects; in the upper layer another object may
+        // have got it since it was looked at.
+        let seen = if self.is_open_to_others() {
+            let (stat, value) = open_and_read(dir, name, owners)?;
+            (stat, value?)
+        } else {
+            let first = self.attribute(dir, name, owners.key())?;
+            if self.upper_style.is_some() && is_other(&stat_at(dir, name)?, &stat) {
+                match open_and_read(dir, name, owners)? {
+                    // Its mode was widened for the first look, which changed its time.
+                    (now, Err(Errno::EACCES)) if now.ino == stat.ino => (now, first),
+                    (now, value) => (now, value?),
+                }
+            } else {
+                (stat, first)
+            }
+        };
         let (stat, Some(value)) = seen else { return Ok(seen.0) };
         self.shown(&stat, &value).map_err(|why| {
             log::warn!("{name:?} in {}: {why}", self.path.display());
@@ -108,6 +110,20 @@ impl Layer {
         }
         Ok(shown)
     }
+}
+
+/// The attributes of the object that has this name, and its own mark.
+#[allow(clippy::type_complexity)]
+fn open_and_read(dir: BorrowedFd<'_>, name: &CStr, owners: OverrideKey) -> Result<(Stat, Result<Option<Vec<u8>>>)> {
+    let object = open_beneath(dir, name, OFlags::PATH)?;
+    let stat = stat_fd(object.as_fd())?;
+    let value = if takes(owners, &stat) { xattr::get_fd(object.as_fd(), owners.key()) } else { Ok(None) };
+    Ok((stat, value))
+}
+
+/// Whether such an object can have a mark: of anything but files and directories there are no user attributes.
+fn takes(owners: OverrideKey, stat: &Stat) -> bool {
+    owners.is_privileged() || stat.is_file() || stat.is_dir()
 }
 
 /// Whether two looks at a name may have been at two objects, or at one that was changed between.

@@ -39,8 +39,14 @@ impl Union {
             return self.change_symlink((upper, owners), inode, leaf, (&before, &said));
         }
         self.at_object(inode, |dir, name| {
-            narrow(upper, (dir, name), mode_on_disk(inode.kind, said.mode))?;
-            upper.marked(dir, name, || set_mark(Staged::Named(dir, name), owners, &said))
+            let mark = |said| upper.marked(dir, name, || set_mark(Staged::Named(dir, name), owners, said));
+            if let Some(fewer) = fewer_on_disk(upper, (dir, name), mode_on_disk(inode.kind, said.mode))? {
+                // An object without a mark is shown as it is on disk. With one, what was shown stays so until the last step.
+                mark(&before)?;
+                let _modes = upper.root.layer.modes.read();
+                tree::chmod_at(dir, name, fewer)?;
+            }
+            mark(&said)
         })
     }
 
@@ -107,14 +113,10 @@ impl Union {
     }
 }
 
-/// Takes from an object on disk the permissions that its mode there must not have. It gets none: those that it was made
-/// with are enough for the daemon.
-fn narrow(upper: &Upper, (dir, name): (BorrowedFd<'_>, &CStr), most: u32) -> Result<()> {
-    let _modes = upper.root.layer.modes.read();
-    let stat = stat_at(dir, name)?;
-    let mode = stat.mode & 0o7777;
-    if stat.kind() == Kind::Symlink || mode & !(most | 0o700) == 0 {
-        return Ok(());
-    }
-    tree::chmod_at(dir, name, mode & (most | 0o700))
+/// The mode that an object on disk gets where it has more there than it may; `None`: it has not. It gets none more: those
+/// permissions that it was made with are enough for the daemon.
+fn fewer_on_disk(upper: &Upper, (dir, name): (BorrowedFd<'_>, &CStr), most: u32) -> Result<Option<u32>> {
+    let stat = upper.root.layer.steady(|| stat_at(dir, name))?;
+    let (mode, fewer) = (stat.mode & 0o7777, stat.mode & (most | 0o700));
+    Ok((stat.kind() != Kind::Symlink && mode != fewer).then_some(fewer))
 }
