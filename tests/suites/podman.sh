@@ -17,11 +17,7 @@ fi
 if mountpoint -q /sys/fs/cgroup/unified; then umount /sys/fs/cgroup/unified; fi
 program=${PLYFS_PODMAN_PROGRAM:-$plyfs}
 need "$program" 'cargo build --release'
-for pair in podman:podman buildah:buildah crun:crun newuidmap:uidmap busybox:busybox-static; do
-    have "${pair%%:*}" && continue
-    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${pair##*:}"; } \
-        >/dev/null 2>&1 || skip "no ${pair%%:*}, and apt has no ${pair##*:}"
-done
+missing=$(get_packages podman:podman buildah:buildah crun:crun newuidmap:uidmap busybox:busybox-static) || skip "$missing"
 
 make_base
 user=plyfs-podman-$$
@@ -40,7 +36,7 @@ end() {
 trap end EXIT
 useradd --system --user-group --home-dir "$base/home" --shell /bin/bash "$user"
 usermod --add-subuids 500000-631071 --add-subgids 500000-631071 "$user"
-mkdir -p "$base/home/.config/containers" "$base/run" "$base/bin" "$base/root/bin" "$base/root/etc" "$base/root/tmp/sub" "$base/root/srv/tree/deep"
+mkdir -p "$base/home/.config/containers" "$base/run" "$base/bin"
 cp "$program" "$base/bin/$(basename "$program")"
 printf '[storage]\ndriver = "overlay"\nrunroot = "%s"\ngraphroot = "%s"\n[storage.options.overlay]\nmount_program = "%s"\n%s\n' \
     "$base/run/storage" "$base/graph" "$base/bin/$(basename "$program")" \
@@ -48,14 +44,7 @@ printf '[storage]\ndriver = "overlay"\nrunroot = "%s"\ngraphroot = "%s"\n[storag
 printf '[containers]\ncgroups = "disabled"\nnetns = "host"\nlog_driver = "k8s-file"\n[engine]\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\nruntime = "crun"\n' \
     >"$base/home/.config/containers/containers.conf"
 echo '{"default":[{"type":"insecureAcceptAnything"}]}' >"$base/home/.config/containers/policy.json"
-cp "$(command -v busybox)" "$base/root/bin/busybox"
-for applet in $(busybox --list | grep -vx busybox); do ln -s busybox "$base/root/bin/$applet" 2>/dev/null || true; done
-printf 'root:x:0:0:root:/:/bin/sh\nsomebody:x:7:7::/:/bin/sh\n' >"$base/root/etc/passwd"
-cp "$base/root/bin/busybox" "$base/root/bin/suid"
-chmod 4755 "$base/root/bin/suid"
-echo sub >"$base/root/tmp/sub/file"
-echo tree | tee "$base/root/srv/tree/f" >"$base/root/srv/tree/deep/f"
-chmod 1777 "$base/root/tmp"
+busybox_root "$base/root"
 tar -C "$base/root" -cf "$base/image.tar" --numeric-owner --owner=0 --group=0 .
 mkdir -p "$base/home/volume" "$base/home/upper" "$base/home/work" "$base/graph"
 echo volume >"$base/home/volume/file"
@@ -68,18 +57,13 @@ as_user "$vfs import -q \$base/image.tar img && $vfs run --rm img true" >"$base/
     skip "podman runs no container here: $(tail -1 "$base/said")"
 as_user 'podman unshare rm -rf vfs'
 
-# What a container changes, and how it is then listed.
-changes='rm /tmp/sub/file; mkdir /new; echo n >/new/n; mv /new /moved; chmod 600 /etc/passwd; ln /bin/suid /bin/suid2;
-    echo more >>/etc/group; rm -r /tmp/sub; mkdir /tmp/sub; echo again >/tmp/sub/a; mv /srv/tree /srv/tree2; mkdir /srv/tree; touch /srv/tree/x; chown 7:7 /moved/n'
-listing='find / -xdev \( -path /proc -o -path /sys -o -path /dev -o -path /run -o -path /etc/resolv.conf -o -path /etc/hosts -o -path /etc/hostname -o -path /etc/mtab -o -path /changes \) -prune -o -print | sort | while read -r f; do stat -c "%n %F %a %u:%g" "$f"; [ -f "$f" ] && md5sum <"$f"; done; true'
-
 # Names have a letter that no digit of an id is: podman takes `c` for the image whose id begins so, too.
 passed=0
 failed=0
 # row NAME SCRIPT: the user runs the script, which must succeed.
 row() {
     case $1 in *"${PLYFS_PODMAN_CASE:-}"*) ;; *) [ "$1" = import ] || return 0 ;; esac
-    if as_user "set -e; changes='$changes'; listing='$listing'; $2" >"$base/said" 2>&1; then
+    if as_user "set -e; changes='$container_changes'; listing='$container_listing'; $2" >"$base/said" 2>&1; then
         passed=$((passed + 1))
         echo "| $1 | pass |"
     else
