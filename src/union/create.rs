@@ -17,7 +17,7 @@ use crate::inode::{Body, DataFd, Inode, Names};
 use crate::layer::{Evict, as_said};
 use crate::merge::{Absent, DirPart, DirView, Found, FoundDir, FoundLeaf};
 use crate::sys::path::OFlags;
-use crate::sys::stat::{Kind, Stat, stat_at};
+use crate::sys::stat::{Kind, Stat, stat_at, stat_fd};
 use crate::sys::{caller, tree, xattr};
 use crate::upper::{Nursery, Staged, Temp, Upper, WhiteoutStyle, set_mark};
 
@@ -116,15 +116,15 @@ impl Union {
                 // The layer can hold neither a device nor a mark that makes a file stand for one.
                 return Err(Errno::EPERM);
             }
-            let staged = absent == Absent::UpperWhiteout || what.is_whiteout_like();
             names.begin();
-            let making = Making { upper, owner, dir: dir.as_fd(), name, what: &what, mask, absent, is_merged };
+            let group = self.owners.group_of_all();
+            let making = Making { upper, owner, group, dir: dir.as_fd(), name, what: &what, mask, absent, is_merged };
             let made = match owned {
                 Some((owners, parent)) => {
                     let gives_group = caller.keeps_sgid() || self.owners.is_in(caller, parent.gid);
                     making.marked(owners, (&parent, gives_group))?
                 }
-                None if staged && upper.style != WhiteoutStyle::File => making.staged()?,
+                None if making.is_staged()? => making.staged()?,
                 None => making.direct()?,
             };
             names.added(&self.cookies, name, what.kind());
@@ -199,6 +199,8 @@ struct Making<'a> {
     upper: &'a Upper,
     /// User and group that it will belong to.
     owner: (DiskUid, DiskGid),
+    /// The group that it gets whatever group its directory hands on.
+    group: Option<DiskGid>,
     dir: BorrowedFd<'a>,
     name: &'a Name,
     what: &'a Make<'a>,
@@ -210,19 +212,22 @@ struct Making<'a> {
 }
 
 impl<'a> Making<'a> {
+    /// Whether the object cannot be made in its directory as it is to be seen there.
+    fn is_staged(&self) -> Result<bool> {
+        let Self { upper, group, dir, what, absent, .. } = *self;
+        // In the style `.wh.` a whiteout has another name. A directory must be opaque before it is seen all the same.
+        let takes_place = upper.style != WhiteoutStyle::File || what.kind() == Kind::Dir;
+        if what.is_whiteout_like() || (absent == Absent::UpperWhiteout && takes_place) {
+            return Ok(true);
+        }
+        // A directory with set-group-id hands on its group, and so does each where the mount says so (`grpid`).
+        group.map_or(Ok(false), |group| Ok(stat_fd(dir)?.gid != group))
+    }
+
     /// Makes the object in its directory.
     fn direct(&self) -> Result<Made> {
-        let Self { upper, owner, dir, name, what, mask, absent, is_merged } = *self;
+        let Self { upper, owner, dir, name, what, mask, absent, is_merged, .. } = *self;
         let is_dir = what.kind() == Kind::Dir;
-        if absent == Absent::UpperWhiteout && is_dir {
-            // In the style `.wh.` the directory must be opaque before it is seen.
-            let temp = self.grow()?;
-            upper.set_opaque(upper.work(), temp.name())?;
-            let stat = stat_at(upper.work(), temp.name())?;
-            temp.publish_new(dir, name.as_c_str())?;
-            upper.drop_wh_file(dir, name);
-            return Ok(Made { stat, file: None });
-        }
         let file = as_owner(owner, || what.at(dir, name.as_c_str(), mask))?;
         if is_dir && is_merged {
             // No lower layer has the name now. The mark keeps it so if the union gets other lower layers one day.
@@ -252,22 +257,33 @@ impl<'a> Making<'a> {
 
     /// Makes the object in workdir, and moves it to its name.
     fn staged(&self) -> Result<Made> {
-        let Self { upper, dir, name, what, absent, .. } = *self;
+        let Self { upper, what, absent, is_merged, .. } = *self;
         let temp = self.grow()?;
-        let is_dir = what.kind() == Kind::Dir;
-        if is_dir {
-            upper.marked(upper.work(), temp.name(), || upper.set_opaque(upper.work(), temp.name()))?;
+        let (work, at) = (upper.work(), temp.name());
+        if what.kind() == Kind::Dir && (is_merged || absent == Absent::UpperWhiteout) {
+            upper.marked(work, at, || upper.set_opaque(work, at))?;
         }
         if what.is_whiteout_like() {
-            upper.marked(upper.work(), temp.name(), || upper.set_device(upper.work(), temp.name()))?;
+            upper.marked(work, at, || upper.set_device(work, at))?;
         }
-        let stat = stat_at(upper.work(), temp.name())?;
-        match absent {
-            Absent::Nowhere => temp.publish_new(dir, name.as_c_str())?,
-            Absent::UpperWhiteout if !is_dir => temp.publish(dir, name.as_c_str())?,
-            Absent::UpperWhiteout => drop(temp.replace(dir, name.as_c_str(), Kind::Char)?),
-        }
+        let stat = stat_at(work, at)?;
+        self.publish(temp)?;
         Ok(Made { stat, file: None })
+    }
+
+    /// Moves the object from workdir to its name.
+    fn publish(&self, temp: Temp<'_>) -> Result<()> {
+        let Self { upper, dir, name, what, absent, .. } = *self;
+        match absent {
+            Absent::Nowhere => temp.publish_new(dir, name.as_c_str()),
+            Absent::UpperWhiteout if upper.style == WhiteoutStyle::File => {
+                temp.publish_new(dir, name.as_c_str())?;
+                upper.drop_wh_file(dir, name);
+                Ok(())
+            }
+            Absent::UpperWhiteout if what.kind() != Kind::Dir => temp.publish(dir, name.as_c_str()),
+            Absent::UpperWhiteout => temp.replace(dir, name.as_c_str(), Kind::Char).map(drop),
+        }
     }
 
     /// Makes the object in workdir, with a mark of its owner, and moves it to its name. `parent`: the attributes of its
@@ -295,15 +311,7 @@ impl<'a> Making<'a> {
             upper.set_device(work, at)?;
         }
         let staged = stat_at(work, at)?;
-        match absent {
-            Absent::Nowhere => temp.publish_new(dir, name.as_c_str())?,
-            Absent::UpperWhiteout if upper.style == WhiteoutStyle::File => {
-                temp.publish_new(dir, name.as_c_str())?;
-                upper.drop_wh_file(dir, name);
-            }
-            Absent::UpperWhiteout if kind != Kind::Dir => temp.publish(dir, name.as_c_str())?,
-            Absent::UpperWhiteout => drop(temp.replace(dir, name.as_c_str(), Kind::Char)?),
-        }
+        self.publish(temp)?;
         // The move has set the time of change.
         let stat = stat_at(dir, name.as_c_str()).unwrap_or(staged);
         Ok(Made { stat: as_said(&stat, &said), file })
@@ -318,7 +326,7 @@ impl<'a> Making<'a> {
             Make::Node { mode, rdev } => (mode & !mask, rdev),
             Make::Symlink { .. } => (0o777, 0),
         };
-        let gid = if inherits { parent.gid } else { gid };
+        let gid = self.group.unwrap_or(if inherits { parent.gid } else { gid });
         let mut mode = mode & 0o7777;
         if inherits && kind == Kind::Dir {
             mode |= libc::S_ISGID;
@@ -335,8 +343,8 @@ impl<'a> Making<'a> {
 
     /// Makes the object with the caller's ids in a nursery that is like `dir`, and moves it to workdir.
     fn grow(&self) -> Result<Temp<'a>> {
-        let Self { upper, owner, dir, what, mask, .. } = *self;
-        let nursery = Nursery::new(upper, dir)?;
+        let Self { upper, owner, group, dir, what, mask, .. } = *self;
+        let nursery = Nursery::new(upper, dir, group)?;
         as_owner(owner, || what.at(nursery.fd(), Nursery::CHILD, mask))?;
         let on_disk = if what.is_whiteout_like() { Kind::File } else { what.kind() };
         nursery.grown(on_disk)

@@ -104,6 +104,11 @@ impl Owners {
         Ok((uid, gid))
     }
 
+    /// The daemon's group, where all objects are shown with one group: what is new gets it in any directory.
+    pub fn group_of_all(&self) -> Option<DiskGid> {
+        matches!(self.gids, Shown::All(_)).then_some(self.own.1)
+    }
+
     /// Whether a caller whom the map does not have is the daemon's own user in a user namespace, whose layers these are:
     /// rootless podman makes files for a container in a view of which it is no part (`--userns=auto`). They belong to that
     /// user in the layer, as do those that it makes there itself.
@@ -176,8 +181,7 @@ impl Owners {
     /// daemon, which may set no other.
     pub fn of_copy(&self, metadata: Metadata) -> Metadata {
         let uid = matches!(self.uids, Shown::All(_)).then_some(self.own.0);
-        let gid = matches!(self.gids, Shown::All(_)).then_some(self.own.1);
-        metadata.given_to(uid, gid)
+        metadata.given_to(uid, self.group_of_all())
     }
 
     /// Whether the values of attributes can differ between layers and view.

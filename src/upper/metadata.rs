@@ -199,7 +199,7 @@ impl Metadata {
             return tree::chmod_fd(to, 0o700 | libc::S_ISGID);
         }
         // The group is inherited where the mount says so (`grpid`).
-        if self.stat.gid != own_ids().1
+        if self.stat.gid != stat::stat_fd(to)?.gid
             && let Err(errno) = tree::chown_fd(to, None, Some(self.stat.gid))
         {
             log::debug!(

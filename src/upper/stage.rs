@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::removal::remove;
 use super::{Metadata, Upper, workdir};
-use crate::base::{Errno, Result};
+use crate::base::{DiskGid, Errno, Result};
 use crate::sys::caller::effective_caps;
 use crate::sys::path::{OFlags, open_beneath};
 use crate::sys::random::temp_name;
@@ -234,15 +234,16 @@ pub struct Nursery<'a> {
 }
 
 impl<'a> Nursery<'a> {
-    /// Makes a nursery for children of `parent`, an open directory of the upper layer.
+    /// Makes a nursery for children of `parent`, an open directory of the upper layer. `group`: what they get in the place
+    /// of its group.
     ///
     /// # Errors
     /// What the system calls say.
-    pub fn new(upper: &'a Upper, parent: BorrowedFd<'_>) -> Result<Self> {
+    pub fn new(upper: &'a Upper, parent: BorrowedFd<'_>, group: Option<DiskGid>) -> Result<Self> {
         let temp = Temp::new(upper, Kind::Dir)?;
         tree::mkdir_at(upper.work(), temp.name(), 0o700)?;
         let fd = open_beneath(upper.work(), temp.name(), OFlags::RDONLY | OFlags::DIRECTORY)?;
-        Metadata::of_dir(parent)?.bequeath(fd.as_fd())?;
+        Metadata::of_dir(parent)?.given_to(None, group).bequeath(fd.as_fd())?;
         Ok(Self { temp, fd })
     }
 

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use rustix::fs::{AtFlags, CWD, Gid, Uid};
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Uid};
 
 use crate::common::stack::Layer;
 use crate::common::*;
@@ -85,6 +85,76 @@ fn one_user_may_change_what_others_own_and_gains_no_privilege() {
         }
         assert_eq!(mount.text("d/moved"), "datax");
     });
+}
+
+/// Root mounts: what is new is his on the disk, in directories that hand on their group, too.
+#[test]
+fn what_is_new_belongs_to_the_daemon() {
+    bounded(|| {
+        if who() != Who::Root {
+            return;
+        }
+        // In the directory of group 7, and in one that was copied up.
+        for (option, in_group, elsewhere) in [
+            ("squash_to_root", (0, 0), (0, 0)),
+            ("squash_to_uid=1000,squash_to_gid=1000", (0, 0), (0, 0)),
+            ("squash_to_gid=0", (1000, 0), (1000, 0)),
+            ("squash_to_uid=1000", (0, 7), (0, 1000)),
+            ("squash_to_root,xattr_permissions=2", (0, 0), (0, 0)),
+            ("squash_to_gid=1000,xattr_permissions=1", (1000, 0), (1000, 0)),
+        ] {
+            let stack = Stack::new(1).option(option);
+            stack.lowers[0].dir("d", 0o777).file("group/was", "x").file("group/wasdir/x", "x");
+            stack.upper().dir("group", 0o777).chown("group", 7, 7).unwrap();
+            stack.upper().perm("group", 0o2777);
+            let mut mount = stack.mount();
+            for path in ["group/was", "group/wasdir/x"] {
+                mount.unlink(path).unwrap();
+            }
+            mount.rmdir("group/wasdir").unwrap();
+            let new = ["file", "dir", "link", "fifo", "null", "was", "wasdir"];
+            as_user(1000, 1000, || {
+                for dir in ["group", "d"] {
+                    for path in ["file", "was"] {
+                        mount.create(format!("{dir}/{path}"), 0o600).map(drop).unwrap();
+                    }
+                    mount.mkdir(format!("{dir}/dir"), 0o700).unwrap();
+                    mount.mkdir(format!("{dir}/wasdir"), 0o700).unwrap();
+                    mount.symlink("to", format!("{dir}/link")).unwrap();
+                    mount.mknod(format!("{dir}/fifo"), FileType::Fifo, 0o600, 0).unwrap();
+                }
+            });
+            for dir in ["group", "d"] {
+                mount.mknod(format!("{dir}/null"), FileType::CharacterDevice, 0o600, 0).unwrap();
+            }
+            let all = |told: &dyn Fn(&str) -> String| -> Vec<String> {
+                ["group", "d"].iter().flat_map(|dir| new.map(|name| told(&format!("{dir}/{name}")))).collect()
+            };
+            let seen =
+                all(&|path| format!("{path} {:?}", mount.stat(path).map(|st| (st.st_mode, st.st_uid, st.st_gid))));
+            for (dir, owner) in [("group", in_group), ("d", elsewhere)] {
+                for name in new.iter().filter(|name| **name != "null") {
+                    let path = format!("{dir}/{name}");
+                    assert_eq!(owner_of(stack.upper(), &path), owner, "{path} with {option}");
+                }
+                let inherits = mount.mode(&format!("{dir}/dir")) & 0o2000 != 0;
+                assert_eq!(inherits, dir == "group", "set-group-id is handed on to {dir}/dir with {option}");
+            }
+            mount.remount();
+            let again =
+                all(&|path| format!("{path} {:?}", mount.stat(path).map(|st| (st.st_mode, st.st_uid, st.st_gid))));
+            assert_eq!(seen, again, "{option}");
+        }
+    });
+}
+
+/// Owner and group that an object of the upper layer has, by its mark if there is one.
+fn owner_of(upper: &Tree, path: &str) -> (u32, u32) {
+    let marks = ["user.containers.override_stat", "security.fuseoverlayfs.override_stat"];
+    let Some(mark) = marks.iter().find_map(|key| upper.xattr(path, key).ok()) else { return ids(upper, path) };
+    let mark = String::from_utf8(mark).unwrap();
+    let mut fields = mark.split(':').map(|field| field.parse().unwrap_or(u32::MAX));
+    (fields.next().unwrap(), fields.next().unwrap())
 }
 
 fn changes_of_the_owner(mount: &Mount) {
