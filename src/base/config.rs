@@ -140,6 +140,20 @@ pub enum XattrPermissions {
     Parents,
 }
 
+impl XattrPermissions {
+    /// Each of them.
+    pub const ALL: [Self; 3] = [Self::Security, Self::Containers, Self::Parents];
+
+    /// The option's value.
+    pub const fn value(self) -> &'static str {
+        match self {
+            Self::Security => "1",
+            Self::Containers => "2",
+            Self::Parents => "parents",
+        }
+    }
+}
+
 /// `uuid=`: which UUIDs are written into the upper layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Uuid {

@@ -446,12 +446,7 @@ fn redirect_dir(value: &[u8]) -> RedirectDir {
 }
 
 fn xattr_permissions(value: &[u8]) -> Option<XattrPermissions> {
-    match value {
-        b"1" => Some(XattrPermissions::Security),
-        b"2" => Some(XattrPermissions::Containers),
-        b"parents" => Some(XattrPermissions::Parents),
-        _ => None,
-    }
+    XattrPermissions::ALL.into_iter().find(|option| option.value().as_bytes() == value)
 }
 
 fn verity(value: &[u8]) -> Verity {

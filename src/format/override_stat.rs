@@ -9,6 +9,7 @@
 use std::ffi::CStr;
 
 use super::Malformed;
+use crate::base::config::XattrPermissions;
 use crate::base::{DiskGid, DiskUid};
 
 /// Where a layer keeps the marks of its objects. Each layer has one of these keys on its root, which says so.
@@ -32,6 +33,27 @@ impl OverrideKey {
             Self::Security => c"security.fuseoverlayfs.override_stat",
             Self::Containers => c"user.containers.override_stat",
             Self::User => c"user.fuseoverlayfs.override_stat",
+        }
+    }
+
+    /// The key that an option gives to an upper layer.
+    pub const fn of(option: XattrPermissions) -> Self {
+        match option {
+            XattrPermissions::Security => Self::Security,
+            XattrPermissions::Containers | XattrPermissions::Parents => Self::Containers,
+        }
+    }
+
+    /// Whether an upper layer whose root has this key can be mounted with an option.
+    pub fn goes_with(self, option: XattrPermissions) -> bool {
+        self == Self::of(option) || (self, option) == (Self::User, XattrPermissions::Containers)
+    }
+
+    /// The option that a layer has all of whose objects have such marks.
+    pub const fn option(self) -> XattrPermissions {
+        match self {
+            Self::Security => XattrPermissions::Security,
+            Self::Containers | Self::User => XattrPermissions::Containers,
         }
     }
 
@@ -313,6 +335,22 @@ mod tests {
         ] {
             let got = OverrideStat::parse(value, on_disk);
             assert!(got.is_err(), "{:?}: {got:?}", String::from_utf8_lossy(value.get(..40).unwrap_or(value)));
+        }
+    }
+
+    #[test]
+    fn an_option_gives_a_key_under_which_the_layer_can_be_mounted_again() {
+        use XattrPermissions::{Containers, Parents, Security};
+        for option in XattrPermissions::ALL {
+            assert!(OverrideKey::of(option).goes_with(option), "{option:?}");
+        }
+        for (key, others) in [
+            (OverrideKey::Security, &[Containers, Parents][..]),
+            (OverrideKey::Containers, &[Security]),
+            (OverrideKey::User, &[Security, Parents]),
+        ] {
+            assert!(key.goes_with(key.option()), "{key:?}");
+            others.iter().for_each(|option| assert!(!key.goes_with(*option), "{key:?}, {option:?}"));
         }
     }
 

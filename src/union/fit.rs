@@ -5,7 +5,6 @@ use super::overlap;
 use super::refusal::{Setup, SetupError};
 use super::roots::{Root, UpperRoots};
 use crate::base::config::XattrPermissions;
-use crate::format::OverrideKey;
 use crate::sys::process;
 
 /// Refuses layers of which no right view can be made.
@@ -40,15 +39,11 @@ fn check_owners(upper: &Root, wish: Option<XattrPermissions>) -> Setup<()> {
         return Err(SetupError::new("xattr_permissions=1", reason, "use xattr_permissions=2"));
     }
     let (Some(wish), Some(owners)) = (wish, upper.owners) else { return Ok(()) };
-    let (option, same) = match wish {
-        XattrPermissions::Security => ("xattr_permissions=1", owners == OverrideKey::Security),
-        XattrPermissions::Containers => ("xattr_permissions=2", owners != OverrideKey::Security),
-        XattrPermissions::Parents => ("xattr_permissions=parents", owners == OverrideKey::Containers),
-    };
-    if same {
+    if owners.goes_with(wish) {
         return Ok(());
     }
     let key = owners.key().to_string_lossy();
     let reason = format!("the owners of upperdir={} stand in {key}", upper.path.display());
+    let option = format!("xattr_permissions={}", wish.value());
     Err(SetupError::new(option, reason, "leave it out: they are read and written there without it"))
 }

@@ -200,9 +200,7 @@ impl Union {
                 Some(WhiteoutStyle::File) => "wh",
                 None => "none",
             },
-            xattr_permissions: upper
-                .and_then(Upper::owners)
-                .map(|owners| if owners.is_privileged() { "1" } else { "2" }),
+            xattr_permissions: upper.and_then(Upper::owners).map(|owners| owners.option().value()),
         }
     }
 

@@ -347,11 +347,7 @@ fn mark_root(wish: Option<XattrPermissions>, upper: &mut Root, lower: Option<&Ro
 /// Makes the root of an upper layer say where the owners of its objects stand: in the attribute that `wish` names. The
 /// root gets the owner and the mode that `shown` has.
 fn begin_marks(upper: &Root, shown: &Root, wish: XattrPermissions) -> Setup<OverrideKey> {
-    let (owners, option) = match wish {
-        XattrPermissions::Security => (OverrideKey::Security, "xattr_permissions=1"),
-        XattrPermissions::Containers => (OverrideKey::Containers, "xattr_permissions=2"),
-        XattrPermissions::Parents => (OverrideKey::Containers, "xattr_permissions=parents"),
-    };
+    let owners = OverrideKey::of(wish);
     let root = upper.fd.as_fd();
     let marked =
         stat_fd(shown.fd.as_fd()).and_then(|stat| set_mark(Staged::Named(root, c"."), owners, &mark_of(&stat)?));
@@ -362,6 +358,7 @@ fn begin_marks(upper: &Root, shown: &Root, wish: XattrPermissions) -> Setup<Over
                 "the upper layer must be on a file system with user.* attributes"
             }
         };
+        let option = format!("xattr_permissions={}", wish.value());
         SetupError::new(option, format!("upperdir={}: {errno}", upper.path.display()), hint)
     })
 }
