@@ -29,17 +29,14 @@ pub(super) struct Owners {
     gids: Shown,
     /// User and group of the daemon.
     own: (DiskUid, DiskGid),
-    /// The daemon's ids are those of a user namespace.
-    in_namespace: bool,
-    /// Some objects of owners whom that namespace does not have are shown as the daemon's.
+    /// Some objects of owners whom the daemon's user namespace does not have are shown as the daemon's.
     lends: bool,
 }
 
 impl Owners {
     pub fn new(config: &Config) -> Self {
-        let in_namespace = !ids_are_initial();
-        let lends = in_namespace && config.xattr_permissions == Some(XattrPermissions::Parents);
-        Self { uids: config.uids.clone(), gids: config.gids.clone(), own: own_ids(), in_namespace, lends }
+        let lends = config.xattr_permissions == Some(XattrPermissions::Parents) && !ids_are_initial();
+        Self { uids: config.uids.clone(), gids: config.gids.clone(), own: own_ids(), lends }
     }
 
     /// Owner, group and permission bits that are shown for an object of a layer.
@@ -89,19 +86,19 @@ impl Owners {
     /// The ids in the layers of what a caller makes, whether or not this process can give them.
     ///
     /// # Errors
-    /// `EOVERFLOW` for a caller whom the map does not have, as in an idmapped mount, unless it is [`Owners::is_own`].
+    /// `EOVERFLOW` for a caller whom the map does not have, as in an idmapped mount, unless it is the daemon's own user,
+    /// whose layers these are: podman makes files for a container in a view of which its root is no part (`--uidmap`).
+    /// They belong to that user in the layer, as do those that it makes there itself.
     pub fn ids_of(&self, caller: &Caller) -> Result<(DiskUid, DiskGid)> {
-        let uid = match self.uids {
-            Shown::All(_) => self.own.0,
-            _ if self.is_own(caller) => self.own.0,
-            _ => DiskUid(stored(&self.uids, caller.uid.0).ok_or(Errno::EOVERFLOW)?),
+        let is_own = (caller.uid.0, caller.gid.0) == (self.own.0.0, self.own.1.0);
+        let id = |ids: &Shown, id: u32, own: u32| match ids {
+            Shown::All(_) => Some(own),
+            // Of an owner who is not shown nobody could remove what is made.
+            ids => stored(ids, id).or_else(|| shown(ids, own).filter(|_| is_own).map(|_| own)),
         };
-        let gid = match self.gids {
-            Shown::All(_) => self.own.1,
-            _ if self.is_own(caller) => self.own.1,
-            _ => DiskGid(stored(&self.gids, caller.gid.0).ok_or(Errno::EOVERFLOW)?),
-        };
-        Ok((uid, gid))
+        let uid = id(&self.uids, caller.uid.0, self.own.0.0).ok_or(Errno::EOVERFLOW)?;
+        let gid = id(&self.gids, caller.gid.0, self.own.1.0).ok_or(Errno::EOVERFLOW)?;
+        Ok((DiskUid(uid), DiskGid(gid)))
     }
 
     /// The daemon's group, where all objects are shown with one group: what is new gets it in any directory.
@@ -109,20 +106,7 @@ impl Owners {
         matches!(self.gids, Shown::All(_)).then_some(self.own.1)
     }
 
-    /// Whether a caller whom the map does not have is the daemon's own user in a user namespace, whose layers these are:
-    /// rootless podman makes files for a container in a view of which it is no part (`--userns=auto`). They belong to that
-    /// user in the layer, as do those that it makes there itself.
-    fn is_own(&self, caller: &Caller) -> bool {
-        if !self.in_namespace {
-            return false;
-        }
-        let is_unknown = |ids: &Shown, id| matches!(ids, Shown::Mapped(map) if map.disk_of(id).is_none());
-        let unknown = is_unknown(&self.uids, caller.uid.0) && is_unknown(&self.gids, caller.gid.0);
-        unknown && (caller.uid.0, caller.gid.0) == (self.own.0.0, self.own.1.0)
-    }
-
-    /// Refuses a new name to a caller whom the map does not have (`EOVERFLOW`), as an idmapped mount does, unless it is
-    /// [`Owners::is_own`].
+    /// Refuses a new name to a caller to whom [`Owners::ids_of`] gives no ids (`EOVERFLOW`).
     pub fn check_caller(&self, caller: &Caller) -> Result<()> {
         self.ids_of(caller).map(drop)
     }

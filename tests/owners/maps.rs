@@ -48,6 +48,8 @@ fn chown_user(tree: &Tree, path: &str, uid: u32) -> Result<(), Errno> {
 }
 
 const ROOT: u32 = 0;
+/// Root, and by his group not the daemon's own user.
+const STRANGER: u32 = 1;
 /// Root of the layers, as the view knows him.
 const LAYERS_ROOT: u32 = 100_000;
 /// The owner of the files.
@@ -57,9 +59,9 @@ const OTHER: u32 = 100_009;
 #[rustfmt::skip]
 const ROWS: &[Row] = &[
     (ROOT, "reads", |t, p| t.read(p).map(drop), "f", Ok(())),
-    (ROOT, "creates", |t, p| new_file(t, &format!("{p}/new")), "open", Err(Errno::OVERFLOW)),
-    (ROOT, "makes a directory", |t, p| t.mkdir(format!("{p}/newdir"), 0o755), "open", Err(Errno::OVERFLOW)),
-    (ROOT, "makes a symlink", |t, p| t.symlink("x", format!("{p}/newlink")), "open", Err(Errno::OVERFLOW)),
+    (STRANGER, "creates", |t, p| new_file(t, &format!("{p}/new")), "open", Err(Errno::OVERFLOW)),
+    (STRANGER, "makes a directory", |t, p| t.mkdir(format!("{p}/newdir"), 0o755), "open", Err(Errno::OVERFLOW)),
+    (STRANGER, "makes a symlink", |t, p| t.symlink("x", format!("{p}/newlink")), "open", Err(Errno::OVERFLOW)),
     (LAYERS_ROOT, "creates", |t, p| new_file(t, &format!("{p}/new0")), "open", Ok(())),
     (OWNER, "creates", |t, p| new_file(t, &format!("{p}/new5")), "open", Ok(())),
     (OWNER, "creates in a directory of a group", |t, p| new_file(t, &format!("{p}/new5")), "sgid", Ok(())),
@@ -93,8 +95,8 @@ const ROWS: &[Row] = &[
     (ROOT, "rename of what is nobody's", |t, p| t.rename(p, format!("{p}.renamed")), "un", Err(Errno::OVERFLOW)),
     (ROOT, "unlink of what is nobody's", |t, p| t.unlink(p), "un", Err(Errno::OVERFLOW)),
     (ROOT, "chown of what is nobody's, as root of the file system's namespace", |t, p| chown_user(t, p, OTHER), "un", Ok(())),
-    (ROOT, "link", |t, p| t.link(p, format!("{p}.linked")), "private", Err(Errno::OVERFLOW)),
-    (ROOT, "rename", |t, p| t.rename(p, format!("{p}.new")), "private", Err(Errno::OVERFLOW)),
+    (STRANGER, "link", |t, p| t.link(p, format!("{p}.linked")), "private", Err(Errno::OVERFLOW)),
+    (STRANGER, "rename", |t, p| t.rename(p, format!("{p}.new")), "private", Err(Errno::OVERFLOW)),
     (ROOT, "rename over a name", |t, p| t.rename(p, "target"), "l", Ok(())),
     (OWNER, "link", |t, p| t.link(p, format!("open/{p}.linked")), "private", Ok(())),
     (OWNER, "rename", |t, p| t.rename(format!("{p}/new5"), format!("{p}/newer5")), "d", Ok(())),
@@ -106,7 +108,11 @@ fn run(tree: &Tree) -> Vec<(String, Result<(), Errno>)> {
     for suffix in ["", "-up"] {
         for (who, what, act, path, _) in ROWS {
             let path = format!("{path}{suffix}");
-            let done = if *who == ROOT { act(tree, &path) } else { as_user(*who, *who, || act(tree, &path)) };
+            let done = match *who {
+                ROOT => act(tree, &path),
+                STRANGER => as_user(ROOT, STRANGER, || act(tree, &path)),
+                who => as_user(who, who, || act(tree, &path)),
+            };
             told.push((format!("{who} {what}: {path}"), done));
         }
     }
@@ -162,6 +168,44 @@ fn each_operation_under_a_map_does_what_an_idmapped_mount_does() {
             assert_eq!(*done, by_kernel, "{what}");
         }
         assert_eq!(seen, owners(&kernel));
+    });
+}
+
+/// Podman of root makes files for a container in a view of which he is no part. An idmapped mount refuses them (EOVERFLOW).
+#[test]
+fn what_the_daemons_own_user_makes_under_a_map_is_his_in_the_layers() {
+    bounded(|| {
+        if who() != Who::Root {
+            return;
+        }
+        for (map, own) in [
+            ("uidmapping=:0:100000:1000,gidmapping=:0:100000:1000", (100_000, 100_000)),
+            ("uidmapping=:0:100000:1000", (100_000, 0)),
+            ("gidmapping=:0:100000:1000,xattr_permissions=2", (0, 100_000)),
+        ] {
+            let stack = Stack::new(1).option(map);
+            stack.lowers[0].file("f", "x").file("gone", "x");
+            let mut mount = stack.mount();
+            mount.symlink("/proc/mounts", "mtab").unwrap();
+            mount.mkdir("dir", 0o755).unwrap();
+            mount.write("dir/new", "x").unwrap();
+            mount.link("f", "dir/linked").unwrap();
+            mount.rename("f", "dir/moved").unwrap();
+            mount.unlink("gone").unwrap();
+            mount.mknod("gone", FileType::Fifo, 0o600, 0).unwrap();
+            for _ in 0..2 {
+                for path in ["mtab", "dir", "dir/new", "dir/linked", "dir/moved", "gone"] {
+                    assert_eq!((ids(&mount, path), ids(stack.upper(), path)), (own, (0, 0)), "{path} with {map}");
+                }
+                mount.remount();
+            }
+        }
+        // What would be nobody's is not made.
+        let stack = Stack::new(1).option("uidmapping=:5:100000:1000,gidmapping=:5:100000:1000");
+        let mount = stack.mount();
+        let done = mount.mkdir("dir", 0o755);
+        assert!(matches!(done, Err(Errno::OVERFLOW | Errno::ACCESS)), "{done:?}");
+        assert!(!stack.upper().has("dir"));
     });
 }
 
@@ -249,7 +293,7 @@ fn a_listing_and_an_open_file_show_mapped_owners() {
         assert_eq!(rustix::fs::fstat(&fd).unwrap().st_uid, 100_003);
         assert_eq!(rustix::fs::fchown(&fd, Some(Uid::from_raw(3)), None), Err(Errno::OVERFLOW));
         // A directory that is gone keeps its attributes in memory.
-        mount.mkdir("gone", 0o777).unwrap_err();
+        as_user(ROOT, STRANGER, || mount.mkdir("gone", 0o777)).unwrap_err();
         as_user(LAYERS_ROOT, LAYERS_ROOT, || mount.mkdir("gone", 0o777)).unwrap();
         let fd: OwnedFd = mount.open("gone", OFlags::RDONLY).unwrap();
         mount.rmdir("gone").unwrap();
