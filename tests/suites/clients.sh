@@ -25,7 +25,7 @@ make_base
 user=plyfs-clients-$$
 name=$(basename "$program")
 end() {
-    [ ! -e "$CONTAINERS_STORAGE_CONF" ] || podman rm -af -t 0 >/dev/null 2>&1 || true
+    [ ! -e "${CONTAINERS_STORAGE_CONF:-}" ] || podman rm -af -t 0 >/dev/null 2>&1 || true
     local pid
     for pid in $(ps -o pid= -u "$user"); do kill -9 "$pid" 2>/dev/null || true; done
     sleep 0.2
