@@ -77,6 +77,6 @@ fi
 section "pjdfstest" bash tests/suites/pjdfstest.sh
 section "fsx" bash tests/suites/fsx.sh
 section "podman" bash tests/suites/podman.sh
-section "clients" env PLYFS_CLIENTS="bubblewrap apt" bash tests/suites/clients.sh
+section "clients" env PLYFS_CLIENTS="bubblewrap apt docker" bash tests/suites/clients.sh
 
 finish

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Real clients beside rootless podman (podman.sh): podman of root, podman in podman, bubblewrap, and apt-get in a
-# chroot. A line for each case; what cannot be had is skipped.
+# Real clients beside rootless podman (podman.sh): podman of root, podman in podman, bubblewrap, apt-get in a
+# chroot, and Docker of a normal user, which calls the program by the name fuse-overlayfs. A line for each case; what cannot be had is skipped.
 #
-# PLYFS_PODMAN_PROGRAM=/usr/bin/fuse-overlayfs: another program; PLYFS_CLIENTS='bubblewrap apt': only these. Podman 4 of root
+# PLYFS_PODMAN_PROGRAM=/usr/bin/fuse-overlayfs: another program; PLYFS_CLIENTS='bubblewrap docker': only these. Podman 4 of root
 # may wait 20 seconds for the end of each container, whatever program mounts its root.
 set -euo pipefail
 suites=$(cd "$(dirname "$0")" && pwd)
@@ -163,8 +163,42 @@ apt() {
     unmount "$at/merged"
 }
 
+# Docker of a normal user. Debian's packages are only unpacked: installed they would start a daemon of root's.
+docker() {
+    local missing at=$base/docker pid tries
+    missing=$(get_packages slirp4netns:slirp4netns newuidmap:uidmap busybox:busybox-static) || { skip "Docker: $missing"; return; }
+    mkdir -p "$at/deb" "$at/root" "$at/bin"
+    (cd "$at/deb" && apt-get download -qq -o APT::Sandbox::User=root docker.io containerd runc rootlesskit) >"$base/said" 2>&1 ||
+        { skip "Docker: no packages: $(tail -1 "$base/said")"; return; }
+    for deb in "$at"/deb/*.deb; do dpkg -x "$deb" "$at/root"; done
+    ln -s "$program" "$at/bin/fuse-overlayfs"
+    # A user's network takes a tun device that he may open.
+    if [ -e /dev/net/tun ]; then
+        mknod -m 666 "$at/tun" c 10 200 && mount --bind "$at/tun" /dev/net/tun
+    fi
+    busybox_root "$base/docker-root"
+    tar -C "$base/docker-root" -cf "$base/docker.tar" --numeric-owner --owner=0 --group=0 .
+    as_docker="setpriv --reuid=$user --regid=$user --init-groups env -i HOME=$base/user USER=$user XDG_RUNTIME_DIR=$base/run DOCKER_BUILDKIT=0 DOCKER_HOST=unix://$base/run/docker.sock base=$base PATH=$at/bin:$at/root/usr/bin:$at/root/usr/sbin:$PATH bash -c"
+    (cd / && exec $as_docker "exec bash $at/root/usr/share/docker.io/contrib/dockerd-rootless.sh --storage-driver fuse-overlayfs --iptables=false --ip6tables=false --bridge=none --data-root $base/user/data") >"$base/dockerd" 2>&1 &
+    pid=$!
+    disown "$pid"
+    for ((tries = 0; tries < 60; tries++)); do
+        [ -S "$base/run/docker.sock" ] || ! kill -0 "$pid" 2>/dev/null || { sleep 0.5; continue; }
+        break
+    done
+    [ -S "$base/run/docker.sock" ] || { skip "Docker: $(grep error "$base/dockerd" | tail -1)"; return; }
+    row_docker() { row "$1" "cd $base/user; $as_docker $(printf %q "set -e; changes=$(printf %q "$container_changes"); listing=$(printf %q "$container_listing"); run='docker run --network host'; $2")"; }
+    row_docker 'Docker: import and run' 'docker import -q $base/docker.tar img || docker import $base/docker.tar img; [ "$($run --rm img cat /tmp/sub/file)" = sub ]; $run --rm img mount | head -1 | grep -q fuse'
+    row_docker 'Docker: commit, running and stopped' '$run -d --name kept img sleep 1000; docker exec kept sh -c "$changes"; docker exec kept sh -c "$listing" >view; docker commit kept done1; docker stop -t 0 kept; docker commit kept done2; for i in done1 done2; do $run --rm $i sh -c "$listing" >there; diff view there; done'
+    row_docker 'Docker: diff' 'docker diff kept >told; grep -q "^D /tmp/sub/file" told; grep -q "^A /moved" told'
+    row_docker 'Docker: export' 'docker export kept >c.tar; docker import c.tar done3; $run --rm done3 sh -c "$listing" >there; diff view there; docker rm -f kept'
+    row_docker 'Docker: save and load' 'docker save -o s.tar done2; docker rmi -f done2; docker load -i s.tar; $run --rm done2 sh -c "$listing" >there; diff view there'
+    row_docker 'Docker: build' 'mkdir -p context; { echo FROM img; for i in $(seq 10); do echo "RUN echo $i >>/l; mkdir /d$i; rm -rf /d$((i - 1))"; done; } >context/Dockerfile; docker build -q --network host -t many context; [ "$($run --rm many sh -c "wc -l </l; ls -d /d[0-9]*" | tr "\n" " ")" = "10 /d10 " ]'
+    row_docker 'Docker: prune' 'docker system prune -af; [ -z "$(docker images -q)" ]'
+}
+
 echo "| case | $name |"
 echo "|---|---|"
-for client in ${PLYFS_CLIENTS:-rootful bubblewrap apt}; do "$client"; done
+for client in ${PLYFS_CLIENTS:-rootful bubblewrap apt docker}; do "$client"; done
 echo "clients on $name: $passed passed, $failed failed"
 [ "$failed" = 0 ]
