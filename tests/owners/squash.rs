@@ -137,7 +137,7 @@ fn what_is_new_belongs_to_the_daemon() {
                     let path = format!("{dir}/{name}");
                     assert_eq!(owner_of(stack.upper(), &path), owner, "{path} with {option}");
                 }
-                let inherits = mount.mode(&format!("{dir}/dir")) & 0o2000 != 0;
+                let inherits = mount.mode(format!("{dir}/dir")) & 0o2000 != 0;
                 assert_eq!(inherits, dir == "group", "set-group-id is handed on to {dir}/dir with {option}");
             }
             mount.remount();
