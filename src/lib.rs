@@ -89,7 +89,7 @@
 //! cli      options, commands, messages
 //! session  a command and the unions that it sees
 //! fuse     the adapter for fuser; the mount
-//! union    the operations, one file for each verb
+//! union    the operations, one file for each verb        tool    diff: what layers tell without a mount
 //! inode    the live inodes, their numbers, the locks     merge   what the union shows
 //! upper    the only code that changes a layer            layer   one layer as it stands
 //! format   the bytes of the marks and what they mean     sys     system calls, the only unsafe
@@ -106,6 +106,7 @@ mod layer;
 mod merge;
 mod session;
 mod sys;
+pub mod tool;
 pub mod union;
 mod upper;
 

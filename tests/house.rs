@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each floor may import besides itself.
-const FLOORS: [(&str, &[&str]); 11] = [
+const FLOORS: [(&str, &[&str]); 12] = [
     ("base", &[]),
     ("sys", &["base"]),
     ("format", &["base"]),
@@ -15,9 +15,10 @@ const FLOORS: [(&str, &[&str]); 11] = [
     ("upper", &["base", "sys", "format", "layer"]),
     ("inode", &["base", "sys", "format", "layer", "merge"]),
     ("union", &["base", "sys", "format", "layer", "merge", "upper", "inode"]),
+    ("tool", &["base", "sys", "format", "layer", "merge", "upper"]),
     ("fuse", &["base", "sys", "union"]),
     ("session", &["base", "sys", "union", "fuse"]),
-    ("cli", &["base", "sys", "union", "fuse", "session"]),
+    ("cli", &["base", "sys", "union", "fuse", "tool", "session"]),
 ];
 
 /// The same for the rooms of `src/fuse`.

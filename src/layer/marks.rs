@@ -115,7 +115,7 @@ impl Layer {
     pub(super) fn attribute(&self, at: BorrowedFd<'_>, name: &CStr, key: &CStr) -> Result<Option<Vec<u8>>> {
         let read = || xattr::get_at(at, name, key);
         match read() {
-            Err(Errno::EACCES) if self.upper_style.is_some() => {
+            Err(Errno::EACCES) if self.widens => {
                 let read = self.widened(at, name, 0o400, read);
                 read.map_err(|errno| if errno == Errno::EPERM { Errno::EACCES } else { errno })
             }

@@ -69,6 +69,9 @@ pub struct Layer {
     pub wh_names: bool,
     /// The form of whiteouts in the upper layer; `None`: this is a lower layer.
     pub upper_style: Option<WhiteoutStyle>,
+    /// The mode of an object may be widened for an instant to read its marks: in an upper layer, unless it is only looked
+    /// at.
+    pub widens: bool,
     /// The root is in a private clone of its mount, in which no other mount can lie.
     pub isolated: bool,
     /// The directories that the layer does not show.

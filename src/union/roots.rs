@@ -63,6 +63,8 @@ pub(super) struct Common {
     pub written: Arc<[HiddenDir]>,
     /// The union has one layer, which is not written.
     pub alone: bool,
+    /// The layers are only looked at.
+    pub looks: bool,
     /// The `st_dev` of a file system that has no case-insensitive directories.
     pub exact_dev: Option<u64>,
     pub fds: Arc<FdCache>,
@@ -78,6 +80,7 @@ impl Common {
             believed: own,
             written: Arc::default(),
             alone: false,
+            looks: false,
             exact_dev: None,
             fds: Arc::new(fds),
         }
@@ -117,6 +120,7 @@ impl Root {
             doubts_marks: common.doubts_marks,
             wh_names,
             upper_style: style,
+            widens: style.is_some() && !common.looks,
             isolated: self.isolated,
             reads: past.reads(own),
             namespace: common.namespace,
@@ -238,11 +242,11 @@ pub(super) fn open_upper(dirs: &UpperDirs, ground: &Ground) -> Setup<UpperRoots>
 
 /// Opens the upper and the work directory in one clone of their mount, so that objects can be renamed between the two.
 /// Overlaps are checked before: a clone has nothing above it.
-pub(super) fn isolate_pair(dirs: &UpperDirs, UpperRoots { upper, work }: UpperRoots) -> UpperRoots {
+pub(super) fn isolate_pair(dirs: &UpperDirs, UpperRoots { upper, work }: UpperRoots, read_only: bool) -> UpperRoots {
     let clone = || -> Option<(OwnedFd, OwnedFd)> {
         let (above, below) = (dirs.dir.canonicalize().ok()?, dirs.work.canonicalize().ok()?);
         let common: PathBuf = above.iter().zip(below.iter()).take_while(|(a, b)| a == b).map(|(a, _)| a).collect();
-        let clone = mount::clone_tree(open_root(&common).ok()?.as_fd(), false).ok()?;
+        let clone = mount::clone_tree(open_root(&common).ok()?.as_fd(), read_only).ok()?;
         let open = |path: &Path, known: &OwnedFd| {
             let path = CString::new(path.strip_prefix(&common).ok()?.as_os_str().as_bytes()).ok()?;
             let fd = open_beneath(clone.as_fd(), &path, OFlags::PATH | OFlags::DIRECTORY).ok()?;

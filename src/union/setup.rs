@@ -91,7 +91,8 @@ impl Union {
         if config.lowers.is_empty() {
             return Err(SetupError::new("lowerdir", "no lower layer is given", "give at least one: lowerdir=DIR"));
         }
-        let Roots { mut lowers, data_only, upper, locks, traps, written, mut notes } = open_roots(&config)?;
+        let Roots { mut lowers, data_only, upper, locks, traps, written, mut notes } =
+            open_roots(&config, For::Serving)?;
         let numbers = number(&config, &lowers, upper.as_ref())?;
         let own = if config.userxattr || !may_write_trusted() { Namespace::User } else { Namespace::Trusted };
         let mut common = Common { written, ..Common::new(&config, own, FdCache::new(fd_limit())) };
@@ -201,17 +202,26 @@ impl Union {
 }
 
 /// The directories of all layers, opened and checked; nothing was changed.
-struct Roots {
-    lowers: Vec<Root>,
-    data_only: Vec<Root>,
-    upper: Option<UpperRoots>,
+pub(super) struct Roots {
+    pub lowers: Vec<Root>,
+    pub data_only: Vec<Root>,
+    pub upper: Option<UpperRoots>,
     locks: Vec<OwnedFd>,
-    traps: Traps,
-    written: Arc<[HiddenDir]>,
+    pub traps: Traps,
+    pub written: Arc<[HiddenDir]>,
     notes: Vec<String>,
 }
 
-fn open_roots(config: &Config) -> Setup<Roots> {
+/// What the layers are opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum For {
+    /// To be served: the upper layer is locked.
+    Serving,
+    /// To be looked at, which another process may serve meanwhile.
+    Looking,
+}
+
+pub(super) fn open_roots(config: &Config, what_for: For) -> Setup<Roots> {
     let open = |paths: &[PathBuf]| paths.iter().map(|path| open_layer("lowerdir", path)).collect::<Setup<Vec<_>>>();
     let (mut lowers, data_only) = (open(&config.lowers)?, open(&config.data_only)?);
     let ground = Ground::look();
@@ -220,11 +230,14 @@ fn open_roots(config: &Config) -> Setup<Roots> {
     let (mut notes, mut locks) = (identity::settle(config.uuid, &mut lowers, upper.as_mut()), Vec::new());
     if let Some(upper) = &upper {
         notes.extend(overlap::check(lowers.iter().chain(&data_only), upper, &ground)?);
-        locks = lock(upper)?;
+        if what_for == For::Serving {
+            locks = lock(upper)?;
+        }
     }
     let traps = overlap::traps(lowers.iter().chain(&data_only), upper.as_ref());
     let written = upper.as_ref().map(overlap::written).unwrap_or_default();
-    let upper = upper.zip(config.upper.as_ref()).map(|(roots, dirs)| isolate_pair(dirs, roots));
+    let read_only = what_for == For::Looking;
+    let upper = upper.zip(config.upper.as_ref()).map(|(roots, dirs)| isolate_pair(dirs, roots, read_only));
     let isolated = |roots: Vec<Root>| roots.into_iter().map(|root| root.isolate(true)).collect::<Vec<_>>();
     let (lowers, data_only) = (isolated(lowers), isolated(data_only));
     Ok(Roots { lowers, data_only, upper, locks, traps, written, notes })
@@ -261,7 +274,7 @@ fn cookie_key(journal: Option<&Journal>) -> Result<CookieKey> {
 }
 
 /// The roots of the lower layers, down to the first that hides the layers below it.
-fn lower_parts(lowers: Vec<Root>, common: &Common) -> Setup<Vec<DirPart>> {
+pub(super) fn lower_parts(lowers: Vec<Root>, common: &Common) -> Setup<Vec<DirPart>> {
     let (mut parts, count) = (Vec::new(), lowers.len());
     for (i, root) in lowers.into_iter().enumerate() {
         let (part, opaque) = root.into_lower(common, i + 1, i + 1 < count)?;
@@ -424,7 +437,7 @@ fn prepare(
 }
 
 /// The form of the layer's whiteouts so far.
-fn remembered_style(root: BorrowedFd<'_>, namespace: Namespace) -> Result<Option<WhiteoutStyle>> {
+pub(super) fn remembered_style(root: BorrowedFd<'_>, namespace: Namespace) -> Result<Option<WhiteoutStyle>> {
     let value = xattr::get_at(root, c".", namespace.key(Mark::Style))?;
     Ok(value.and_then(|value| WhiteoutStyle::parse(&value)))
 }
@@ -520,11 +533,11 @@ fn index_failed(error: &IndexError) -> (String, &'static str) {
 }
 
 /// Whether this process may write `trusted.*`, which takes an administrator of the initial user namespace.
-fn may_write_trusted() -> bool {
+pub(super) fn may_write_trusted() -> bool {
     process::is_admin() && process::ids_are_initial()
 }
 
-fn fd_limit() -> usize {
+pub(super) fn fd_limit() -> usize {
     let open = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(MOST_FDS);
     usize::try_from((open / FD_SHARE).clamp(FEWEST_FDS, MOST_FDS)).unwrap_or(1024)
 }

@@ -1,0 +1,17 @@
+//! What can be said of layers by looking at them: no mount, no inodes, and nothing is changed.
+//!
+//! Whoever opens the layers hands them in as [`Layers`]: [`crate::union::look`]. A daemon may serve them meanwhile, so
+//! that a name that is gone by the time it is looked at is no error.
+
+mod change;
+mod compare;
+mod content;
+mod count;
+mod diff;
+mod renamed;
+
+pub use crate::merge::Layers;
+pub use crate::sys::stat::Kind;
+pub use change::{Change, Diff, Letter, Sizes, Summary, Trouble, What};
+pub use content::{Content, Side, read};
+pub use diff::{How, diff};
