@@ -7,7 +7,7 @@ use super::past::Past;
 use super::refusal::{Setup, SetupError};
 use super::roots::{Common, Root, UpperRoots};
 use super::setup::{For, Roots, fd_limit, lower_parts, may_write_trusted, open_roots, remembered_style};
-use crate::base::config::{Config, RedirectDir};
+use crate::base::config::{Config, RedirectDir, XattrPermissions};
 use crate::base::{Errno, Result};
 use crate::format::mark::{Mark, Namespace, WhiteoutStyle};
 use crate::layer::{DirPlace, FdCache};
@@ -25,7 +25,10 @@ pub fn look(config: &Config) -> Setup<Layers> {
     let mut common = Common { looks: true, written, ..Common::new(config, own, FdCache::new(fd_limit())) };
     common.alone = upper.is_none() && lowers.len() + data_only.len() == 1;
     let upper = match upper {
-        Some(UpperRoots { upper, work }) => {
+        Some(UpperRoots { mut upper, work }) => {
+            if config.xattr_permissions == Some(XattrPermissions::Parents) {
+                upper.carried = upper.owners.take();
+            }
             let path = upper.path.clone();
             let failed = |errno: Errno| {
                 let hint = "the user that looks must be able to read it";
