@@ -65,7 +65,15 @@ fn no_such_word(word: &str) -> Failure {
 /// # Errors
 /// What the system says, but for a reader that has gone.
 pub(super) fn print(text: &str) -> Result<(), Failure> {
-    match std::io::stdout().write_all(text.as_bytes()) {
+    print_bytes(text.as_bytes())
+}
+
+/// As [`print`], of what may be no text.
+///
+/// # Errors
+/// As [`print`].
+pub(super) fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
+    match std::io::stdout().write_all(bytes) {
         // Whoever read the first lines only has seen enough.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         other => other.map_err(|error| Failure::refused("standard output", Errno::from(error).to_string(), "")),

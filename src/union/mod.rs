@@ -71,7 +71,7 @@ pub use types::{Attr, Caller, Entry, SetAttr};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock};
 
-use crate::base::config::{Fsync, Timeouts};
+use crate::base::config::{Fsync, Timeouts, XattrPermissions};
 use crate::base::sync::RwLock;
 use crate::base::{Errno, Result};
 use crate::format::mark::Namespace;
@@ -202,7 +202,10 @@ impl Union {
                 Some(WhiteoutStyle::File) => "wh",
                 None => "none",
             },
-            xattr_permissions: upper.and_then(Upper::owners).map(|owners| owners.option().value()),
+            xattr_permissions: match upper.and_then(Upper::owners) {
+                Some(owners) => Some(owners.option().value()),
+                None => upper.and_then(Upper::carried).map(|_| XattrPermissions::Parents.value()),
+            },
         }
     }
 

@@ -8,6 +8,7 @@ mod common;
 mod model;
 
 mod cases;
+mod command;
 mod histories;
 mod hostile;
 

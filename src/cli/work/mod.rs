@@ -7,6 +7,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use super::report::Failure;
 
+pub mod diff;
 pub mod drop;
 pub mod run;
 pub mod status;
@@ -24,6 +25,7 @@ struct Line {
 enum Work {
     Run(run::Run),
     Drop(drop::Drop),
+    Diff(diff::Diff),
     Status(status::Status),
 }
 
@@ -54,6 +56,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<u8, Failure> {
     match Line::try_parse_from(args) {
         Ok(Line { command: Work::Run(run) }) => run.run(),
         Ok(Line { command: Work::Drop(drop) }) => drop.run(),
+        Ok(Line { command: Work::Diff(diff) }) => diff.run(),
         Ok(Line { command: Work::Status(status) }) => status.run(),
         Err(error) if error.kind() == ErrorKind::DisplayHelp => super::commands::print(&error.to_string()).map(|()| 0),
         Err(error) => Err(failure(&error)),

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::super::commands::print;
+use super::super::json;
 use super::super::report::{Failure, printable};
 use super::super::show;
 use crate::base::Errno;
@@ -41,7 +42,7 @@ impl Status {
             .map_err(|errno| Failure::system("/proc/self/mountinfo", errno.to_string(), "is /proc mounted?"))?;
         let views: Vec<(PathBuf, Result<Described, Errno>)> =
             table.iter().filter(|mount| is_view(mount)).map(|mount| (mount.at.clone(), show::ask(&mount.at))).collect();
-        let one = if self.json { json } else { line };
+        let one = if self.json { object } else { line };
         let views: String = views.iter().map(|(at, told)| one(at, told)).collect();
         // Somebody without a home has no sessions.
         let sessions =
@@ -80,7 +81,7 @@ fn line_of(session: &Session) -> String {
 
 fn json_of(session: &Session) -> String {
     let (in_use, places) = state(session);
-    let name = show::member("session", session.name.as_bytes());
+    let name = json::member("session", session.name.as_bytes());
     format!("{{\"v\":1,{name},\"in_use\":{in_use},\"file_systems\":{places}}}\n")
 }
 
@@ -89,13 +90,13 @@ fn state(session: &Session) -> (bool, usize) {
     (matches!(session.lock(), Ok(None)), session.places().map_or(0, |places| places.len()))
 }
 
-fn json(at: &Path, told: &Result<Described, Errno>) -> String {
+fn object(at: &Path, told: &Result<Described, Errno>) -> String {
     match told {
         Ok(told) => show::json(told),
         Err(errno) if show::is_no_view(*errno) => String::new(),
         Err(errno) => {
-            let at = show::member("mountpoint", at.as_os_str().as_bytes());
-            format!("{{\"v\":1,{at},{}}}\n", show::member("error", errno.to_string().as_bytes()))
+            let at = json::member("mountpoint", at.as_os_str().as_bytes());
+            format!("{{\"v\":1,{at},{}}}\n", json::member("error", errno.to_string().as_bytes()))
         }
     }
 }

@@ -1,0 +1,188 @@
+//! The view that a command is about: a mounted one, which its daemon describes, or the layers of `-o`. Its layers are
+//! opened to be looked at.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Component, Path, PathBuf};
+
+use super::grammar;
+use super::report::Failure;
+use super::resolve::{self, Abilities, Manner};
+use super::show;
+use crate::base::config::{Config, RedirectDir, UpperDirs, XattrPermissions};
+use crate::base::described::Described;
+use crate::sys::{mounts, process};
+use crate::tool::Layers;
+use crate::union;
+
+/// A view, and the paths in it that a command names.
+pub struct View {
+    /// Its layers.
+    pub layers: Layers,
+    /// Where the layers are.
+    pub config: Config,
+    /// The paths, from the root of the view.
+    pub paths: Vec<PathBuf>,
+}
+
+impl View {
+    /// Finds the view that `words` name: its mountpoint and paths in it, or paths only. Of paths the view is the one that
+    /// the first of them lies in, and without any the one of the current directory. With `options` (the values of `-o`)
+    /// all words are paths.
+    ///
+    /// # Errors
+    /// There is no view; it does not tell; its layers cannot be read.
+    pub fn find(options: &[OsString], words: &[PathBuf]) -> Result<Self, Failure> {
+        if !options.is_empty() {
+            let words_of = options.iter().flat_map(|value| grammar::split_options(value.as_bytes()));
+            let abilities =
+                Abilities { mounts_directly: process::is_admin(), ids_are_initial: process::ids_are_initial() };
+            let words_of: Vec<_> = words_of.collect();
+            let resolved = resolve::resolve(&words_of, None, Path::new("/"), Manner::default(), abilities)?;
+            return Self::open(resolved.config, words.iter().map(|path| plain(path)).collect());
+        }
+        let (first, others) = words.split_first().map_or((Path::new("."), words), |(first, others)| (first, others));
+        // A view may be named by a symlink.
+        let first = match first.canonicalize() {
+            Ok(real) if Mounted::around(&real).is_some_and(|mount| mount.at == real) => real,
+            _ => real(first)?,
+        };
+        let (_, told) = show::view_at(nearest_dir(&first)).map_err(|failure| Failure {
+            hint: "name a view: its mountpoint, or its layers by -o lowerdir=…,upperdir=…,workdir=…".into(),
+            ..failure
+        })?;
+        let mount = Mounted::around(&first);
+        let mount = mount.ok_or_else(|| Failure::system("/proc/self/mountinfo", "the view is not in it", ""))?;
+        let is_named = !words.is_empty() && mount.at == first;
+        let mut paths: Vec<PathBuf> =
+            if words.is_empty() { Vec::new() } else { mount.inside(&first).into_iter().collect() };
+        for word in others {
+            let path = if is_named && word.is_relative() { mount.at.join(plain(word)) } else { real(word)? };
+            paths.push(mount.inside(&path).ok_or_else(|| {
+                let reason = format!("it is not in the view at {}", mount.at.display());
+                Failure::usage(word.display().to_string(), reason, "name paths of one view")
+            })?);
+        }
+        paths.retain(|path| !path.as_os_str().is_empty());
+        Self::open(config(&told)?, paths)
+    }
+
+    fn open(config: Config, paths: Vec<PathBuf>) -> Result<Self, Failure> {
+        Ok(Self { layers: union::look(&config)?, config, paths })
+    }
+}
+
+/// The mount that a view was found by, which may show one of its directories only.
+struct Mounted {
+    at: PathBuf,
+    root: PathBuf,
+}
+
+impl Mounted {
+    /// The mount in which a path without symbolic links is.
+    fn around(path: &Path) -> Option<Self> {
+        let table = mounts::table().ok()?;
+        // Of those at one place the last one is seen.
+        let around = table.into_iter().filter(|mount| path.starts_with(&mount.at));
+        let mount = around.max_by_key(|mount| mount.at.components().count())?;
+        Some(Self { at: mount.at, root: plain(&mount.root) })
+    }
+
+    /// The path in the view.
+    fn inside(&self, path: &Path) -> Option<PathBuf> {
+        Some(plain(&self.root.join(path.strip_prefix(&self.at).ok()?)))
+    }
+}
+
+/// The settings of a mounted view, as far as they say what its layers mean.
+fn config(told: &Described) -> Result<Config, Failure> {
+    let all = |key: &str| told.all(key).map(path_of).collect::<Vec<_>>();
+    let has = |option: &str| told.all("option").any(|told| told == option.as_bytes());
+    let trusted = told.all("marks").any(|marks| marks == b"trusted.overlay");
+    if trusted && !(process::is_admin() && process::ids_are_initial()) {
+        let reason = "its marks are attributes trusted.*, which only root can read";
+        return Err(Failure::refused(first_of(told, "mountpoint"), reason, "run it as root"));
+    }
+    let upper = all("upperdir").pop().zip(all("workdir").pop()).map(|(dir, work)| UpperDirs { dir, work });
+    let nofollow = has("redirect_dir=nofollow");
+    Ok(Config {
+        lowers: all("lowerdir"),
+        data_only: all("datadir"),
+        upper,
+        userxattr: !trusted,
+        redirect_dir: nofollow.then_some(RedirectDir::NoFollow),
+        metacopy: (nofollow && has("metacopy=off")).then_some(false),
+        index: has("index=off").then_some(false),
+        xattr_permissions: has("xattr_permissions=parents").then_some(XattrPermissions::Parents),
+        suid_view: trusted && !has("nosuid"),
+        ..Config::default()
+    })
+}
+
+fn first_of(told: &Described, key: &str) -> String {
+    told.all(key).next().map(super::report::printable).unwrap_or_default()
+}
+
+fn path_of(bytes: &[u8]) -> PathBuf {
+    OsString::from_vec(bytes.to_vec()).into()
+}
+
+/// A path from the root of a view, without `.` and `..`.
+fn plain(path: &Path) -> PathBuf {
+    path.components().fold(PathBuf::new(), |mut plain, part| {
+        match part {
+            Component::Normal(name) => plain.push(name),
+            Component::ParentDir => _ = plain.pop(),
+            _ => {}
+        }
+        plain
+    })
+}
+
+/// A path without symbolic links above its last component. What is deleted has no directory any more.
+fn real(path: &Path) -> Result<PathBuf, Failure> {
+    let failed = |error: std::io::Error| Failure::refused(path.display().to_string(), error.to_string(), "");
+    let whole = std::path::absolute(path).map_err(failed)?;
+    let whole = Path::new("/").join(plain(&whole));
+    let (mut above, mut below) = (whole.parent(), vec![whole.file_name().map(OsStr::to_owned).unwrap_or_default()]);
+    while let Some(dir) = above {
+        if let Ok(mut real) = dir.canonicalize() {
+            real.extend(below.iter().rev());
+            return Ok(real);
+        }
+        below.push(dir.file_name().map(OsStr::to_owned).unwrap_or_default());
+        above = dir.parent();
+    }
+    Ok(whole)
+}
+
+/// The nearest directory at or above a path.
+fn nearest_dir(path: &Path) -> &Path {
+    let is_dir = |path: &&Path| path.symlink_metadata().is_ok_and(|stat| stat.is_dir());
+    path.ancestors().find(is_dir).unwrap_or(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_in_a_view_is_plain() {
+        for (path, expected) in [("/a/./b/", "a/b"), ("../../a", "a"), ("a/../b", "b"), ("/", ""), ("", "")] {
+            assert_eq!(plain(Path::new(path)), Path::new(expected), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_path_is_found_although_it_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        std::os::unix::fs::symlink("nowhere", root.join("link")).unwrap();
+        std::os::unix::fs::symlink(&root, root.join("here")).unwrap();
+        for (path, expected) in [("link", "link"), ("here/link", "link"), ("here/gone/x", "gone/x"), (".", "")] {
+            let expected = if expected.is_empty() { root.clone() } else { root.join(expected) };
+            assert_eq!(real(&root.join(path)).unwrap(), expected, "{path}");
+        }
+        assert_eq!(nearest_dir(&root.join("gone/x")), root);
+    }
+}

@@ -1,0 +1,163 @@
+//! `plyfs diff`: what the upper layer of a view changes.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use similar::TextDiff;
+
+use super::super::commands::{print, print_bytes};
+use super::super::report::Failure;
+use super::super::told;
+use super::super::view::View;
+use crate::base::Result as SysResult;
+use crate::tool::{self, Change, How, Kind, Layers, Letter, Side, What};
+
+/// The exit status with `--exit-code`, if there are changes.
+const CHANGED: u8 = 1;
+/// The exit status if not all could be compared.
+const LOSSES: u8 = 4;
+
+/// Files of more bytes are not compared line by line.
+const MOST_TEXT: u64 = 16 << 20;
+/// So long lines are compared before a longer way from one file to the other is good enough.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// what a view has changed, from its upper layer
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Letters: A added, M modified, m mode, owner, times or xattrs only, D deleted, R renamed, T other type
+
+Examples:
+  plyfs diff
+  plyfs diff ~/view src --stat
+  plyfs diff -o lowerdir=base,upperdir=u,workdir=w -p")]
+pub struct Diff {
+    /// A mountpoint, and paths in it (the current directory's view, and all of it)
+    #[arg(value_name = "VIEW|PATH")]
+    words: Vec<PathBuf>,
+    /// The layers of a view that is not mounted, as `mount` takes them
+    #[arg(short = 'o', value_name = "OPTION,…")]
+    options: Vec<OsString>,
+    /// Print counts and bytes of each kind of change only
+    #[arg(long, conflicts_with_all = ["names", "patch", "json"])]
+    stat: bool,
+    /// Print paths only
+    #[arg(long, conflicts_with_all = ["patch", "json"])]
+    names: bool,
+    /// Print the changed lines of text files, too
+    #[arg(short = 'p', long, conflicts_with = "json")]
+    patch: bool,
+    /// End paths by NUL, unescaped, each behind its letter and a NUL
+    #[arg(short = 'z', conflicts_with_all = ["stat", "patch", "json"])]
+    nul: bool,
+    /// Exit with 1 if there are changes
+    #[arg(long)]
+    exit_code: bool,
+    /// Print one JSON object a line
+    #[arg(long)]
+    json: bool,
+    /// Print no summary
+    #[arg(short = 'q', long)]
+    quiet: bool,
+}
+
+impl Diff {
+    /// Prints it.
+    ///
+    /// # Errors
+    /// There is no view, or it cannot be read.
+    pub fn run(self) -> Result<u8, Failure> {
+        let view = View::find(&self.options, &self.words)?;
+        let counts = !self.names && !self.nul;
+        let found = tool::diff(&view.layers, How { counts }).map_err(|errno| {
+            let upper = view.config.upper.as_ref().map(|upper| upper.dir.display().to_string()).unwrap_or_default();
+            Failure::refused(format!("upperdir={upper}"), errno.to_string(), "it must be readable")
+        })?;
+        let is_meant = |path: &Path| view.paths.is_empty() || view.paths.iter().any(|of| path.starts_with(of));
+        let mut changes = found.changes;
+        changes.retain(|change| is_meant(&change.path) || change.was.as_ref().is_some_and(|was| is_meant(was)));
+        self.print(&view.layers, &changes)?;
+        let troubles: Vec<_> = found.troubles.iter().filter(|trouble| is_meant(&trouble.path)).collect();
+        for trouble in &troubles {
+            eprintln!("plyfs: {}: cannot be compared: {}", told::line(&trouble.path), trouble.errno);
+        }
+        Ok(match (troubles.is_empty(), changes.is_empty()) {
+            (false, _) => LOSSES,
+            (true, false) if self.exit_code => CHANGED,
+            _ => 0,
+        })
+    }
+
+    fn print(&self, layers: &Layers, changes: &[Change]) -> Result<(), Failure> {
+        if self.nul {
+            let letter = |change: &Change| match self.names {
+                true => String::new(),
+                false => format!("{}\0", change.letter.letter()),
+            };
+            let each = |change| [letter(change).into_bytes(), told::raw_paths(change)].concat();
+            return print_bytes(&changes.iter().flat_map(each).collect::<Vec<u8>>());
+        }
+        if self.json {
+            return print(&changes.iter().map(told::json).collect::<String>());
+        }
+        if self.names {
+            return print(&changes.iter().map(|change| told::line(&change.path) + "\n").collect::<String>());
+        }
+        if self.stat {
+            print(&told::stat(changes))?;
+        } else if self.patch {
+            for change in changes {
+                print(&told::columns(std::slice::from_ref(change)))?;
+                print_bytes(&patch(layers, change))?;
+            }
+        } else {
+            print(&told::columns(changes))?;
+        }
+        if self.quiet { Ok(()) } else { print(&told::summary(changes)) }
+    }
+}
+
+/// The changed lines of a text file, as patch(1) takes them with `-p1`.
+fn patch(layers: &Layers, change: &Change) -> Vec<u8> {
+    let is_file = |kind: Kind| kind == Kind::File;
+    let (old, new) = match change.letter {
+        Letter::Added => (false, is_file(change.kind)),
+        Letter::Deleted => (is_file(change.kind), false),
+        Letter::Retyped => (change.was_kind.is_some_and(is_file), is_file(change.kind)),
+        Letter::Modified | Letter::Renamed | Letter::Metadata => {
+            let changed = is_file(change.kind) && change.what.contains(&What::Data);
+            (changed, changed)
+        }
+    };
+    if !old && !new {
+        return Vec::new();
+    }
+    let was = change.was.as_deref().unwrap_or(&change.path);
+    let text = |is: bool, side, path| if is { text(layers, side, path) } else { Ok(Some(String::new())) };
+    let texts = (text(old, Side::Before, was), text(new, Side::After, &change.path));
+    let name = |is: bool, side: &str, path: &Path| match is {
+        true => format!("{side}/{}", told::line(path)),
+        false => "/dev/null".to_owned(),
+    };
+    let (a, b) = (name(old, "a", was), name(new, "b", &change.path));
+    let (Ok(Some(before)), Ok(Some(after))) = texts else { return format!("Binary files {a} and {b} differ\n").into() };
+    let lines = TextDiff::configure().timeout(PATIENCE).diff_lines(&before, &after);
+    let mut hunks = Vec::new();
+    // Writing to memory cannot fail.
+    let _ = lines.unified_diff().header(&a, &b).to_writer(&mut hunks);
+    hunks
+}
+
+/// The text of a file; `None`: it is none, or too long.
+fn text(layers: &Layers, side: Side, path: &Path) -> SysResult<Option<String>> {
+    let Some((content, size)) = tool::read(layers, side, path)? else { return Ok(None) };
+    if size > MOST_TEXT {
+        return Ok(None);
+    }
+    let mut bytes = vec![0; usize::try_from(size).unwrap_or(0)];
+    let len = content.read_at(0, &mut bytes)?;
+    bytes.truncate(len);
+    Ok(String::from_utf8(bytes).ok().filter(|text| !text.contains('\0')))
+}

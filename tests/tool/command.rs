@@ -1,0 +1,133 @@
+//! `plyfs diff` as its users call it.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use crate::common::*;
+
+fn diff(at: &Path, args: &[&str]) -> Output {
+    let mut command = Command::new(mount::binary());
+    command.arg("diff").args(args).current_dir(at).output().unwrap()
+}
+
+fn text(out: &Output) -> String {
+    String::from_utf8_lossy(&out.stdout).into_owned()
+}
+
+/// A view with a change of each kind.
+fn view() -> (Stack, Mount) {
+    let stack = Stack::new(1);
+    let low = &stack.lowers[0];
+    low.file("src/main.rs", "one\ntwo\nthree\n").file("bin/tool", "x").perm("bin/tool", 0o755);
+    low.file("old/dir/a", "1").file("old/dir/b", "2").file("target/x", [b'x'; 2048]);
+    stack.age();
+    let mount = stack.mount();
+    mount.write("src/main.rs", "one\n2\nthree\nfour\n").unwrap();
+    mount.chmod("bin/tool", 0o700).unwrap();
+    mount.mkdir("new", 0o755).unwrap();
+    mount.rename("old/dir", "new/dir").unwrap();
+    mount.remove_all("target").unwrap();
+    mount.write("notes.txt", "no newline").unwrap();
+    (stack, mount)
+}
+
+const COLUMNS: &str = "\
+m           bin/tool             mode 755 → 700
+A           new/
+R           old/dir/ → new/dir/  (2 files with it)
+A     10 B  notes.txt
+M     +3 B  src/main.rs
+D  2.0 KiB  target/              (1 file)
+6 changes: 1 modified, 1 metadata, 1 renamed, 1 deleted, 2 added
+";
+
+#[test]
+fn a_view_is_named_by_its_mountpoint_by_where_one_is_or_by_its_layers() {
+    bounded(|| {
+        let (stack, mut mount) = view();
+        let merged = stack.merged.to_str().unwrap();
+        for (at, args) in [(Path::new("/"), &[merged][..]), (&stack.merged, &[]), (&stack.merged, &["."])] {
+            assert_eq!(text(&diff(at, args)), COLUMNS, "{} {args:?}", at.display());
+        }
+        let src = stack.merged.join("src");
+        let one = "M  +3 B  src/main.rs\n1 change: 1 modified\n";
+        for (at, args) in [
+            (&src, &["main.rs"][..]),
+            (&src, &["../src"]),
+            (&stack.merged, &["src/main.rs"]),
+            (&stack.merged, &["./bin/../src", "gone/nothing"]),
+        ] {
+            assert_eq!(text(&diff(at, args)), one, "{} {args:?}", at.display());
+        }
+        assert_eq!(text(&diff(Path::new("/"), &[merged, "src", "-q"])), "M  +3 B  src/main.rs\n");
+        assert_eq!(text(&diff(&stack.merged, &["old"])).lines().count(), 2, "a path that was renamed");
+        let options = stack.layer_options("work");
+        mount.unmount();
+        assert_eq!(text(&diff(Path::new("/"), &["-o", &options])), COLUMNS);
+        assert_eq!(text(&diff(Path::new("/"), &["-o", &options, "/src/"])), one);
+        let out = diff(Path::new("/"), &[merged]);
+        assert_eq!((out.status.code(), String::from_utf8_lossy(&out.stderr).lines().count()), (Some(1), 1), "{out:?}");
+    });
+}
+
+#[test]
+fn each_form_says_the_same() {
+    bounded(|| {
+        let (stack, _mount) = view();
+        let told = |args: &[&str]| text(&diff(&stack.merged, args));
+        let names = "bin/tool\nnew\nnew/dir\nnotes.txt\nsrc/main.rs\ntarget\n";
+        assert_eq!(told(&["--names"]), names);
+        assert_eq!(told(&["--names", "-z", "src"]), "src/main.rs\0");
+        assert_eq!(told(&["-z", "new/dir", "target"]), "R\0old/dir\0new/dir\0D\0target\0");
+        let stat = told(&["--stat"]);
+        assert!(stat.contains("D  deleted           1    2.0 KiB → 0 B\n") && stat.ends_with("2 added\n"), "{stat}");
+        let json = told(&["--json"]);
+        assert_eq!(json.lines().count(), 6);
+        let one = r#"{"v":1,"path":"new/dir","was":"old/dir","change":"renamed","kind":"dir","files":2}"#;
+        assert!(json.contains(one), "{json}");
+        let patch = told(&["-p", "src", "notes.txt"]);
+        let expected = concat!(
+            "A  10 B  notes.txt\n--- /dev/null\n+++ b/notes.txt\n@@ -0,0 +1 @@\n+no newline\n",
+            "\\ No newline at end of file\n",
+            "M  +3 B  src/main.rs\n--- a/src/main.rs\n+++ b/src/main.rs\n@@ -1,3 +1,4 @@\n one\n-two\n+2\n three\n+four\n",
+            "2 changes: 1 modified, 1 added\n",
+        );
+        assert_eq!(patch, expected);
+    });
+}
+
+#[test]
+fn the_exit_status_tells_changes_and_what_could_not_be_compared() {
+    bounded(|| {
+        let stack = Stack::new(1);
+        stack.lowers[0].file("f", "x");
+        let mount = stack.mount();
+        let status = |args: &[&str]| diff(&stack.merged, args).status.code().unwrap();
+        assert_eq!((status(&[]), status(&["--exit-code"])), (0, 0));
+        assert_eq!(text(&diff(&stack.merged, &[])), "no changes\n");
+        mount.write("new", "").unwrap();
+        assert_eq!((status(&[]), status(&["--exit-code"]), status(&["--exit-code", "f"])), (0, 1, 0));
+        assert_eq!((status(&["--what"]), status(&["-o", "x=y"]), status(&["--stat", "-p"])), (2, 2, 2));
+        drop(mount);
+        stack.upper().file("f", "y").with_xattr("f", &format!("{}metacopy", stack::prefix()), b"junk");
+        let out = diff(Path::new("/"), &["-o", &stack.layer_options("work"), "--exit-code"]);
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert_eq!(out.status.code(), Some(4), "{said}");
+        assert!(said.contains("f: cannot be compared: "), "{said}");
+    });
+}
+
+#[test]
+fn bytes_that_are_no_text_are_told_whole() {
+    bounded(|| {
+        let stack = Stack::new(1);
+        let mount = stack.mount();
+        let name = std::ffi::OsStr::from_bytes(b"a\xff\n");
+        mount.write(name, "").unwrap();
+        assert_eq!(diff(&stack.merged, &["-z", "--names"]).stdout, b"a\xff\n\0");
+        assert_eq!(text(&diff(&stack.merged, &["--names"])), "a\\xff\\n\n");
+        let json = text(&diff(&stack.merged, &["--json"]));
+        assert!(json.contains("\"path_base64\":\"Yf8K\"") && json.lines().count() == 1, "{json}");
+    });
+}
