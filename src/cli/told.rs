@@ -141,7 +141,8 @@ fn note(change: &Change) -> String {
     notes.join(", ")
 }
 
-fn word(kind: Kind) -> &'static str {
+/// The word for a type.
+pub fn word(kind: Kind) -> &'static str {
     match kind {
         Kind::File => "file",
         Kind::Dir => "dir",

@@ -137,7 +137,6 @@ pub const MOST_USED: &[(&str, &str)] = &[
     ("ro", "read-only, although there is an upper layer"),
     ("volatile", "sync nothing: a crash of the machine may lose data"),
     ("allow_other", "other users may enter (always so for root)"),
-    ("userxattr", "marks in user.overlay.* (always so without root)"),
     ("redirect_dir=on|off", "directories of lower layers can be renamed (auto)"),
     ("metacopy=on|off", "chmod and mv of a file copy no data (auto)"),
     ("copyup_block=64K", "a write to a large file copies its blocks only"),

@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 
 use super::{DirView, Found, Stack, lookup};
 use crate::base::{Name, Result};
+use crate::layer::IndexDir;
 use crate::merge::Answer;
 
 /// All layers of a view. Nothing is written through them, and somebody else may change them meanwhile.
@@ -13,11 +14,20 @@ pub struct Layers {
     pub(crate) stack: Stack,
     /// The root of the view.
     pub(crate) root: DirView,
+    /// The index of copied-up hard links, if the upper layer has one.
+    pub(crate) index: Option<IndexDir>,
     /// The work directory of the upper layer.
     pub(crate) work: Option<OwnedFd>,
 }
 
 impl Layers {
+    /// The same, with lower hard links that show their copy: as the view has them.
+    #[must_use]
+    pub fn with_index(mut self) -> Self {
+        self.stack.index = self.index.take();
+        self
+    }
+
     /// The root of what is seen below the upper layer.
     pub(crate) fn below(&self) -> DirView {
         self.root.below()

@@ -41,10 +41,12 @@ pub(super) fn leaves(layers: &Layers, new: &FoundLeaf, old: &FoundLeaf) -> Resul
 /// What the layers' system calls say.
 pub(super) fn dirs(new: (&DirPlace, &Stat), old: (&DirPlace, &Stat)) -> Result<Vec<What>> {
     let mut what = attributes(new.1, old.1);
-    let of = |place: &DirPlace| match place.fd() {
+    // By the directory that holds it, which is open anyway.
+    let of = |place: &DirPlace| match place.parent() {
         // A directory that another mount covers shows none.
-        Err(Errno::EXDEV) => Ok(BTreeMap::new()),
-        fd => xattrs(&place.layer, fd?.as_fd(), c"."),
+        _ if place.ino() == 0 => Ok(BTreeMap::new()),
+        Some((parent, name)) => xattrs(&place.layer, parent.fd()?.as_fd(), name.as_c_str()),
+        None => xattrs(&place.layer, place.fd()?.as_fd(), c"."),
     };
     what.extend((of(new.0)? != of(old.0)?).then_some(What::Xattrs));
     Ok(what)

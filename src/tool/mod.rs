@@ -9,9 +9,11 @@ mod content;
 mod count;
 mod diff;
 mod renamed;
+mod whereabouts;
 
 pub use crate::merge::Layers;
 pub use crate::sys::stat::Kind;
 pub use change::{Change, Diff, Letter, Sizes, Summary, Trouble, What};
 pub use content::{Content, Side, read};
 pub use diff::{How, diff};
+pub use whereabouts::{Gives, Hider, Part, Role, Whereabouts, whereabouts};

@@ -10,8 +10,9 @@ use super::setup::{For, Roots, fd_limit, lower_parts, may_write_trusted, open_ro
 use crate::base::config::{Config, RedirectDir, XattrPermissions};
 use crate::base::{Errno, Result};
 use crate::format::mark::{Mark, Namespace, WhiteoutStyle};
-use crate::layer::{DirPlace, FdCache};
+use crate::layer::{DirPlace, FdCache, IndexDir};
 use crate::merge::{self, DirPart, DirView, Layers, Stack};
+use crate::sys::path::{OFlags, open_beneath};
 use crate::sys::stat::stat_fd;
 use crate::sys::xattr;
 
@@ -51,8 +52,10 @@ pub fn look(config: &Config) -> Setup<Layers> {
         traps,
     };
     let (upper, work) = upper.unzip();
+    let index = upper.as_ref().zip(work.as_ref()).filter(|_| config.index != Some(false));
+    let index = index.and_then(|(part, work)| open_index(part, work.as_fd()).ok());
     let root = DirView { upper, redirect: None, lowers: stack.lowers.clone() };
-    Ok(Layers { stack, root, work })
+    Ok(Layers { stack, root, index, work })
 }
 
 /// The namespace in which an upper layer's marks were written, as those on its root tell.
@@ -75,4 +78,10 @@ fn upper_part(root: Root, common: &Common) -> Result<DirPart> {
     let (mut part, _) = merge::root_part(&DirPlace::root(layer, root.fd, ino), 0, false)?;
     part.xattr_whiteouts |= style == WhiteoutStyle::Xattr;
     Ok(part)
+}
+
+fn open_index(upper: &DirPart, work: BorrowedFd<'_>) -> Result<IndexDir> {
+    let fd = open_beneath(work, c"index", OFlags::PATH | OFlags::DIRECTORY)?;
+    let ino = stat_fd(fd.as_fd())?.ino;
+    Ok(IndexDir::new(DirPlace::root(upper.place.layer.clone(), fd, ino)))
 }

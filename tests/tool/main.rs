@@ -11,6 +11,7 @@ mod cases;
 mod command;
 mod histories;
 mod hostile;
+mod whereabouts;
 
 use std::path::Path;
 

@@ -27,7 +27,10 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// what a view has changed, from its upper layer
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Letters: A added, M modified, m mode, owner, times or xattrs only, D deleted, R renamed, T other type
+Letters: A added, D deleted, R renamed, T of another type, M modified, m only in its mode, owner,
+times or extended attributes
+
+Exit status: 0 done; 1 not done, or --exit-code and changes; 2 usage; 4 not all could be compared
 
 Examples:
   plyfs diff

@@ -11,6 +11,7 @@ pub mod diff;
 pub mod drop;
 pub mod run;
 pub mod status;
+pub mod whereabouts;
 
 /// What `plyfs COMMAND …` asks for.
 #[derive(Debug, Parser)]
@@ -27,6 +28,7 @@ enum Work {
     Drop(drop::Drop),
     Diff(diff::Diff),
     Status(status::Status),
+    Where(whereabouts::Where),
 }
 
 /// The commands, as clap has them: help, man pages and completions are made of it.
@@ -58,6 +60,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<u8, Failure> {
         Ok(Line { command: Work::Drop(drop) }) => drop.run(),
         Ok(Line { command: Work::Diff(diff) }) => diff.run(),
         Ok(Line { command: Work::Status(status) }) => status.run(),
+        Ok(Line { command: Work::Where(path) }) => path.run(),
         Err(error) if error.kind() == ErrorKind::DisplayHelp => super::commands::print(&error.to_string()).map(|()| 0),
         Err(error) => Err(failure(&error)),
     }

@@ -1,0 +1,122 @@
+//! `plyfs where`: which layers an object comes from.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::super::commands::print;
+use super::super::json::{member, quoted};
+use super::super::report::{Failure, printable};
+use super::super::told;
+use super::super::view::View;
+use crate::tool::{self, Gives, Hider, Part, Role, Whereabouts};
+
+/// which layers an object comes from, and what they hide
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  plyfs where etc/app.conf\n  plyfs where --json ~/view/etc ~/view/lib")]
+pub struct Where {
+    /// Paths in one view
+    #[arg(value_name = "PATH", required = true)]
+    paths: Vec<PathBuf>,
+    /// The layers of a view that is not mounted, as `mount` takes them
+    #[arg(short = 'o', value_name = "OPTION,…")]
+    options: Vec<OsString>,
+    /// Print one JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+impl Where {
+    /// Prints it.
+    ///
+    /// # Errors
+    /// There is no view, it cannot be read, or no layer has such an object.
+    pub fn run(self) -> Result<u8, Failure> {
+        let View { layers, mut paths, .. } = View::find(&self.options, &self.paths)?;
+        let layers = layers.with_index();
+        if paths.is_empty() {
+            paths.push(PathBuf::new());
+        }
+        for path in paths {
+            let what = || if path.as_os_str().is_empty() { ".".to_owned() } else { told::line(&path) };
+            let found = tool::whereabouts(&layers, &path)
+                .map_err(|errno| Failure::refused(what(), errno.to_string(), "the layers must be readable"))?;
+            if found.parts.is_empty() {
+                return Err(Failure::refused(what(), "no layer has it", "name a path in the view"));
+            }
+            print(&if self.json { json(&found) } else { text(&what(), &found) })?;
+        }
+        Ok(0)
+    }
+}
+
+/// A line for each layer that has something.
+fn text(name: &str, found: &Whereabouts) -> String {
+    let width = |text: &str| text.chars().count();
+    let at = |part: &Part| told::line(&part.at);
+    let longest = found.parts.iter().map(|part| width(&at(part))).max().unwrap_or(0);
+    let mut lines = String::new();
+    for (count, part) in found.parts.iter().enumerate() {
+        let first = if count == 0 { name.to_owned() } else { " ".repeat(width(name)) };
+        let gap = " ".repeat(longest - width(&at(part)));
+        let line = format!("{first}  {} {:<5}  {}{gap}  {}", part.level, role(part.role), at(part), said(part));
+        lines += line.trim_end();
+        lines.push('\n');
+    }
+    lines
+}
+
+fn said(part: &Part) -> String {
+    let gives: Vec<_> = part.gives.iter().map(|gives| word(*gives)).collect();
+    let mut said = vec![gives.join(", ")];
+    said.extend((!part.marks.is_empty()).then(|| {
+        format!("({})", part.marks.iter().map(|mark| printable(mark.as_bytes())).collect::<Vec<_>>().join(", "))
+    }));
+    said.extend(part.hidden_by.as_ref().map(|Hider { level, what }| match level {
+        Some(level) => format!("hidden by {level} ({what})"),
+        None => "hidden by what is at a directory above".to_owned(),
+    }));
+    said.retain(|word| !word.is_empty());
+    said.join(" ")
+}
+
+fn json(found: &Whereabouts) -> String {
+    let parts = found.parts.iter().map(|part| {
+        let list = |words: Vec<String>| words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(",");
+        let gives = list(part.gives.iter().map(|gives| word(*gives).to_owned()).collect());
+        let at = member("at", part.at.as_os_str().as_bytes());
+        let by = part.hidden_by.as_ref().map(|Hider { level, what }| {
+            let level = level.map_or_else(|| "null".to_owned(), |level| level.to_string());
+            format!(",\"hidden_by\":{{\"level\":{level},\"what\":{}}}", quoted(what))
+        });
+        format!(
+            "{{\"level\":{},\"role\":{},{at},\"gives\":[{gives}],\"marks\":[{}]{}}}",
+            part.level,
+            quoted(role(part.role)),
+            list(part.marks.clone()),
+            by.unwrap_or_default()
+        )
+    });
+    let path = member("path", found.path.as_os_str().as_bytes());
+    let kind = found.kind.map_or_else(|| "null".to_owned(), |kind| quoted(told::word(kind)));
+    format!("{{\"v\":1,{path},\"kind\":{kind},\"parts\":[{}]}}\n", parts.collect::<Vec<_>>().join(","))
+}
+
+fn role(role: Role) -> &'static str {
+    match role {
+        Role::Upper => "upper",
+        Role::Lower => "lower",
+        Role::DataOnly => "data",
+    }
+}
+
+fn word(gives: Gives) -> &'static str {
+    match gives {
+        Gives::Metadata => "metadata",
+        Gives::Data => "data",
+        Gives::Blocks => "blocks",
+        Gives::Listing => "listing",
+    }
+}
