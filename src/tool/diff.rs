@@ -25,6 +25,9 @@ pub struct How {
     pub counts: bool,
 }
 
+/// An object whose marks make no sense is looked at so often again.
+const TRIES: usize = 3;
+
 /// The longest path that is looked into, in bytes: a program can hardly reach further.
 const MOST_PATH: usize = 1 << 16;
 
@@ -47,6 +50,17 @@ pub fn diff(layers: &Layers, how: How) -> Result<Diff> {
 /// Whether an object went away before it was looked at.
 pub(super) fn is_gone(errno: Errno) -> bool {
     matches!(errno, Errno::ENOENT | Errno::ESTALE | Errno::ENOTDIR)
+}
+
+/// Looks a name up. A daemon may change the marks of an object between two looks at it, which then make no sense.
+fn look(layers: &Layers, dir: &DirView, name: &Name) -> Result<Answer> {
+    let mut tries = 0;
+    loop {
+        match lookup(&layers.stack, dir, name) {
+            Err(Errno::EINVAL | Errno::EIO) if tries < TRIES => tries += 1,
+            answer => return answer,
+        }
+    }
 }
 
 pub(super) fn join(dir: &[u8], name: &Name) -> Vec<u8> {
@@ -210,7 +224,7 @@ impl<'a> Walk<'a> {
     /// What the lower layers show under a name of a directory.
     fn below(&self, node: &Node, name: &Name) -> Result<Option<Found>> {
         let Some(old) = &node.old else { return Ok(None) };
-        match lookup(&self.layers.stack, &old.view, name)? {
+        match look(self.layers, &old.view, name)? {
             Answer::Found(found) => Ok(Some(found)),
             Answer::Absent(_) => Ok(None),
         }
@@ -231,7 +245,7 @@ impl<'a> Walk<'a> {
 
     /// Compares an object of the upper layer.
     fn object(&mut self, node: &Node, name: &Name) -> Result<()> {
-        let found = match lookup(&self.layers.stack, &node.view, name)? {
+        let found = match look(self.layers, &node.view, name)? {
             Answer::Found(found) => found,
             // It went away meanwhile.
             Answer::Absent(_) => return Ok(()),

@@ -166,3 +166,64 @@ fn each_change_is_one_line_where_owners_are_attributes() {
 fn a_renamed_directory_is_one_line() {
     within(240, || run(RENAMES, ""));
 }
+
+#[test]
+fn whiteouts_of_each_form_are_deletions() {
+    bounded(|| {
+        let stack = Stack::new(1);
+        stack.lowers[0].file("a", "1").file("d/b", "22").file("d/c", "").file("o/x", "").file("o/y", "1");
+        let (upper, prefix) = (stack.upper(), stack::prefix());
+        upper.dir("d", 0o755).with_xattr("d", &format!("{prefix}opaque"), b"x");
+        upper.file("d/b", "").with_xattr("d/b", &format!("{prefix}whiteout"), b"");
+        upper.file(".wh.a", "").file("o/.wh..wh..opq", "").file("o/y", "2").file("d/.wh.none", "");
+        stack.age();
+        let told = ["D a 1>", "D d/b 2>", "D o/x 0>", "M o/y 1>1 [data]"];
+        assert_eq!(lines(&diff(&stack)), told, ".wh. and attributes");
+        let stack = Stack::new(1);
+        stack.lowers[0].file("a", "1").file("d/b", "22").file("o/x", "").file("o/y", "1");
+        stack.upper().whiteout("a").whiteout("d/b").whiteout("nothing").opaque("o").file("o/y", "1");
+        stack.age();
+        assert_eq!(lines(&diff(&stack)), ["D a 1>", "D d/b 2>", "D o/x 0>"], "devices");
+    });
+}
+
+#[test]
+fn a_view_in_use_can_be_told() {
+    within(120, || {
+        let stack = Stack::new(1);
+        for number in 0..50 {
+            stack.lowers[0].file(&format!("d{}/f{number}", number % 5), "x");
+        }
+        stack.age();
+        let mount = stack.mount();
+        let end = std::sync::atomic::AtomicBool::new(false);
+        let ended = || end.load(std::sync::atomic::Ordering::Relaxed);
+        let times = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for number in (0..50).cycle().take_while(|_| !ended()) {
+                    let (dir, path) = (format!("d{}", number % 5), format!("d{}/f{number}", number % 5));
+                    let _ = mount.rename(&path, "moved");
+                    let _ = mount.write(&path, "new");
+                    let _ = mount.remove_all("moved");
+                    let _ = mount.rename(&dir, "e");
+                    let _ = mount.mkdir(&dir, 0o755);
+                    let _ = mount.rename_with(&dir, "e", RenameFlags::EXCHANGE);
+                    let _ = mount.remove_all("e");
+                }
+            });
+            let begin = std::time::Instant::now();
+            let mut times = 0;
+            while begin.elapsed().as_secs() < 3 {
+                let told = diff(&stack);
+                if !told.troubles.is_empty() {
+                    end.store(true, std::sync::atomic::Ordering::Relaxed);
+                    panic!("{:?}", told.troubles);
+                }
+                times += 1;
+            }
+            end.store(true, std::sync::atomic::Ordering::Relaxed);
+            times
+        });
+        assert!(times > 10, "{times}");
+    });
+}
