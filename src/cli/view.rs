@@ -2,7 +2,9 @@
 //! opened to be looked at.
 
 use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
 use super::grammar;
@@ -11,6 +13,7 @@ use super::resolve::{self, Abilities, Manner};
 use super::show;
 use crate::base::config::{Config, RedirectDir, UpperDirs, XattrPermissions};
 use crate::base::described::Described;
+use crate::sys::stat::stat_fd;
 use crate::sys::{mounts, process};
 use crate::tool::Layers;
 use crate::union;
@@ -47,7 +50,7 @@ impl View {
             Ok(real) if Mounted::around(&real).is_some_and(|mount| mount.at == real) => real,
             _ => real(first)?,
         };
-        let (_, told) = show::view_at(nearest_dir(&first)).map_err(|failure| Failure {
+        let (dir, told) = show::view_at(nearest_dir(&first)).map_err(|failure| Failure {
             hint: "name a view: its mountpoint, or its layers by -o lowerdir=…,upperdir=…,workdir=…".into(),
             ..failure
         })?;
@@ -64,7 +67,9 @@ impl View {
             })?);
         }
         paths.retain(|path| !path.as_os_str().is_empty());
-        Self::open(config(&told)?, paths)
+        let config = config(&told)?;
+        check_uncovered(dir.as_fd(), &config)?;
+        Self::open(config, paths)
     }
 
     fn open(config: Config, paths: Vec<PathBuf>) -> Result<Self, Failure> {
@@ -117,6 +122,20 @@ fn config(told: &Described) -> Result<Config, Failure> {
         suid_view: trusted && !has("nosuid"),
         ..Config::default()
     })
+}
+
+/// Refuses to look at layers where the view itself stands in their place, as it does for who is in a session.
+fn check_uncovered(view: BorrowedFd<'_>, config: &Config) -> Result<(), Failure> {
+    let Ok(view) = stat_fd(view) else { return Ok(()) };
+    let covered = |path: &&PathBuf| std::fs::metadata(path).is_ok_and(|layer| layer.dev() == view.dev);
+    match config.lowers.iter().chain(&config.data_only).find(covered) {
+        None => Ok(()),
+        Some(path) => Err(Failure::refused(
+            format!("lowerdir={}", path.display()),
+            "the view is mounted over this layer, which cannot be seen from here",
+            "run it outside of the session, or name the layers by -o where they can be seen",
+        )),
+    }
 }
 
 fn first_of(told: &Described, key: &str) -> String {

@@ -131,3 +131,17 @@ fn bytes_that_are_no_text_are_told_whole() {
         assert!(json.contains("\"path_base64\":\"Yf8K\"") && json.lines().count() == 1, "{json}");
     });
 }
+
+#[test]
+fn layers_that_the_view_covers_are_refused() {
+    bounded(|| {
+        let stack = Stack::new(1);
+        let lower = stack.lowers[0].file("f", "x").root().to_owned();
+        let mount = Mount::with(&stack.layer_options("work"), &lower, &stack.scratch.path().join("log"));
+        mount.append("f", "y").unwrap();
+        let out = diff(Path::new("/"), &[lower.to_str().unwrap()]);
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert_eq!((out.status.code(), out.stdout.len()), (Some(1), 0), "{said}");
+        assert!(said.contains("cannot be seen from here"), "{said}");
+    });
+}
