@@ -58,6 +58,9 @@ impl Daemon<'_> {
         process::return_large_memory();
         let Self { orders, unions, open, session, remove, held } = self;
         obey(&orders, unions, open).into_iter().for_each(|serving| drop(serving.join()));
+        if let Err(errno) = session.forget_mounts() {
+            log::info!("{}: {errno}", session.dir.display());
+        }
         if remove && let Err(errno) = session.remove() {
             log::error!("{} is not removed: {errno}", session.dir.display());
         }

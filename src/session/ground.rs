@@ -87,9 +87,16 @@ impl Ground {
     /// # Errors
     /// Those of reading `/proc/self/mountinfo`.
     pub fn survey(wishes: &Wishes) -> Result<Self> {
+        let mut wishes = wishes.clone();
+        wishes.on.sort();
+        wishes.on.dedup();
+        if wishes.on.iter().any(|dir| dir == Path::new("/")) {
+            // That is all there is.
+            wishes.on.clear();
+        }
         let is_dir = |at: &Path| at.is_dir();
         let is_read_only = |at: &Path| namespace::is_read_only(at).unwrap_or(false);
-        Ok(Self::of(&mounts::table()?, wishes, (&is_dir, &is_read_only)))
+        Ok(Self::of(&mounts::table()?, &wishes, (&is_dir, &is_read_only)))
     }
 
     fn of(table: &[MountEntry], wishes: &Wishes, look: Look<'_>) -> Self {

@@ -4,12 +4,22 @@
 //! mounts the unions, and becomes the *command*. The *daemon*, which the child leaves behind, serves all unions; its mount
 //! namespace is not the command's, so that the mounts, and with them the daemon, end with the last process that sees them.
 
+use std::io::Write;
+
 mod daemon;
 mod ground;
 mod stage;
 mod store;
 
 pub use daemon::Opened;
-pub use ground::{Ground, Spot, Wishes};
+use ground::{Ground, Spot};
+
+pub use ground::Wishes;
 pub use stage::{Command, Run, preflight, start, start_beside};
 pub use store::{Session, Store};
+
+/// Tells the caller, on standard error. That nobody reads it is no reason to end.
+fn say(line: &str) {
+    let line = line.replace(char::is_control, " ");
+    let _ = std::io::stderr().write_all(format!("plyfs: {line}\n").as_bytes());
+}

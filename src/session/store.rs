@@ -2,22 +2,28 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `places` | a line for each file system: its number, and where it is mounted, with control characters and backslashes escaped |
+//! | `places` | a line for each file system: its number, which one it is (`f_fsid`), and where it is mounted, with newlines and backslashes escaped |
 //! | `NUMBER/upper`, `NUMBER/work` | what was changed there |
 //! | `root` | an empty directory, on which the view is built |
 //! | `lock` | held while the session is in use |
-//! | `mounts` | the mount namespace of the session's processes, as `/proc/PID/ns/mnt` names it |
+//! | `mounts` | while the session is in use: the mount namespace of its processes, as `/proc/PID/ns/mnt` names it, and the source of its mounts there, which no other has |
+//!
+//! `.gone-NAME-…` is a session that is being removed.
 
 use std::fs;
 use std::io::{ErrorKind, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::process::Pid;
+
 use crate::base::{Errno, Result};
+use crate::sys::caller::own_ids;
 use crate::sys::lock;
-use crate::sys::namespace::open_dir;
+use crate::sys::mounts::table_of;
+use crate::sys::namespace::{self, open_dir};
 use crate::union::{Kind, SetupError, remove_tree};
 
 /// The directory that holds the sessions of a user.
@@ -45,20 +51,25 @@ impl Store {
     /// # Errors
     /// There is no such directory, and no home.
     pub fn new(dir: Option<PathBuf>) -> std::result::Result<Self, SetupError> {
+        let is_given = dir.is_some();
         let dir = dir.or_else(Self::own);
         let none =
             || SetupError { what: "HOME".into(), reason: "it is not set".into(), hint: "use --store DIR".into() };
         let dir = dir.ok_or_else(none)?;
-        make_private(&dir).map_err(|errno| SetupError {
-            what: dir.display().to_string(),
-            reason: errno.to_string(),
-            hint: "sessions are kept there; use --store DIR".into(),
-        })?;
-        fs::canonicalize(&dir).map(Self).map_err(|error| SetupError {
-            what: dir.display().to_string(),
-            reason: error.to_string(),
-            hint: String::new(),
-        })
+        let failed =
+            |reason: String, hint: &str| SetupError { what: dir.display().to_string(), reason, hint: hint.to_owned() };
+        let elsewhere = "sessions are kept there; use --store DIR";
+        if !is_given {
+            // As root with the HOME of somebody else: nothing of root's is to stand there.
+            let is_there = dir.ancestors().find_map(|dir| fs::metadata(dir).ok());
+            if is_there.is_some_and(|there| there.uid() != own_ids().0.0) {
+                return Err(failed("it is below a directory of another user".into(), "use --store DIR"));
+            }
+        }
+        make_private(&dir).map_err(|errno| failed(errno.to_string(), elsewhere))?;
+        let dir = fs::canonicalize(&dir).map_err(|error| failed(error.to_string(), elsewhere))?;
+        check_own(&dir).map_err(|reason| failed(reason, "use --store DIR"))?;
+        Ok(Self(dir))
     }
 
     /// The sessions in the store of [`Store::new`], by name; none where there is no store yet.
@@ -90,10 +101,19 @@ impl Store {
         state.map(|state| state.join("plyfs"))
     }
 
-    /// The session of this name, if there is one.
+    /// The session of this name, if there is one that is this user's.
     pub fn find(&self, name: &str) -> Option<Session> {
         let dir = self.0.join(name);
-        (is_name(name) && dir.join("places").exists()).then(|| Session { name: name.to_owned(), dir })
+        let is_there = is_name(name) && check_own(&dir).is_ok() && dir.join("places").exists();
+        is_there.then(|| Session { name: name.to_owned(), dir })
+    }
+
+    /// Removes what is left of sessions whose removal was broken off.
+    pub fn sweep(&self) {
+        let entries = fs::read_dir(&self.0).into_iter().flatten().flatten();
+        for gone in entries.filter(|entry| entry.file_name().as_bytes().starts_with(GONE.as_bytes())) {
+            let _ = remove_all(&gone.path());
+        }
     }
 
     /// The session of this name, which is made if there is none.
@@ -111,7 +131,22 @@ impl Store {
         let dir = self.0.join(name);
         let made = [dir.clone(), dir.join("root")].iter().try_for_each(|dir| make_private(dir));
         made.map_err(|errno| failed(errno.to_string(), "--store DIR keeps sessions elsewhere"))?;
+        check_own(&dir).map_err(|reason| failed(reason, "--store DIR keeps sessions elsewhere"))?;
         Ok(Session { name: name.to_owned(), dir })
+    }
+}
+
+/// The beginning of the name of a session that is being removed.
+const GONE: &str = ".gone-";
+
+/// Whether a directory is this user's, who alone can change it: whoever else could would choose what programs see.
+fn check_own(dir: &Path) -> std::result::Result<(), String> {
+    let stat = fs::symlink_metadata(dir).map_err(|error| error.to_string())?;
+    match stat {
+        stat if !stat.is_dir() => Err("it is no directory".into()),
+        stat if stat.uid() != own_ids().0.0 => Err("it belongs to another user".into()),
+        stat if stat.mode() & 0o022 != 0 => Err("others may write to it".into()),
+        _ => Ok(()),
     }
 }
 
@@ -136,74 +171,119 @@ impl Session {
     /// Holds the session for this process and those that it forks; `None`: it is in use.
     ///
     /// # Errors
-    /// Those of open(2) and flock(2).
+    /// Those of open(2) and flock(2); `ENOENT` for a session that was removed just now.
     pub fn lock(&self) -> Result<Option<OwnedFd>> {
-        let file = private().truncate(false).open(self.dir.join("lock"))?;
-        Ok(lock::try_lock(file.as_fd())?.then(|| file.into()))
+        let path = self.dir.join("lock");
+        let file = private().truncate(false).open(&path)?;
+        if !lock::try_lock(file.as_fd())? {
+            return Ok(None);
+        }
+        let (held, there) = (file.metadata()?, fs::metadata(&path)?);
+        if (held.dev(), held.ino()) == (there.dev(), there.ino()) { Ok(Some(file.into())) } else { Err(Errno::ENOENT) }
     }
 
-    /// The file systems that it has changes of: number and place.
+    /// Whether something was changed in it.
+    pub fn has_changes(&self) -> bool {
+        let uppers = self.places().unwrap_or_default();
+        uppers.iter().any(|place| {
+            let upper = self.dir.join(place.number.to_string()).join("upper");
+            fs::read_dir(upper).map_or(true, |mut entries| entries.next().is_some())
+        })
+    }
+
+    /// The file systems that it has changes of.
     ///
     /// # Errors
     /// Those of reading; `EIO` for a list that is none.
-    pub fn places(&self) -> Result<Vec<(usize, PathBuf)>> {
+    pub fn places(&self) -> Result<Vec<Place>> {
         let text = match fs::read(self.dir.join("places")) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
             text => text?,
         };
         let lines = text.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
-        lines.map(|line| parse_place(line).ok_or(Errno::EIO)).collect()
+        lines.map(|line| Place::parse(line).ok_or(Errno::EIO)).collect()
     }
 
-    /// The upper and the work directory for the file system at `place`; they are made if there are none.
+    /// The upper and the work directory for the file system that is mounted at `at` now; they are made if there are none.
+    /// `owned`: the upper one gets the owner and the mode of what it is laid over.
     ///
     /// # Errors
     /// What the system says.
-    pub fn layers_for(&self, place: &Path) -> Result<(PathBuf, PathBuf)> {
+    pub fn layers_for(&self, at: &Path, owned: bool) -> Result<(PathBuf, PathBuf)> {
         let mut places = self.places()?;
-        let number = match places.iter().find(|(_, at)| at == place) {
-            Some((number, _)) => *number,
+        let id = namespace::file_system_at(at)?;
+        let number = match places.iter().find(|place| place.at == at && place.id == id) {
+            Some(place) => place.number,
             None => {
-                let next = places.iter().map(|(number, _)| number + 1).max().unwrap_or(0);
-                places.push((next, place.to_owned()));
-                next
+                let last = places.iter().map(|place| place.number).max();
+                let number = last.map_or(Some(0), |last| last.checked_add(1)).ok_or(Errno::EIO)?;
+                places.push(Place { number, id, at: at.to_owned() });
+                number
             }
         };
         let dir = self.dir.join(number.to_string());
         let (upper, work) = (dir.join("upper"), dir.join("work"));
-        [&upper, &work].into_iter().try_for_each(|dir| make_private(dir))?;
-        let text: Vec<u8> = places.iter().flat_map(|(number, at)| place_line(*number, at)).collect();
+        make_private(&work)?;
+        if !upper.exists() {
+            let staged = dir.join("new");
+            make_private(&staged)?;
+            if owned {
+                namespace::own_as(&staged, at)?;
+            }
+            fs::rename(&staged, &upper)?;
+        }
+        let text: Vec<u8> = places.iter().flat_map(Place::line).collect();
         let staged = self.dir.join("places.new");
         write_private(&staged, &text)?;
         fs::rename(staged, self.dir.join("places"))?;
         Ok((upper, work))
     }
 
-    /// Remembers the mount namespace of its processes, in which another command can join them.
+    /// The file that tells where its processes are, open: they see another one.
     ///
     /// # Errors
     /// What the system says.
-    pub fn set_mounts(&self, name: &Path) -> Result<()> {
-        write_private(&self.dir.join("mounts"), name.as_os_str().as_bytes())
+    pub fn open_mounts(&self) -> Result<fs::File> {
+        self.forget_mounts()?;
+        Ok(private().open(self.dir.join("mounts"))?)
     }
 
-    /// That mount namespace.
-    pub fn mounts(&self) -> Option<PathBuf> {
-        fs::read(self.dir.join("mounts")).ok().map(|name| PathBuf::from(std::ffi::OsString::from_vec(name)))
+    /// Nobody can join it any more.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn forget_mounts(&self) -> Result<()> {
+        match fs::remove_file(self.dir.join("mounts")) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// A process of the session, if there is one that sees its mounts.
+    pub fn somebody(&self) -> Option<Pid> {
+        let told = fs::read_to_string(self.dir.join("mounts")).ok()?;
+        let (mounts, source) = told.trim_end().split_once('\n')?;
+        let sees = |pid: &Pid| {
+            let table = table_of(pid.as_raw_nonzero().get().unsigned_abs());
+            table.is_ok_and(|table| table.iter().any(|mount| mount.source == source && mount.kind == "fuse.plyfs"))
+        };
+        namespace::all_in(Path::new(mounts)).into_iter().find(sees)
     }
 
     /// Removes it with all that it has kept.
     ///
     /// # Errors
-    /// What the system says.
+    /// What the system says; then the name is free all the same.
     pub fn remove(&self) -> Result<()> {
-        // Without its list it is no session any more.
-        match fs::remove_file(self.dir.join("places")) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
-            _ => {}
-        }
-        remove_all(&self.dir)
+        let gone = self.dir.with_file_name(format!("{GONE}{}-{}", self.name, std::process::id()));
+        fs::rename(&self.dir, &gone)?;
+        remove_all(&gone)
     }
+}
+
+/// What tells the processes of a session: their mount namespace, and the source of its mounts.
+pub(super) fn told(mounts: &Path, source: &str) -> Vec<u8> {
+    [mounts.as_os_str().as_bytes(), b"\n", source.as_bytes(), b"\n"].concat()
 }
 
 /// Removes a tree, in which directories may be closed to their owner: what a program has made.
@@ -213,26 +293,41 @@ fn remove_all(dir: &Path) -> Result<()> {
     remove_tree(fd.as_fd(), &name.map_err(|_| Errno::EINVAL)?, Kind::Dir)
 }
 
-fn place_line(number: usize, at: &Path) -> Vec<u8> {
-    let escape = |&byte: &u8| match byte {
-        b'\\' => b"\\\\".to_vec(),
-        b'\n' => b"\\n".to_vec(),
-        byte => vec![byte],
-    };
-    let at: Vec<u8> = at.as_os_str().as_bytes().iter().flat_map(escape).collect();
-    [number.to_string().as_bytes(), b" ", &at, b"\n"].concat()
+/// A file system of a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Its directory in the session.
+    pub number: usize,
+    /// Which file system it is.
+    pub id: u64,
+    /// Where it was mounted.
+    pub at: PathBuf,
 }
 
-fn parse_place(line: &[u8]) -> Option<(usize, PathBuf)> {
-    let (number, escaped) = line.split_at_checked(line.iter().position(|&byte| byte == b' ')?)?;
-    let (mut at, mut bytes) = (Vec::new(), escaped.iter().skip(1));
-    while let Some(&byte) = bytes.next() {
-        at.push(match byte {
-            b'\\' if *bytes.next()? == b'n' => b'\n',
-            byte => byte,
-        });
+impl Place {
+    fn line(&self) -> Vec<u8> {
+        let escape = |&byte: &u8| match byte {
+            b'\\' => b"\\\\".to_vec(),
+            b'\n' => b"\\n".to_vec(),
+            byte => vec![byte],
+        };
+        let at: Vec<u8> = self.at.as_os_str().as_bytes().iter().flat_map(escape).collect();
+        [format!("{} {:x} ", self.number, self.id).as_bytes(), &at, b"\n"].concat()
     }
-    Some((std::str::from_utf8(number).ok()?.parse().ok()?, PathBuf::from(std::ffi::OsString::from_vec(at))))
+
+    fn parse(line: &[u8]) -> Option<Self> {
+        let mut fields = line.splitn(3, |&byte| byte == b' ');
+        let mut text = || std::str::from_utf8(fields.next()?).ok();
+        let (number, id) = (text()?.parse().ok()?, u64::from_str_radix(text()?, 16).ok()?);
+        let (mut at, mut bytes) = (Vec::new(), fields.next()?.iter());
+        while let Some(&byte) = bytes.next() {
+            at.push(match byte {
+                b'\\' if *bytes.next()? == b'n' => b'\n',
+                byte => byte,
+            });
+        }
+        Some(Self { number, id, at: PathBuf::from(std::ffi::OsString::from_vec(at)) })
+    }
 }
 
 #[cfg(test)]
@@ -242,15 +337,18 @@ mod tests {
     #[test]
     fn a_place_comes_back_as_it_went() {
         for at in ["/", "/a b", "/a\nb\\n", "/\\"] {
-            let line = place_line(7, Path::new(at));
-            assert_eq!(parse_place(line.strip_suffix(b"\n").unwrap()), Some((7, PathBuf::from(at))), "{at:?}");
+            let place = Place { number: 7, id: 0xfe, at: at.into() };
+            assert_eq!(Place::parse(place.line().strip_suffix(b"\n").unwrap()), Some(place), "{at:?}");
         }
-        assert_eq!(parse_place(b"x /"), None);
+        assert_eq!(Place::parse(b"x 1 /"), None);
+        assert_eq!(Place::parse(b"1 /"), None);
     }
 
     #[test]
     fn a_name_is_no_path() {
-        for (name, is) in [("a-1.x_Y", true), ("", false), (".", false), ("a/b", false), ("-n", false), ("ä", false)] {
+        for (name, is) in
+            [("a-1.x_Y", true), ("", false), (".", false), ("a/b", false), ("-n", false), ("\u{e4}", false)]
+        {
             assert_eq!(is_name(name), is, "{name}");
         }
     }

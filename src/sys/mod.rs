@@ -8,6 +8,7 @@ pub mod caller;
 pub mod data;
 pub mod dirent;
 pub mod flags;
+pub mod follow;
 pub mod handle;
 pub mod handover;
 pub mod inherited;

@@ -3,13 +3,13 @@
 
 #![allow(unsafe_code)]
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 use rustix::process::Pid;
-use rustix::thread::{ThreadNameSpaceType, UnshareFlags};
+use rustix::thread::{CapabilitySet, ThreadNameSpaceType, UnshareFlags};
 
 use crate::base::Result;
 
@@ -52,7 +52,14 @@ pub fn leave_network() -> Result<()> {
     Ok(unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }?)
 }
 
-/// Enters the user namespace, if it is another one, and the mount namespace of a process; its root becomes this one's.
+/// Lets no program that this process becomes have a privilege, also where its user is root in a user namespace.
+pub fn give_up_privileges() {
+    for capability in CapabilitySet::all() {
+        let _ = rustix::thread::remove_capability_from_bounding_set(capability);
+    }
+}
+
+/// Enters the user and the network namespace, if they are others, and the mount namespace of a process; its root becomes this one's.
 /// The process must have one thread.
 ///
 /// # Errors
@@ -60,10 +67,19 @@ pub fn leave_network() -> Result<()> {
 /// ([setns(2)](https://man7.org/linux/man-pages/man2/setns.2.html)).
 pub fn join(pid: Pid) -> Result<()> {
     let there = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?;
-    let space = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/user"));
-    let other_user = space(&pid.as_raw_nonzero().to_string())? != space("self")?;
-    let user = if other_user { ThreadNameSpaceType::USER } else { ThreadNameSpaceType::empty() };
-    Ok(rustix::thread::move_into_thread_name_spaces(there.as_fd(), user | ThreadNameSpaceType::MOUNT)?)
+    let number = pid.as_raw_nonzero().to_string();
+    let is_other = |kind: &str| -> Result<bool> {
+        let space = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/{kind}"));
+        Ok(space(&number)? != space("self")?)
+    };
+    let others = [("user", ThreadNameSpaceType::USER), ("net", ThreadNameSpaceType::NETWORK)];
+    let mut spaces = ThreadNameSpaceType::MOUNT;
+    for (kind, space) in others {
+        if is_other(kind)? {
+            spaces |= space;
+        }
+    }
+    Ok(rustix::thread::move_into_thread_name_spaces(there.as_fd(), spaces)?)
 }
 
 /// Shows the tree `from`, with all that is mounted below it, at `to`.
@@ -123,12 +139,22 @@ pub fn is_read_only(at: &Path) -> Result<bool> {
     Ok(rustix::fs::statvfs(at)?.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY))
 }
 
-/// A process whose mount namespace is the one that `/proc/PID/ns/mnt` is said to link to.
-pub fn somebody_in(namespace: &Path) -> Option<Pid> {
-    let processes = std::fs::read_dir("/proc").ok()?;
-    let numbers = processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+/// The processes whose mount namespace is the one that `/proc/PID/ns/mnt` is said to link to.
+pub fn all_in(namespace: &Path) -> Vec<Pid> {
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     let is_there = |pid: &i32| std::fs::read_link(format!("/proc/{pid}/ns/mnt")).is_ok_and(|link| link == namespace);
-    numbers.filter(is_there).find_map(Pid::from_raw)
+    numbers.filter(is_there).filter_map(Pid::from_raw).collect()
+}
+
+/// Opens what is at `path` below `root`, and no symbolic link on the way; other mounts are entered.
+///
+/// # Errors
+/// `ELOOP` for a symbolic link, and those of [openat2(2)](https://man7.org/linux/man-pages/man2/openat2.2.html).
+pub fn open_in(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    Ok(rustix::fs::openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)?)
 }
 
 /// What `/proc/self/ns/mnt` links to: the name of this process's mount namespace.
@@ -143,7 +169,7 @@ pub fn own_mounts() -> Result<std::path::PathBuf> {
 ///
 /// # Errors
 /// Those of open(2).
-pub fn open_dir(path: &Path) -> Result<std::os::fd::OwnedFd> {
+pub fn open_dir(path: &Path) -> Result<OwnedFd> {
     Ok(rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
@@ -151,6 +177,37 @@ pub fn open_dir(path: &Path) -> Result<std::os::fd::OwnedFd> {
 ///
 /// # Errors
 /// Those of open(2).
-pub fn open_path(path: &Path) -> Result<std::os::fd::OwnedFd> {
+pub fn open_path(path: &Path) -> Result<OwnedFd> {
     Ok(rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// Which file system is mounted at `at` (`f_fsid` of statfs(2)): the same one after a restart of the machine, where it has
+/// an identity.
+///
+/// # Errors
+/// Those of statfs(2).
+pub fn file_system_at(at: &Path) -> Result<u64> {
+    Ok(rustix::fs::statvfs(at)?.f_fsid)
+}
+
+/// Gives the directory `dir` the owner, the mode and the ACLs of `like`.
+///
+/// # Errors
+/// Those of chown(2), chmod(2) and setxattr(2).
+pub fn own_as(dir: &Path, like: &Path) -> Result<()> {
+    let stat = rustix::fs::stat(like)?;
+    let (uid, gid) = (rustix::fs::Uid::from_raw(stat.st_uid), rustix::fs::Gid::from_raw(stat.st_gid));
+    rustix::fs::chown(dir, Some(uid), Some(gid))?;
+    rustix::fs::chmod(dir, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
+    let (to, from) = (open_readable(dir)?, open_readable(like)?);
+    for key in [c"system.posix_acl_access", c"system.posix_acl_default"] {
+        if let Some(value) = super::xattr::get_fd(from.as_fd(), key).unwrap_or(None) {
+            super::xattr::set_fd(to.as_fd(), key, &value, 0)?;
+        }
+    }
+    Ok(())
+}
+
+fn open_readable(dir: &Path) -> Result<OwnedFd> {
+    Ok(rustix::fs::open(dir, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
 }

@@ -373,61 +373,6 @@ pub fn wait_for_event(pid: Pid) -> Result<Event> {
     }
 }
 
-/// Waits for the command `pid`, a child, as if it had been called in this process's place: it gets the signals that this
-/// process gets, this process stops when it stops, and goes on with it. Its exit status, 128 + N where signal N ended it.
-///
-/// # Errors
-/// Those of waitpid(2) and sigwait(3).
-pub fn follow(pid: Pid) -> Result<u8> {
-    // What a terminal sends goes to the command, too; the rest is handed on.
-    let own = [libc::SIGINT, libc::SIGQUIT, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
-    for signal in own {
-        // SAFETY: it takes two numbers, and no function is called when the signal arrives.
-        unsafe { libc::signal(signal, libc::SIG_IGN) };
-    }
-    let handed_on = [libc::SIGTERM, libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2, libc::SIGCHLD];
-    // SAFETY: an empty set is valid; the set is initialised then, and each number a valid one.
-    let set = unsafe {
-        let mut set = std::mem::zeroed();
-        libc::sigemptyset(&mut set);
-        for signal in handed_on {
-            libc::sigaddset(&mut set, signal);
-        }
-        libc::pthread_sigmask(libc::SIG_BLOCK, &set, ptr::null_mut());
-        set
-    };
-    loop {
-        match rustix::process::waitpid(Some(pid), WaitOptions::NOHANG | WaitOptions::UNTRACED) {
-            Ok(Some((_, status))) if status.exited() => {
-                return Ok(u8::try_from(status.exit_status().unwrap_or_default()).unwrap_or(u8::MAX));
-            }
-            Ok(Some((_, status))) if status.signaled() => {
-                return Ok(u8::try_from(128 + status.terminating_signal().unwrap_or_default()).unwrap_or(u8::MAX));
-            }
-            Ok(Some((_, status))) if status.stopped() => {
-                signal(this(), libc::SIGSTOP)?;
-                signal(pid, libc::SIGCONT)?;
-            }
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(errno) => return Err(errno.into()),
-        }
-        let mut arrived = 0;
-        // SAFETY: both pointers are to live values of this frame.
-        match unsafe { libc::sigwait(&set, &mut arrived) } {
-            0 if arrived == libc::SIGCHLD => {}
-            0 => signal(pid, arrived)?,
-            errno => return Err(Errno::from_raw(errno)),
-        }
-    }
-}
-
-/// Whether the other end of a pipe is closed now, or within `time`.
-pub fn is_closed_within(pipe: &OwnedFd, time: Duration) -> bool {
-    let mut one = [rustix::event::PollFd::new(pipe, rustix::event::PollFlags::IN)];
-    let time = rustix::time::Timespec::try_from(time).ok();
-    rustix::event::poll(&mut one, time.as_ref()).is_ok_and(|ready| ready > 0)
-}
-
 /// The time since the machine started, the same for all processes (`CLOCK_MONOTONIC`).
 pub fn uptime() -> Duration {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);

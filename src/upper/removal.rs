@@ -42,7 +42,7 @@ pub fn remove(dir: BorrowedFd<'_>, name: &CStr, kind: Kind) -> Result<()> {
     let mut stack = vec![Emptying { fd: first, name: name.to_owned(), left }];
     while let Some(Emptying { fd, left, .. }) = stack.last_mut() {
         match left.pop() {
-            Some((name, Kind::Dir)) => match tree::rmdir_at(fd.as_fd(), &name) {
+            Some((name, Kind::Dir)) => match rmdir_in(fd.as_fd(), &name) {
                 Err(Errno::ENOTEMPTY | Errno::EEXIST) => {
                     let below = open(fd.as_fd(), &name)?;
                     let left = children(below.as_fd())?;
@@ -53,8 +53,10 @@ pub fn remove(dir: BorrowedFd<'_>, name: &CStr, kind: Kind) -> Result<()> {
             Some((name, _)) => unlink_in(fd.as_fd(), &name)?,
             None => {
                 let Some(empty) = stack.pop() else { break };
-                let parent = stack.last().map_or(dir, |above| above.fd.as_fd());
-                tree::rmdir_at(parent, &empty.name)?;
+                match stack.last() {
+                    Some(above) => rmdir_in(above.fd.as_fd(), &empty.name)?,
+                    None => tree::rmdir_at(dir, &empty.name)?,
+                }
             }
         }
     }
@@ -67,6 +69,17 @@ fn unlink_in(dir: BorrowedFd<'_>, name: &CStr) -> Result<()> {
         Err(Errno::EACCES) => {
             tree::chmod_fd(dir, 0o700)?;
             tree::unlink_at(dir, name)
+        }
+        done => done,
+    }
+}
+
+/// Removes a directory in a directory of this process's user, which may lack write permission.
+fn rmdir_in(dir: BorrowedFd<'_>, name: &CStr) -> Result<()> {
+    match tree::rmdir_at(dir, name) {
+        Err(Errno::EACCES) => {
+            tree::chmod_fd(dir, 0o700)?;
+            tree::rmdir_at(dir, name)
         }
         done => done,
     }

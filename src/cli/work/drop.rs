@@ -39,6 +39,7 @@ impl Drop {
         for (session, _lock) in &sessions {
             session.remove().map_err(|errno| Failure::refused(session.name.clone(), errno.to_string(), ""))?;
         }
+        store.sweep();
         let dropped = sessions.len();
         print(&format!("{dropped} session{} removed\n", if dropped == 1 { "" } else { "s" })).map(|()| 0)
     }

@@ -1,7 +1,6 @@
 //! `plyfs run`: a command sees the machine as it is, and what it changes is kept apart.
 
 use std::ffi::OsString;
-use std::io::IsTerminal;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Once};
@@ -9,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 
+use super::super::daemon::say;
 use super::super::describe::describe;
 use super::super::grammar::Word;
 use super::super::log;
@@ -16,8 +16,8 @@ use super::super::report::Failure;
 use super::super::resolve::{self, Abilities, Manner};
 use crate::base::Errno;
 use crate::fuse::Adapter;
-use crate::session::{self, Command, Ground, Opened, Run as Start, Session, Store, Wishes};
-use crate::sys::{namespace, process};
+use crate::session::{self, Command, Opened, Run as Start, Session, Store, Wishes};
+use crate::sys::{follow, process};
 use crate::union::{SetupError, Union};
 
 /// run a command, and keep what it changes apart
@@ -68,7 +68,7 @@ impl Run {
     /// None: what plyfs has to say is on standard error, with status 125.
     pub fn run(self) -> Result<u8, Failure> {
         Ok(self.try_run().unwrap_or_else(|failure| {
-            eprintln!("plyfs: {failure}");
+            say(&failure.to_string());
             FAILED
         }))
     }
@@ -78,14 +78,17 @@ impl Run {
         let store = Store::new(self.store.clone())?;
         let wishes = self.wishes()?;
         let name = self.name.clone().unwrap_or_else(name_by_time);
-        let session = store.take(&name)?;
+        let (session, lock) = hold(&store, &name)?;
         let mut words = self.command.iter().cloned();
         let command = Command { program: words.next().unwrap_or_default(), args: words.collect() };
-        let Some(lock) = hold(&session)? else { return self.join(&session, &command) };
-        let ground = Ground::survey(&wishes).map_err(|errno| failed("/proc/self/mountinfo", errno))?;
+        let Some(lock) = lock else { return self.join(&session, &command) };
+        if self.rm && !session.places().is_ok_and(|places| places.is_empty()) {
+            let hint = "leave --rm out, and plyfs drop it in the end";
+            return Err(Failure::refused(name, "it has changes of an earlier run, which --rm would throw away", hint));
+        }
         let open = |at: &Path| open(at, &session);
         let start = Start {
-            ground: &ground,
+            wishes: &wishes,
             session: &session,
             lock,
             command: &command,
@@ -94,8 +97,9 @@ impl Run {
             user: !process::is_admin(),
             remove: self.rm,
         };
+        follow::hold_signals();
         let (pid, ended) = session::start(start).map_err(|errno| failed("a process", errno))?;
-        let status = process::follow(pid).map_err(|errno| failed("the command", errno))?;
+        let status = follow::follow(pid).map_err(|errno| failed("the command", errno))?;
         self.tell_end(&session, &ended);
         Ok(status)
     }
@@ -109,10 +113,12 @@ impl Run {
                 "leave --on, --rw, --hide, --rm and --no-net out",
             ));
         }
-        let somebody = session.mounts().and_then(|mounts| namespace::somebody_in(&mounts));
-        let pid = somebody.ok_or_else(|| refused("it is in use, and no process of it is to be seen", "try again"))?;
+        let pid = session
+            .somebody()
+            .ok_or_else(|| refused("it is in use, and no process of it is to be seen", "try again"))?;
+        follow::hold_signals();
         let child = session::start_beside(pid, command).map_err(|errno| failed("a process", errno))?;
-        process::follow(child).map_err(|errno| failed("the command", errno))
+        follow::follow(child).map_err(|errno| failed("the command", errno))
     }
 
     fn wishes(&self) -> Result<Wishes, Failure> {
@@ -140,6 +146,12 @@ impl Run {
     /// One line on what is left, for people.
     fn tell_end(&self, session: &Session, ended: &OwnedFd) {
         let goes_on = goes_on(session, ended);
+        // One that nobody has named, and that has nothing to keep.
+        let is_empty = session.places().is_ok_and(|places| places.is_empty());
+        if !goes_on && (is_empty || (self.name.is_none() && !session.has_changes())) {
+            let _ = session.remove();
+            return;
+        }
         if self.quiet {
             return;
         }
@@ -149,8 +161,7 @@ impl Run {
             (false, true) => return,
             (false, false) => format!("what was changed is in session {name}"),
         };
-        let colour = if std::io::stderr().is_terminal() { ("\x1b[2m", "\x1b[0m") } else { ("", "") };
-        eprintln!("{}plyfs: {line}{}", colour.0, colour.1);
+        say(&line);
     }
 }
 
@@ -158,26 +169,30 @@ impl Run {
 fn goes_on(session: &Session, ended: &OwnedFd) -> bool {
     let deadline = Instant::now() + END;
     loop {
-        if process::is_closed_within(ended, Duration::from_millis(20)) {
+        if follow::is_closed_within(ended, Duration::from_millis(20)) {
             return false;
         }
-        let used = session.mounts().is_some_and(|mounts| namespace::somebody_in(&mounts).is_some());
-        if used || Instant::now() > deadline {
+        if session.somebody().is_some() || Instant::now() > deadline {
             return true;
         }
     }
 }
 
-/// The lock of a session, for which a daemon that is about to end is waited for; `None`: processes use it.
-fn hold(session: &Session) -> Result<Option<OwnedFd>, Failure> {
+/// The session of this name, and its lock, for which a daemon that is about to end or to begin is waited for; no lock:
+/// processes use it.
+fn hold(store: &Store, name: &str) -> Result<(Session, Option<OwnedFd>), Failure> {
     let deadline = Instant::now() + END;
     loop {
-        let held = session.lock().map_err(|errno| failed(&session.dir.display().to_string(), errno))?;
-        let used = || session.mounts().is_some_and(|mounts| namespace::somebody_in(&mounts).is_some());
-        if held.is_some() || used() || Instant::now() > deadline {
-            return Ok(held);
+        let session = store.take(name)?;
+        match session.lock() {
+            // Removed just now.
+            Err(Errno::ENOENT) if Instant::now() < deadline => continue,
+            Err(errno) => return Err(failed(&session.dir.display().to_string(), errno)),
+            Ok(None) if session.somebody().is_none() && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Ok(lock) => return Ok((session, lock)),
         }
-        std::thread::sleep(Duration::from_millis(10));
     }
 }
 
@@ -195,10 +210,11 @@ fn name_by_time() -> String {
 fn open(at: &Path, session: &Session) -> Result<Opened, SetupError> {
     let failed =
         |errno: Errno| SetupError { what: session.name.clone(), reason: errno.to_string(), hint: String::new() };
-    let (upper, work) = session.layers_for(at).map_err(failed)?;
+    let is_root = process::is_admin() && process::ids_are_initial();
+    let (upper, work) = session.layers_for(at, is_root).map_err(failed)?;
     let abilities = Abilities { mounts_directly: true, ids_are_initial: process::ids_are_initial() };
     let mut words = vec![word("lowerdir+", at), word("upperdir", &upper), word("workdir", &work)];
-    if !abilities.ids_are_initial || !process::is_admin() {
+    if !is_root {
         words.push(word("xattr_permissions", Path::new("parents")));
     }
     let explain = |failure: Failure| SetupError { what: failure.what, reason: failure.reason, hint: failure.hint };
