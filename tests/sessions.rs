@@ -138,9 +138,45 @@ fn at_the_end_one_line_says_where_the_changes_are() {
         return;
     }
     let place = Place::new();
-    assert_eq!(stderr(&place.run(&["-n", "x"], "true")), "plyfs: what was changed is in session x\n");
+    let said = |script: &str| stderr(&place.run(&["-n", "x"], script));
+    assert_eq!(said("true"), "plyfs: session x: no changes (plyfs diff x)\n");
+    let counted = "plyfs: session x: 4 changes: 1 modified, 1 renamed, 1 deleted, 1 added (plyfs diff x)\n";
+    let now = said("echo two >>file; mv dir moved; rm moved/f; echo n >new");
+    let diff = place.plyfs("diff", &["x", "--json"]).output().unwrap();
+    assert_eq!(now, counted, "{}", String::from_utf8_lossy(&diff.stdout));
     assert_eq!(stderr(&place.run(&["-n", "x", "-q"], "true")), "");
     assert_eq!(stderr(&place.run(&["--rm"], "true")), "");
+}
+
+#[test]
+fn diff_tells_what_a_session_has_changed() {
+    if !can_run() {
+        return;
+    }
+    let place = Place::new();
+    place.said(&["-q", "-n", "x"], "echo two >>file; mv dir moved; echo n >new; chmod 700 moved/f");
+    let here = place.here.strip_prefix("/").unwrap().display().to_string();
+    let diff = |words: &[&str]| {
+        let out = place.plyfs("diff", &[&["x"], words].concat()).output().unwrap();
+        format!("{}{}", String::from_utf8_lossy(&out.stdout), stderr(&out))
+    };
+    let expected = format!("M  {here}/file\nR  {here}/dir/ → {here}/moved/\nm  {here}/moved/f\nA  {here}/new\n");
+    let lines = |text: String| {
+        let words = |line: &str| {
+            let path = line.find(&here).unwrap_or(line.len());
+            let (letter, path) = (line.chars().next().unwrap(), line.get(path..).unwrap());
+            format!("{letter}  {}", path.split("  ").next().unwrap())
+        };
+        let mut lines: Vec<_> = text.lines().map(words).collect();
+        lines.sort();
+        lines
+    };
+    assert_eq!(lines(diff(&["-q"])), lines(expected));
+    let patch = format!("--- a/{here}/file\n+++ b/{here}/file\n@@ -1 +1,2 @@\n one\n+two\n");
+    assert!(diff(&["file", "-p"]).contains(&patch), "{}", diff(&["file", "-p"]));
+    // From within it cannot be told.
+    let inner = format!("{} diff --store ../store x", common::mount::binary().display());
+    assert!(stderr(&place.run(&["-q", "-n", "x"], &inner)).contains("cannot be seen from within"));
 }
 
 #[test]

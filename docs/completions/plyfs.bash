@@ -13,7 +13,7 @@ _plyfs_flags() {
     help) printf %s '-h --help --help-all -V --version' ;;
     run) printf %s '-n --name --rm --on --rw --hide --no-net -q --quiet --store -h --help' ;;
     drop) printf %s '--store -h --help' ;;
-    diff) printf %s '-o --stat --names -p --patch -z --exit-code --json -q --quiet -h --help' ;;
+    diff) printf %s '-o --stat --names -p --patch -z --exit-code --json --store -q --quiet -h --help' ;;
     status) printf %s '--json --store -h --help' ;;
     where) printf %s '-o --json -h --help' ;;
     esac

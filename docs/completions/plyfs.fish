@@ -195,6 +195,7 @@ complete -c plyfs -n '__fish_seen_subcommand_from diff' -s p -l patch -d 'Print 
 complete -c plyfs -n '__fish_seen_subcommand_from diff' -s z -d 'End paths by NUL, unescaped, each behind its letter and a NUL'
 complete -c plyfs -n '__fish_seen_subcommand_from diff' -l exit-code -d 'Exit with 1 if there are changes'
 complete -c plyfs -n '__fish_seen_subcommand_from diff' -l json -d 'Print one JSON object a line'
+complete -c plyfs -n '__fish_seen_subcommand_from diff' -l store -d 'Where sessions are kept ($XDG_STATE_HOME/plyfs)' -r
 complete -c plyfs -n '__fish_seen_subcommand_from diff' -s q -l quiet -d 'Print no summary'
 complete -c plyfs -n '__fish_seen_subcommand_from diff' -s h -l help -d 'Print help'
 complete -c plyfs -n '__fish_seen_subcommand_from status' -l json -d 'Print one JSON object a line'

@@ -16,7 +16,7 @@ use ground::{Ground, Spot};
 
 pub use ground::Wishes;
 pub use stage::{Command, Run, preflight, start, start_beside};
-pub use store::{Session, Store};
+pub use store::{Place, Session, Store};
 
 /// Tells the caller, on standard error. That nobody reads it is no reason to end.
 fn say(line: &str) {

@@ -184,11 +184,18 @@ impl Session {
 
     /// Whether something was changed in it.
     pub fn has_changes(&self) -> bool {
-        let uppers = self.places().unwrap_or_default();
-        uppers.iter().any(|place| {
-            let upper = self.dir.join(place.number.to_string()).join("upper");
-            fs::read_dir(upper).map_or(true, |mut entries| entries.next().is_some())
-        })
+        self.places().unwrap_or_default().iter().any(|place| self.has_changes_at(place))
+    }
+
+    /// Whether something was changed in one of its file systems.
+    pub fn has_changes_at(&self, place: &Place) -> bool {
+        fs::read_dir(self.dirs(place).0).map_or(true, |mut entries| entries.next().is_some())
+    }
+
+    /// The upper and the work directory of a file system.
+    pub fn dirs(&self, place: &Place) -> (PathBuf, PathBuf) {
+        let dir = self.dir.join(place.number.to_string());
+        (dir.join("upper"), dir.join("work"))
     }
 
     /// The file systems that it has changes of.

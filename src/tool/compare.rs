@@ -13,6 +13,9 @@ use crate::merge::{FoundLeaf, Layers};
 use crate::sys::stat::{Kind, Stat};
 use crate::sys::xattr;
 
+/// The id that stands for all ids which a user namespace does not have.
+const OVERFLOW: u32 = 65534;
+
 /// Bytes that are compared at once.
 const CHUNK: usize = 1 << 17;
 
@@ -28,7 +31,7 @@ pub(super) fn leaves(layers: &Layers, new: &FoundLeaf, old: &FoundLeaf) -> Resul
         _ => true,
     };
     let mut what = if same { Vec::new() } else { vec![What::Data] };
-    what.extend(attributes(&new.stat, &old.stat));
+    what.extend(attributes(&new.place.dir.layer, &new.stat, &old.stat));
     what.extend((new.stat.mtime != old.stat.mtime).then_some(What::Times));
     let of = |leaf: &FoundLeaf| of_leaf(leaf, xattrs);
     what.extend((of(new)? != of(old)?).then_some(What::Xattrs));
@@ -40,7 +43,11 @@ pub(super) fn leaves(layers: &Layers, new: &FoundLeaf, old: &FoundLeaf) -> Resul
 /// # Errors
 /// What the layers' system calls say.
 pub(super) fn dirs(new: (&DirPlace, &Stat), old: (&DirPlace, &Stat)) -> Result<Vec<What>> {
-    let mut what = attributes(new.1, old.1);
+    if new.0.layer.carried.is_some() && [new.1.uid.0, new.1.gid.0].contains(&OVERFLOW) {
+        // It was only made for what it holds, by a daemon that could not name its owner.
+        return Ok(Vec::new());
+    }
+    let mut what = attributes(&new.0.layer, new.1, old.1);
     // By the directory that holds it, which is open anyway.
     let of = |place: &DirPlace| match place.parent() {
         // A directory that another mount covers shows none.
@@ -52,9 +59,14 @@ pub(super) fn dirs(new: (&DirPlace, &Stat), old: (&DirPlace, &Stat)) -> Result<V
     Ok(what)
 }
 
-fn attributes(new: &Stat, old: &Stat) -> Vec<What> {
-    let mode = |stat: &Stat| stat.mode & 0o7777;
-    let owner = |stat: &Stat| (stat.uid.0, stat.gid.0);
+/// What differs in the attributes of an object in `layer`.
+fn attributes(layer: &Layer, new: &Stat, old: &Stat) -> Vec<What> {
+    // Copied by a daemon that could not name the group, which is no change of the user's: the copy got the daemon's, and a
+    // mode that gives it no more than everybody has.
+    let regrouped = layer.carried.is_some() && new.uid == old.uid && new.gid != old.gid;
+    let bits = if regrouped { 0o5707 } else { 0o7777 };
+    let mode = |stat: &Stat| stat.mode & bits;
+    let owner = |stat: &Stat| (stat.uid.0, if regrouped { new.gid.0 } else { stat.gid.0 });
     let mut what = Vec::new();
     // A symlink has no mode that counts.
     what.extend((mode(new) != mode(old) && new.kind() != Kind::Symlink).then(|| What::Mode(mode(old), mode(new))));

@@ -23,6 +23,8 @@ use crate::sys::stat::Kind;
 pub struct How {
     /// How many files are in renamed and deleted directories, which are walked for that.
     pub counts: bool,
+    /// The lower layers are in use: a directory that has changed there since it was copied up has not changed above.
+    pub in_use: bool,
 }
 
 /// An object whose marks make no sense is looked at so often again.
@@ -312,7 +314,9 @@ impl<'a> Walk<'a> {
             node.old = None;
         } else if let (Some(one), Some(two)) = (new.view.top(), old.view.top()) {
             node.what = compare::dirs((&one.place, &new.stat), (&two.place, &old.stat))?;
-            node.time = new.stat.mtime != old.stat.mtime;
+            let of = |stat: &crate::sys::stat::Stat| (stat.mtime.sec, stat.mtime.nsec);
+            let changed_below = self.how.in_use && of(&old.stat) > of(&new.stat);
+            node.time = new.stat.mtime != old.stat.mtime && !changed_below;
         }
         self.todo.push(node);
         Ok(())

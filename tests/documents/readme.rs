@@ -68,7 +68,7 @@ fn its_commands_run_as_a_normal_user() {
         let out = as_a_user(&home, &bin, &script);
         let (said, warned) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
         // The end of `plyfs run` is told there.
-        let quiet = warned.lines().all(|line| line == "plyfs: what was changed is in session try-it");
+        let quiet = warned.lines().all(|line| line == "plyfs: session try-it: 1 change: 1 deleted (plyfs diff try-it)");
         assert!(out.status.success() && quiet, "{}\n{said}\n{warned}", out.status);
         assert!(said.starts_with("marble\nglass\n"), "{said}");
         let read = |file: &str| fs::read_to_string(home.join(file)).unwrap();

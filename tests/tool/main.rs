@@ -47,7 +47,7 @@ fn diff(stack: &Stack) -> Diff {
 
 fn diff_with(config: &Config) -> Diff {
     let layers = union::look(config).unwrap_or_else(|error| panic!("{error:?}"));
-    tool::diff(&layers, How { counts: true }).unwrap()
+    tool::diff(&layers, How { counts: true, ..How::default() }).unwrap()
 }
 
 /// Each change on a line.

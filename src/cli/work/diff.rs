@@ -8,11 +8,12 @@ use clap::Args;
 use similar::TextDiff;
 
 use super::super::commands::{print, print_bytes};
+use super::super::daemon::say;
 use super::super::report::Failure;
-use super::super::told;
-use super::super::view::View;
+use super::super::told::{self, line};
+use super::changes::{self, Seen};
 use crate::base::Result as SysResult;
-use crate::tool::{self, Change, How, Kind, Layers, Letter, Side, What};
+use crate::tool::{self, Change, Kind, Layers, Letter, Side, What};
 
 /// The exit status with `--exit-code`, if there are changes.
 const CHANGED: u8 = 1;
@@ -37,7 +38,7 @@ Examples:
   plyfs diff ~/view src --stat
   plyfs diff -o lowerdir=base,upperdir=u,workdir=w -p")]
 pub struct Diff {
-    /// A mountpoint, and paths in it (the current directory's view, and all of it)
+    /// A mountpoint or a session, and paths in it (the current directory's view, and all of it)
     #[arg(value_name = "VIEW|PATH")]
     words: Vec<PathBuf>,
     /// The layers of a view that is not mounted, as `mount` takes them
@@ -61,6 +62,9 @@ pub struct Diff {
     /// Print one JSON object a line
     #[arg(long)]
     json: bool,
+    /// Where sessions are kept ($XDG_STATE_HOME/plyfs)
+    #[arg(long, value_name = "DIR")]
+    store: Option<PathBuf>,
     /// Print no summary
     #[arg(short = 'q', long)]
     quiet: bool,
@@ -72,28 +76,21 @@ impl Diff {
     /// # Errors
     /// There is no view, or it cannot be read.
     pub fn run(self) -> Result<u8, Failure> {
-        let view = View::find(&self.options, &self.words)?;
-        let counts = !self.names && !self.nul;
-        let found = tool::diff(&view.layers, How { counts }).map_err(|errno| {
-            let upper = view.config.upper.as_ref().map(|upper| upper.dir.display().to_string()).unwrap_or_default();
-            Failure::refused(format!("upperdir={upper}"), errno.to_string(), "it must be readable")
-        })?;
-        let is_meant = |path: &Path| view.paths.is_empty() || view.paths.iter().any(|of| path.starts_with(of));
-        let mut changes = found.changes;
-        changes.retain(|change| is_meant(&change.path) || change.was.as_ref().is_some_and(|was| is_meant(was)));
-        self.print(&view.layers, &changes)?;
-        let troubles: Vec<_> = found.troubles.iter().filter(|trouble| is_meant(&trouble.path)).collect();
-        for trouble in &troubles {
-            eprintln!("plyfs: {}: cannot be compared: {}", told::line(&trouble.path), trouble.errno);
+        let (parts, paths) = changes::find(&self.options, &self.words, self.store.clone())?;
+        let found = changes::compare(&parts, &paths, !self.names && !self.nul)?;
+        self.print(&found.changes)?;
+        for (path, errno) in &found.troubles {
+            say(&format!("{}: cannot be compared: {errno}", told::line(path)));
         }
-        Ok(match (troubles.is_empty(), changes.is_empty()) {
+        Ok(match (found.troubles.is_empty(), found.changes.is_empty()) {
             (false, _) => LOSSES,
             (true, false) if self.exit_code => CHANGED,
             _ => 0,
         })
     }
 
-    fn print(&self, layers: &Layers, changes: &[Change]) -> Result<(), Failure> {
+    fn print(&self, seen: &[Seen<'_>]) -> Result<(), Failure> {
+        let changes: &[Change] = &seen.iter().map(|seen| seen.told.clone()).collect::<Vec<_>>();
         if self.nul {
             let letter = |change: &Change| match self.names {
                 true => String::new(),
@@ -111,9 +108,9 @@ impl Diff {
         if self.stat {
             print(&told::stat(changes))?;
         } else if self.patch {
-            for change in changes {
-                print(&told::columns(std::slice::from_ref(change)))?;
-                print_bytes(&patch(layers, change))?;
+            for seen in seen {
+                print(&told::columns(std::slice::from_ref(&seen.told)))?;
+                print_bytes(&patch(seen))?;
             }
         } else {
             print(&told::columns(changes))?;
@@ -123,7 +120,7 @@ impl Diff {
 }
 
 /// The changed lines of a text file, as patch(1) takes them with `-p1`.
-fn patch(layers: &Layers, change: &Change) -> Vec<u8> {
+fn patch(Seen { told, own: change, layers }: &Seen<'_>) -> Vec<u8> {
     let is_file = |kind: Kind| kind == Kind::File;
     let (old, new) = match change.letter {
         Letter::Added => (false, is_file(change.kind)),
@@ -141,10 +138,10 @@ fn patch(layers: &Layers, change: &Change) -> Vec<u8> {
     let text = |is: bool, side, path| if is { text(layers, side, path) } else { Ok(Some(String::new())) };
     let texts = (text(old, Side::Before, was), text(new, Side::After, &change.path));
     let name = |is: bool, side: &str, path: &Path| match is {
-        true => format!("{side}/{}", told::line(path)),
+        true => format!("{side}/{}", line(path)),
         false => "/dev/null".to_owned(),
     };
-    let (a, b) = (name(old, "a", was), name(new, "b", &change.path));
+    let (a, b) = (name(old, "a", told.was.as_deref().unwrap_or(&told.path)), name(new, "b", &told.path));
     let (Ok(Some(before)), Ok(Some(after))) = texts else { return format!("Binary files {a} and {b} differ\n").into() };
     let lines = TextDiff::configure().timeout(PATIENCE).diff_lines(&before, &after);
     let mut hunks = Vec::new();

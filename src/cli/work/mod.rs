@@ -7,6 +7,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use super::report::Failure;
 
+mod changes;
 pub mod diff;
 pub mod drop;
 pub mod run;

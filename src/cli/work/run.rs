@@ -14,6 +14,8 @@ use super::super::grammar::Word;
 use super::super::log;
 use super::super::report::Failure;
 use super::super::resolve::{self, Abilities, Manner};
+use super::super::told::summary;
+use super::changes;
 use crate::base::Errno;
 use crate::fuse::Adapter;
 use crate::session::{self, Command, Opened, Run as Start, Session, Store, Wishes};
@@ -159,10 +161,24 @@ impl Run {
         let line = match (goes_on, self.rm) {
             (true, _) => format!("session {name} goes on: processes that the command has left use it"),
             (false, true) => return,
-            (false, false) => format!("what was changed is in session {name}"),
+            (false, false) => told(session),
         };
         say(&line);
     }
+}
+
+/// What a session has changed, in a line.
+fn told(session: &Session) -> String {
+    let name = &session.name;
+    let count = || -> Result<String, Failure> {
+        let parts = changes::of_session(session)?;
+        let found = changes::compare(&parts, &[], false)?;
+        let changes: Vec<_> = found.changes.into_iter().map(|seen| seen.told).collect();
+        Ok(summary(&changes).trim_end().to_owned())
+    };
+    // In a session of its own this one's layers cannot be seen.
+    let count = count().unwrap_or_else(|_| "what was changed is kept".to_owned());
+    format!("session {name}: {count} (plyfs diff {name})")
 }
 
 /// Whether the session's daemon serves processes that the command has left.

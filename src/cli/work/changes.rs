@@ -1,0 +1,137 @@
+//! What `diff` compares: one view, or the file systems of a session, each with the place where a path in it begins.
+
+use std::ffi::OsString;
+use std::path::{Component, Path, PathBuf};
+
+use super::super::report::Failure;
+use super::super::view::View;
+use crate::base::Errno;
+use crate::base::config::{Config, UpperDirs, XattrPermissions};
+use crate::session::{Place, Session, Store};
+use crate::sys::{mounts, namespace, process};
+use crate::tool::{self, Change, How, Layers};
+
+/// One view.
+pub struct Part {
+    /// What stands before its paths.
+    before: PathBuf,
+    /// Its layers.
+    pub layers: Layers,
+    /// The upper one, for messages.
+    upper: PathBuf,
+    /// Its lower layer is the machine, which goes on.
+    of_session: bool,
+}
+
+/// A change, as it is told, and as it is in its view.
+pub struct Seen<'a> {
+    /// With whole paths.
+    pub told: Change,
+    /// With paths in the view.
+    pub own: Change,
+    /// The view.
+    pub layers: &'a Layers,
+}
+
+/// What was found.
+pub struct Found<'a> {
+    /// The changes.
+    pub changes: Vec<Seen<'a>>,
+    /// What could not be compared, and why.
+    pub troubles: Vec<(PathBuf, Errno)>,
+}
+
+/// The views that `words` name, and the paths in them: a session's name and paths, or as for [`View::find`].
+///
+/// # Errors
+/// There is no view, or it cannot be read.
+pub fn find(
+    options: &[OsString],
+    words: &[PathBuf],
+    store: Option<PathBuf>,
+) -> Result<(Vec<Part>, Vec<PathBuf>), Failure> {
+    if options.is_empty()
+        && let Some((first, paths)) = words.split_first()
+        && let Some(session) = named(first, store)?
+    {
+        let whole = |path: &PathBuf| std::path::absolute(path).map(|path| relative(&path)).unwrap_or_default();
+        return Ok((of_session(&session)?, paths.iter().map(whole).collect()));
+    }
+    let view = View::find(options, words)?;
+    let upper = view.config.upper.as_ref().map(|upper| upper.dir.clone()).unwrap_or_default();
+    Ok((vec![Part { before: PathBuf::new(), layers: view.layers, upper, of_session: false }], view.paths))
+}
+
+/// The session that a word names; one with a slash is a path.
+fn named(word: &Path, store: Option<PathBuf>) -> Result<Option<Session>, Failure> {
+    let is_name = word.components().count() == 1 && matches!(word.components().next(), Some(Component::Normal(_)));
+    let is_plain = word.to_str().is_some_and(|word| !word.contains('/'));
+    if !is_name || !is_plain {
+        return Ok(None);
+    }
+    let sessions = Store::find_all(store).map_err(|errno| Failure::refused("--store", errno.to_string(), ""))?;
+    Ok(sessions.into_iter().find(|session| Path::new(&session.name) == word))
+}
+
+/// The file systems of a session that are mounted where they were.
+///
+/// # Errors
+/// This process is in the session; a layer cannot be read.
+pub fn of_session(session: &Session) -> Result<Vec<Part>, Failure> {
+    let failed = |errno: Errno| Failure::refused(session.name.clone(), errno.to_string(), "");
+    let inside = format!("plyfs-run:{}:", session.name);
+    let table = mounts::table().map_err(failed)?;
+    if table.iter().any(|mount| mount.source.to_string_lossy().starts_with(&inside)) {
+        let reason = "its layers cannot be seen from within";
+        return Err(Failure::refused(session.name.clone(), reason, "run it outside of the session"));
+    }
+    let places = session.places().map_err(failed)?;
+    let is_there = |place: &&Place| namespace::file_system_at(&place.at).is_ok_and(|id| id == place.id);
+    let changed = places.iter().filter(|place| session.has_changes_at(place));
+    changed.filter(is_there).map(|place| part(session, place)).collect()
+}
+
+fn part(session: &Session, place: &Place) -> Result<Part, Failure> {
+    let is_root = process::is_admin() && process::ids_are_initial();
+    let (dir, work) = session.dirs(place);
+    let config = Config {
+        lowers: vec![place.at.clone()],
+        upper: Some(UpperDirs { dir: dir.clone(), work }),
+        userxattr: !is_root,
+        suid_view: is_root,
+        xattr_permissions: (!is_root).then_some(XattrPermissions::Parents),
+        ..Config::default()
+    };
+    Ok(Part { before: relative(&place.at), layers: crate::union::look(&config)?, upper: dir, of_session: true })
+}
+
+/// A path from `/` on, without it.
+fn relative(path: &Path) -> PathBuf {
+    path.components().filter(|part| matches!(part, Component::Normal(_))).collect()
+}
+
+/// Compares them. Only what is at or below one of `paths` is meant, if there are any. `counts`: files in renamed and deleted
+/// directories are counted.
+///
+/// # Errors
+/// An upper layer cannot be read.
+pub fn compare<'a>(parts: &'a [Part], paths: &[PathBuf], counts: bool) -> Result<Found<'a>, Failure> {
+    let is_meant = |path: &Path| paths.is_empty() || paths.iter().any(|of| path.starts_with(of));
+    let mut all = Found { changes: Vec::new(), troubles: Vec::new() };
+    for part in parts {
+        let found = tool::diff(&part.layers, How { counts, in_use: part.of_session }).map_err(|errno| {
+            let upper = format!("upperdir={}", part.upper.display());
+            Failure::refused(upper, errno.to_string(), "it must be readable")
+        })?;
+        let whole = |path: &PathBuf| part.before.join(path);
+        for own in found.changes {
+            let told = Change { path: whole(&own.path), was: own.was.as_ref().map(whole), ..own.clone() };
+            if is_meant(&told.path) || told.was.as_ref().is_some_and(|was| is_meant(was)) {
+                all.changes.push(Seen { told, own, layers: &part.layers });
+            }
+        }
+        let troubles = found.troubles.into_iter().map(|trouble| (whole(&trouble.path), trouble.errno));
+        all.troubles.extend(troubles.filter(|(path, _)| is_meant(path)));
+    }
+    Ok(all)
+}
