@@ -3,6 +3,10 @@
 
 use std::fmt;
 
+/// The id that stands for all ids which a user namespace does not have
+/// ([user_namespaces(7)](https://man7.org/linux/man-pages/man7/user_namespaces.7.html)).
+pub const OVERFLOW_ID: u32 = 65534;
+
 macro_rules! ids {
     ($($(#[$doc:meta])* $name:ident)*) => { $(
         $(#[$doc])*

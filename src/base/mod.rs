@@ -5,7 +5,7 @@ pub mod described;
 mod errno;
 mod few;
 mod id_map;
-mod ids;
+pub mod ids;
 mod name;
 pub mod panics;
 #[cfg(plyfs_shuttle)]

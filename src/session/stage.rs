@@ -15,7 +15,7 @@ use super::{Ground, Session, Spot, Wishes, say};
 use crate::base::{Errno, Result};
 use crate::sys::mount::{self, Flags, MountRequest};
 use crate::sys::process::{self, Fork};
-use crate::sys::{follow, namespace, newer, random};
+use crate::sys::{follow, namespace, random};
 use crate::union::SetupError;
 
 /// A program and its arguments.
@@ -344,7 +344,6 @@ fn bind(tree: &Result<OwnedFd>, target: &OwnedFd) -> Result<()> {
 /// # Errors
 /// What it lacks.
 pub fn preflight() -> std::result::Result<(), SetupError> {
-    let _ = newer::check();
     mount::open_device()
         .map(drop)
         .map_err(|errno| broken(mount::DEVICE, errno, "modprobe fuse; for a container: --device /dev/fuse"))

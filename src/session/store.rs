@@ -219,7 +219,9 @@ impl Session {
     pub fn layers_for(&self, at: &Path, owned: bool) -> Result<(PathBuf, PathBuf)> {
         let mut places = self.places()?;
         let id = namespace::file_system_at(at)?;
-        let number = match places.iter().find(|place| place.at == at && place.id == id) {
+        let known = places.iter().find(|place| place.at == at && place.id == id);
+        let is_new = known.is_none();
+        let number = match known {
             Some(place) => place.number,
             None => {
                 let last = places.iter().map(|place| place.number).max();
@@ -239,10 +241,12 @@ impl Session {
             }
             fs::rename(&staged, &upper)?;
         }
-        let text: Vec<u8> = places.iter().flat_map(Place::line).collect();
-        let staged = self.dir.join("places.new");
-        write_private(&staged, &text)?;
-        fs::rename(staged, self.dir.join("places"))?;
+        if is_new {
+            let text: Vec<u8> = places.iter().flat_map(Place::line).collect();
+            let staged = self.dir.join("places.new");
+            write_private(&staged, &text)?;
+            fs::rename(staged, self.dir.join("places"))?;
+        }
         Ok((upper, work))
     }
 

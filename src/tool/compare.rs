@@ -6,15 +6,13 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use super::What;
 use super::content::{Content, data_of};
+use crate::base::ids::OVERFLOW_ID;
 use crate::base::{Errno, Result};
 use crate::format::capability::CAPABILITY;
 use crate::layer::{DirPlace, Layer};
 use crate::merge::{FoundLeaf, Layers};
 use crate::sys::stat::{Kind, Stat};
 use crate::sys::xattr;
-
-/// The id that stands for all ids which a user namespace does not have.
-const OVERFLOW: u32 = 65534;
 
 /// Bytes that are compared at once.
 const CHUNK: usize = 1 << 17;
@@ -43,7 +41,7 @@ pub(super) fn leaves(layers: &Layers, new: &FoundLeaf, old: &FoundLeaf) -> Resul
 /// # Errors
 /// What the layers' system calls say.
 pub(super) fn dirs(new: (&DirPlace, &Stat), old: (&DirPlace, &Stat)) -> Result<Vec<What>> {
-    if new.0.layer.carried.is_some() && [new.1.uid.0, new.1.gid.0].contains(&OVERFLOW) {
+    if new.0.layer.carried.is_some() && [new.1.uid.0, new.1.gid.0].contains(&OVERFLOW_ID) {
         // It was only made for what it holds, by a daemon that could not name its owner.
         return Ok(Vec::new());
     }

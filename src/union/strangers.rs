@@ -9,11 +9,10 @@
 //! - what belongs to the user and to a group that the namespace does not have, with a group's part that gives no more than
 //!   everybody has. A copy is so, too.
 
+use crate::base::ids::OVERFLOW_ID;
 use crate::base::{DiskGid, DiskUid};
 use crate::sys::stat::Stat;
 
-/// The id that stands for all ids which a user namespace does not have.
-const OVERFLOW: u32 = 65534;
 /// What others may do, in a mode.
 const OTHERS: u32 = 0o007;
 
@@ -23,12 +22,12 @@ pub(super) fn lent_mode(stat: &Stat, own: (DiskUid, DiskGid)) -> Option<u32> {
     if is_lent(stat, own) {
         return Some(mode & libc::S_ISVTX | others << 6 | others << 3 | others);
     }
-    (stat.uid == own.0 && stat.gid.0 == OVERFLOW).then_some(mode & !libc::S_ISGID & (0o7707 | others << 3))
+    (stat.uid == own.0 && stat.gid.0 == OVERFLOW_ID).then_some(mode & !libc::S_ISGID & (0o7707 | others << 3))
 }
 
 /// Whether the object belongs to somebody else, and is shown as the user's.
 pub(super) fn is_lent(stat: &Stat, own: (DiskUid, DiskGid)) -> bool {
-    let is_strange = stat.uid.0 == OVERFLOW || (stat.gid.0 == OVERFLOW && stat.uid != own.0);
+    let is_strange = stat.uid.0 == OVERFLOW_ID || (stat.gid.0 == OVERFLOW_ID && stat.uid != own.0);
     stat.is_dir() && is_strange && stat.mode & 0o002 != 0
 }
 
@@ -43,14 +42,14 @@ mod tests {
         let here = crate::sys::stat::stat_fd(std::fs::File::open("/").unwrap().as_fd()).unwrap();
         const OWN: (DiskUid, DiskGid) = (DiskUid(7), DiskGid(8));
         for (uid, gid, mode, shown) in [
-            (OVERFLOW, OVERFLOW, 0o041_777, Some(0o1777)),
-            (OVERFLOW, OVERFLOW, 0o042_777, Some(0o777)),
-            (OVERFLOW, 8, 0o040_703, Some(0o333)),
-            (OVERFLOW, OVERFLOW, 0o040_775, None),
-            (OVERFLOW, OVERFLOW, 0o100_666, None),
-            (7, OVERFLOW, 0o100_664, Some(0o644)),
-            (7, OVERFLOW, 0o106_675, Some(0o4655)),
-            (7, OVERFLOW, 0o042_770, Some(0o700)),
+            (OVERFLOW_ID, OVERFLOW_ID, 0o041_777, Some(0o1777)),
+            (OVERFLOW_ID, OVERFLOW_ID, 0o042_777, Some(0o777)),
+            (OVERFLOW_ID, 8, 0o040_703, Some(0o333)),
+            (OVERFLOW_ID, OVERFLOW_ID, 0o040_775, None),
+            (OVERFLOW_ID, OVERFLOW_ID, 0o100_666, None),
+            (7, OVERFLOW_ID, 0o100_664, Some(0o644)),
+            (7, OVERFLOW_ID, 0o106_675, Some(0o4655)),
+            (7, OVERFLOW_ID, 0o042_770, Some(0o700)),
             (7, 8, 0o100_664, None),
         ] {
             let stat = Stat { uid: DiskUid(uid), gid: DiskGid(gid), mode, ..here };

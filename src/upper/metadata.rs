@@ -5,6 +5,7 @@ use std::ffi::{CStr, CString};
 use std::os::fd::BorrowedFd;
 
 use super::owners::{clear_ids, mark_of, mode_on_disk, set_mark};
+use crate::base::ids::OVERFLOW_ID;
 use crate::base::{DiskGid, DiskUid, Errno, Result};
 use crate::format::capability::{CAPABILITY, capability_key};
 use crate::format::{OverrideKey, acl};
@@ -15,9 +16,6 @@ use crate::sys::{tree, xattr};
 
 const ACCESS_ACL: &CStr = c"system.posix_acl_access";
 const DEFAULT_ACL: &CStr = c"system.posix_acl_default";
-/// The id that stands for all ids which a user namespace does not have
-/// ([user_namespaces(7)](https://man7.org/linux/man-pages/man7/user_namespaces.7.html)).
-const OVERFLOW_ID: u32 = 65534;
 
 /// Attributes and extended attributes of an object.
 #[derive(Debug, Clone)]
