@@ -180,6 +180,46 @@ fn diff_tells_what_a_session_has_changed() {
 }
 
 #[test]
+fn a_session_is_applied_and_empty_afterwards() {
+    if !can_run() {
+        return;
+    }
+    let place = Place::new();
+    let script = "echo two >>file; mv dir moved; chmod 700 moved/f; mkdir new; echo x >new/x; ln file again";
+    place.said(&["-q", "-n", "x"], script);
+    let apply = |words: &[&str]| {
+        let out = place.plyfs("apply", &[&["x"], words].concat()).output().unwrap();
+        (out.status.code(), String::from_utf8_lossy(&out.stdout).into_owned(), stderr(&out))
+    };
+    let mut user = place.plyfs("run", &["-q", "-n", "x", "cat"]).stdin(Stdio::piped()).spawn().unwrap();
+    let in_use = || apply(&["-n"]).2.starts_with("plyfs: x: it is in use by process ");
+    assert!(wait_until(in_use), "{:?}", apply(&["-n"]));
+    drop(user.stdin.take());
+    user.wait().unwrap();
+    assert!(wait_until(|| place.status() == "session x  kept\n"));
+    let (code, told, _) = apply(&["-n"]);
+    assert!(
+        code == Some(0) && told.ends_with("would apply 6 changes: 1 modified, 1 metadata, 1 renamed, 3 added\n"),
+        "{told}"
+    );
+    assert!(!place.here.join("new").exists());
+    let (code, told, said) = apply(&["new"]);
+    assert_eq!((code, told.as_str(), said.as_str()), (Some(0), "applied 2 changes: 2 added\n", ""));
+    let (code, told, said) = apply(&[]);
+    let expected = "applied 4 changes: 1 modified, 1 metadata, 1 renamed, 1 added\n";
+    assert_eq!((code, told.as_str(), said.as_str()), (Some(0), expected, ""));
+    let text = |path: &str| fs::read_to_string(place.here.join(path)).unwrap();
+    assert_eq!([text("file"), text("moved/f"), text("new/x")], ["one\ntwo\n", "f\n", "x\n"]);
+    let number = |path: &str| std::os::unix::fs::MetadataExt::ino(&fs::metadata(place.here.join(path)).unwrap());
+    assert_eq!(number("file"), number("again"));
+    assert!(!place.here.join("dir").exists());
+    let out = place.plyfs("diff", &["x"]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&out.stdout), "no changes\n");
+    let text = place.said(&["-q", "-n", "x"], "cat file moved/f new/x; ls");
+    assert_eq!(text, "one\ntwo\nf\nx\nagain\nfile\nmoved\nnew\n");
+}
+
+#[test]
 fn a_second_command_joins_the_first() {
     if !can_run() {
         return;

@@ -3,7 +3,7 @@
 # The blocks between "begin" and "end" are written by PLYFS_UPDATE_DOCS=1 cargo test --test documents.
 
 # begin commands
-_plyfs_commands=(mount show umount complete help run drop diff status where)
+_plyfs_commands=(mount show umount complete help run drop diff apply status where)
 _plyfs_flags() {
     case $1 in
     mount) printf %s '-o -f --foreground -d --debug --supervise -h --help --help-all -V --version' ;;
@@ -13,9 +13,10 @@ _plyfs_flags() {
     help) printf %s '-h --help --help-all -V --version' ;;
     run) printf %s '-n --name --rm --on --rw --hide --no-net -q --quiet --store -h --help' ;;
     drop) printf %s '--store -h --help' ;;
-    diff) printf %s '-o --stat --names -p --patch -z --exit-code --json --store -q --quiet -h --help' ;;
-    status) printf %s '--json --store -h --help' ;;
-    where) printf %s '-o --json -h --help' ;;
+    diff) printf %s '-o --stat --names -p --patch -z --exit-code --json --color --store -q --quiet -h --help' ;;
+    apply) printf %s '-o -n --dry-run --theirs --ours --resume --json --color --store -q --quiet -h --help' ;;
+    status) printf %s '--json --color --store -h --help' ;;
+    where) printf %s '-o --json --color -h --help' ;;
     esac
 }
 # end commands

@@ -152,15 +152,16 @@ complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a help -d 'this, o
 complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a run -d 'run a command, and keep what it changes apart'
 complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a drop -d 'remove sessions and what was changed in them'
 complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a diff -d 'what a view has changed, from its upper layer'
+complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a apply -d 'bring what a view has changed to its lower directory'
 complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a status -d 'the views and the sessions, or what one view is'
 complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a where -d 'which layers an object comes from, and what they hide'
-complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help run drop diff status where' -s o -d 'options of the view; `\\,` is a comma in a value' -x -a '(__plyfs_list)'
-complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help run drop diff status where' -s f -l foreground -d 'stay in the foreground, and log to stderr'
-complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help run drop diff status where' -s d -l debug -d 'log everything, in the foreground (RUST_LOG=…: some)'
-complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help run drop diff status where' -l supervise -d 'start the daemon again if it dies; open files go on'
-complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help run drop diff status where' -s h -l help -d 'print this, or how the command is used'
-complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help run drop diff status where' -l help-all -d 'print every command, flag and option'
-complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help run drop diff status where' -s V -l version -d 'print the version'
+complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help run drop diff apply status where' -s o -d 'options of the view; `\\,` is a comma in a value' -x -a '(__plyfs_list)'
+complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help run drop diff apply status where' -s f -l foreground -d 'stay in the foreground, and log to stderr'
+complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help run drop diff apply status where' -s d -l debug -d 'log everything, in the foreground (RUST_LOG=…: some)'
+complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help run drop diff apply status where' -l supervise -d 'start the daemon again if it dies; open files go on'
+complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help run drop diff apply status where' -s h -l help -d 'print this, or how the command is used'
+complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help run drop diff apply status where' -l help-all -d 'print every command, flag and option'
+complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help run drop diff apply status where' -s V -l version -d 'print the version'
 complete -c plyfs -n '__fish_seen_subcommand_from show' -l json -d 'print one JSON object'
 complete -c plyfs -n '__fish_seen_subcommand_from show' -s h -l help -d 'print this, or how the command is used'
 complete -c plyfs -n '__fish_seen_subcommand_from show' -l help-all -d 'print every command, flag and option'
@@ -195,16 +196,29 @@ complete -c plyfs -n '__fish_seen_subcommand_from diff' -s p -l patch -d 'Print 
 complete -c plyfs -n '__fish_seen_subcommand_from diff' -s z -d 'End paths by NUL, unescaped, each behind its letter and a NUL'
 complete -c plyfs -n '__fish_seen_subcommand_from diff' -l exit-code -d 'Exit with 1 if there are changes'
 complete -c plyfs -n '__fish_seen_subcommand_from diff' -l json -d 'Print one JSON object a line'
+complete -c plyfs -n '__fish_seen_subcommand_from diff' -l color -d 'Print colours' -r
 complete -c plyfs -n '__fish_seen_subcommand_from diff' -l store -d 'Where sessions are kept ($XDG_STATE_HOME/plyfs)' -r
 complete -c plyfs -n '__fish_seen_subcommand_from diff' -s q -l quiet -d 'Print no summary'
-complete -c plyfs -n '__fish_seen_subcommand_from diff' -s h -l help -d 'Print help'
+complete -c plyfs -n '__fish_seen_subcommand_from diff' -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c plyfs -n '__fish_seen_subcommand_from apply' -s o -d 'The layers of a view that is not mounted, as `mount` takes them' -x -a '(__plyfs_list)'
+complete -c plyfs -n '__fish_seen_subcommand_from apply' -s n -l dry-run -d 'Only say what would be done'
+complete -c plyfs -n '__fish_seen_subcommand_from apply' -l theirs -d 'Leave conflicts out: the lower objects stay, and the view keeps its own'
+complete -c plyfs -n '__fish_seen_subcommand_from apply' -l ours -d 'Put what the view has in the place of what has changed below'
+complete -c plyfs -n '__fish_seen_subcommand_from apply' -l resume -d 'Go on with an apply that was broken off'
+complete -c plyfs -n '__fish_seen_subcommand_from apply' -l json -d 'Print one JSON object a line'
+complete -c plyfs -n '__fish_seen_subcommand_from apply' -l color -d 'Print colours' -r
+complete -c plyfs -n '__fish_seen_subcommand_from apply' -l store -d 'Where sessions are kept ($XDG_STATE_HOME/plyfs)' -r
+complete -c plyfs -n '__fish_seen_subcommand_from apply' -s q -l quiet -d 'Print no summary'
+complete -c plyfs -n '__fish_seen_subcommand_from apply' -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c plyfs -n '__fish_seen_subcommand_from status' -l json -d 'Print one JSON object a line'
+complete -c plyfs -n '__fish_seen_subcommand_from status' -l color -d 'Print colours' -r
 complete -c plyfs -n '__fish_seen_subcommand_from status' -l store -d 'Where sessions are kept ($XDG_STATE_HOME/plyfs)' -r
-complete -c plyfs -n '__fish_seen_subcommand_from status' -s h -l help -d 'Print help'
+complete -c plyfs -n '__fish_seen_subcommand_from status' -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c plyfs -n '__fish_seen_subcommand_from where' -s o -d 'The layers of a view that is not mounted, as `mount` takes them' -x -a '(__plyfs_list)'
 complete -c plyfs -n '__fish_seen_subcommand_from where' -l json -d 'Print one JSON object a line'
-complete -c plyfs -n '__fish_seen_subcommand_from where' -s h -l help -d 'Print help'
-complete -c plyfs -n '__fish_seen_subcommand_from help' -x -a 'mount show umount complete help run drop diff status where'
+complete -c plyfs -n '__fish_seen_subcommand_from where' -l color -d 'Print colours' -r
+complete -c plyfs -n '__fish_seen_subcommand_from where' -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c plyfs -n '__fish_seen_subcommand_from help' -x -a 'mount show umount complete help run drop diff apply status where'
 # end flags
 
 complete -c plyfs -n "__fish_seen_subcommand_from show umount" -x -a '(__plyfs_views; __fish_complete_directories)'

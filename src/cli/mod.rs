@@ -11,6 +11,8 @@ mod line;
 pub mod log;
 pub mod options;
 mod owners;
+mod paint;
+mod progress;
 mod remount;
 pub mod report;
 pub mod resolve;

@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::json::{member, quoted};
+use super::paint::Paint;
 use super::report::printable;
 use crate::tool::{Change, Kind, Letter, Summary, What};
 
@@ -12,7 +13,7 @@ use crate::tool::{Change, Kind, Letter, Summary, What};
 const MOST_COLUMN: usize = 48;
 
 /// The changes in columns: letter, size, path, and what else there is to say.
-pub fn columns(changes: &[Change]) -> String {
+pub fn columns(changes: &[Change], paint: Paint) -> String {
     let rows: Vec<_> = changes.iter().map(|change| (change, size(change), shown(change), note(change))).collect();
     let width = |text: &str| text.chars().count();
     let sizes = rows.iter().map(|(_, size, ..)| width(size)).max().unwrap_or(0);
@@ -22,7 +23,8 @@ pub fn columns(changes: &[Change]) -> String {
     for (change, size, path, note) in &rows {
         let line = format!("{}  {}{size}  {path}", change.letter.letter(), " ".repeat(sizes - width(size)));
         let gap = " ".repeat(paths.saturating_sub(width(path)));
-        let _ = writeln!(text, "{}", if note.is_empty() { line } else { format!("{line}{gap}  {note}") });
+        let line = if note.is_empty() { line } else { format!("{line}{gap}  {note}") };
+        let _ = writeln!(text, "{}", paint.change(change.letter, &line));
     }
     text
 }
@@ -234,10 +236,10 @@ mod tests {
             "A    412 B  notes\\n.txt\n",
             "T           t                    dir → file\n",
         );
-        assert_eq!(columns(&all()), expected);
+        assert_eq!(columns(&all(), Paint::PLAIN), expected);
         let expected = "6 changes: 1 modified, 1 metadata, 1 type, 1 renamed, 1 deleted, 1 added\n";
         assert_eq!(summary(&all()), expected);
-        assert_eq!((summary(&[]), columns(&[])), ("no changes\n".to_owned(), String::new()));
+        assert_eq!((summary(&[]), columns(&[], Paint::PLAIN)), ("no changes\n".to_owned(), String::new()));
         assert!(stat(&all()).contains("D  deleted           1    1.2 GiB → 0 B\n"), "{}", stat(&all()));
     }
 

@@ -36,13 +36,25 @@ impl View {
     /// # Errors
     /// There is no view; it does not tell; its layers cannot be read.
     pub fn find(options: &[OsString], words: &[PathBuf]) -> Result<Self, Failure> {
+        let (config, paths) = Self::named(options, words)?;
+        let layers = union::look(&config)?;
+        let upper = config.upper.as_ref().map(|upper| format!("upperdir={}", upper.dir.display()));
+        super::work::check_whole(&layers, &upper.unwrap_or_default())?;
+        Ok(Self { layers, config, paths })
+    }
+
+    /// Where the layers of the view are that `words` name as for [`View::find`], and the paths in it.
+    ///
+    /// # Errors
+    /// There is no view; it does not tell.
+    pub fn named(options: &[OsString], words: &[PathBuf]) -> Result<(Config, Vec<PathBuf>), Failure> {
         if !options.is_empty() {
             let words_of = options.iter().flat_map(|value| grammar::split_options(value.as_bytes()));
             let abilities =
                 Abilities { mounts_directly: process::is_admin(), ids_are_initial: process::ids_are_initial() };
             let words_of: Vec<_> = words_of.collect();
             let resolved = resolve::resolve(&words_of, None, Path::new("/"), Manner::default(), abilities)?;
-            return Self::open(resolved.config, words.iter().map(|path| plain(path)).collect());
+            return Ok((resolved.config, words.iter().map(|path| plain(path)).collect()));
         }
         let (first, others) = words.split_first().map_or((Path::new("."), words), |(first, others)| (first, others));
         // A view may be named by a symlink.
@@ -69,11 +81,7 @@ impl View {
         paths.retain(|path| !path.as_os_str().is_empty());
         let config = config(&told)?;
         check_uncovered(dir.as_fd(), &config)?;
-        Self::open(config, paths)
-    }
-
-    fn open(config: Config, paths: Vec<PathBuf>) -> Result<Self, Failure> {
-        Ok(Self { layers: union::look(&config)?, config, paths })
+        Ok((config, paths))
     }
 }
 

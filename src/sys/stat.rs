@@ -4,7 +4,7 @@ use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::{
-    AtFlags, FileType, IFlags, Mode, StatVfsMountFlags, StatxAttributes, StatxFlags, ioctl_getflags, openat,
+    Access, AtFlags, FileType, IFlags, Mode, StatVfsMountFlags, StatxAttributes, StatxFlags, ioctl_getflags, openat,
 };
 
 use super::newer::{self, Newer};
@@ -211,6 +211,31 @@ pub fn stat_beneath(dir: BorrowedFd<'_>, name: &CStr) -> Result<Stat> {
     seam::enter(Call::StatBeneath)?;
     let object = open_confined(dir, name, OFlags::PATH)?;
     Ok(Stat::from_raw(&rustix::fs::fstat(&object)?))
+}
+
+/// When `name` in `dir` was made ([statx(2)](https://man7.org/linux/man-pages/man2/statx.2.html), Linux 4.11); `None`: the
+/// file system does not tell.
+///
+/// # Errors
+/// `ENOENT` and those of statx(2).
+pub fn born_at(dir: BorrowedFd<'_>, name: &CStr) -> Result<Option<Time>> {
+    seam::enter(Call::Stat)?;
+    if newer::is_absent(Newer::Statx) {
+        return Ok(None);
+    }
+    let found = rustix::fs::statx(dir, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BTIME)?;
+    let tells = found.stx_mask & StatxFlags::BTIME.bits() != 0;
+    Ok(tells.then_some(Time { sec: found.stx_btime.tv_sec, nsec: found.stx_btime.tv_nsec }))
+}
+
+/// Checks that this process may make and remove names in an open directory
+/// ([faccessat(2)](https://man7.org/linux/man-pages/man2/access.2.html)).
+///
+/// # Errors
+/// `EACCES`, `EROFS`, and those of faccessat(2).
+pub fn may_change_in(dir: BorrowedFd<'_>) -> Result<()> {
+    seam::enter(Call::Stat)?;
+    Ok(rustix::fs::accessat(dir, c".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::empty())?)
 }
 
 /// What flags of chattr(1) forbid.

@@ -7,13 +7,17 @@ use crate::format::BlocksMark;
 use crate::format::blocks::{BELOW, HERE, Header, STATES};
 use crate::layer::Place;
 use crate::merge::{Data, Found, FoundLeaf, Layers};
-use crate::sys::data::{pread_full, seek_data};
+use crate::sys::data::{pread_full, pwrite_all, seek_data, truncate};
 use crate::sys::path::{OFlags, open_beneath};
 use crate::sys::random::boot_id;
 use crate::sys::stat::Stat;
+use crate::upper::{CopyData, copy_data};
 
 /// The directory of the records of blocks, in the work directory (`upper/records.rs`).
 const RECORDS: &std::ffi::CStr = c"work/incompat/plyfs.blocks";
+
+/// Bytes of a file in several layers that are copied at once: one that has no others than 0 becomes a hole.
+const PART: usize = 4096;
 
 /// With the upper layer or without.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,6 +94,29 @@ impl Content {
             done += left;
         }
         Ok(len)
+    }
+
+    /// Copies all bytes to an empty file, which is `size` bytes long then. Holes stay holes, and blocks are shared where that
+    /// can be.
+    ///
+    /// # Errors
+    /// What reading and writing say.
+    pub(super) fn copy_to(&self, to: BorrowedFd<'_>, size: u64) -> Result<()> {
+        if self.parted.is_none() {
+            let how = CopyData { len: size, whole: true, synced: false, interrupt: &|| false };
+            return copy_data(self.file.as_fd(), to, how).map(drop);
+        }
+        let mut buffer = vec![0; PART];
+        let mut at = 0;
+        while at < size {
+            let len = self.read_at(at, &mut buffer)?;
+            let bytes = buffer.get(..len).filter(|bytes| !bytes.is_empty()).ok_or(Errno::EIO)?;
+            if bytes.iter().any(|byte| *byte != 0) {
+                pwrite_all(to, bytes, at)?;
+            }
+            at += len as u64;
+        }
+        truncate(to, size)
     }
 
     /// The first offset from `offset` on at which there may be another byte than 0; `None`: there is none.

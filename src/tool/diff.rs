@@ -25,13 +25,15 @@ pub struct How {
     pub counts: bool,
     /// The lower layers are in use: a directory that has changed there since it was copied up has not changed above.
     pub in_use: bool,
+    /// Nobody else changes the upper layer: what is gone while it is looked at is told as trouble.
+    pub alone: bool,
 }
 
 /// An object whose marks make no sense is looked at so often again.
 const TRIES: usize = 3;
 
 /// The longest path that is looked into, in bytes: a program can hardly reach further.
-const MOST_PATH: usize = 1 << 16;
+pub(super) const MOST_PATH: usize = 1 << 16;
 
 /// Compares a view with what it would be without its upper layer; without an upper layer there are no changes. The root
 /// itself is not compared.
@@ -70,7 +72,7 @@ pub(super) fn join(dir: &[u8], name: &Name) -> Vec<u8> {
 }
 
 /// The names in the upper part of a directory, each with whether it is a whiteout.
-fn list_upper(part: &DirPart) -> Result<Vec<(Name, bool)>> {
+pub(super) fn list_upper(part: &DirPart) -> Result<Vec<(Name, bool)>> {
     struct Names(Vec<(Name, bool)>);
     impl NameSink for Names {
         fn wants(&mut self, _name: &[u8]) -> bool {
@@ -186,7 +188,7 @@ impl<'a> Walk<'a> {
     }
 
     fn trouble(&mut self, path: &[u8], errno: Errno) {
-        if !is_gone(errno) {
+        if self.how.alone || !is_gone(errno) {
             self.troubles.push(Trouble { path: path_of(path), errno });
         }
     }
@@ -391,7 +393,7 @@ impl<'a> Walk<'a> {
 }
 
 /// Where the mark of a directory says that its lower parts are, if it has any; `within`: the path of its parent there.
-fn lower_path(dir: &DirView, within: Option<&[u8]>) -> Option<Vec<u8>> {
+pub(super) fn lower_path(dir: &DirView, within: Option<&[u8]>) -> Option<Vec<u8>> {
     match dir.redirect.as_ref().filter(|_| !dir.lowers.is_empty())? {
         Redirect::Relative(name) => within.map(|within| join(within, name)),
         Redirect::Absolute(path) => Some(path.iter().fold(Vec::new(), |at, name| join(&at, name))),

@@ -1,8 +1,9 @@
-//! What can be said of layers by looking at them: no mount, no inodes, and nothing is changed.
+//! What can be said of layers by looking at them: no mount, no inodes. Nothing is changed but by [`apply`].
 //!
 //! Whoever opens the layers hands them in as [`Layers`]: [`crate::union::look`]. A daemon may serve them meanwhile, so
 //! that a name that is gone by the time it is looked at is no error.
 
+pub mod apply;
 mod change;
 mod compare;
 mod content;

@@ -1,7 +1,7 @@
 //! Opens the layers of a view to be looked at: no lock is taken, no ability is tried, and nothing is written. So that can
 //! be done beside the daemon that serves the view.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::past::Past;
 use super::refusal::{Setup, SetupError};
@@ -21,7 +21,19 @@ use crate::sys::xattr;
 /// # Errors
 /// [`SetupError`] names the option or path, the reason and a way out.
 pub fn look(config: &Config) -> Setup<Layers> {
-    let Roots { lowers, data_only, upper, traps, written, .. } = open_roots(config, For::Looking)?;
+    look_for(config, For::Looking).map(|(layers, _)| layers)
+}
+
+/// As [`look`], and holds the upper layer for this process as long as the descriptors are open, as a daemon does.
+///
+/// # Errors
+/// As [`look`]; who has the upper layer.
+pub fn hold(config: &Config) -> Setup<(Layers, Vec<OwnedFd>)> {
+    look_for(config, For::Serving)
+}
+
+fn look_for(config: &Config, what_for: For) -> Setup<(Layers, Vec<OwnedFd>)> {
+    let Roots { lowers, data_only, upper, locks, traps, written, .. } = open_roots(config, what_for)?;
     let own = if config.userxattr || !may_write_trusted() { Namespace::User } else { Namespace::Trusted };
     let mut common = Common { looks: true, written, ..Common::new(config, own, FdCache::new(fd_limit())) };
     common.alone = upper.is_none() && lowers.len() + data_only.len() == 1;
@@ -55,7 +67,7 @@ pub fn look(config: &Config) -> Setup<Layers> {
     let index = upper.as_ref().zip(work.as_ref()).filter(|_| config.index != Some(false));
     let index = index.and_then(|(part, work)| open_index(part, work.as_fd()).ok());
     let root = DirView { upper, redirect: None, lowers: stack.lowers.clone() };
-    Ok(Layers { stack, root, index, work })
+    Ok((Layers { stack, root, index, work }, locks))
 }
 
 /// The namespace in which an upper layer's marks were written, as those on its root tell.

@@ -61,7 +61,7 @@ pub use create::{Make, symlink_target};
 pub use dir::{DirSink, ListedEntry};
 pub use io::{Seek, WriteHow};
 pub use long::Operation;
-pub use look::look;
+pub use look::{hold, look};
 pub use open::OpenHow;
 pub use refusal::SetupError;
 pub use rivals::Rivals;

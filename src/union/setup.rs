@@ -206,7 +206,7 @@ pub(super) struct Roots {
     pub lowers: Vec<Root>,
     pub data_only: Vec<Root>,
     pub upper: Option<UpperRoots>,
-    locks: Vec<OwnedFd>,
+    pub locks: Vec<OwnedFd>,
     pub traps: Traps,
     pub written: Arc<[HiddenDir]>,
     notes: Vec<String>,
@@ -305,7 +305,7 @@ fn work_place(upper: &Upper) -> Result<Arc<DirPlace>> {
 fn lock(roots: &UpperRoots) -> Setup<Vec<OwnedFd>> {
     Workdir::lock([roots.upper.fd.as_fd(), roots.work.as_fd()]).map_err(|error| match error {
         WorkError::InUse => in_use::refusal(roots),
-        WorkError::Incompatible | WorkError::Failed(_) => work_failed(error),
+        WorkError::Incompatible | WorkError::Applying | WorkError::Failed(_) => work_failed(error),
     })
 }
 
@@ -319,6 +319,11 @@ fn work_failed(error: WorkError) -> SetupError {
         WorkError::Failed(errno) => {
             SetupError::new("workdir", errno.to_string(), "it must be a writable directory of the user that mounts")
         }
+        WorkError::Applying => SetupError::new(
+            "workdir",
+            "the changes of the upper layer were being applied to the lower one, which was broken off",
+            "plyfs apply --resume",
+        ),
         _ => SetupError::new(
             "workdir",
             "the upper layer was last mounted volatile and may be incomplete, or has a feature that is not known",

@@ -28,7 +28,7 @@ const GIVES_PROJECT: u32 = 0x200;
 ///
 /// # Errors
 /// `EPERM` for a directory of another user without privilege; what the system calls say.
-pub(super) fn make_private(dir: BorrowedFd<'_>, parent: BorrowedFd<'_>) -> Result<()> {
+pub fn make_private(dir: BorrowedFd<'_>, parent: BorrowedFd<'_>) -> Result<()> {
     let (uid, gid) = own_ids();
     let stat = stat_fd(dir)?;
     if (stat.uid, stat.gid) != (uid, gid) {

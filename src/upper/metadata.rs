@@ -80,6 +80,14 @@ impl Staged<'_> {
         }
     }
 
+    /// The keys of its extended attributes.
+    fn keys(self) -> Result<Vec<Vec<u8>>> {
+        match self {
+            Self::Open(fd) => xattr::list_fd(fd),
+            Self::Named(dir, name) => xattr::list_at(dir, name),
+        }
+    }
+
     fn chown(self, uid: DiskUid, gid: DiskGid) -> Result<()> {
         match self {
             Self::Open(fd) => tree::chown_fd(fd, Some(uid), Some(gid)),
@@ -279,6 +287,65 @@ impl Metadata {
         Ok(Applied { made, narrowed })
     }
 
+    /// Sets the metadata on an object of the layer `layer`, which belongs to no union, as far as this process and the file
+    /// system can, and takes away what the object has besides. Returns what could not be kept, in words. The object never
+    /// gives anybody more than before or after.
+    ///
+    /// # Errors
+    /// What the system calls say of what every object has: mode and times.
+    pub fn give(&self, to: Staged<'_>, layer: &Layer) -> Result<Vec<String>> {
+        let (made, mut lost) = (to.stat()?, Vec::new());
+        let symlink = made.kind() == Kind::Symlink;
+        let mut mode = self.stat.mode & 0o7777;
+        if !self.is_owned(&made) {
+            if !symlink && made.mode & !mode & 0o7777 != 0 {
+                to.chmod(made.mode & mode & 0o777)?;
+            }
+            mode = self.give_owner(to, (&made, mode), &mut lost)?;
+        }
+        for key in to.keys()? {
+            let is_wanted = self.xattrs.iter().any(|(wanted, _)| wanted.to_bytes() == key);
+            let Ok(stored) = CString::new(key) else { continue };
+            if !is_wanted && is_of_users(&stored) && layer.naming().from_disk(stored.to_bytes()).is_some() {
+                to.remove_xattr(&stored)?;
+            }
+        }
+        let capability_last = |(key, _): &&(CString, Vec<u8>)| key.as_c_str() == CAPABILITY;
+        let (last, first): (Vec<_>, Vec<_>) = self.xattrs.iter().partition(capability_last);
+        for (key, value) in first.into_iter().chain(last) {
+            match to.set_xattr(key, value) {
+                Err(Errno::EOPNOTSUPP | Errno::EPERM | Errno::ENOSPC | Errno::E2BIG) => {
+                    if key.as_c_str() == ACCESS_ACL {
+                        mode = acl::mode_without(mode, value);
+                    }
+                    // A label of the machine's is no data of the user's.
+                    lost.extend(is_of_users(key).then(|| format!("attribute {}", key.to_string_lossy())));
+                }
+                set => set?,
+            }
+        }
+        if !symlink && to.stat()?.mode & 0o7777 != mode {
+            to.chmod(mode)?;
+        }
+        to.utimens([SetTime::At(self.stat.atime), SetTime::At(self.stat.mtime)])?;
+        Ok(lost)
+    }
+
+    /// Sets the owner, or as much of it as this process may; the mode that goes with what it is then.
+    fn give_owner(&self, to: Staged<'_>, (made, mode): (&Stat, u32), lost: &mut Vec<String>) -> Result<u32> {
+        let (uid, gid) = (self.stat.uid, self.stat.gid);
+        match to.chown(uid, gid) {
+            Ok(()) => return Ok(mode),
+            Err(Errno::EPERM | Errno::EINVAL | Errno::EOVERFLOW) => {}
+            Err(errno) => return Err(errno),
+        }
+        lost.push(format!("owner {uid}:{gid}"));
+        let has_group = made.gid == gid || to.chown(made.uid, gid).is_ok();
+        let kept = if has_group { mode & !libc::S_ISGID } else { without_group(mode) };
+        // What runs as somebody else was meant to run as its owner only.
+        Ok(kept & !libc::S_ISUID)
+    }
+
     /// [`Metadata::apply`] where owner and mode are written as a mark. A symlink has its mark, if it takes one.
     fn apply_marked(&self, owners: OverrideKey, to: Staged<'_>, made: Stat) -> Result<Applied> {
         if made.kind() != Kind::Symlink {
@@ -326,6 +393,11 @@ fn without_group(mode: u32) -> u32 {
 fn must_copy(key: &CStr) -> bool {
     let key = key.to_bytes();
     key == CAPABILITY.to_bytes() || key.starts_with(b"system.posix_acl_") || key.starts_with(b"user.")
+}
+
+/// Whether an attribute is data of users, root among them.
+fn is_of_users(key: &CStr) -> bool {
+    must_copy(key) || key.to_bytes().starts_with(b"trusted.")
 }
 
 /// The mode of a file of this group without set-user-id. Set-group-id ends, too, if it gives a privilege (the group may

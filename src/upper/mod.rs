@@ -19,6 +19,7 @@ pub use blocks::Blocks;
 pub use content::{CopyData, SMALL, copy_data, copy_from_cache};
 pub use features::Features;
 pub use index::{Belongings, Index, IndexError};
+pub use inherit::make_private;
 pub use metadata::{
     Applied, Cleared, Metadata, Staged, clear_capability, clear_privileges, copy_attributes, without_ids,
 };

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use super::inherit::{disinherit, make_private};
-use super::records::{INCOMPAT, RECORDS, drop_dirs};
+use super::records::{APPLY, INCOMPAT, RECORDS, drop_dirs};
 use super::removal::{children, remove};
 use crate::base::{Errno, Result};
 use crate::sys::path::{OFlags, open_beneath};
@@ -27,6 +27,8 @@ pub enum WorkError {
     InUse,
     /// A volatile mount did not end in order, or the layer uses an unknown feature.
     Incompatible,
+    /// `plyfs apply` was broken off.
+    Applying,
     /// A system call failed.
     Failed(Errno),
 }
@@ -134,6 +136,9 @@ fn take_over_records(work: BorrowedFd<'_>) -> std::result::Result<(), WorkError>
     let open = |at: BorrowedFd<'_>, name| open_beneath(at, name, OFlags::RDONLY | OFlags::DIRECTORY);
     let incompat = open(work, INCOMPAT).map_err(|_| WorkError::Incompatible)?;
     let kept = children(incompat.as_fd())?;
+    if kept.iter().any(|(name, _)| name.as_c_str() == APPLY) {
+        return Err(WorkError::Applying);
+    }
     if kept.iter().any(|(name, _)| name.as_c_str() != RECORDS) {
         return Err(WorkError::Incompatible);
     }

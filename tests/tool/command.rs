@@ -145,3 +145,30 @@ fn layers_that_the_view_covers_are_refused() {
         assert!(said.contains("cannot be seen from here"), "{said}");
     });
 }
+
+#[test]
+fn colours_are_for_terminals_unless_they_are_asked_for() {
+    bounded(|| {
+        let (stack, _mount) = view();
+        let plain = |text: &str| {
+            let parts = text.replace('\r', "");
+            let parts = parts.split("\u{1b}[").enumerate();
+            parts.map(|(at, part)| if at == 0 { part } else { part.split_once('m').unwrap().1 }).collect::<String>()
+        };
+        assert_eq!(text(&diff(&stack.merged, &[])), COLUMNS, "into a pipe");
+        let colored = text(&diff(&stack.merged, &["--color=always"]));
+        assert!(colored.contains("\u{1b}[31mD  2.0 KiB  target/"), "{colored}");
+        assert_eq!(plain(&colored), COLUMNS);
+        let on_terminal = |set: &str| {
+            let line = format!("{set} TERM=xterm {} diff", mount::binary().display());
+            let mut command = Command::new("script");
+            command.args(["-qec", &line, "/dev/null"]).current_dir(&stack.merged).env_remove("NO_COLOR");
+            command.stdin(std::process::Stdio::null()).output().ok().map(|out| text(&out))
+        };
+        let Some(colored) = on_terminal("").filter(|text| !text.is_empty()) else { skip!("no script (util-linux)") };
+        assert!(colored.contains("\u{1b}[31mD") && plain(&colored) == COLUMNS, "{colored:?}");
+        let without = on_terminal("NO_COLOR=1").unwrap();
+        assert!(!without.contains("\u{1b}[31m"), "{without:?}");
+        assert_eq!(diff(&stack.merged, &["--color=sometimes"]).status.code(), Some(2));
+    });
+}

@@ -7,6 +7,7 @@ mod common;
 #[path = "../model/mod.rs"]
 mod model;
 
+mod applied;
 mod cases;
 mod command;
 mod histories;

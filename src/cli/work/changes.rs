@@ -63,7 +63,7 @@ pub fn find(
 }
 
 /// The session that a word names; one with a slash is a path.
-fn named(word: &Path, store: Option<PathBuf>) -> Result<Option<Session>, Failure> {
+pub fn named(word: &Path, store: Option<PathBuf>) -> Result<Option<Session>, Failure> {
     let is_name = word.components().count() == 1 && matches!(word.components().next(), Some(Component::Normal(_)));
     let is_plain = word.to_str().is_some_and(|word| !word.contains('/'));
     if !is_name || !is_plain {
@@ -79,34 +79,69 @@ fn named(word: &Path, store: Option<PathBuf>) -> Result<Option<Session>, Failure
 /// This process is in the session; a layer cannot be read.
 pub fn of_session(session: &Session) -> Result<Vec<Part>, Failure> {
     let failed = |errno: Errno| Failure::refused(session.name.clone(), errno.to_string(), "");
-    let inside = format!("plyfs-run:{}:", session.name);
-    let table = mounts::table().map_err(failed)?;
-    if table.iter().any(|mount| mount.source.to_string_lossy().starts_with(&inside)) {
-        let reason = "its layers cannot be seen from within";
-        return Err(Failure::refused(session.name.clone(), reason, "run it outside of the session"));
-    }
+    check_outside(session)?;
     let places = session.places().map_err(failed)?;
-    let is_there = |place: &&Place| namespace::file_system_at(&place.at).is_ok_and(|id| id == place.id);
+    let is_there = |place: &&Place| is_there(place);
     let changed = places.iter().filter(|place| session.has_changes_at(place));
     changed.filter(is_there).map(|place| part(session, place)).collect()
 }
 
+/// Refuses to look at a session from within.
+///
+/// # Errors
+/// This process is in it.
+pub fn check_outside(session: &Session) -> Result<(), Failure> {
+    let inside = format!("plyfs-run:{}:", session.name);
+    let table = mounts::table().map_err(|errno| Failure::refused(session.name.clone(), errno.to_string(), ""))?;
+    if table.iter().any(|mount| mount.source.to_string_lossy().starts_with(&inside)) {
+        let reason = "its layers cannot be seen from within";
+        return Err(Failure::refused(session.name.clone(), reason, "run it outside of the session"));
+    }
+    Ok(())
+}
+
+/// Whether the file system is mounted where it was.
+pub fn is_there(place: &Place) -> bool {
+    namespace::file_system_at(&place.at).is_ok_and(|id| id == place.id)
+}
+
 fn part(session: &Session, place: &Place) -> Result<Part, Failure> {
+    let config = config_of(session, place);
+    let upper = config.upper.as_ref().map(|upper| upper.dir.clone()).unwrap_or_default();
+    let layers = crate::union::look(&config)?;
+    check_whole(&layers, &session.name)?;
+    Ok(Part { before: relative(&place.at), layers, upper, of_session: true })
+}
+
+/// Refuses layers between which an apply was broken off: they show neither what was nor what is to be.
+///
+/// # Errors
+/// It was broken off.
+pub fn check_whole(layers: &Layers, what: &str) -> Result<(), Failure> {
+    let pending = layers.pending_apply().map_err(|errno| Failure::refused(what, errno.to_string(), ""))?;
+    if pending {
+        let reason = "its changes were being applied to the lower directory, which was broken off";
+        return Err(Failure::refused(what, reason, "go on by plyfs apply --resume"));
+    }
+    Ok(())
+}
+
+/// The settings for a file system of a session.
+pub fn config_of(session: &Session, place: &Place) -> Config {
     let is_root = process::is_admin() && process::ids_are_initial();
     let (dir, work) = session.dirs(place);
-    let config = Config {
+    Config {
         lowers: vec![place.at.clone()],
-        upper: Some(UpperDirs { dir: dir.clone(), work }),
+        upper: Some(UpperDirs { dir, work }),
         userxattr: !is_root,
         suid_view: is_root,
         xattr_permissions: (!is_root).then_some(XattrPermissions::Parents),
         ..Config::default()
-    };
-    Ok(Part { before: relative(&place.at), layers: crate::union::look(&config)?, upper: dir, of_session: true })
+    }
 }
 
 /// A path from `/` on, without it.
-fn relative(path: &Path) -> PathBuf {
+pub fn relative(path: &Path) -> PathBuf {
     path.components().filter(|part| matches!(part, Component::Normal(_))).collect()
 }
 
@@ -119,10 +154,11 @@ pub fn compare<'a>(parts: &'a [Part], paths: &[PathBuf], counts: bool) -> Result
     let is_meant = |path: &Path| paths.is_empty() || paths.iter().any(|of| path.starts_with(of));
     let mut all = Found { changes: Vec::new(), troubles: Vec::new() };
     for part in parts {
-        let found = tool::diff(&part.layers, How { counts, in_use: part.of_session }).map_err(|errno| {
-            let upper = format!("upperdir={}", part.upper.display());
-            Failure::refused(upper, errno.to_string(), "it must be readable")
-        })?;
+        let found =
+            tool::diff(&part.layers, How { counts, in_use: part.of_session, alone: false }).map_err(|errno| {
+                let upper = format!("upperdir={}", part.upper.display());
+                Failure::refused(upper, errno.to_string(), "it must be readable")
+            })?;
         let whole = |path: &PathBuf| part.before.join(path);
         for own in found.changes {
             let told = Change { path: whole(&own.path), was: own.was.as_ref().map(whole), ..own.clone() };

@@ -9,6 +9,7 @@ use similar::TextDiff;
 
 use super::super::commands::{print, print_bytes};
 use super::super::daemon::say;
+use super::super::paint::Color;
 use super::super::report::Failure;
 use super::super::told::{self, line};
 use super::changes::{self, Seen};
@@ -62,6 +63,9 @@ pub struct Diff {
     /// Print one JSON object a line
     #[arg(long)]
     json: bool,
+    /// Print colours
+    #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
+    color: Color,
     /// Where sessions are kept ($XDG_STATE_HOME/plyfs)
     #[arg(long, value_name = "DIR")]
     store: Option<PathBuf>,
@@ -105,15 +109,16 @@ impl Diff {
         if self.names {
             return print(&changes.iter().map(|change| told::line(&change.path) + "\n").collect::<String>());
         }
+        let paint = self.color.paint();
         if self.stat {
             print(&told::stat(changes))?;
         } else if self.patch {
             for seen in seen {
-                print(&told::columns(std::slice::from_ref(&seen.told)))?;
+                print(&told::columns(std::slice::from_ref(&seen.told), paint))?;
                 print_bytes(&patch(seen))?;
             }
         } else {
-            print(&told::columns(changes))?;
+            print(&told::columns(changes, paint))?;
         }
         if self.quiet { Ok(()) } else { print(&told::summary(changes)) }
     }

@@ -6,7 +6,9 @@ use clap::error::{ContextKind, ErrorKind};
 use clap::{CommandFactory, Parser, Subcommand};
 
 use super::report::Failure;
+pub(super) use changes::check_whole;
 
+pub mod apply;
 mod changes;
 pub mod diff;
 pub mod drop;
@@ -28,6 +30,7 @@ enum Work {
     Run(run::Run),
     Drop(drop::Drop),
     Diff(diff::Diff),
+    Apply(apply::Apply),
     Status(status::Status),
     Where(whereabouts::Where),
 }
@@ -60,6 +63,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<u8, Failure> {
         Ok(Line { command: Work::Run(run) }) => run.run(),
         Ok(Line { command: Work::Drop(drop) }) => drop.run(),
         Ok(Line { command: Work::Diff(diff) }) => diff.run(),
+        Ok(Line { command: Work::Apply(apply) }) => apply.run(),
         Ok(Line { command: Work::Status(status) }) => status.run(),
         Ok(Line { command: Work::Where(path) }) => path.run(),
         Err(error) if error.kind() == ErrorKind::DisplayHelp => super::commands::print(&error.to_string()).map(|()| 0),

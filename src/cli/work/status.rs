@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::super::commands::print;
 use super::super::json;
+use super::super::paint::{Color, Paint};
 use super::super::report::{Failure, printable};
 use super::super::show;
 use crate::base::Errno;
@@ -23,6 +24,9 @@ pub struct Status {
     /// Print one JSON object a line
     #[arg(long)]
     json: bool,
+    /// Print colours
+    #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
+    color: Color,
     /// Where sessions are kept ($XDG_STATE_HOME/plyfs)
     #[arg(long, value_name = "DIR")]
     store: Option<PathBuf>,
@@ -42,12 +46,15 @@ impl Status {
             .map_err(|errno| Failure::system("/proc/self/mountinfo", errno.to_string(), "is /proc mounted?"))?;
         let views: Vec<(PathBuf, Result<Described, Errno>)> =
             table.iter().filter(|mount| is_view(mount)).map(|mount| (mount.at.clone(), show::ask(&mount.at))).collect();
-        let one = if self.json { object } else { line };
+        let paint = self.color.paint();
+        let one = |at: &Path, told: &Result<Described, Errno>| {
+            if self.json { object(at, told) } else { line(at, told, paint) }
+        };
         let views: String = views.iter().map(|(at, told)| one(at, told)).collect();
         // Somebody without a home has no sessions.
         let sessions =
             Store::find_all(self.store).map_err(|errno| Failure::refused("--store", errno.to_string(), ""))?;
-        let one = if self.json { json_of } else { line_of };
+        let one = |session: &Session| if self.json { json_of(session) } else { line_of(session, paint) };
         let sessions: String = sessions.iter().map(one).collect();
         print(&(views + &sessions)).map(|()| 0)
     }
@@ -59,8 +66,8 @@ fn is_view(mount: &MountEntry) -> bool {
 }
 
 /// `MOUNTPOINT  pid 12  upper DIR, 3 lower`
-fn line(at: &Path, told: &Result<Described, Errno>) -> String {
-    let at = printable(at.as_os_str().as_bytes());
+fn line(at: &Path, told: &Result<Described, Errno>, paint: Paint) -> String {
+    let at = paint.strong(&printable(at.as_os_str().as_bytes()));
     let told = match told {
         Ok(told) => told,
         Err(errno) if show::is_no_view(*errno) => return String::new(),
@@ -73,10 +80,14 @@ fn line(at: &Path, told: &Result<Described, Errno>) -> String {
 }
 
 /// `session NAME  in use, 2 file systems`
-fn line_of(session: &Session) -> String {
+fn line_of(session: &Session, paint: Paint) -> String {
     let (in_use, places) = state(session);
     let s = if places == 1 { "" } else { "s" };
-    format!("session {}  {}, {places} file system{s}\n", session.name, if in_use { "in use" } else { "kept" })
+    format!(
+        "session {}  {}, {places} file system{s}\n",
+        paint.strong(&session.name),
+        if in_use { "in use" } else { "kept" }
+    )
 }
 
 fn json_of(session: &Session) -> String {

@@ -8,6 +8,7 @@ use clap::Args;
 
 use super::super::commands::print;
 use super::super::json::{member, quoted};
+use super::super::paint::{Color, Paint};
 use super::super::report::{Failure, printable};
 use super::super::told;
 use super::super::view::View;
@@ -26,6 +27,9 @@ pub struct Where {
     /// Print one JSON object a line
     #[arg(long)]
     json: bool,
+    /// Print colours
+    #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
+    color: Color,
 }
 
 impl Where {
@@ -46,14 +50,14 @@ impl Where {
             if found.parts.is_empty() {
                 return Err(Failure::refused(what(), "no layer has it", "name a path in the view"));
             }
-            print(&if self.json { json(&found) } else { text(&what(), &found) })?;
+            print(&if self.json { json(&found) } else { text(&what(), &found, self.color.paint()) })?;
         }
         Ok(0)
     }
 }
 
 /// A line for each layer that has something.
-fn text(name: &str, found: &Whereabouts) -> String {
+fn text(name: &str, found: &Whereabouts, paint: Paint) -> String {
     let width = |text: &str| text.chars().count();
     let at = |part: &Part| told::line(&part.at);
     let longest = found.parts.iter().map(|part| width(&at(part))).max().unwrap_or(0);
@@ -62,7 +66,8 @@ fn text(name: &str, found: &Whereabouts) -> String {
         let first = if count == 0 { name.to_owned() } else { " ".repeat(width(name)) };
         let gap = " ".repeat(longest - width(&at(part)));
         let line = format!("{first}  {} {:<5}  {}{gap}  {}", part.level, role(part.role), at(part), said(part));
-        lines += line.trim_end();
+        let line = line.trim_end();
+        lines += &if part.gives.is_empty() { paint.faint(line) } else { line.to_owned() };
         lines.push('\n');
     }
     lines

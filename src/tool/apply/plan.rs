@@ -1,0 +1,581 @@
+//! What is to be done, found by a walk of the upper layer. Nothing is changed.
+
+use std::collections::{HashMap, HashSet};
+
+use super::check::{Rights, born, is_later};
+use super::reach::{Dirs, id, is_within};
+use super::{Act, At, Clean, Conflict, DirStep, Item, Old, Outcome, Refusal};
+use crate::base::Name;
+use crate::format::{Decoded, Origin};
+use crate::layer::{DirPlace, ListedName, NameSink, list_names, origin_of};
+use crate::merge::{Answer, DirView, Found, FoundDir, FoundLeaf, Layers, lookup};
+use crate::sys::stat::Time;
+use crate::tool::change::path_of;
+use crate::tool::content::data_of;
+use crate::tool::diff::{MOST_PATH, is_gone, join, list_upper, lower_path};
+use crate::tool::{Diff, What};
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+/// What is to be done.
+pub struct Plan<'a> {
+    pub(super) layers: &'a Layers,
+    pub(super) dirs: &'a Dirs,
+    pub(super) items: Vec<Item>,
+    pub(super) steps: Vec<DirStep>,
+    /// What is taken out of the upper layer, each with its unit.
+    pub(super) cleans: Vec<(Vec<u8>, Clean)>,
+    pub(super) conflicts: Vec<Conflict>,
+    /// The paths below the upper layer of directories that stand elsewhere, each with its path in the view.
+    pub(super) moved: HashMap<Vec<u8>, Vec<u8>>,
+    /// Files of the upper layer whose data is below: unit, path, and the path of the data there.
+    pub(super) data: Vec<(Vec<u8>, Vec<u8>, Vec<u8>)>,
+    pub(super) rights: Rights,
+    /// The lower layer is the machine, which goes on.
+    in_use: bool,
+    /// Files of whose lower object no sign was found, each with its unit.
+    lost: Vec<(Vec<u8>, Vec<u8>)>,
+    /// The paths that were asked for; none: all.
+    pub(super) meant: Vec<Vec<u8>>,
+    /// What is left as it is on both sides.
+    pub(super) left_out: Vec<Vec<u8>>,
+}
+
+/// The lower directory that becomes one of the view.
+#[derive(Clone)]
+pub(super) struct Ground {
+    pub place: Arc<DirPlace>,
+    /// Its path now.
+    pub path: Vec<u8>,
+    /// The view shows none of it, as the upper directory is opaque.
+    pub hidden: bool,
+}
+
+/// A directory of the view that has an upper part.
+struct Node {
+    view: DirView,
+    path: Vec<u8>,
+    ground: Option<Ground>,
+    /// The nearest directory at or above that the lower layer has now.
+    nearest: Vec<u8>,
+    /// The directory at or above that is applied as a whole, or not at all.
+    unit: Option<Vec<u8>>,
+}
+
+impl Node {
+    fn unit(&self, path: &[u8]) -> Vec<u8> {
+        self.unit.clone().unwrap_or_else(|| path.to_vec())
+    }
+}
+
+/// What the comparison has told, by path.
+struct Told(HashMap<Vec<u8>, Vec<What>>, HashSet<Vec<u8>>);
+
+impl Told {
+    fn of(diff: &Diff) -> Self {
+        use std::os::unix::ffi::OsStrExt;
+        let bytes = |path: &std::path::Path| path.as_os_str().as_bytes().to_vec();
+        let there = diff.changes.iter().filter(|change| change.letter != crate::tool::Letter::Deleted);
+        let renamed = diff.changes.iter().filter(|change| change.letter == crate::tool::Letter::Renamed);
+        let renamed = renamed.map(|change| bytes(&change.path)).collect();
+        Self(there.map(|change| (bytes(&change.path), change.what.clone())).collect(), renamed)
+    }
+
+    fn has(&self, path: &[u8]) -> bool {
+        self.0.contains_key(path)
+    }
+
+    fn is_renamed(&self, path: &[u8]) -> bool {
+        self.1.contains(path)
+    }
+
+    /// Whether more than the time of a directory has changed.
+    fn differs(&self, path: &[u8]) -> bool {
+        self.0.get(path).is_some_and(|what| what.iter().any(|what| *what != What::Times))
+    }
+}
+
+impl<'a> Plan<'a> {
+    /// Finds out what must be done so that the lower layer becomes what the view shows. `layers` are those
+    /// [with the index](Layers::with_index), `diff` are their changes; `in_use`: as in [`crate::tool::How`].
+    ///
+    /// # Errors
+    /// [`Refusal`]: something cannot be applied.
+    pub fn make((layers, dirs): (&'a Layers, &'a Dirs), diff: &Diff, in_use: bool) -> Outcome<Self> {
+        if let Some(trouble) = diff.troubles.first() {
+            let reason = format!("it cannot be compared: {}", trouble.errno);
+            return Err(Refusal { path: trouble.path.clone(), reason, hint: "" });
+        }
+        if layers.stack.lowers.len() != 1 || !layers.stack.data_only.is_empty() {
+            let hint = "only changes of a view with one lower directory can be applied";
+            return Err(Refusal::new(b"", "which of several lower layers is to change is not clear", hint));
+        }
+        if layers.stack.lowers.iter().any(|part| part.place.layer.owners.is_some()) {
+            let reason =
+                "its owners and modes stand in attributes (xattr_permissions), which are not written to a lower layer";
+            return Err(Refusal::new(b"", reason, "mount the upper layer as a further lower one instead"));
+        }
+        let rights = Rights::new(dirs).at(b"")?;
+        let (items, steps, cleans, conflicts) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (moved, data, meant, left_out) = (HashMap::new(), Vec::new(), Vec::new(), Vec::new());
+        let lost = Vec::new();
+        let mut plan =
+            Self { layers, dirs, items, steps, cleans, conflicts, moved, data, rights, in_use, lost, meant, left_out };
+        plan.scan()?;
+        plan.walk(&Told::of(diff))?;
+        plan.other_names()?;
+        Ok(plan)
+    }
+
+    /// What stands in the way, in the order of the paths.
+    pub fn conflicts(&self) -> &[Conflict] {
+        &self.conflicts
+    }
+
+    /// Whether nothing is to be done.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty() && self.steps.is_empty() && self.cleans.is_empty()
+    }
+
+    /// Finds all directories that stand elsewhere. One that was missed would be deleted under its old name.
+    fn scan(&mut self) -> Outcome<()> {
+        let mut todo = vec![(self.layers.root.clone(), Vec::new(), Some(Vec::new()))];
+        while let Some((dir, path, was)) = todo.pop() {
+            let Some(upper) = &dir.upper else { continue };
+            for (name, _) in list_upper(upper).at(&path)?.iter().filter(|(_, whiteout)| !whiteout) {
+                let path = join(&path, name);
+                let answer = lookup(&self.layers.stack, &dir, name).at(&path)?;
+                let Answer::Found(Found::Dir(child)) = answer else { continue };
+                if path.len() > MOST_PATH {
+                    return Err(Refusal::errno(&path, crate::base::Errno::ENAMETOOLONG));
+                }
+                let here = was.as_ref().map(|was| join(was, name));
+                let elsewhere = lower_path(&child.view, was.as_deref()).filter(|was| Some(was) != here.as_ref());
+                if let Some(was) = &elsewhere {
+                    self.moved.insert(was.clone(), path.clone());
+                }
+                let merged = here.filter(|_| !child.view.lowers.is_empty());
+                todo.push((child.view, path, elsewhere.or(merged)));
+            }
+        }
+        Ok(())
+    }
+
+    fn walk(&mut self, told: &Told) -> Outcome<()> {
+        let place = self.layers.stack.lowers.first().map(|part| part.place.clone());
+        let ground = place.map(|place| Ground { place, path: Vec::new(), hidden: false });
+        let view = self.layers.root.clone();
+        let mut todo = vec![Node { view, path: Vec::new(), ground, nearest: Vec::new(), unit: None }];
+        while let Some(node) = todo.pop() {
+            if node.path.len() > MOST_PATH {
+                return Err(Refusal::errno(&node.path, crate::base::Errno::ENAMETOOLONG));
+            }
+            self.dir(&node, told, &mut todo)?;
+        }
+        self.tell_lost();
+        self.conflicts.sort_by(|one, two| one.path.cmp(&two.path));
+        self.conflicts.dedup_by(|one, two| one.path == two.path);
+        Ok(())
+    }
+
+    fn dir(&mut self, node: &Node, told: &Told, todo: &mut Vec<Node>) -> Outcome<()> {
+        let Some(upper) = &node.view.upper else { return Ok(()) };
+        let (mut shown, mut changes) = (HashSet::new(), false);
+        for (name, whiteout) in list_upper(upper).at(&node.path)? {
+            let path = join(&node.path, &name);
+            if whiteout {
+                changes |= self.whiteout(node, &name, &path)?;
+                continue;
+            }
+            match lookup(&self.layers.stack, &node.view, &name).at(&path)? {
+                Answer::Found(Found::Dir(dir)) if dir.view.upper.is_some() => {
+                    changes |= self.found_dir(node, (&name, path), dir, told, todo)?;
+                }
+                Answer::Found(Found::Leaf(leaf)) if leaf.named => {
+                    changes |= self.leaf(node, &name, path, leaf, told)?
+                }
+                Answer::Found(_) | Answer::Absent(_) => {}
+            }
+            shown.insert(name);
+        }
+        if let Some(ground) = node.ground.as_ref().filter(|ground| ground.hidden) {
+            let since = self.born_of_dir(&node.view).at(&node.path)?;
+            for name in names_in(&ground.place).at(&node.path)?.into_iter().filter(|name| !shown.contains(name)) {
+                changes |= self.delete(node, &name, since)?;
+            }
+        }
+        if changes && let Some(ground) = &node.ground {
+            self.rights.may_change_in(self.dirs, ground).map_err(|why| why.at(&node.path))?;
+        }
+        Ok(())
+    }
+
+    fn conflict(&mut self, path: &[u8], unit: Vec<u8>, why: &'static str) {
+        self.conflicts.push(Conflict { path: path_of(path), why, unit });
+    }
+
+    /// What the lower layer has under a name now, unless it goes elsewhere first. `to`: the directory that goes there itself.
+    fn old(&self, node: &Node, name: &Name) -> Outcome<(Option<Old>, Option<Vec<u8>>)> {
+        let Some(ground) = &node.ground else { return Ok((None, None)) };
+        let below = join(&ground.path, name);
+        if let Some(to) = self.moved.get(&below) {
+            return Ok((None, Some(to.clone())));
+        }
+        let stat = ground.place.stat_on_disk(name).at(&below)?;
+        let old = stat.map(|stat| Old { id: id(&stat), stat });
+        if let Some(old) = &old {
+            self.rights.may_replace(self.dirs, (ground, name), old).map_err(|why| why.at(&join(&node.path, name)))?;
+        }
+        Ok((old, None))
+    }
+
+    fn push(&mut self, node: &Node, path: Vec<u8>, act: Act, (old, needs): (Option<Old>, Option<Vec<u8>>)) {
+        let ground = node.ground.as_ref().map_or(&node.nearest, |ground| &ground.path).clone();
+        self.items.push(Item { unit: node.unit(&path), path, act, old, ground, needs });
+    }
+
+    /// Notes what must be taken out of the upper layer, unless it goes with a directory above.
+    fn clean(&mut self, node: &Node, clean: Clean, path: &[u8]) {
+        if node.unit.is_none() || matches!(clean, Clean::Index(_) | Clean::Record(_)) {
+            self.cleans.push((node.unit(path), clean));
+        }
+    }
+
+    fn whiteout(&mut self, node: &Node, name: &Name, path: &[u8]) -> Outcome<bool> {
+        let upper = node.view.upper.as_ref().map(|part| part.place.clone());
+        let since = upper.map(|place| born(&place, name)).transpose().at(path)?.flatten();
+        self.clean(node, Clean::Name(path.to_vec()), path);
+        self.delete(node, name, since)
+    }
+
+    /// Notes that the lower object under a name goes.
+    fn delete(&mut self, node: &Node, name: &Name, since: Option<Time>) -> Outcome<bool> {
+        let path = join(&node.path, name);
+        let (old, needs) = self.old(node, name)?;
+        let Some(found) = old.as_ref().filter(|old| !old.stat.is_whiteout()) else {
+            if let Some(needs) = needs {
+                // The name has only to be taken out of the upper layer, when the directory is where it is shown.
+                self.push(node, path, Act::Nothing, (None, Some(needs)));
+                return Ok(true);
+            }
+            return Ok(false);
+        };
+        if found.stat.is_dir() {
+            let Some(ground) = &node.ground else { return Ok(false) };
+            let dir = ground.place.child(name, found.stat.ino);
+            let below = join(&ground.path, name);
+            self.check_tree(node, (dir, below, path.clone()), since)?;
+        } else if is_later(&found.stat, since) {
+            self.conflict(&path, node.unit(&path), "it was deleted here, and is new or has changed below");
+        }
+        self.push(node, path, Act::Delete, (old, needs));
+        Ok(true)
+    }
+
+    /// Looks for changes in a lower directory that goes.
+    fn check_tree(
+        &mut self,
+        node: &Node,
+        first: (Arc<DirPlace>, Vec<u8>, Vec<u8>),
+        since: Option<Time>,
+    ) -> Outcome<()> {
+        let unit = node.unit(&first.2);
+        if is_later(&first.0.stat_self().at(&first.2)?, since) {
+            self.conflict(&first.2, unit.clone(), "it was deleted here, and is new or has changed below");
+        }
+        let mut todo = vec![first];
+        while let Some((dir, below, path)) = todo.pop() {
+            for name in names_in(&dir).at(&path)? {
+                let (below, path) = (join(&below, &name), join(&path, &name));
+                if self.moved.contains_key(&below) {
+                    continue;
+                }
+                let Some(stat) = dir.stat_on_disk(&name).at(&path)? else { continue };
+                if stat.ino == 0 {
+                    let hint = "unmount that, or apply other paths";
+                    return Err(Refusal::new(&path, "something is mounted there, in what is deleted", hint));
+                }
+                if is_later(&stat, since) {
+                    self.conflict(
+                        &path,
+                        unit.clone(),
+                        "it lies in what was deleted here, and is new or has changed below",
+                    );
+                }
+                if stat.is_dir() {
+                    let ground = Ground { place: dir.child(&name, stat.ino), path: below.clone(), hidden: false };
+                    self.rights.may_change_in(self.dirs, &ground).map_err(|why| why.at(&path))?;
+                    todo.push((ground.place, below, path));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn leaf(&mut self, node: &Node, name: &Name, path: Vec<u8>, leaf: FoundLeaf, told: &Told) -> Outcome<bool> {
+        if leaf.device {
+            let reason = "a character device 0:0 would hide the name in a lower layer";
+            return Err(Refusal::new(&path, reason, "remove it, or apply other paths"));
+        }
+        let since = born(&leaf.place.dir, &leaf.place.name).at(&path)?;
+        let unit = node.unit(&path);
+        self.clean(node, Clean::Name(path.clone()), &path);
+        if let Some(entry) = &leaf.index {
+            self.clean(node, Clean::Index(entry.as_bytes().to_vec()), &path);
+        }
+        if let Some(blocks) = leaf.meta.as_ref().and_then(|meta| meta.blocks.as_ref()) {
+            self.clean(node, Clean::Record(blocks.record.as_bytes().to_vec()), &path);
+        }
+        let data = leaf.meta.as_ref().map(|_| data_of(self.layers, &leaf)).transpose().at(&path)?;
+        if let Some((place, _)) = &data {
+            self.data.push((unit.clone(), path.clone(), path_in_layer(&place.dir, &place.name)));
+        }
+        let (old, needs) = self.old(node, name)?;
+        let same_kind = old.as_ref().is_some_and(|old| old.stat.kind() == leaf.stat.kind());
+        // Its names stay together.
+        let names = leaf.stat.nlink.saturating_sub(u64::from(leaf.index.is_some()));
+        if same_kind && needs.is_none() && names < 2 && !told.has(&path) {
+            // Nothing of it has changed.
+            return Ok(false);
+        }
+        if data.is_some_and(|(_, stat)| is_later(&stat, since)) {
+            self.conflict(&path, unit.clone(), "the lower file that has its data has changed");
+        } else if let Some(found) = &old {
+            self.check_old(node, (name, &path), found, since)?;
+        } else if !told.is_renamed(&path) && self.may_be_lost(node, &leaf, since) {
+            self.lost.push((path.clone(), unit));
+        }
+        self.push(node, path, Act::Leaf(Box::new(leaf)), (old, needs));
+        Ok(true)
+    }
+
+    /// Notes a conflict about a lower object in whose place another comes.
+    fn check_old(&mut self, node: &Node, (name, path): (&Name, &[u8]), old: &Old, since: Option<Time>) -> Outcome<()> {
+        if old.stat.is_whiteout() {
+            return Ok(());
+        }
+        if let (true, Some(ground)) = (old.stat.is_dir(), &node.ground) {
+            let dir = ground.place.child(name, old.stat.ino);
+            return self.check_tree(node, (dir, join(&ground.path, name), path.to_vec()), since);
+        }
+        if is_later(&old.stat, since) {
+            self.conflict(path, node.unit(path), "it was changed here, and is new or has changed below");
+        }
+        Ok(())
+    }
+
+    /// Tells of the files that are copies of what the lower layer does not have any more.
+    fn tell_lost(&mut self) {
+        for (path, unit) in std::mem::take(&mut self.lost) {
+            let of = self.items.iter().find(|item| item.path == path);
+            let Some(Item { act: Act::Leaf(leaf), .. }) = of else { continue };
+            // Another name of it, or the one that it had, leads to an object that is there.
+            let is_there = self.items.iter().any(|other| match (&other.act, &other.old) {
+                (Act::Leaf(other), Some(old)) if id(&other.stat) == id(&leaf.stat) => {
+                    old.stat.kind() == leaf.stat.kind()
+                }
+                (_, Some(old)) if !old.stat.is_dir() => self.is_origin(leaf, other),
+                _ => false,
+            });
+            if !is_there {
+                self.conflict(&path, unit, "it was changed here, and is gone below");
+            }
+        }
+    }
+
+    /// Whether a file is a copy of the lower object in whose place an item comes.
+    fn is_origin(&self, leaf: &FoundLeaf, item: &Item) -> bool {
+        let Some(root) = self.layers.stack.lowers.first() else { return false };
+        let value = || {
+            let (_, name) = super::reach::split(&item.path).ok()??;
+            let dir = super::reach::open_dir(self.dirs.lower.as_fd(), &item.ground).ok()?;
+            origin_of(&root.place.layer, dir.as_fd(), name.as_c_str()).ok()?
+        };
+        match (value().map(|value| Origin::decode(&value)), &leaf.origin) {
+            (Some(Ok(Decoded::Known(there))), Some(origin)) => there.agrees_with(origin),
+            _ => false,
+        }
+    }
+
+    /// Whether the lower object that a file is a copy of may have been taken away below.
+    fn may_be_lost(&self, node: &Node, leaf: &FoundLeaf, since: Option<Time>) -> bool {
+        let Some(origin) = &leaf.origin else { return false };
+        if self.layers.stack.resolve(origin, true).is_some() {
+            return false;
+        }
+        // Who may not ask for it goes by the directory, in which something has come or gone.
+        let changed = || {
+            let stat = node.ground.as_ref().and_then(|ground| ground.place.stat_self().ok());
+            stat.is_some_and(|stat| since.is_none_or(|since| stat.mtime >= since))
+        };
+        self.layers.stack.is_gone(origin) || changed()
+    }
+
+    fn born_of_dir(&self, view: &DirView) -> crate::base::Result<Option<Time>> {
+        let Some(part) = &view.upper else { return Ok(None) };
+        match part.place.parent() {
+            Some((parent, name)) => born(&parent, &name),
+            None => Ok(None),
+        }
+    }
+
+    fn found_dir(
+        &mut self,
+        node: &Node,
+        (name, path): (&Name, Vec<u8>),
+        dir: FoundDir,
+        told: &Told,
+        todo: &mut Vec<Node>,
+    ) -> Outcome<bool> {
+        let since = self.born_of_dir(&dir.view).at(&path)?;
+        let within = node.ground.as_ref().map(|ground| ground.path.clone());
+        let here = within.as_ref().map(|within| join(within, name));
+        let was = lower_path(&dir.view, within.as_deref()).filter(|was| Some(was) != here.as_ref());
+        let merged = dir.view.lowers.first().map(|part| part.place.clone());
+        let mut all = told.differs(&path);
+        let mut unit = node.unit.clone();
+        let (mut changes, mut ground) = (false, None);
+        if let Some(place) = merged {
+            if let Some(was) = was {
+                self.moved_dir(node, (name, &path), (&place, &was), since)?;
+                (unit, changes) = (unit.or_else(|| Some(path.clone())), true);
+                ground = Some(Ground { place, path: was, hidden: false });
+            } else if let Some(here) = here {
+                self.check_merged(node, (&path, &place), (all, since), &dir)?;
+                ground = Some(Ground { place, path: here, hidden: false });
+            }
+        } else {
+            unit = unit.or_else(|| Some(path.clone()));
+            if dir.view.redirect.is_some() || self.has_origin_and_is_not_opaque(&dir.view).at(&path)? {
+                self.conflict(&path, node.unit(&path), "it is a copy of a directory that is gone below");
+            }
+            let (old, needs) = self.old(node, name)?;
+            match (old, &node.ground, here) {
+                (Some(old), Some(above), Some(here)) if old.stat.is_dir() => {
+                    // Other files are in it now; the directory itself stays.
+                    let is_new = || born(&above.place, name).at(&path).map(|born| born.is_none() || born >= since);
+                    if is_later(&old.stat, since) && (all || is_new()?) {
+                        let why = "it was made or replaced here, and is new or has changed below";
+                        self.conflict(&path, node.unit(&path), why);
+                    }
+                    ground = Some(Ground { place: above.place.child(name, old.stat.ino), path: here, hidden: true });
+                }
+                (old, ..) => {
+                    if let Some(found) = &old {
+                        self.check_old(node, (name, &path), found, since)?;
+                    }
+                    self.push(node, path.clone(), Act::NewDir, (old, needs));
+                    (all, changes) = (true, true);
+                }
+            }
+        }
+        if node.unit.is_none() {
+            let clean = if unit.is_some() { Clean::Tree(path.clone()) } else { Clean::Dir(path.clone()) };
+            self.cleans.push((path.clone(), clean));
+        }
+        let below = ground.as_ref().map(|ground| ground.place.stat_self()).transpose().at(&path)?;
+        let mtimes = (below.map(|stat| stat.mtime), Some(dir.stat.mtime));
+        let later = self.in_use && mtimes.0 > mtimes.1;
+        let times = mtimes.0 != mtimes.1 || told.has(&path);
+        let of = unit.clone().unwrap_or_else(|| path.clone());
+        self.steps.push(DirStep { path: path.clone(), unit: of, all, times, later });
+        let nearest = node.ground.as_ref().map_or(&node.nearest, |ground| &ground.path).clone();
+        todo.push(Node { view: dir.view, path, ground, nearest, unit });
+        Ok(changes)
+    }
+
+    fn moved_dir(
+        &mut self,
+        node: &Node,
+        (name, path): (&Name, &[u8]),
+        (place, was): (&DirPlace, &[u8]),
+        since: Option<Time>,
+    ) -> Outcome<()> {
+        let (old, needs) = self.old(node, name)?;
+        if let Some(found) = &old {
+            self.check_old(node, (name, path), found, since)?;
+        }
+        let stat = place.stat_self().at(path)?;
+        if let Some((above, name)) = place.parent() {
+            let way = was.strip_suffix(name.as_bytes()).map_or(&b""[..], |way| way.strip_suffix(b"/").unwrap_or(way));
+            let ground = Ground { place: above, path: way.to_vec(), hidden: false };
+            let old = Old { id: id(&stat), stat };
+            self.rights.may_replace(self.dirs, (&ground, &name), &old).map_err(|why| why.at(path))?;
+            self.rights.may_change_in(self.dirs, &ground).map_err(|why| why.at(path))?;
+        }
+        let act = Act::Moved { was: was.to_vec(), id: id(&stat) };
+        self.push(node, path.to_vec(), act, (old, needs));
+        Ok(())
+    }
+
+    /// Looks for conflicts about a directory that both layers have.
+    fn check_merged(
+        &mut self,
+        node: &Node,
+        (path, place): (&[u8], &DirPlace),
+        (all, since): (bool, Option<Time>),
+        dir: &FoundDir,
+    ) -> Outcome<()> {
+        let stat = place.stat_self().at(path)?;
+        if !is_later(&stat, since) {
+            return Ok(());
+        }
+        if all {
+            self.conflict(path, node.unit(path), "it was changed here, and has changed below");
+        } else if self.origin_of_dir(&dir.view).at(path)?.is_none() {
+            self.conflict(path, node.unit(path), "it was made here, and is new or has changed below");
+        }
+        Ok(())
+    }
+
+    fn has_origin_and_is_not_opaque(&self, view: &DirView) -> crate::base::Result<bool> {
+        let Some(part) = &view.upper else { return Ok(false) };
+        let fd = part.place.fd()?;
+        let marks = crate::layer::read_dir_marks(&part.place, fd.as_fd(), c".", true)?;
+        Ok(!marks.opaque && self.origin_of_dir(view)?.is_some())
+    }
+
+    /// The mark of an upper directory that says that it is a copy.
+    fn origin_of_dir(&self, view: &DirView) -> crate::base::Result<Option<Vec<u8>>> {
+        let Some(part) = &view.upper else { return Ok(None) };
+        let key = part.place.layer.namespace.key(crate::format::mark::Mark::Origin);
+        crate::sys::xattr::get_at(part.place.fd()?.as_fd(), c".", key)
+    }
+
+    /// The directory that is applied as a whole and in which a path of the view lies, if there is one.
+    pub(super) fn unit_of(&self, path: &[u8]) -> Vec<u8> {
+        let above = self.items.iter().filter(|item| !matches!(item.act, Act::Leaf(_) | Act::Delete | Act::Nothing));
+        let mut units = above.map(|item| &item.unit).filter(|unit| is_within(path, unit));
+        units.next().cloned().unwrap_or_else(|| path.to_vec())
+    }
+}
+
+/// The path of an object in its layer.
+fn path_in_layer(dir: &DirPlace, name: &Name) -> Vec<u8> {
+    let (mut names, mut next) = (vec![name.clone()], dir.parent());
+    while let Some((parent, name)) = next {
+        next = parent.parent();
+        names.push(name);
+    }
+    names.iter().rev().map(Name::as_bytes).collect::<Vec<_>>().join(&b'/')
+}
+
+/// The names in one directory of the lower layer, its own whiteouts left out.
+pub(super) fn names_in(dir: &DirPlace) -> crate::base::Result<Vec<Name>> {
+    struct Names(Vec<Name>);
+    impl NameSink for Names {
+        fn wants(&mut self, _name: &[u8]) -> bool {
+            true
+        }
+        fn take(&mut self, listed: &ListedName<'_>) -> bool {
+            self.0.extend(Name::new(listed.name).ok().filter(|_| !listed.whiteout));
+            true
+        }
+    }
+    let mut names = Names(Vec::new());
+    match list_names(dir, false, &mut names) {
+        Err(errno) if is_gone(errno) => Ok(Vec::new()),
+        listed => listed.map(|_| names.0),
+    }
+}
