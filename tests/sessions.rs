@@ -220,6 +220,37 @@ fn a_session_is_applied_and_empty_afterwards() {
 }
 
 #[test]
+fn status_and_where_tell_what_a_session_has_and_from_where() {
+    if !can_run() {
+        return;
+    }
+    let place = Place::new();
+    place.said(&["-q", "-n", "x"], "chmod 600 file; rm dir/f; echo n >new");
+    let here = place.here.strip_prefix("/").unwrap().display().to_string();
+    let said = |command: &str, words: &[&str]| {
+        let out = place.plyfs(command, words).output().unwrap();
+        format!("{}{}", String::from_utf8_lossy(&out.stdout), stderr(&out))
+    };
+    let status = said("status", &["x"]);
+    let of_root = status.lines().find(|line| line.starts_with("at          / ")).unwrap();
+    assert!(status.starts_with("session     x\nstate       kept\n") && of_root.contains(" objects, "), "{status}");
+    let json = said("status", &["--json", "x"]);
+    assert!(json.starts_with(r#"{"v":1,"session":"x","in_use":false,"file_systems":[{"mountpoint":"/","#), "{json}");
+    let upper = |name: &str| format!("{}/x/0/upper/{here}/{name}", place.scratch.path().join("store").display());
+    let table = [
+        ("file", format!("0 upper  {}  metadata", upper("file"))),
+        ("dir/f", format!("0 upper  {}  (whiteout)", upper("dir/f"))),
+        ("new", format!("0 upper  {}  metadata, data", upper("new"))),
+    ];
+    for (path, expected) in table {
+        let told = said("where", &["x", path]);
+        let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(words(&told).starts_with(&words(&format!("{here}/{path}  {expected}"))), "{told}");
+    }
+    assert_eq!(said("where", &["x", "/proc/self"]), "plyfs: proc/self: no layer has it (name a path in the view)\n");
+}
+
+#[test]
 fn a_second_command_joins_the_first() {
     if !can_run() {
         return;

@@ -16,7 +16,7 @@ _plyfs_flags() {
     diff) printf %s '-o --stat --names -p --patch -z --exit-code --json --color --store -q --quiet -h --help' ;;
     apply) printf %s '-o -n --dry-run --theirs --ours --resume --json --color --store -q --quiet -h --help' ;;
     status) printf %s '--json --color --store -h --help' ;;
-    where) printf %s '-o --json --color -h --help' ;;
+    where) printf %s '-o --json --color --store -h --help' ;;
     esac
 }
 # end commands

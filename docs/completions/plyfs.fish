@@ -153,7 +153,7 @@ complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a run -d 'run a co
 complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a drop -d 'remove sessions and what was changed in them'
 complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a diff -d 'what a view has changed, from its upper layer'
 complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a apply -d 'bring what a view has changed to its lower directory'
-complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a status -d 'the views and the sessions, or what one view is'
+complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a status -d 'the views and the sessions, or what one of them is'
 complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a where -d 'which layers an object comes from, and what they hide'
 complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help run drop diff apply status where' -s o -d 'options of the view; `\\,` is a comma in a value' -x -a '(__plyfs_list)'
 complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help run drop diff apply status where' -s f -l foreground -d 'stay in the foreground, and log to stderr'
@@ -217,6 +217,7 @@ complete -c plyfs -n '__fish_seen_subcommand_from status' -s h -l help -d 'Print
 complete -c plyfs -n '__fish_seen_subcommand_from where' -s o -d 'The layers of a view that is not mounted, as `mount` takes them' -x -a '(__plyfs_list)'
 complete -c plyfs -n '__fish_seen_subcommand_from where' -l json -d 'Print one JSON object a line'
 complete -c plyfs -n '__fish_seen_subcommand_from where' -l color -d 'Print colours' -r
+complete -c plyfs -n '__fish_seen_subcommand_from where' -l store -d 'Where sessions are kept ($XDG_STATE_HOME/plyfs)' -r
 complete -c plyfs -n '__fish_seen_subcommand_from where' -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c plyfs -n '__fish_seen_subcommand_from help' -x -a 'mount show umount complete help run drop diff apply status where'
 # end flags

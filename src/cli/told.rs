@@ -157,7 +157,7 @@ pub fn word(kind: Kind) -> &'static str {
 }
 
 /// `412 B`, `1.2 GiB`
-fn bytes(size: u64) -> String {
+pub fn bytes(size: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     if size < 1024 {
         return format!("{size} B");
@@ -175,7 +175,7 @@ fn bytes(size: u64) -> String {
 }
 
 /// `1,204`
-fn grouped(number: u64) -> String {
+pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (at, digit) in digits.chars().enumerate() {

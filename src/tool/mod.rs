@@ -10,6 +10,7 @@ mod content;
 mod count;
 mod diff;
 mod renamed;
+mod weight;
 mod whereabouts;
 
 pub use crate::merge::Layers;
@@ -17,4 +18,5 @@ pub use crate::sys::stat::Kind;
 pub use change::{Change, Diff, Letter, Sizes, Summary, Trouble, What};
 pub use content::{Content, Side, read};
 pub use diff::{How, diff};
+pub use weight::{Weight, weigh_upper};
 pub use whereabouts::{Gives, Hider, Part, Role, Whereabouts, whereabouts};

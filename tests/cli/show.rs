@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::MetadataExt;
 
 use super::errors::fails;
 use super::*;
@@ -64,7 +65,12 @@ fn status_lists_each_view_in_a_line() {
         let (pid, upper) = (view.daemon.as_raw_pid(), stack.upper().root().display().to_string());
         assert_eq!(of_this(&status(&[])), Some(format!("{merged}  pid {pid}  upper {upper}, 2 lower")));
         assert!(of_this(&status(&["--json"])).unwrap().starts_with(r#"{"v":1,"version":"#));
-        assert_eq!(status(&[merged]), show(&stack.merged, &[]).unwrap());
+        std::fs::write(stack.merged.join("new"), "n").unwrap();
+        let bytes = std::fs::metadata(stack.upper().root().join("new")).unwrap().blocks() * 512;
+        let of_one = format!("{}objects     1\nbytes       {bytes}\n", show(&stack.merged, &[]).unwrap());
+        assert_eq!(status(&[merged]), of_one);
+        let expected = show(&stack.merged, &["--json"]).unwrap().replace("}\n", ",\"objects\":1");
+        assert_eq!(status(&["--json", merged]), format!("{expected},\"bytes\":{bytes}}}\n"));
     });
 }
 

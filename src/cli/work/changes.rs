@@ -1,4 +1,5 @@
-//! What `diff` compares: one view, or the file systems of a session, each with the place where a path in it begins.
+//! What a command on changes looks at: one view, or the file systems of a session, each with the place where a path in it
+//! begins.
 
 use std::ffi::OsString;
 use std::path::{Component, Path, PathBuf};
@@ -14,11 +15,11 @@ use crate::tool::{self, Change, How, Layers};
 /// One view.
 pub struct Part {
     /// What stands before its paths.
-    before: PathBuf,
+    pub before: PathBuf,
     /// Its layers.
     pub layers: Layers,
-    /// The upper one, for messages.
-    upper: PathBuf,
+    /// Where the upper one is.
+    pub upper: PathBuf,
     /// Its lower layer is the machine, which goes on.
     of_session: bool,
 }
@@ -54,15 +55,22 @@ pub fn find(
         && let Some((first, paths)) = words.split_first()
         && let Some(session) = named(first, store)?
     {
-        let whole = |path: &PathBuf| std::path::absolute(path).map(|path| relative(&path)).unwrap_or_default();
-        return Ok((of_session(&session)?, paths.iter().map(whole).collect()));
+        return Ok((of_session(&session)?, paths.iter().map(|path| whole(path)).collect()));
     }
     let view = View::find(options, words)?;
     let upper = view.config.upper.as_ref().map(|upper| upper.dir.clone()).unwrap_or_default();
     Ok((vec![Part { before: PathBuf::new(), layers: view.layers, upper, of_session: false }], view.paths))
 }
 
+/// A path from `/` on, without it; `.` is the current directory.
+pub fn whole(path: &Path) -> PathBuf {
+    std::path::absolute(path).map(|path| relative(&path)).unwrap_or_default()
+}
+
 /// The session that a word names; one with a slash is a path.
+///
+/// # Errors
+/// The store cannot be read.
 pub fn named(word: &Path, store: Option<PathBuf>) -> Result<Option<Session>, Failure> {
     let is_name = word.components().count() == 1 && matches!(word.components().next(), Some(Component::Normal(_)));
     let is_plain = word.to_str().is_some_and(|word| !word.contains('/'));
@@ -73,17 +81,38 @@ pub fn named(word: &Path, store: Option<PathBuf>) -> Result<Option<Session>, Fai
     Ok(sessions.into_iter().find(|session| Path::new(&session.name) == word))
 }
 
-/// The file systems of a session that are mounted where they were.
+/// The file systems of a session that have changes, and are mounted where they were.
 ///
 /// # Errors
 /// This process is in the session; a layer cannot be read.
 pub fn of_session(session: &Session) -> Result<Vec<Part>, Failure> {
+    let places = places(session)?;
+    let changed = places.iter().filter(|place| session.has_changes_at(place));
+    changed.map(|place| part(session, place)).collect()
+}
+
+/// The file system of a session that a path from `/` on is in, and the path there; `None`: the session covers none.
+///
+/// # Errors
+/// As [`of_session`].
+pub fn at(session: &Session, path: &Path) -> Result<Option<(Part, PathBuf)>, Failure> {
+    let inside = |place: &Place| path.strip_prefix(relative(&place.at)).map(Path::to_owned).ok();
+    let all = places(session)?;
+    let found = all.iter().filter_map(|place| Some((place, inside(place)?)));
+    // The innermost one.
+    match found.min_by_key(|(_, rest)| rest.components().count()) {
+        Some((place, rest)) => Ok(Some((part(session, place)?, rest))),
+        None => Ok(None),
+    }
+}
+
+/// The file systems of a session that are mounted where they were, as seen from outside.
+fn places(session: &Session) -> Result<Vec<Place>, Failure> {
     let failed = |errno: Errno| Failure::refused(session.name.clone(), errno.to_string(), "");
     check_outside(session)?;
-    let places = session.places().map_err(failed)?;
-    let is_there = |place: &&Place| is_there(place);
-    let changed = places.iter().filter(|place| session.has_changes_at(place));
-    changed.filter(is_there).map(|place| part(session, place)).collect()
+    let mut places = session.places().map_err(failed)?;
+    places.retain(is_there);
+    Ok(places)
 }
 
 /// Refuses to look at a session from within.
@@ -105,7 +134,11 @@ pub fn is_there(place: &Place) -> bool {
     namespace::file_system_at(&place.at).is_ok_and(|id| id == place.id)
 }
 
-fn part(session: &Session, place: &Place) -> Result<Part, Failure> {
+/// One file system of a session.
+///
+/// # Errors
+/// A layer cannot be read.
+pub fn part(session: &Session, place: &Place) -> Result<Part, Failure> {
     let config = config_of(session, place);
     let upper = config.upper.as_ref().map(|upper| upper.dir.clone()).unwrap_or_default();
     let layers = crate::union::look(&config)?;

@@ -9,17 +9,20 @@ use super::super::commands::print;
 use super::super::json;
 use super::super::paint::{Color, Paint};
 use super::super::report::{Failure, printable};
-use super::super::show;
+use super::super::view::View;
+use super::super::{show, told};
+use super::changes;
 use crate::base::Errno;
 use crate::base::described::Described;
 use crate::session::{Session, Store};
 use crate::sys::mounts::{self, MountEntry};
+use crate::tool::{self, Weight};
 
-/// the views and the sessions, or what one view is
+/// the views and the sessions, or what one of them is
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  plyfs status\n  plyfs status --json ~/view")]
+#[command(after_help = "Examples:\n  plyfs status\n  plyfs status --json ~/view\n  plyfs status try-it")]
 pub struct Status {
-    /// A directory in a view, whose layers and options are told (all views, in a line each)
+    /// A directory in a view, or a session, whose layers and options are told (all, in a line each)
     view: Option<PathBuf>,
     /// Print one JSON object a line
     #[arg(long)]
@@ -39,8 +42,11 @@ impl Status {
     /// There is no view, or its daemon does not tell.
     pub fn run(self) -> Result<u8, Failure> {
         if let Some(view) = &self.view {
-            print(&show::show(view, self.json)?)?;
-            return Ok(0);
+            return match changes::named(view, self.store)? {
+                Some(session) => print(&of_session(&session, self.json)?),
+                None => print(&of_view(view, self.json)?),
+            }
+            .map(|()| 0);
         }
         let table = mounts::table()
             .map_err(|errno| Failure::system("/proc/self/mountinfo", errno.to_string(), "is /proc mounted?"))?;
@@ -58,6 +64,49 @@ impl Status {
         let sessions: String = sessions.iter().map(one).collect();
         print(&(views + &sessions)).map(|()| 0)
     }
+}
+
+/// What the view is, and what is in its upper layer where this user can read that.
+fn of_view(at: &Path, json: bool) -> Result<String, Failure> {
+    let told = show::show(at, json)?;
+    let view = View::find(&[], &[at.to_owned()]).ok().filter(|view| view.config.upper.is_some());
+    let Some(Ok(weight)) = view.map(|view| tool::weigh_upper(&view.layers)) else { return Ok(told) };
+    Ok(match (json, told.strip_suffix("}\n")) {
+        (true, Some(object)) => format!("{object},{}}}\n", in_upper(weight)),
+        _ => format!("{told}objects     {}\nbytes       {}\n", weight.objects, weight.bytes),
+    })
+}
+
+/// `"objects":2,"bytes":4096`
+fn in_upper(weight: Weight) -> String {
+    format!("\"objects\":{},\"bytes\":{}", weight.objects, weight.bytes)
+}
+
+/// What a session is, and what is in the upper layer of each of its file systems.
+fn of_session(session: &Session, json: bool) -> Result<String, Failure> {
+    let failed = |errno: Errno| Failure::refused(session.name.clone(), errno.to_string(), "");
+    let (mut text, mut objects) = (String::new(), Vec::new());
+    for place in session.places().map_err(failed)? {
+        let upper = session.dirs(&place).0;
+        let (at, dir) = (place.at.as_os_str().as_bytes(), upper.as_os_str().as_bytes());
+        let (words, members) = if changes::is_there(&place) {
+            let weight = tool::weigh_upper(&changes::part(session, &place)?.layers).map_err(failed)?;
+            let words = format!("{} objects, {}", told::grouped(weight.objects), told::bytes(weight.bytes));
+            (words, format!(",{}", in_upper(weight)))
+        } else {
+            ("not mounted there now".to_owned(), String::new())
+        };
+        text += &format!("at          {}  {words}, upper {}\n", printable(at), printable(dir));
+        objects.push(format!("{{{},{}{members}}}", json::member("mountpoint", at), json::member("upperdir", dir)));
+    }
+    let (in_use, _) = state(session);
+    if json {
+        let name = json::member("session", session.name.as_bytes());
+        let places = objects.join(",");
+        return Ok(format!("{{\"v\":1,{name},\"in_use\":{in_use},\"file_systems\":[{places}]}}\n"));
+    }
+    let state = if in_use { "in use" } else { "kept" };
+    Ok(format!("session     {}\nstate       {state}\n{text}", session.name))
 }
 
 /// Whether a mount is one of plyfs, under its own name or in the place of fuse-overlayfs.

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
@@ -12,13 +12,17 @@ use super::super::paint::{Color, Paint};
 use super::super::report::{Failure, printable};
 use super::super::told;
 use super::super::view::View;
-use crate::tool::{self, Gives, Hider, Part, Role, Whereabouts};
+use super::changes;
+use crate::session::Session;
+use crate::tool::{self, Gives, Hider, Layers, Part, Role, Whereabouts};
 
 /// which layers an object comes from, and what they hide
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  plyfs where etc/app.conf\n  plyfs where --json ~/view/etc ~/view/lib")]
+#[command(
+    after_help = "Examples:\n  plyfs where etc/app.conf\n  plyfs where --json ~/view/etc ~/view/lib\n  plyfs where try-it /etc/hosts"
+)]
 pub struct Where {
-    /// Paths in one view
+    /// Paths in one view; behind the name of a session, paths in that
     #[arg(value_name = "PATH", required = true)]
     paths: Vec<PathBuf>,
     /// The layers of a view that is not mounted, as `mount` takes them
@@ -30,6 +34,9 @@ pub struct Where {
     /// Print colours
     #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
     color: Color,
+    /// Where sessions are kept ($XDG_STATE_HOME/plyfs)
+    #[arg(long, value_name = "DIR")]
+    store: Option<PathBuf>,
 }
 
 impl Where {
@@ -38,21 +45,40 @@ impl Where {
     /// # Errors
     /// There is no view, it cannot be read, or no layer has such an object.
     pub fn run(self) -> Result<u8, Failure> {
+        if self.options.is_empty()
+            && let Some((first, paths)) = self.paths.split_first()
+            && !paths.is_empty()
+            && let Some(session) = changes::named(first, self.store.clone())?
+        {
+            return paths.iter().try_for_each(|path| self.tell_of_session(&session, path)).map(|()| 0);
+        }
         let View { layers, mut paths, .. } = View::find(&self.options, &self.paths)?;
         let layers = layers.with_index();
         if paths.is_empty() {
             paths.push(PathBuf::new());
         }
-        for path in paths {
-            let what = || if path.as_os_str().is_empty() { ".".to_owned() } else { told::line(&path) };
-            let found = tool::whereabouts(&layers, &path)
-                .map_err(|errno| Failure::refused(what(), errno.to_string(), "the layers must be readable"))?;
-            if found.parts.is_empty() {
-                return Err(Failure::refused(what(), "no layer has it", "name a path in the view"));
-            }
-            print(&if self.json { json(&found) } else { text(&what(), &found, self.color.paint()) })?;
+        paths.iter().try_for_each(|path| self.tell(&layers, path, path)).map(|()| 0)
+    }
+
+    fn tell_of_session(&self, session: &Session, path: &Path) -> Result<(), Failure> {
+        let whole = changes::whole(path);
+        let Some((part, inside)) = changes::at(session, &whole)? else {
+            let hint = format!("plyfs status {} lists its file systems", session.name);
+            return Err(Failure::refused(told::line(path), "the session does not cover it", hint));
+        };
+        self.tell(&part.layers.with_index(), &inside, &whole)
+    }
+
+    /// Tells of a path in a view, which is called by `name`.
+    fn tell(&self, layers: &Layers, path: &Path, name: &Path) -> Result<(), Failure> {
+        let what = || if name.as_os_str().is_empty() { ".".to_owned() } else { told::line(name) };
+        let mut found = tool::whereabouts(layers, path)
+            .map_err(|errno| Failure::refused(what(), errno.to_string(), "the layers must be readable"))?;
+        if found.parts.is_empty() {
+            return Err(Failure::refused(what(), "no layer has it", "name a path in the view"));
         }
-        Ok(0)
+        name.clone_into(&mut found.path);
+        print(&if self.json { json(&found) } else { text(&what(), &found, self.color.paint()) })
     }
 }
 
