@@ -235,7 +235,12 @@ fn status_and_where_tell_what_a_session_has_and_from_where() {
     let of_root = status.lines().find(|line| line.starts_with("at          / ")).unwrap();
     assert!(status.starts_with("session     x\nstate       kept\n") && of_root.contains(" objects, "), "{status}");
     let json = said("status", &["--json", "x"]);
-    assert!(json.starts_with(r#"{"v":1,"session":"x","in_use":false,"file_systems":[{"mountpoint":"/","#), "{json}");
+    assert!(
+        json.starts_with(
+            r#"{"v":1,"session":"x","in_use":false,"half_applied":false,"file_systems":[{"mountpoint":"/","#
+        ),
+        "{json}"
+    );
     let upper = |name: &str| format!("{}/x/0/upper/{here}/{name}", place.scratch.path().join("store").display());
     let table = [
         ("file", format!("0 upper  {}  metadata", upper("file"))),
@@ -248,6 +253,26 @@ fn status_and_where_tell_what_a_session_has_and_from_where() {
         assert!(words(&told).starts_with(&words(&format!("{here}/{path}  {expected}"))), "{told}");
     }
     assert_eq!(said("where", &["x", "/proc/self"]), "plyfs: proc/self: no layer has it (name a path in the view)\n");
+}
+
+#[test]
+fn a_session_that_is_half_applied_is_told_and_not_dropped() {
+    if !can_run() {
+        return;
+    }
+    let place = Place::new();
+    place.said(&["-q", "-n", "x"], "echo two >>file");
+    // As an apply leaves it that is killed.
+    let journal = place.scratch.path().join("store/x/0/work/work/incompat/plyfs.apply");
+    fs::create_dir_all(&journal).unwrap();
+    assert_eq!(place.status(), "session x  half applied (plyfs apply x --resume)\n");
+    let out = place.plyfs("drop", &["x"]).output().unwrap();
+    let expected = "plyfs: x: its changes were being applied, which was broken off: what it keeps is half of them \
+                    (go on by plyfs apply x --resume)\n";
+    assert_eq!((out.status.code(), stderr(&out).as_str()), (Some(1), expected));
+    fs::remove_dir(&journal).unwrap();
+    let out = place.plyfs("drop", &["x"]).output().unwrap();
+    assert_eq!((out.status.code(), stderr(&out).as_str()), (Some(0), ""));
 }
 
 #[test]

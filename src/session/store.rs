@@ -139,6 +139,9 @@ impl Store {
 /// The beginning of the name of a session that is being removed.
 const GONE: &str = ".gone-";
 
+/// The journal of an apply, in a work directory (`src/tool/apply/journal.rs`).
+const PENDING_APPLY: &str = "work/incompat/plyfs.apply";
+
 /// Whether a directory is this user's, who alone can change it: whoever else could would choose what programs see.
 fn check_own(dir: &Path) -> std::result::Result<(), String> {
     let stat = fs::symlink_metadata(dir).map_err(|error| error.to_string())?;
@@ -190,6 +193,12 @@ impl Session {
     /// Whether something was changed in one of its file systems.
     pub fn has_changes_at(&self, place: &Place) -> bool {
         fs::read_dir(self.dirs(place).0).map_or(true, |mut entries| entries.next().is_some())
+    }
+
+    /// Whether an apply of its changes was broken off, whose journal and staged files are in use still.
+    pub fn has_pending_apply(&self) -> bool {
+        let pending = |place: &Place| self.dirs(place).1.join(PENDING_APPLY).symlink_metadata().is_ok();
+        self.places().unwrap_or_default().iter().any(pending)
     }
 
     /// The upper and the work directory of a file system.

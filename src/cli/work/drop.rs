@@ -24,7 +24,7 @@ impl Drop {
     /// Removes them.
     ///
     /// # Errors
-    /// There is no such session, or it is in use.
+    /// There is no such session, it is in use, or an apply of it was broken off.
     pub fn run(self) -> Result<u8, Failure> {
         let store = Store::new(self.store)?;
         let find = |name: &String| {
@@ -33,6 +33,10 @@ impl Drop {
                 .ok_or_else(|| Failure::refused(name.clone(), "there is no such session", "plyfs status lists them"))?;
             let lock = session.lock().map_err(|errno| Failure::refused(name.clone(), errno.to_string(), ""))?;
             let lock = lock.ok_or_else(|| Failure::refused(name.clone(), "it is in use", "end its processes first"))?;
+            if session.has_pending_apply() {
+                let reason = "its changes were being applied, which was broken off: what it keeps is half of them";
+                return Err(Failure::refused(name.clone(), reason, format!("go on by plyfs apply {name} --resume")));
+            }
             Ok((session, lock))
         };
         let sessions = self.names.iter().map(find).collect::<Result<Vec<_>, Failure>>()?;

@@ -89,7 +89,9 @@ fn of_session(session: &Session, json: bool) -> Result<String, Failure> {
     for place in session.places().map_err(failed)? {
         let upper = session.dirs(&place).0;
         let (at, dir) = (place.at.as_os_str().as_bytes(), upper.as_os_str().as_bytes());
-        let (words, members) = if changes::is_there(&place) {
+        let (words, members) = if session.has_pending_apply() {
+            ("half applied".to_owned(), String::new())
+        } else if changes::is_there(&place) {
             let weight = tool::weigh_upper(&changes::part(session, &place)?.layers).map_err(failed)?;
             let words = format!("{} objects, {}", told::grouped(weight.objects), told::bytes(weight.bytes));
             (words, format!(",{}", in_upper(weight)))
@@ -99,14 +101,10 @@ fn of_session(session: &Session, json: bool) -> Result<String, Failure> {
         text += &format!("at          {}  {words}, upper {}\n", printable(at), printable(dir));
         objects.push(format!("{{{},{}{members}}}", json::member("mountpoint", at), json::member("upperdir", dir)));
     }
-    let (in_use, _) = state(session);
     if json {
-        let name = json::member("session", session.name.as_bytes());
-        let places = objects.join(",");
-        return Ok(format!("{{\"v\":1,{name},\"in_use\":{in_use},\"file_systems\":[{places}]}}\n"));
+        return Ok(format!("{{\"v\":1,{},\"file_systems\":[{}]}}\n", members(session), objects.join(",")));
     }
-    let state = if in_use { "in use" } else { "kept" };
-    Ok(format!("session     {}\nstate       {state}\n{text}", session.name))
+    Ok(format!("session     {}\nstate       {}\n{text}", session.name, state(session)))
 }
 
 /// Whether a mount is one of plyfs, under its own name or in the place of fuse-overlayfs.
@@ -130,24 +128,36 @@ fn line(at: &Path, told: &Result<Described, Errno>, paint: Paint) -> String {
 
 /// `session NAME  in use, 2 file systems`
 fn line_of(session: &Session, paint: Paint) -> String {
-    let (in_use, places) = state(session);
+    let (state, places) = (state(session), count(session));
     let s = if places == 1 { "" } else { "s" };
-    format!(
-        "session {}  {}, {places} file system{s}\n",
-        paint.strong(&session.name),
-        if in_use { "in use" } else { "kept" }
-    )
+    format!("session {}  {state}, {places} file system{s}\n", paint.strong(&session.name))
 }
 
 fn json_of(session: &Session) -> String {
-    let (in_use, places) = state(session);
-    let name = json::member("session", session.name.as_bytes());
-    format!("{{\"v\":1,{name},\"in_use\":{in_use},\"file_systems\":{places}}}\n")
+    format!("{{\"v\":1,{},\"file_systems\":{}}}\n", members(session), count(session))
 }
 
-/// Whether it is in use, and how many file systems it covers.
-fn state(session: &Session) -> (bool, usize) {
-    (matches!(session.lock(), Ok(None)), session.places().map_or(0, |places| places.len()))
+/// `"session":"NAME","in_use":true,"half_applied":false`
+fn members(session: &Session) -> String {
+    let (in_use, half) = (is_in_use(session), session.has_pending_apply());
+    format!("{},\"in_use\":{in_use},\"half_applied\":{half}", json::member("session", session.name.as_bytes()))
+}
+
+fn is_in_use(session: &Session) -> bool {
+    matches!(session.lock(), Ok(None))
+}
+
+/// How many file systems it covers.
+fn count(session: &Session) -> usize {
+    session.places().map_or(0, |places| places.len())
+}
+
+fn state(session: &Session) -> String {
+    match session {
+        session if is_in_use(session) => "in use".to_owned(),
+        session if session.has_pending_apply() => format!("half applied (plyfs apply {} --resume)", session.name),
+        _ => "kept".to_owned(),
+    }
 }
 
 fn object(at: &Path, told: &Result<Described, Errno>) -> String {
