@@ -82,6 +82,11 @@ impl Rights {
         check_flags(dir.as_fd(), c".")
     }
 
+    /// Whether mode and times of an object can be set where it is.
+    pub fn may_set(&self, of: &Stat) -> bool {
+        of.uid == self.uid || (self.overrides && of.uid.0 != OVERFLOW_ID)
+    }
+
     /// Whether an object of the lower layer can be taken away from its name.
     pub fn may_replace(
         &self,

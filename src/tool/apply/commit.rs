@@ -11,7 +11,7 @@ use crate::layer::DirPlace;
 use crate::merge::Layers;
 use crate::sys::data;
 use crate::sys::path::{OFlags, open_beneath};
-use crate::sys::stat::{Kind, SetTime, Stat, stat_fd};
+use crate::sys::stat::{Kind, SetTime, Stat, Time, stat_fd};
 use crate::sys::tree::{self, RenameFlags};
 use crate::tool::change::path_of;
 use crate::upper::{Metadata, Staged as Object, remove};
@@ -120,6 +120,7 @@ impl Steps<'_> {
             Step::Take { slot, id, was } => self.take(*slot, *id, was).at(was),
             Step::Delete { slot, id, path } => self.take(*slot, *id, path).at(path),
             Step::Put { slot, id, old, path } => self.put(*slot, *id, *old, path),
+            Step::Leaf { id, mode, times, path } => self.attribute(*id, (*mode, *times), path).at(path),
             Step::Dir { all, path } => {
                 let lost = self.attributes(*all, path).at(path)?;
                 losses.extend(lost.into_iter().map(|what| Loss { path: path_of(path), what }));
@@ -170,6 +171,18 @@ impl Steps<'_> {
             return Err(Refusal::new(path, "another object came here while changes were applied", hint));
         }
         replace(from, to, [&new, &there].map(Stat::is_dir).contains(&true)).at(path)
+    }
+
+    /// Sets mode and times, of which one is another, of an object that is still the one that was looked at.
+    fn attribute(&self, wanted: Id, (mode, times): (u32, [Time; 2]), path: &[u8]) -> Result<()> {
+        let (dir, name) = self.at(path)?;
+        let Some(there) = stat_in(dir.as_fd(), name.as_c_str())?.filter(|there| id(there) == wanted) else {
+            return Ok(());
+        };
+        if there.kind() != Kind::Symlink && there.mode & 0o7777 != mode {
+            tree::chmod_at(dir.as_fd(), name.as_c_str(), mode)?;
+        }
+        tree::utimens_at(dir.as_fd(), name.as_c_str(), times.map(SetTime::At))
     }
 
     /// Gives a directory what the upper one has; what could not be kept.

@@ -49,6 +49,8 @@ pub(super) enum Step {
     Put { slot: Slot, id: Id, old: Option<Id>, path: Vec<u8> },
     /// An object is taken away.
     Delete { slot: Slot, id: Id, path: Vec<u8> },
+    /// An object that is no directory gets its mode and its times.
+    Leaf { id: Id, mode: u32, times: [Time; 2], path: Vec<u8> },
     /// A directory gets its attributes, or its times.
     Dir { all: bool, path: Vec<u8> },
 }
@@ -90,6 +92,10 @@ fn line(words: &str, path: &[u8]) -> Vec<u8> {
     [words.as_bytes(), b" ", &escape(path), b"\n"].concat()
 }
 
+fn numbers([access, change]: [Time; 2]) -> String {
+    format!("{} {} {} {}", access.sec, access.nsec, change.sec, change.nsec)
+}
+
 impl Step {
     fn line(&self) -> Vec<u8> {
         let at = |slot: &Slot, id: &Id| format!("{} {} {} {}", slot.anchor, slot.number, id.0, id.1);
@@ -100,6 +106,9 @@ impl Step {
                 line(&format!("put {} {} {}", at(slot, id), old.0, old.1), path)
             }
             Self::Delete { slot, id, path } => line(&format!("delete {}", at(slot, id)), path),
+            Self::Leaf { id, mode, times, path } => {
+                line(&format!("leaf {} {} {mode} {}", id.0, id.1, numbers(*times)), path)
+            }
             Self::Dir { all, path } => line(if *all { "attributes" } else { "times" }, path),
         }
     }
@@ -113,10 +122,7 @@ impl Clean {
             Self::Dir(path) => line("dir", path),
             Self::Index(name) => line("index", name),
             Self::Record(name) => line("record", name),
-            Self::Times(path, [access, change]) => {
-                let numbers = [access.sec, access.nsec.into(), change.sec, change.nsec.into()];
-                line(&format!("back {}", numbers.map(|number: i64| number.to_string()).join(" ")), path)
-            }
+            Self::Times(path, times) => line(&format!("back {}", numbers(*times)), path),
         }
     }
 }
@@ -188,6 +194,10 @@ impl Journal {
                 self.steps.push(Step::Put { slot, id, old, path: words.path()? });
             }
             b"delete" => self.steps.push(Step::Delete { slot: words.slot()?, id: words.id()?, path: words.path()? }),
+            b"leaf" => {
+                let (id, mode, times) = (words.id()?, words.number()?, [words.time()?, words.time()?]);
+                self.steps.push(Step::Leaf { id, mode, times, path: words.path()? });
+            }
             b"attributes" => self.steps.push(Step::Dir { all: true, path: words.path()? }),
             b"times" => self.steps.push(Step::Dir { all: false, path: words.path()? }),
             b"name" => self.cleans.push(Clean::Name(words.path()?)),
@@ -403,6 +413,7 @@ mod tests {
                 Step::Put { slot, id: (1, 2), old: None, path: b"\xff\n".to_vec() },
                 Step::Put { slot, id: (1, 2), old: Some((1, 3)), path: b"x".to_vec() },
                 Step::Delete { slot, id: (1, 4), path: b"\\".to_vec() },
+                Step::Leaf { id: (1, 5), mode: 0o4711, times: [Time { sec: 1, nsec: 2 }; 2], path: b"l".to_vec() },
                 Step::Dir { all: true, path: b"".to_vec() },
                 Step::Dir { all: false, path: b"a/b".to_vec() },
             ],

@@ -16,6 +16,7 @@ mod journal;
 mod links;
 mod plan;
 mod reach;
+mod renames;
 mod select;
 mod stage;
 
@@ -85,8 +86,10 @@ enum Act {
     Leaf(Box<FoundLeaf>),
     /// A directory is made there.
     NewDir,
-    /// A directory of the lower layer is put there.
+    /// An object of the lower layer is put there.
     Moved { was: Vec<u8>, id: reach::Id },
+    /// The lower object gets the one attribute that has changed.
+    Attribute(Box<FoundLeaf>),
     /// The lower object goes.
     Delete,
     /// The lower object goes elsewhere, and nothing comes in its place.

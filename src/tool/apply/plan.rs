@@ -4,16 +4,16 @@ use std::collections::{HashMap, HashSet};
 
 use super::check::{Rights, born, is_later};
 use super::reach::{Dirs, id, is_within};
+use super::renames::Told;
 use super::{Act, At, Clean, Conflict, DirStep, Item, Old, Outcome, Refusal};
 use crate::base::Name;
-use crate::format::{Decoded, Origin};
-use crate::layer::{DirPlace, ListedName, NameSink, list_names, origin_of};
+use crate::layer::{DirPlace, ListedName, NameSink, list_names};
 use crate::merge::{Answer, DirView, Found, FoundDir, FoundLeaf, Layers, lookup};
 use crate::sys::stat::Time;
+use crate::tool::Diff;
 use crate::tool::change::path_of;
 use crate::tool::content::data_of;
 use crate::tool::diff::{MOST_PATH, is_gone, join, list_upper, lower_path};
-use crate::tool::{Diff, What};
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ pub struct Plan<'a> {
     /// The lower layer is the machine, which goes on.
     in_use: bool,
     /// Files of whose lower object no sign was found, each with its unit.
-    lost: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(super) lost: Vec<(Vec<u8>, Vec<u8>)>,
     /// The paths that were asked for; none: all.
     pub(super) meant: Vec<Vec<u8>>,
     /// What is left as it is on both sides.
@@ -69,33 +69,6 @@ impl Node {
     }
 }
 
-/// What the comparison has told, by path.
-struct Told(HashMap<Vec<u8>, Vec<What>>, HashSet<Vec<u8>>);
-
-impl Told {
-    fn of(diff: &Diff) -> Self {
-        use std::os::unix::ffi::OsStrExt;
-        let bytes = |path: &std::path::Path| path.as_os_str().as_bytes().to_vec();
-        let there = diff.changes.iter().filter(|change| change.letter != crate::tool::Letter::Deleted);
-        let renamed = diff.changes.iter().filter(|change| change.letter == crate::tool::Letter::Renamed);
-        let renamed = renamed.map(|change| bytes(&change.path)).collect();
-        Self(there.map(|change| (bytes(&change.path), change.what.clone())).collect(), renamed)
-    }
-
-    fn has(&self, path: &[u8]) -> bool {
-        self.0.contains_key(path)
-    }
-
-    fn is_renamed(&self, path: &[u8]) -> bool {
-        self.1.contains(path)
-    }
-
-    /// Whether more than the time of a directory has changed.
-    fn differs(&self, path: &[u8]) -> bool {
-        self.0.get(path).is_some_and(|what| what.iter().any(|what| *what != What::Times))
-    }
-}
-
 impl<'a> Plan<'a> {
     /// Finds out what must be done so that the lower layer becomes what the view shows. `layers` are those
     /// [with the index](Layers::with_index), `diff` are their changes; `in_use`: as in [`crate::tool::How`].
@@ -123,8 +96,10 @@ impl<'a> Plan<'a> {
         let mut plan =
             Self { layers, dirs, items, steps, cleans, conflicts, moved, data, rights, in_use, lost, meant, left_out };
         plan.scan()?;
-        plan.walk(&Told::of(diff))?;
+        let told = Told::of(diff);
+        plan.walk(&told)?;
         plan.other_names()?;
+        plan.rename_files(&told);
         Ok(plan)
     }
 
@@ -211,7 +186,7 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
-    fn conflict(&mut self, path: &[u8], unit: Vec<u8>, why: &'static str) {
+    pub(super) fn conflict(&mut self, path: &[u8], unit: Vec<u8>, why: &'static str) {
         self.conflicts.push(Conflict { path: path_of(path), why, unit });
     }
 
@@ -346,7 +321,12 @@ impl<'a> Plan<'a> {
         } else if !told.is_renamed(&path) && self.may_be_lost(node, &leaf, since) {
             self.lost.push((path.clone(), unit));
         }
-        self.push(node, path, Act::Leaf(Box::new(leaf)), (old, needs));
+        // Other names of the lower object are other objects of the view.
+        let may = |old: &Old| old.stat.nlink == 1 && self.rights.may_set(&old.stat);
+        let alone = names < 2 && old.as_ref().is_some_and(may);
+        let in_place = same_kind && alone && needs.is_none() && told.is_one_attribute(&path);
+        let act = if in_place { Act::Attribute } else { Act::Leaf };
+        self.push(node, path, act(Box::new(leaf)), (old, needs));
         Ok(true)
     }
 
@@ -363,39 +343,6 @@ impl<'a> Plan<'a> {
             self.conflict(path, node.unit(path), "it was changed here, and is new or has changed below");
         }
         Ok(())
-    }
-
-    /// Tells of the files that are copies of what the lower layer does not have any more.
-    fn tell_lost(&mut self) {
-        for (path, unit) in std::mem::take(&mut self.lost) {
-            let of = self.items.iter().find(|item| item.path == path);
-            let Some(Item { act: Act::Leaf(leaf), .. }) = of else { continue };
-            // Another name of it, or the one that it had, leads to an object that is there.
-            let is_there = self.items.iter().any(|other| match (&other.act, &other.old) {
-                (Act::Leaf(other), Some(old)) if id(&other.stat) == id(&leaf.stat) => {
-                    old.stat.kind() == leaf.stat.kind()
-                }
-                (_, Some(old)) if !old.stat.is_dir() => self.is_origin(leaf, other),
-                _ => false,
-            });
-            if !is_there {
-                self.conflict(&path, unit, "it was changed here, and is gone below");
-            }
-        }
-    }
-
-    /// Whether a file is a copy of the lower object in whose place an item comes.
-    fn is_origin(&self, leaf: &FoundLeaf, item: &Item) -> bool {
-        let Some(root) = self.layers.stack.lowers.first() else { return false };
-        let value = || {
-            let (_, name) = super::reach::split(&item.path).ok()??;
-            let dir = super::reach::open_dir(self.dirs.lower.as_fd(), &item.ground).ok()?;
-            origin_of(&root.place.layer, dir.as_fd(), name.as_c_str()).ok()?
-        };
-        match (value().map(|value| Origin::decode(&value)), &leaf.origin) {
-            (Some(Ok(Decoded::Known(there))), Some(origin)) => there.agrees_with(origin),
-            _ => false,
-        }
     }
 
     /// Whether the lower object that a file is a copy of may have been taken away below.
@@ -545,7 +492,10 @@ impl<'a> Plan<'a> {
 
     /// The directory that is applied as a whole and in which a path of the view lies, if there is one.
     pub(super) fn unit_of(&self, path: &[u8]) -> Vec<u8> {
-        let above = self.items.iter().filter(|item| !matches!(item.act, Act::Leaf(_) | Act::Delete | Act::Nothing));
+        let above = self
+            .items
+            .iter()
+            .filter(|item| !matches!(item.act, Act::Leaf(_) | Act::Attribute(_) | Act::Delete | Act::Nothing));
         let mut units = above.map(|item| &item.unit).filter(|unit| is_within(path, unit));
         units.next().cloned().unwrap_or_else(|| path.to_vec())
     }

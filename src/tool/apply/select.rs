@@ -104,7 +104,7 @@ impl Plan<'_> {
             .filter(|item| has(&item.unit))
             .filter_map(|item| match &item.act {
                 Act::Moved { was, .. } => Some(was.clone()),
-                Act::Nothing => None,
+                Act::Nothing | Act::Attribute(_) => None,
                 Act::Leaf(_) | Act::NewDir | Act::Delete => item.old.as_ref().map(|_| below(item)),
             })
             .collect();
@@ -137,7 +137,7 @@ impl Plan<'_> {
 }
 
 /// The path that an object has below now.
-fn below(item: &super::Item) -> Vec<u8> {
+pub(super) fn below(item: &super::Item) -> Vec<u8> {
     let name = Path::new(std::ffi::OsStr::from_bytes(&item.path)).file_name().unwrap_or_default().as_bytes();
     if item.ground.is_empty() { name.to_vec() } else { [&item.ground, &b"/"[..], name].concat() }
 }

@@ -170,6 +170,12 @@ impl<'a> Stager<'a> {
             let (path, old) = (item.path.clone(), item.old.as_ref().map(|old| old.id));
             let id = match &item.act {
                 Act::Nothing => continue,
+                Act::Attribute(leaf) => {
+                    let mode = self.metadata(leaf, item).at(&path)?.stat.mode & 0o7777;
+                    let times = [leaf.stat.atime, leaf.stat.mtime];
+                    deletes.extend(old.map(|id| Step::Leaf { id, mode, times, path }));
+                    continue;
+                }
                 Act::Delete => {
                     deletes.extend(old.map(|id| Step::Delete { slot, id, path }));
                     continue;
@@ -200,7 +206,7 @@ impl<'a> Stager<'a> {
     fn check_anchors(&self, plan: &Plan<'_>) -> Outcome<()> {
         let goes = |item: &Item, anchor: &Anchor| match &item.act {
             Act::Moved { was, .. } => is_within(&anchor.path, was),
-            Act::Nothing => false,
+            Act::Nothing | Act::Attribute(_) => false,
             _ => item.old.as_ref().is_some_and(|old| old.stat.is_dir()) && is_within(&anchor.path, &item.path),
         };
         for anchor in self.anchors.iter().filter(|anchor| !anchor.path.is_empty()) {

@@ -153,16 +153,22 @@ fn directories_are_renamed_below() {
 }
 
 #[test]
-fn a_directory_keeps_its_number_when_it_is_renamed_below() {
+fn what_need_not_be_copied_keeps_its_number() {
     bounded(|| {
         let stack = Stack::new(1);
         tree(&stack);
-        let before = stack.lowers[0].stat("d").unwrap().st_ino;
+        let number = |path: &str| stack.lowers[0].stat(path).unwrap().st_ino;
+        let before = ["d", "big", "top"].map(number);
         let mut mount = stack.mount();
-        mount.rename("d", "z").unwrap();
+        let is_renamed = mount.rename("d", "z").is_ok();
+        mount.rename("big", "large").unwrap();
+        mount.chmod("top", 0o600).unwrap();
+        let expected = seen(&mount);
         mount.unmount();
         apply(&stack, What::default()).unwrap();
-        assert_eq!(stack.lowers[0].stat("z").unwrap().st_ino, before, "it was renamed, not copied");
+        let after = [if is_renamed { "z" } else { "d" }, "large", "top"].map(number);
+        assert_eq!(after, before, "renamed and changed in place, not copied");
+        check_applied(&stack, &expected).unwrap();
     });
 }
 
