@@ -221,6 +221,8 @@ struct Told(Arc<Mutex<Vec<InodeId>>>);
 impl Notices for Told {
     fn names_changed(&self, _: InodeId) {}
 
+    fn name_changed(&self, _: InodeId, _: &plyfs::Name) {}
+
     fn attributes_changed(&self, id: InodeId) {
         self.0.lock().unwrap().push(id);
     }

@@ -3,7 +3,7 @@
 # The blocks between "begin" and "end" are written by PLYFS_UPDATE_DOCS=1 cargo test --test documents.
 
 # begin commands
-_plyfs_commands=(mount show umount complete help run drop diff apply status where)
+_plyfs_commands=(mount show umount complete help run drop diff apply commit log undo redo status where)
 _plyfs_flags() {
     case $1 in
     mount) printf %s '-o -f --foreground -d --debug --supervise -h --help --help-all -V --version' ;;
@@ -15,6 +15,10 @@ _plyfs_flags() {
     drop) printf %s '--store -h --help' ;;
     diff) printf %s '-o --stat --names -p --patch -z --exit-code --json --color --store -q --quiet -h --help' ;;
     apply) printf %s '-o -n --dry-run --theirs --ours --resume --json --color --store -q --quiet -h --help' ;;
+    commit) printf %s '-m --message -q --quiet -o --store -h --help' ;;
+    log) printf %s '--json -o --store -h --help' ;;
+    undo) printf %s '-q --quiet -o --store -h --help' ;;
+    redo) printf %s '-q --quiet -o --store -h --help' ;;
     status) printf %s '--json --color --store -h --help' ;;
     where) printf %s '-o --json --color --store -h --help' ;;
     esac

@@ -153,15 +153,19 @@ complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a run -d 'run a co
 complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a drop -d 'remove sessions and what was changed in them'
 complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a diff -d 'what a view has changed, from its upper layer'
 complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a apply -d 'bring what a view has changed to its lower directory'
+complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a commit -d 'freeze what has changed, and go on from there'
+complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a log -d 'the commits of a view, the last one first'
+complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a undo -d 'go back to a commit; what was there since is kept'
+complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a redo -d 'come forward again after an undo'
 complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a status -d 'the views and the sessions, or what one of them is'
 complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a where -d 'which layers an object comes from, and what they hide'
-complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help run drop diff apply status where' -s o -d 'options of the view; `\\,` is a comma in a value' -x -a '(__plyfs_list)'
-complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help run drop diff apply status where' -s f -l foreground -d 'stay in the foreground, and log to stderr'
-complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help run drop diff apply status where' -s d -l debug -d 'log everything, in the foreground (RUST_LOG=…: some)'
-complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help run drop diff apply status where' -l supervise -d 'start the daemon again if it dies; open files go on'
-complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help run drop diff apply status where' -s h -l help -d 'print this, or how the command is used'
-complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help run drop diff apply status where' -l help-all -d 'print every command, flag and option'
-complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help run drop diff apply status where' -s V -l version -d 'print the version'
+complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help run drop diff apply commit log undo redo status where' -s o -d 'options of the view; `\\,` is a comma in a value' -x -a '(__plyfs_list)'
+complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help run drop diff apply commit log undo redo status where' -s f -l foreground -d 'stay in the foreground, and log to stderr'
+complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help run drop diff apply commit log undo redo status where' -s d -l debug -d 'log everything, in the foreground (RUST_LOG=…: some)'
+complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help run drop diff apply commit log undo redo status where' -l supervise -d 'start the daemon again if it dies; open files go on'
+complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help run drop diff apply commit log undo redo status where' -s h -l help -d 'print this, or how the command is used'
+complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help run drop diff apply commit log undo redo status where' -l help-all -d 'print every command, flag and option'
+complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help run drop diff apply commit log undo redo status where' -s V -l version -d 'print the version'
 complete -c plyfs -n '__fish_seen_subcommand_from show' -l json -d 'print one JSON object'
 complete -c plyfs -n '__fish_seen_subcommand_from show' -s h -l help -d 'print this, or how the command is used'
 complete -c plyfs -n '__fish_seen_subcommand_from show' -l help-all -d 'print every command, flag and option'
@@ -210,6 +214,23 @@ complete -c plyfs -n '__fish_seen_subcommand_from apply' -l color -d 'Print colo
 complete -c plyfs -n '__fish_seen_subcommand_from apply' -l store -d 'Where sessions are kept ($XDG_STATE_HOME/plyfs)' -r
 complete -c plyfs -n '__fish_seen_subcommand_from apply' -s q -l quiet -d 'Print no summary'
 complete -c plyfs -n '__fish_seen_subcommand_from apply' -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c plyfs -n '__fish_seen_subcommand_from commit' -s m -l message -d 'What is to be said of it in the log' -r
+complete -c plyfs -n '__fish_seen_subcommand_from commit' -s q -l quiet -d 'Say nothing'
+complete -c plyfs -n '__fish_seen_subcommand_from commit' -s o -d 'The layers of a view that is not mounted, as `mount` takes them' -x -a '(__plyfs_list)'
+complete -c plyfs -n '__fish_seen_subcommand_from commit' -l store -d 'Where sessions are kept ($XDG_STATE_HOME/plyfs)' -r
+complete -c plyfs -n '__fish_seen_subcommand_from commit' -s h -l help -d 'Print help'
+complete -c plyfs -n '__fish_seen_subcommand_from log' -l json -d 'Print one JSON object a line'
+complete -c plyfs -n '__fish_seen_subcommand_from log' -s o -d 'The layers of a view that is not mounted, as `mount` takes them' -x -a '(__plyfs_list)'
+complete -c plyfs -n '__fish_seen_subcommand_from log' -l store -d 'Where sessions are kept ($XDG_STATE_HOME/plyfs)' -r
+complete -c plyfs -n '__fish_seen_subcommand_from log' -s h -l help -d 'Print help'
+complete -c plyfs -n '__fish_seen_subcommand_from undo' -s q -l quiet -d 'Say nothing'
+complete -c plyfs -n '__fish_seen_subcommand_from undo' -s o -d 'The layers of a view that is not mounted, as `mount` takes them' -x -a '(__plyfs_list)'
+complete -c plyfs -n '__fish_seen_subcommand_from undo' -l store -d 'Where sessions are kept ($XDG_STATE_HOME/plyfs)' -r
+complete -c plyfs -n '__fish_seen_subcommand_from undo' -s h -l help -d 'Print help'
+complete -c plyfs -n '__fish_seen_subcommand_from redo' -s q -l quiet -d 'Say nothing'
+complete -c plyfs -n '__fish_seen_subcommand_from redo' -s o -d 'The layers of a view that is not mounted, as `mount` takes them' -x -a '(__plyfs_list)'
+complete -c plyfs -n '__fish_seen_subcommand_from redo' -l store -d 'Where sessions are kept ($XDG_STATE_HOME/plyfs)' -r
+complete -c plyfs -n '__fish_seen_subcommand_from redo' -s h -l help -d 'Print help'
 complete -c plyfs -n '__fish_seen_subcommand_from status' -l json -d 'Print one JSON object a line'
 complete -c plyfs -n '__fish_seen_subcommand_from status' -l color -d 'Print colours' -r
 complete -c plyfs -n '__fish_seen_subcommand_from status' -l store -d 'Where sessions are kept ($XDG_STATE_HOME/plyfs)' -r
@@ -219,7 +240,7 @@ complete -c plyfs -n '__fish_seen_subcommand_from where' -l json -d 'Print one J
 complete -c plyfs -n '__fish_seen_subcommand_from where' -l color -d 'Print colours' -r
 complete -c plyfs -n '__fish_seen_subcommand_from where' -l store -d 'Where sessions are kept ($XDG_STATE_HOME/plyfs)' -r
 complete -c plyfs -n '__fish_seen_subcommand_from where' -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c plyfs -n '__fish_seen_subcommand_from help' -x -a 'mount show umount complete help run drop diff apply status where'
+complete -c plyfs -n '__fish_seen_subcommand_from help' -x -a 'mount show umount complete help run drop diff apply commit log undo redo status where'
 # end flags
 
 complete -c plyfs -n "__fish_seen_subcommand_from show umount" -x -a '(__plyfs_views; __fish_complete_directories)'

@@ -239,11 +239,12 @@ fn open_and_serve(resolved: &Resolved, successive: Option<Successive>, report: &
     }
     mount.flags.ro |= !union.is_writable();
     let failed = |error: std::io::Error| Failure::system("a thread", error.to_string(), "");
-    let _tender = union.tend().map_err(failed)?;
     if union.is_writable() {
         rivals.watch().map_err(failed)?;
     }
     let described = describe(resolved, &mount, &union, &notes);
-    session::serve(Adapter::new(union, mount.data, described), (&mount, guard.ok()), successive, || report.up())?;
+    let adapter = Adapter::new(union, mount.data, described);
+    let _tender = adapter.live().tend().map_err(failed)?;
+    session::serve(adapter, (&mount, guard.ok()), successive, || report.up())?;
     Ok(())
 }

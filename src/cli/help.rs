@@ -32,14 +32,22 @@ pub const GROUPS: [(Source, &str); 5] = [
     (Source::Mount, "Words of mount(8) and fstab(5)"),
 ];
 
+/// The commands on what a view has changed, in lines that have room on a screen.
+const WORK: [(&str, &str); 4] = [
+    ("run, drop, status", "sessions: a command whose changes are kept apart"),
+    ("diff, where", "what has changed, and which layer it comes from"),
+    ("commit, log, undo, redo", "freeze what has changed; go back and forward"),
+    ("apply", "bring what has changed to the lower directory"),
+];
+
 /// What `--help` prints: what most need, on one screen of 80 columns.
 pub fn text() -> String {
     let mut text = format!("{TITLE}\n{MOUNT}\nCommands:\n");
     for command in &COMMANDS {
         entry(&mut text, command.word, command.brief);
     }
-    for command in work::commands().get_subcommands() {
-        entry(&mut text, command.get_name(), &brief(command));
+    for (words, brief) in WORK {
+        entry(&mut text, words, brief);
     }
     text.push_str("\nFlags:\n");
     // Who reads this knows two of them.
@@ -233,6 +241,16 @@ mod tests {
                 assert!(line.chars().count() <= WIDTH, "{} columns: {line}", line.chars().count());
             }
         }
+    }
+
+    #[test]
+    fn each_command_on_changes_is_in_one_line_of_the_help() {
+        let mut listed: Vec<&str> = WORK.iter().flat_map(|(words, _)| words.split(", ")).collect();
+        let all = work::commands();
+        let mut known: Vec<&str> = all.get_subcommands().map(clap::Command::get_name).collect();
+        listed.sort_unstable();
+        known.sort_unstable();
+        assert_eq!(listed, known);
     }
 
     #[test]

@@ -50,7 +50,7 @@ pub enum Detached {
     Dir { mode: u32, uid: DiskUid, gid: DiskGid, ino: u64 },
 }
 
-/// A place in a lower layer: the layer's position in the stack, and the path below its root.
+/// A place in a lower layer: the layer's position in the stack, counted from the lowest one, and the path below its root.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct InLower {

@@ -92,6 +92,8 @@ marks! {
     WhNames = "plyfs.wh";
     /// Our own: the file's data arrives block by block: [`super::BlocksMark`].
     Blocks = "plyfs.blocks";
+    /// Our own, on the root of an upper layer: the commit that it stands on: [`super::commits::Stand`].
+    On = "plyfs.on";
 }
 
 /// The only value of [`Mark::Device`].

@@ -6,6 +6,7 @@
 pub mod acl;
 pub mod blocks;
 pub mod capability;
+pub mod commits;
 pub mod escape;
 pub mod index_name;
 pub mod journal;

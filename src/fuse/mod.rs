@@ -7,4 +7,4 @@ mod wire;
 
 pub use crate::base::described::Described;
 pub use ahead::Guard;
-pub use serve::{Adapter, DataPath};
+pub use serve::{Adapter, DataPath, Peers};

@@ -208,6 +208,13 @@ impl LeafState {
         }
     }
 
+    /// Sets the place of the object that is seen.
+    pub fn set_place(&mut self, place: Place) {
+        if let Some(object) = &mut self.object {
+            object.place = place;
+        }
+    }
+
     /// Takes the upper object whose only name is in workdir out of the state.
     pub fn take_hidden(&mut self) -> Option<LeafObject> {
         let hidden = self.is_hidden() && self.upper().is_some();

@@ -129,6 +129,11 @@ impl Common {
         self.flags.fetch_or(BARE, Ordering::Relaxed);
     }
 
+    /// Notes that another object is the lower one now, of which that is not known.
+    pub fn may_be_dressed_below(&self) {
+        self.flags.fetch_and(!BARE, Ordering::Relaxed);
+    }
+
     /// Sets what the union forbids on the upper object.
     pub fn set_protection(&self, flags: Protattr) {
         let bits = if flags.append { APPEND } else { 0 } | if flags.immutable { IMMUTABLE } else { 0 };

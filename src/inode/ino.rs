@@ -1,7 +1,7 @@
 //! Inode numbers. They are unique over all layers, and wherever a layer gives one they stay the same over copy-up,
 //! rename and remount.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use crate::base::config::Xino;
 use crate::format::origin::Origin;
@@ -34,6 +34,8 @@ pub struct Numbers {
     /// No number has more than 32 bits.
     small: bool,
     next: AtomicU64,
+    /// A lower layer is on the first file system, too: a commit has made one of the upper layer.
+    first_is_lower: AtomicBool,
 }
 
 /// A file system on which layers are.
@@ -63,7 +65,7 @@ impl Numbers {
             }
         }
         let first = if small { PRIVATE_SMALL } else { PRIVATE };
-        Self { systems, xino, small, next: AtomicU64::new(first) }
+        Self { systems, xino, small, next: AtomicU64::new(first), first_is_lower: AtomicBool::new(false) }
     }
 
     /// How many file systems the layers are on.
@@ -80,10 +82,12 @@ impl Numbers {
     /// The number of the lower object that a mark `origin` names, on the only file system with the mark's UUID. For a
     /// mark without a UUID there must be only one file system with a lower layer.
     pub fn of_origin(&self, origin: &Origin) -> Option<InodeId> {
-        let named = |system: &System| system.lower && system.uuids.contains(&origin.uuid);
-        let nameless = origin.is_nameless() && !self.systems.iter().any(named);
-        let counts = |system: &System| if nameless { system.lower } else { named(system) };
-        let mut same = self.systems.iter().enumerate().filter(|(_, system)| counts(system));
+        let first = self.first_is_lower.load(Relaxed);
+        let lower = |(at, system): (usize, &System)| system.lower || (first && at == 0);
+        let named = |(at, system): (usize, &System)| lower((at, system)) && system.uuids.contains(&origin.uuid);
+        let nameless = origin.is_nameless() && !self.systems.iter().enumerate().any(named);
+        let counts = |one: (usize, &System)| if nameless { lower(one) } else { named(one) };
+        let mut same = self.systems.iter().enumerate().filter(|&one| counts(one));
         match (same.next(), same.next()) {
             (Some((at, system)), None) => {
                 let ino = match system.handles {
@@ -110,6 +114,11 @@ impl Numbers {
             return None;
         }
         Some(InodeId((system as u64) << SYSTEM_SHIFT | ino))
+    }
+
+    /// A commit has put a lower layer on the file system of the upper one, which is the first.
+    pub fn first_is_lower(&self) {
+        self.first_is_lower.store(true, Relaxed);
     }
 
     /// Whether a number was made up for an inode to which no layer gives one.

@@ -83,6 +83,23 @@ impl Table {
         self.numbers.is_private(id)
     }
 
+    /// Calls `act` for each live inode, the root included. No request is under way.
+    pub fn for_each(&self, act: &mut dyn FnMut(&Arc<Inode>)) {
+        self.by_id.for_each(act);
+    }
+
+    /// A lower layer is on the file system of the upper one from now on.
+    pub fn upper_has_lower_beside(&self) {
+        self.numbers.first_is_lower();
+    }
+
+    /// Makes no hard-link key lead to `inode` any more.
+    pub fn drop_keys(&self, inode: &Arc<Inode>) {
+        let Body::Leaf(leaf) = &inode.body else { return };
+        let keys = leaf.state.lock().take_keys();
+        keys.into_iter().for_each(|key| self.by_key.remove_inode(&key, inode));
+    }
+
     /// How many inodes are live.
     pub fn len(&self) -> usize {
         self.by_id.len()

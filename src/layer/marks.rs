@@ -127,7 +127,7 @@ impl Layer {
     /// OverlayFS.
     fn protection(&self, at: BorrowedFd<'_>, name: &CStr, keys: &[Vec<u8>]) -> Result<Protattr> {
         let key = self.namespace.key(Mark::Protattr);
-        if self.upper_style.is_none() || !has(keys, key) {
+        if !self.is_upper() || !has(keys, key) {
             return Ok(Protattr::default());
         }
         Ok(Protattr::parse(&self.value(at, name, key)?).unwrap_or_default())
@@ -188,7 +188,7 @@ pub fn read_dir_marks(place: &Arc<DirPlace>, at: BorrowedFd<'_>, name: &CStr, be
     if below && !marks.opaque && layer.wh_names {
         marks.opaque = place.stat_on_disk(&Name::new(wh::OPAQUE)?)?.is_some_and(|stat| stat.is_file());
     }
-    if !marks.opaque && (below || layer.upper_style.is_some()) && layer.leads(&keys, Mark::Redirect, place)? {
+    if !marks.opaque && (below || layer.is_upper()) && layer.leads(&keys, Mark::Redirect, place)? {
         let value = layer.value(at, name, layer.believed.key(Mark::Redirect))?;
         marks.redirect = Some(Redirect::parse(&value).map_err(|malformed| refused(place, malformed))?);
     }
@@ -234,7 +234,7 @@ pub fn read_leaf_marks(dir: &DirPlace, name: &Name, stat: &Stat, impure: bool) -
 fn read_leaf_marks_once(dir: &DirPlace, name: &Name, stat: &Stat, impure: bool) -> Result<LeafMarks> {
     let mut marks = LeafMarks::default();
     let layer = &dir.layer;
-    let upper = layer.upper_style.is_some();
+    let upper = layer.is_upper();
     // Objects that an overlay copied up are in a directory marked impure, but a metacopy file may be made by hand. An
     // origin counts in the upper layer only: a lower object keeps its own number, as with the kernel's OverlayFS, and
     // its copy gets the same number.

@@ -26,7 +26,8 @@ pub use place::{DirPlace, Place};
 use std::ffi::CStr;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::{Acquire, Release, SeqCst};
 
 use crate::base::sync::{AtomicU32, RwLock};
 use crate::base::{Errno, Result};
@@ -67,10 +68,12 @@ pub struct Layer {
     pub doubts_marks: bool,
     /// Names that begin with `.wh.` are whiteouts. In a layer that an overlay wrote they are a user's files.
     pub wh_names: bool,
-    /// The form of whiteouts in the upper layer; `None`: this is a lower layer.
+    /// The form of whiteouts in the upper layer; `None`: this is a lower layer from the beginning.
     pub upper_style: Option<WhiteoutStyle>,
-    /// The mode of an object may be widened for an instant to read its marks: in an upper layer, unless it is only looked
-    /// at.
+    /// It was an upper layer, and a commit has made it a lower one.
+    pub frozen: AtomicBool,
+    /// The mode of an object may be widened for an instant to read its marks: in an upper layer, frozen or not, unless it is
+    /// only looked at.
     pub widens: bool,
     /// The root is in a private clone of its mount, in which no other mount can lie.
     pub isolated: bool,
@@ -86,9 +89,9 @@ pub struct Layer {
     /// The union's bounded set of open descriptors.
     pub fds: Arc<FdCache>,
     /// Locked exclusively while the mode of an object is widened for an instant, shared while a mode is set.
-    pub modes: RwLock<Modes>,
+    pub modes: Arc<RwLock<Modes>>,
     /// Counts each widening of a mode and each end of one: odd while a mode is widened.
-    pub widenings: AtomicU32,
+    pub widenings: Arc<AtomicU32>,
 }
 
 /// The type that [`Layer::modes`] guards, by which the order of the locks knows that lock.
@@ -116,6 +119,52 @@ impl Handles {
 }
 
 impl Layer {
+    /// Whether it is the upper layer.
+    pub fn is_upper(&self) -> bool {
+        self.upper_style.is_some() && !self.is_frozen()
+    }
+
+    /// Whether it was an upper layer, and is a lower one.
+    pub fn is_frozen(&self) -> bool {
+        self.frozen.load(Acquire)
+    }
+
+    /// Makes the upper layer a lower one, and all objects in it lower objects. No request is under way.
+    pub fn freeze(&self) {
+        self.frozen.store(true, Release);
+    }
+
+    /// A layer of the same kind, written in the same way: the successor of an upper layer, or its work directory.
+    pub fn sibling(&self) -> Self {
+        Self {
+            path: self.path.clone(),
+            dev: self.dev,
+            uuid: self.uuid,
+            real_uuid: self.real_uuid,
+            handles: self.handles,
+            exact_names: self.exact_names,
+            lists_attributes: self.lists_attributes,
+            folding: self.folding,
+            lasting_numbers: self.lasting_numbers,
+            nosuid: self.nosuid,
+            owners: self.owners,
+            carried: self.carried,
+            doubts_marks: self.doubts_marks,
+            wh_names: self.wh_names,
+            upper_style: self.upper_style,
+            frozen: AtomicBool::new(false),
+            widens: self.widens,
+            isolated: self.isolated,
+            hidden: self.hidden.clone(),
+            reads: self.reads,
+            namespace: self.namespace,
+            believed: self.believed,
+            fds: self.fds.clone(),
+            modes: self.modes.clone(),
+            widenings: self.widenings.clone(),
+        }
+    }
+
     /// Whether the object at a place with inode number `now` may be the one that was seen there with number `then`.
     /// Where numbers do not last only the name tells, as for the kernel's OverlayFS.
     pub fn may_be(&self, then: u64, now: u64) -> bool {

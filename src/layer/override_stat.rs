@@ -79,7 +79,7 @@ impl Layer {
             (stat, value?)
         } else {
             let first = self.attribute(dir, name, owners.key())?;
-            if self.upper_style.is_some() && is_other(&stat_at(dir, name)?, &stat) {
+            if self.is_upper() && is_other(&stat_at(dir, name)?, &stat) {
                 match open_and_read(dir, name, owners)? {
                     // Its mode was widened for the first look, which changed its time.
                     (now, Err(Errno::EACCES)) if now.ino == stat.ino => (now, first),

@@ -135,7 +135,7 @@ impl DirPlace {
     pub fn open(&self) -> Result<OwnedFd> {
         let (fd, flags) = (self.fd()?, OFlags::RDONLY | OFlags::DIRECTORY);
         // A layer's times of access stay as they are. A clone of the mount sees to that by itself.
-        if self.layer.isolated || self.layer.upper_style.is_some() {
+        if (self.layer.isolated && !self.layer.is_frozen()) || self.layer.is_upper() {
             return open_beneath(fd.as_fd(), c".", flags);
         }
         match open_beneath(fd.as_fd(), c".", flags | OFlags::NOATIME) {
@@ -299,7 +299,7 @@ pub struct Place {
 impl Place {
     /// Whether it is in the upper layer.
     pub fn is_upper(&self) -> bool {
-        self.dir.layer.upper_style.is_some()
+        self.dir.layer.is_upper()
     }
 
     /// The object's attributes.
@@ -324,7 +324,16 @@ impl Place {
     /// As [`open_file`](Self::open_file).
     pub fn open_with_stat(&self, ino: u64, flags: OFlags) -> Result<(OwnedFd, Stat)> {
         let flags = flags | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let fd = open_beneath(self.dir.fd()?.as_fd(), self.name.as_c_str(), flags)?;
+        let (dir, name) = (self.dir.fd()?, self.name.as_c_str());
+        let open = || open_beneath(dir.as_fd(), name, flags);
+        let fd = match open() {
+            // The daemon's own object, which it could open as long as that was in the upper layer.
+            Err(Errno::EACCES) if self.dir.layer.is_frozen() && self.dir.layer.widens => {
+                let opened = self.dir.layer.widened(dir.as_fd(), name, 0o400, open);
+                opened.map_err(|errno| if errno == Errno::EPERM { Errno::EACCES } else { errno })?
+            }
+            fd => fd?,
+        };
         let stat = stat::stat_fd(fd.as_fd())?;
         let same = stat.is_file() && self.dir.layer.may_be(ino, stat.ino);
         if same { Ok((fd, stat)) } else { Err(Errno::ESTALE) }

@@ -9,9 +9,9 @@ use std::thread::{self, JoinHandle};
 
 use super::Session;
 use crate::base::{Result, panics};
-use crate::fuse::Adapter;
 use crate::fuse::serve::session;
 use crate::fuse::serve::settings::MountSettings;
+use crate::fuse::{Adapter, Peers};
 use crate::sys::{inherited, process};
 use crate::union::SetupError;
 
@@ -81,11 +81,13 @@ impl Daemon<'_> {
 fn obey(orders: &UnixStream, unions: Vec<(&Path, OwnedFd)>, open: Open<'_>) -> Vec<JoinHandle<()>> {
     let mut unions: Vec<_> = unions.into_iter().map(|(at, device)| (at, Some(device), None)).collect();
     let mut serving = Vec::new();
+    let peers = Peers::default();
     for line in BufReader::new(orders).lines().map_while(std::result::Result::ok) {
         let number = |order| line.strip_prefix(order).and_then(|number| number.parse::<usize>().ok());
         let answer = if let Some((at, _, opened)) = number(OPEN).and_then(|number| unions.get_mut(number)) {
             match open(at) {
-                Ok(union) => {
+                Ok(mut union) => {
+                    union.adapter.join(&peers);
                     *opened = Some(union);
                     DONE.to_owned()
                 }

@@ -187,7 +187,8 @@ impl Session {
 
     /// Whether something was changed in it.
     pub fn has_changes(&self) -> bool {
-        self.places().unwrap_or_default().iter().any(|place| self.has_changes_at(place))
+        let is_changed = |place: &Place| self.has_changes_at(place) || self.has_commits_at(place);
+        self.places().unwrap_or_default().iter().any(is_changed)
     }
 
     /// Whether something was changed in one of its file systems.
@@ -199,6 +200,11 @@ impl Session {
     pub fn has_pending_apply(&self) -> bool {
         let pending = |place: &Place| self.dirs(place).1.join(PENDING_APPLY).symlink_metadata().is_ok();
         self.places().unwrap_or_default().iter().any(pending)
+    }
+
+    /// Whether a commit has kept changes of one of its file systems.
+    fn has_commits_at(&self, place: &Place) -> bool {
+        fs::read_dir(self.dirs(place).1.join("commits")).is_ok_and(|mut entries| entries.next().is_some())
     }
 
     /// The upper and the work directory of a file system.

@@ -29,6 +29,10 @@ struct Piece {
 const OPCODE: Opcode = opcode::read_write::<Piece>(0xe7, 0x70);
 /// The number of the ioctl, as the daemon gets it.
 pub const COMMAND: u32 = OPCODE;
+/// The number of the ioctl that orders a step in the history of a view.
+const STEP_OPCODE: Opcode = opcode::read_write::<Piece>(0xe7, 0x71);
+/// The number of that ioctl, as the daemon gets it.
+pub const STEP: u32 = STEP_OPCODE;
 /// How often the asker begins again because another answer has replaced the one that it was reading.
 const RACES: usize = 8;
 /// The longest answer in bytes that the asker accepts.
@@ -79,6 +83,57 @@ pub fn ask(dir: BorrowedFd<'_>) -> Result<Vec<u8>> {
     }
 }
 
+/// What is ordered, or what has come of it: two numbers and some bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ordered {
+    /// The numbers.
+    pub numbers: [u64; 2],
+    /// The bytes, of which there is room for [`PIECE`].
+    pub bytes: Vec<u8>,
+}
+
+impl Ordered {
+    /// Reads the data of the ioctl.
+    ///
+    /// # Errors
+    /// `EINVAL` for what is no such data.
+    pub fn from_data(data: &[u8]) -> Result<Self> {
+        let number = |at: usize| data.get(at..at + 8)?.first_chunk().map(|bytes| u64::from_ne_bytes(*bytes));
+        let read = || {
+            let (one, two, len) = (number(0)?, number(8)?, usize::try_from(number(16)?).ok()?);
+            Some(Self { numbers: [one, two], bytes: data.get(24..24usize.checked_add(len)?)?.to_vec() })
+        };
+        read().ok_or(Errno::EINVAL)
+    }
+
+    /// The data of the ioctl. What has no room is left out.
+    pub fn to_data(&self) -> Vec<u8> {
+        let bytes = self.bytes.get(..PIECE).unwrap_or(&self.bytes);
+        let mut data = [self.numbers[0], self.numbers[1], bytes.len() as u64].map(u64::to_ne_bytes).concat();
+        data.extend_from_slice(bytes);
+        data.resize(size_of::<Piece>(), 0);
+        data
+    }
+}
+
+/// Gives the daemon of the view in which the directory `dir`, opened for reading, is an order.
+///
+/// # Errors
+/// `EPERM`: only the daemon's own user and root may; `ENOTTY` and others where it is in no such view.
+pub fn order(dir: BorrowedFd<'_>, order: &Ordered) -> Result<Ordered> {
+    seam::enter(Call::Process)?;
+    let data = order.to_data();
+    let mut piece = Piece { at: order.numbers[0], total: order.numbers[1], stamp: 0, bytes: [0; PIECE] };
+    let bytes = data.get(24..).unwrap_or_default();
+    piece.stamp = order.bytes.len().min(PIECE) as u64;
+    piece.bytes.copy_from_slice(bytes);
+    // SAFETY: the number carries the size of the structure, any bytes of which are valid in each of its fields.
+    unsafe { ioctl(dir, Updater::<STEP_OPCODE, Piece>::new(&mut piece)) }?;
+    let len = usize::try_from(piece.stamp).map_err(|_| Errno::ENOTTY)?;
+    let bytes = piece.bytes.get(..len).ok_or(Errno::ENOTTY)?.to_vec();
+    Ok(Ordered { numbers: [piece.at, piece.total], bytes })
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsFd;
@@ -96,6 +151,16 @@ mod tests {
             assert_eq!((got.len(), &got[24..24 + expected.len()]), (4096, expected));
         }
         assert_eq!(piece(b"short", &answer, 7), Err(Errno::EINVAL));
+    }
+
+    #[test]
+    fn an_order_comes_as_it_was_given() {
+        let order = Ordered { numbers: [7, u64::MAX], bytes: b"text".to_vec() };
+        assert_eq!(Ordered::from_data(&order.to_data()), Ok(order.clone()));
+        assert_eq!(order.to_data().len(), 4096);
+        for junk in [&b"short"[..], &[0xff; 4096]] {
+            assert_eq!(Ordered::from_data(junk), Err(Errno::EINVAL));
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
@@ -15,7 +16,7 @@ use std::time::Duration;
 
 use super::copy_up::{CopyUp, killed};
 use super::io::{Write, open_to_read};
-use super::{Caller, DirSink, InodeId, Kind, ListedEntry, Union};
+use super::{Caller, DirSink, InodeId, Kind, ListedEntry, Live, Union};
 use crate::base::sync::{DashMap, Mutex};
 use crate::base::{Errno, Name, Result, panics};
 use crate::format::Metacopy;
@@ -53,6 +54,11 @@ impl ByBlocks {
     /// so that a file never has two.
     fn close_unused(&self) {
         self.live.retain(|_, blocks| Arc::strong_count(blocks) > 1 || blocks.is_loose());
+    }
+
+    /// With the same settings, and nothing live.
+    pub fn like(other: &Self) -> Self {
+        Self::new(other.shift, other.rate)
     }
 
     /// `shift`: the size of a block in bytes, as a power of two. `rate`: the bytes that follow in the background each
@@ -349,34 +355,9 @@ impl Union {
         }
     }
 
-    /// Starts the thread that records written blocks for good and copies more of them at the rate that was set. `None`:
-    /// no file arrives by blocks.
-    ///
-    /// # Errors
-    /// What `pthread_create(3)` says.
-    pub fn tend(self: &Arc<Self>) -> std::io::Result<Option<Tender>> {
-        if self.by_blocks.shift.is_none() && !self.upper.as_ref().is_some_and(Upper::has_records) {
-            return Ok(None);
-        }
-        let (stop, stopped) = channel();
-        let (union, rate): (Weak<Self>, _) = (Arc::downgrade(self), self.by_blocks.rate);
-        let work = move || {
-            let mut tick = 0u32;
-            while stopped.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
-                let Some(union) = union.upgrade() else { break };
-                tick = tick.wrapping_add(1);
-                panics::caught(|| {
-                    if tick.is_multiple_of(TICKS_TO_KEEP) {
-                        union.keep_blocks();
-                    }
-                    if rate > 0 {
-                        union.fill_some(rate);
-                    }
-                });
-            }
-        };
-        let thread = std::thread::Builder::new().name("plyfs-blocks".into()).spawn(work)?;
-        Ok(Some(Tender { stop: Some(stop), thread: Some(thread) }))
+    /// Whether files arrive by blocks, or may.
+    fn has_files_by_blocks(&self) -> bool {
+        self.by_blocks.shift.is_some() || self.upper.as_ref().is_some_and(Upper::has_records)
     }
 
     /// Completes every file of the upper layer that arrives by blocks. Once all are complete the kernel's OverlayFS can
@@ -454,8 +435,43 @@ impl DirSink for Candidates {
     }
 }
 
+impl Live {
+    /// Starts the thread that records written blocks for good and copies more of them at the rate that was set. `None`:
+    /// no file arrives by blocks.
+    ///
+    /// # Errors
+    /// What `pthread_create(3)` says.
+    pub fn tend(self: &Arc<Self>) -> std::io::Result<Option<Tender>> {
+        if !self.enter().has_files_by_blocks() {
+            return Ok(None);
+        }
+        let (stop, stopped) = channel();
+        let (live, rate): (Weak<Self>, _) = (Arc::downgrade(self), self.enter().by_blocks.rate);
+        let work = move || {
+            let mut tick = 0u32;
+            while stopped.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
+                let Some(live) = live.upgrade() else { break };
+                let union = live.enter();
+                tick = tick.wrapping_add(1);
+                panics::caught(|| {
+                    if tick.is_multiple_of(TICKS_TO_KEEP) {
+                        union.keep_blocks();
+                    }
+                    if rate > 0 {
+                        union.fill_some(rate);
+                    }
+                });
+            }
+        };
+        let thread = std::thread::Builder::new().name("plyfs-blocks".into()).spawn(work)?;
+        Ok(Some(Tender { stop: Some(stop), thread: Some(thread) }))
+    }
+}
+
 impl Drop for Union {
     fn drop(&mut self) {
-        self.finish();
+        if !self.superseded.load(Relaxed) {
+            self.finish();
+        }
     }
 }

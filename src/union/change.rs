@@ -15,6 +15,9 @@ pub trait Notices: Send + Sync {
     /// The kernel must drop what it keeps of this directory's listing.
     fn names_changed(&self, dir: InodeId);
 
+    /// The kernel must ask again what this name in the directory leads to. The call may wait for a request.
+    fn name_changed(&self, dir: InodeId, name: &Name);
+
     /// The kernel must ask for this inode's attributes when it needs them next. The call waits for no request.
     fn attributes_changed(&self, id: InodeId);
 }

@@ -6,6 +6,7 @@ use crate::base::Name;
 use crate::base::config::Verity;
 use crate::inode::Body;
 use crate::sys::stat::Kind;
+use std::sync::atomic::Ordering::Relaxed;
 
 /// What somebody asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,6 +86,9 @@ impl Union {
 
     /// Whether a sync of this inode has to wait for a disk.
     fn is_long_sync(&self, id: InodeId) -> bool {
+        if self.unsynced.load(Relaxed) {
+            return true;
+        }
         !self.is_volatile()
             && self.inode(id).is_ok_and(|inode| match &inode.body {
                 Body::Dir(_) => true,

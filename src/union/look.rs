@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use super::past::Past;
 use super::refusal::{Setup, SetupError};
 use super::roots::{Common, Root, UpperRoots};
-use super::setup::{For, Roots, fd_limit, lower_parts, may_write_trusted, open_roots, remembered_style};
+use super::setup::{For, Roots, fd_limit, lower_parts, open_roots, own_namespace, remembered_style};
 use crate::base::config::{Config, RedirectDir, XattrPermissions};
 use crate::base::{Errno, Result};
 use crate::format::mark::{Mark, Namespace, WhiteoutStyle};
@@ -34,7 +34,7 @@ pub fn hold(config: &Config) -> Setup<(Layers, Vec<OwnedFd>)> {
 
 fn look_for(config: &Config, what_for: For) -> Setup<(Layers, Vec<OwnedFd>)> {
     let Roots { lowers, data_only, upper, locks, traps, written, .. } = open_roots(config, what_for)?;
-    let own = if config.userxattr || !may_write_trusted() { Namespace::User } else { Namespace::Trusted };
+    let own = own_namespace(config);
     let mut common = Common { looks: true, written, ..Common::new(config, own, FdCache::new(fd_limit())) };
     common.alone = upper.is_none() && lowers.len() + data_only.len() == 1;
     let upper = match upper {

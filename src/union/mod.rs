@@ -39,6 +39,7 @@ mod refusal;
 mod remove;
 mod rename;
 mod resent;
+mod restack;
 mod restore;
 mod rivals;
 mod roots;
@@ -50,6 +51,7 @@ mod types;
 mod xattr;
 
 pub use crate::base::{ViewGid, ViewUid};
+pub use crate::format::commits::number as commit_number;
 pub use crate::inode::{InodeId, Journal};
 pub use crate::sys::stat::{Kind, SetTime, StatFs, Time};
 pub use crate::sys::tree::RenameFlags;
@@ -64,11 +66,12 @@ pub use long::Operation;
 pub use look::{hold, look};
 pub use open::OpenHow;
 pub use refusal::SetupError;
+pub use restack::{Done, Entered, Live, Log, Logged, Long, Step, log_of, step_together};
 pub use rivals::Rivals;
 pub use setup::Builder;
 pub use types::{Attr, Caller, Entry, SetAttr};
 
-use std::os::fd::OwnedFd;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 
 use crate::base::config::{Fsync, Timeouts, XattrPermissions};
@@ -138,7 +141,8 @@ pub struct Effect {
 /// # }
 /// ```
 pub struct Union {
-    table: Table,
+    /// It outlives a change of the layers, as all that is behind an [`Arc`].
+    table: Arc<Table>,
     /// The lower layers, as lookups need them.
     stack: Stack,
     upper: Option<Upper>,
@@ -152,7 +156,7 @@ pub struct Union {
     ahead: ahead::Ahead,
     /// Lock order: `inode/locks.rs`.
     topology: RwLock<Topology>,
-    owners: owners::Owners,
+    owners: Arc<owners::Owners>,
     noacl: bool,
     noxattrs: bool,
     asked_for_acls: bool,
@@ -161,12 +165,18 @@ pub struct Union {
     timeouts: Timeouts,
     /// About how many names of one directory may be in memory while it is listed.
     names_at_once: usize,
-    notices: OnceLock<Box<dyn Notices>>,
+    notices: Arc<OnceLock<Box<dyn Notices>>>,
     /// Where changes of the live state are written down, for a mount that is to outlive this process.
     journal: Option<Arc<Journal>>,
     notes: Vec<String>,
-    /// The locks on the upper and the work directory, which a view keeps even where it became read-only.
-    _locks: Vec<OwnedFd>,
+    /// What commits and their like need.
+    stands: restack::Stands,
+    /// Another union goes on with its live state.
+    superseded: AtomicBool,
+    /// Each name of a copied-up hard link had a link of its own when the view was last walked.
+    names_are_linked: AtomicBool,
+    /// A commit has frozen a layer of which not all may be on disk.
+    unsynced: AtomicBool,
 }
 
 impl Union {

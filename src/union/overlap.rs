@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use super::ground::{Ground, id};
 use super::refusal::{Setup, SetupError};
@@ -76,11 +77,14 @@ pub(super) fn check_nesting<'a>(lowers: impl Iterator<Item = &'a Root>, ground: 
     Ok(())
 }
 
-/// The upper and the work directory, which lower layers must not show.
+/// The upper and the work directory, in this order, which lower layers must not show.
 pub(super) fn written(upper: &UpperRoots) -> Arc<[HiddenDir]> {
     let dirs = [upper.upper.fd.as_fd(), upper.work.as_fd()];
     dirs.into_iter()
-        .filter_map(|dir| Some(HiddenDir { id: id(dir).ok()?, at: place(dir).unwrap_or_default() }))
+        .filter_map(|dir| {
+            let (dev, ino) = id(dir).ok()?;
+            Some(HiddenDir { dev, ino: Arc::new(AtomicU64::new(ino)), at: place(dir).unwrap_or_default() })
+        })
         .collect()
 }
 

@@ -62,7 +62,8 @@ impl Union {
     }
 
     fn in_lower(&self, place: &Place) -> Option<InLower> {
-        let layer = self.stack.lowers.iter().position(|root| Arc::ptr_eq(&root.place.layer, &place.dir.layer))?;
+        // Counted from the lowest one, as commits put layers on top.
+        let layer = self.stack.lowers.iter().rev().position(|root| Arc::ptr_eq(&root.place.layer, &place.dir.layer))?;
         let mut path = vec![place.name.clone()];
         let mut at = place.dir.parent();
         while let Some((parent, name)) = at {
@@ -248,7 +249,7 @@ impl Union {
     /// The directory of a place in a lower layer, with the name in that directory.
     fn lower_dir<'a>(&self, place: &'a InLower) -> Option<(DirPart, &'a Name)> {
         let (name, dirs) = place.path.split_last()?;
-        let mut part = self.stack.lowers.get(place.layer as usize)?.clone();
+        let mut part = self.stack.lowers.iter().rev().nth(place.layer as usize)?.clone();
         for dir in dirs {
             part.place = below(&part.place, dir).ok()??;
         }

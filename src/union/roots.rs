@@ -5,13 +5,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use super::ground::Ground;
 use super::past::Past;
 use super::refusal::{Setup, SetupError};
-use crate::base::config::{Config, UpperDirs};
+use crate::base::config::{Config, UpperDirs, XattrPermissions};
 use crate::base::{Errno, Result};
-use crate::format::mark::{Namespace, WhiteoutStyle};
+use crate::format::mark::{Mark, Namespace, WhiteoutStyle};
 use crate::format::{Origin, OverrideKey, OverrideStat};
 use crate::layer::{DirPlace, FdCache, Folding, Handles, Hidden, HiddenDir, Layer, is_folding_root};
 use crate::merge::{self, DirPart};
@@ -19,6 +20,7 @@ use crate::sys::path::{OFlags, open_beneath, open_root};
 use crate::sys::stat::{mount_flags_nosuid, stat_fd, statfs_fd};
 use crate::sys::uuid::FsUuid;
 use crate::sys::{dirent, handle, mount, xattr};
+use crate::upper::commits::{Broken, Commits, Frozen, stand_of};
 
 /// What is known of the file system that a layer is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -45,6 +47,8 @@ pub(super) struct Root {
     pub carried: Option<OverrideKey>,
     /// The root is case-insensitive: it finds names in spellings that it does not list.
     pub folds: bool,
+    /// It was an upper layer, which a commit has frozen.
+    pub frozen: bool,
 }
 
 /// The upper and work directories, opened.
@@ -120,7 +124,8 @@ impl Root {
             doubts_marks: common.doubts_marks,
             wh_names,
             upper_style: style,
-            widens: style.is_some() && !common.looks,
+            frozen: AtomicBool::new(self.frozen),
+            widens: (style.is_some() || self.frozen) && !common.looks,
             isolated: self.isolated,
             reads: past.reads(own),
             namespace: common.namespace,
@@ -133,7 +138,7 @@ impl Root {
 
     /// The directories that a lower layer does not show.
     fn hidden(&self, common: &Common, upper_style: Option<WhiteoutStyle>) -> Hidden {
-        if upper_style.is_some() || common.written.is_empty() {
+        if upper_style.is_some() || self.frozen || common.written.is_empty() {
             return Hidden::default();
         }
         let dev = stat_fd(self.fd.as_fd()).map_or(0, |stat| stat.dev);
@@ -175,6 +180,12 @@ pub(super) fn open_layer(option: &str, path: &Path) -> Setup<Root> {
         };
         SetupError::new(what(), errno.to_string(), hint)
     })?;
+    root_of(what(), path, fd)
+}
+
+/// The layer whose root is `fd`; `what`: its option, for messages.
+fn root_of(what: String, path: &Path, fd: OwnedFd) -> Setup<Root> {
+    let what = || what.clone();
     // A layer that cannot be listed is refused now, rather than shown as empty later.
     let readable =
         |errno: Errno| SetupError::new(what(), errno.to_string(), "the user that mounts must be able to read it");
@@ -195,7 +206,47 @@ pub(super) fn open_layer(option: &str, path: &Path) -> Setup<Root> {
         owners,
         carried: None,
         folds,
+        frozen: false,
     })
+}
+
+/// The layers of commits on which an upper layer stands, the topmost first, with their numbers. `own`: the namespace in
+/// which its marks are read.
+pub(super) fn open_frozen(
+    (config, dirs): (&Config, &UpperDirs),
+    roots: &UpperRoots,
+    own: Namespace,
+) -> Setup<Vec<(u64, Root)>> {
+    let what = |commit: u64| format!("workdir={}: commit {commit}", dirs.work.display());
+    let broken = |Broken { commit, errno }: Broken| {
+        let hint = "the upper layer stands on it: use the workdir with which it was made";
+        SetupError::new(what(commit), errno.to_string(), hint)
+    };
+    let unread = |errno: Errno| {
+        let reason = format!("its mark {}: {errno}", own.key(Mark::On).to_string_lossy());
+        SetupError::new(format!("upperdir={}", dirs.dir.display()), reason, "plyfs log tells what it stood on")
+    };
+    let on = stand_of(roots.upper.fd.as_fd(), own).map_err(unread)?.on;
+    if on == 0 {
+        return Ok(Vec::new());
+    }
+    let commits = Commits::open(roots.work.as_fd(), own).map_err(|errno| broken(Broken { commit: on, errno }))?;
+    let chain = commits.chain(on).map_err(broken)?;
+    chain
+        .into_iter()
+        .map(|Frozen { number, root, .. }| open_one_frozen((config, dirs), number, root).map(|root| (number, root)))
+        .collect()
+}
+
+/// One of them.
+pub(super) fn open_one_frozen((config, dirs): (&Config, &UpperDirs), number: u64, root: OwnedFd) -> Setup<Root> {
+    let path = dirs.work.join(format!("commits/{number}/layer"));
+    let root = root_of(format!("workdir={}: commit {number}", dirs.work.display()), &path, root)?;
+    let mut root = Root { nosuid: false, frozen: true, ..root };
+    if config.xattr_permissions == Some(XattrPermissions::Parents) {
+        root.carried = root.owners.take();
+    }
+    Ok(root)
 }
 
 /// The attribute in which owners and modes of a layer's objects stand: a mark on its root speaks for the whole layer, as

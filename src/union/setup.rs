@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use super::blocks::ByBlocks;
 use super::ground::Ground;
@@ -11,7 +12,8 @@ use super::in_use;
 use super::owners::Owners;
 use super::past::Past;
 use super::refusal::{Setup, SetupError};
-use super::roots::{Common, Root, UpperRoots, is_empty, isolate_pair, open_layer, open_upper};
+use super::restack::Stands;
+use super::roots::{Common, Root, UpperRoots, is_empty, isolate_pair, open_frozen, open_layer, open_upper};
 use super::{Union, fit, identity, overlap, restore};
 use crate::base::config::{Config, Fsync, RedirectDir, UpperDirs, Uuid, XattrPermissions, Xino};
 use crate::base::{Errno, Result};
@@ -25,6 +27,7 @@ use crate::sys::path::{OFlags, open_beneath};
 use crate::sys::random::random_bytes;
 use crate::sys::stat::stat_fd;
 use crate::sys::{process, xattr};
+use crate::upper::commits::Standing;
 use crate::upper::{
     Belongings, Does, Features, Index, IndexError, Staged, Upper, WorkError, Workdir, mark_of, set_mark,
 };
@@ -91,13 +94,14 @@ impl Union {
         if config.lowers.is_empty() {
             return Err(SetupError::new("lowerdir", "no lower layer is given", "give at least one: lowerdir=DIR"));
         }
-        let Roots { mut lowers, data_only, upper, locks, traps, written, mut notes } =
+        let Roots { mut lowers, data_only, upper, locks, traps, written, frozen, mut notes } =
             open_roots(&config, For::Serving)?;
         let numbers = number(&config, &lowers, upper.as_ref())?;
-        let own = if config.userxattr || !may_write_trusted() { Namespace::User } else { Namespace::Trusted };
+        let own = own_namespace(&config);
         let mut common = Common { written, ..Common::new(&config, own, FdCache::new(fd_limit())) };
         let prepared = match upper {
             Some(mut roots) => {
+                settle(&roots, own)?;
                 let kept = journal.as_deref().and_then(restore::kept_in_workdir);
                 match try_workdir(&roots, kept.as_ref(), own) {
                     Ok(found) => {
@@ -127,15 +131,16 @@ impl Union {
             verity: config.verity,
             traps,
         };
-        let upper = match prepared {
+        let (upper, workdir) = match prepared {
             Some((upper, workdir)) => {
-                stack.index = open_index(&config, &upper, workdir, &stack, &mut notes)?;
-                Some(upper)
+                stack.index = open_index(&config, &upper, workdir.as_fd(), &stack, &mut notes)?;
+                (Some(upper), Some(workdir))
             }
-            None => None,
+            None => (None, None),
         };
-        let said = (notes, locks);
-        let union = Self::assemble(config, upper, stack, numbers, common.fds, said, journal)?;
+        let (written, fds) = (common.written.clone(), common.fds.clone());
+        let stands = Stands { config: config.clone(), frozen, written, workdir, own, common, locks };
+        let union = Self::assemble(config, upper, stack, numbers, (fds, stands), notes, journal)?;
         union.restore();
         Ok(union)
     }
@@ -145,8 +150,8 @@ impl Union {
         upper: Option<Upper>,
         stack: Stack,
         numbers: Numbers,
-        fds: Arc<FdCache>,
-        (mut notes, locks): (Vec<String>, Vec<OwnedFd>),
+        (fds, stands): (Arc<FdCache>, Stands),
+        mut notes: Vec<String>,
         journal: Option<Arc<Journal>>,
     ) -> Setup<Self> {
         let by_blocks = by_blocks(&config, upper.as_ref(), &mut notes);
@@ -175,7 +180,7 @@ impl Union {
         };
         let cookies = cookie_key(journal.as_deref()).map_err(|errno| failed("getrandom(2)", errno))?;
         Ok(Self {
-            table: Table::new(numbers, view, hard_links, journal.clone()),
+            table: Arc::new(Table::new(numbers, view, hard_links, journal.clone())),
             journal,
             stack,
             upper,
@@ -186,7 +191,7 @@ impl Union {
             listings: Default::default(),
             ahead: Default::default(),
             topology: Default::default(),
-            owners: Owners::new(&config),
+            owners: Arc::new(Owners::new(&config)),
             noacl: config.noacl,
             noxattrs: config.noxattrs,
             asked_for_acls: config.asked_for_acls,
@@ -196,7 +201,10 @@ impl Union {
             names_at_once: config.names_at_once.unwrap_or(NAMES_AT_ONCE).max(1),
             notices: Default::default(),
             notes,
-            _locks: locks,
+            stands,
+            superseded: AtomicBool::new(false),
+            names_are_linked: AtomicBool::new(false),
+            unsynced: AtomicBool::new(false),
         })
     }
 }
@@ -209,6 +217,8 @@ pub(super) struct Roots {
     pub locks: Vec<OwnedFd>,
     pub traps: Traps,
     pub written: Arc<[HiddenDir]>,
+    /// The commits that the upper layer stands on, whose layers are the first of `lowers`.
+    frozen: Vec<u64>,
     notes: Vec<String>,
 }
 
@@ -227,20 +237,49 @@ pub(super) fn open_roots(config: &Config, what_for: For) -> Setup<Roots> {
     let ground = Ground::look();
     let mut upper = config.upper.as_ref().map(|dirs| open_upper(dirs, &ground)).transpose()?;
     fit::check((&lowers, &data_only), upper.as_ref(), config.xattr_permissions, &ground)?;
-    let (mut notes, mut locks) = (identity::settle(config.uuid, &mut lowers, upper.as_mut()), Vec::new());
-    if let Some(upper) = &upper {
+    let (mut notes, mut locks, mut frozen) = (Vec::new(), Vec::new(), Vec::new());
+    if let Some((upper, dirs)) = upper.as_ref().zip(config.upper.as_ref()) {
         notes.extend(overlap::check(lowers.iter().chain(&data_only), upper, &ground)?);
         if what_for == For::Serving {
             locks = lock(upper)?;
         }
+        let (numbers, roots): (Vec<u64>, Vec<Root>) =
+            open_frozen((config, dirs), upper, own_namespace(config))?.into_iter().unzip();
+        frozen = numbers;
+        lowers.splice(0..0, roots);
     }
+    notes.extend(identity::settle(config.uuid, &mut lowers, upper.as_mut()));
     let traps = overlap::traps(lowers.iter().chain(&data_only), upper.as_ref());
     let written = upper.as_ref().map(overlap::written).unwrap_or_default();
     let read_only = what_for == For::Looking;
     let upper = upper.zip(config.upper.as_ref()).map(|(roots, dirs)| isolate_pair(dirs, roots, read_only));
-    let isolated = |roots: Vec<Root>| roots.into_iter().map(|root| root.isolate(true)).collect::<Vec<_>>();
+    // The modes of what a commit has frozen are widened for an instant, as in the upper layer.
+    let isolated = |roots: Vec<Root>| {
+        let isolate = |root: Root| {
+            let writable = root.frozen && !read_only;
+            root.isolate(!writable)
+        };
+        roots.into_iter().map(isolate).collect::<Vec<_>>()
+    };
     let (lowers, data_only) = (isolated(lowers), isolated(data_only));
-    Ok(Roots { lowers, data_only, upper, locks, traps, written, notes })
+    Ok(Roots { lowers, data_only, upper, locks, traps, written, frozen, notes })
+}
+
+/// The namespace of the marks that are read and followed.
+pub(super) fn own_namespace(config: &Config) -> Namespace {
+    if config.userxattr || !may_write_trusted() { Namespace::User } else { Namespace::Trusted }
+}
+
+/// Tidies up after a commit that was broken off.
+fn settle(roots: &UpperRoots, own: Namespace) -> Setup<()> {
+    let (workdir, root) = (roots.work.as_fd(), roots.upper.fd.as_fd());
+    match (Standing { workdir, root, namespace: own, synced: false }).settle() {
+        // Then the view is read-only, or refused in the next step.
+        Err(errno) if !WorkError::Failed(errno).is_unwritable() && errno != Errno::EROFS => {
+            Err(SetupError::new("workdir", format!("commits: {errno}"), "plyfs log tells what is there"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Takes the workdir over, and finds out what its file system can do.
@@ -299,7 +338,8 @@ fn by_blocks(config: &Config, upper: Option<&Upper>, notes: &mut Vec<String>) ->
 fn work_place(upper: &Upper) -> Result<Arc<DirPlace>> {
     let fd = open_beneath(upper.work(), c".", OFlags::PATH | OFlags::DIRECTORY)?;
     let ino = stat_fd(fd.as_fd())?.ino;
-    Ok(DirPlace::root(upper.root.layer.clone(), fd, ino))
+    // A layer of its own: what is in workdir stays there when a commit freezes the upper layer.
+    Ok(DirPlace::root(Arc::new(upper.root.layer.sibling()), fd, ino))
 }
 
 fn lock(roots: &UpperRoots) -> Setup<Vec<OwnedFd>> {
@@ -469,10 +509,10 @@ fn keep_uuid(root: BorrowedFd<'_>, namespace: Namespace, wish: Uuid) -> Result<(
 
 /// Opens the index, if the layers can have one. An index that cannot be had is an error with `index=on`, and a note
 /// otherwise.
-fn open_index(
+pub(super) fn open_index(
     config: &Config,
     upper: &Upper,
-    workdir: OwnedFd,
+    workdir: BorrowedFd<'_>,
     stack: &Stack,
     notes: &mut Vec<String>,
 ) -> Setup<Option<IndexDir>> {
@@ -482,7 +522,7 @@ fn open_index(
         let namespace = upper.namespace().filter(|_| upper.features.links).ok_or(IndexError::NoHandles)?;
         let (upper_fd, lower_fd) = (upper.root.fd()?, lower.place.fd()?);
         let belongings = Belongings {
-            workdir: workdir.as_fd(),
+            workdir,
             upper: (&upper.root.layer, upper_fd.as_fd()),
             lower: (&lower.place.layer, lower_fd.as_fd()),
             namespace,

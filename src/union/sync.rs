@@ -6,12 +6,14 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::{Acquire, Release};
 
 use super::{InodeId, Union};
 use crate::base::config::Fsync;
 use crate::base::{Errno, Result};
 use crate::inode::{Body, Inode, LeafBody};
 use crate::sys::data;
+use crate::upper::Upper;
 
 impl Union {
     /// Syncs data and attributes, and the names that lead to the file; `data_only`: only attributes that reading needs.
@@ -25,6 +27,7 @@ impl Union {
             if upper.fsync == Fsync::Volatile {
                 return Ok(());
             }
+            self.sync_frozen(upper)?;
             match &inode.body {
                 Body::Dir(_) => {
                     self.sync_dir(&inode)?;
@@ -41,6 +44,15 @@ impl Union {
                 }),
             }
         })
+    }
+
+    /// Syncs what was changed before a commit: that is in a layer below by now.
+    fn sync_frozen(&self, upper: &Upper) -> Result<()> {
+        if self.unsynced.load(Acquire) {
+            data::syncfs(upper.root.open()?.as_fd())?;
+            self.unsynced.store(false, Release);
+        }
+        Ok(())
     }
 
     /// Syncs what a later sync of the data alone relies on. It is for a program that opens a file with `O_SYNC` or

@@ -76,7 +76,7 @@ pub(super) fn disinherit(dir: BorrowedFd<'_>, root: BorrowedFd<'_>) -> Result<()
     take_project(dir, root)
 }
 
-fn take_project(dir: BorrowedFd<'_>, root: BorrowedFd<'_>) -> Result<()> {
+pub(super) fn take_project(dir: BorrowedFd<'_>, root: BorrowedFd<'_>) -> Result<()> {
     let open = open_beneath(root, c".", OFlags::RDONLY | OFlags::DIRECTORY);
     let (Ok(mut fsx), Ok(root)) = (flags::get_fsx(dir), open) else { return Ok(()) };
     let Ok(wanted) = flags::get_fsx(root.as_fd()) else { return Ok(()) };

@@ -2,6 +2,7 @@
 //! in workdir and appears by one call.
 
 mod blocks;
+pub mod commits;
 mod content;
 mod features;
 mod index;
@@ -103,6 +104,26 @@ impl Upper {
             leftovers: Mutex::default(),
             records: Mutex::new(Records),
         }
+    }
+
+    /// The layer that comes after this one, with the root `root` and in the same work directory.
+    ///
+    /// # Errors
+    /// `EMFILE`, `ENFILE`
+    pub fn successor(&self, root: Arc<DirPlace>) -> Result<Self> {
+        Ok(Self {
+            root,
+            work: self.work.try_clone()?,
+            features: self.features.clone(),
+            style: self.style,
+            fsync: self.fsync,
+            redirect: self.redirect,
+            metacopy: self.metacopy,
+            verity: self.verity,
+            whiteout: Mutex::new(self.whiteout.lock().clone()),
+            leftovers: Mutex::new(Leftovers(self.leftovers.lock().0.clone())),
+            records: Mutex::new(Records),
+        })
     }
 
     /// The directory in workdir in which changes are staged.

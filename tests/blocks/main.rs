@@ -18,7 +18,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use plyfs::testing::seam::{Call, Plan, with_plan};
-use plyfs::union::{Completed, Seek, WriteHow};
+use plyfs::union::{Completed, Live, Seek, WriteHow};
 use plyfs::{Errno, Union};
 
 use common::{Kernel, Who, skip, who};
@@ -270,7 +270,8 @@ fn a_file_in_use_is_completed_in_the_background() {
     let mut config = layers.config(Some(12));
     config.copyup_rate = 300_000;
     let engine = Arc::new(Union::open(config).unwrap());
-    let tender = engine.tend().unwrap().unwrap();
+    let live = Arc::new(Live::new(engine.clone()));
+    let tender = live.tend().unwrap().unwrap();
     let id = engine.lookup(plyfs::union::InodeId::ROOT, &engine::name("f")).unwrap().unwrap().id;
     engine.write(&me(), id, 9000, b"x", WriteHow::default()).unwrap();
     let before = engine.getattr(id).unwrap();
@@ -281,6 +282,7 @@ fn a_file_in_use_is_completed_in_the_background() {
     }
     assert_eq!(engine.getattr(id).unwrap().mtime, before.mtime);
     drop(tender);
+    drop(live);
     drop(engine);
     let mut expected = layers.content();
     expected[9000] = b'x';

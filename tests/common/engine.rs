@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use plyfs::config::{Config, UpperDirs};
 use plyfs::union::{
@@ -27,7 +27,7 @@ pub fn name(text: &str) -> Name {
 }
 
 /// A union whose objects are named by path; and the lookups that it counts for whoever uses it so.
-pub struct Engine(pub Union, Mutex<Vec<InodeId>>);
+pub struct Engine(pub Arc<Union>, Mutex<Vec<InodeId>>);
 
 impl Engine {
     /// Over `base/lower`, with `base/upper` and `base/work`; everything that the layers can hold is on.
@@ -45,7 +45,7 @@ impl Engine {
     }
 
     pub fn around(union: Union) -> Self {
-        Engine(union, Mutex::default())
+        Engine(Arc::new(union), Mutex::default())
     }
 
     /// Remembers a lookup, as the kernel does.

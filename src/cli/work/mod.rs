@@ -10,10 +10,14 @@ pub(super) use changes::check_whole;
 
 pub mod apply;
 mod changes;
+pub mod commit;
 pub mod diff;
 pub mod drop;
+pub mod log;
 pub mod run;
 pub mod status;
+mod steps;
+pub mod undo;
 pub mod whereabouts;
 
 /// What `plyfs COMMAND …` asks for.
@@ -31,6 +35,10 @@ enum Work {
     Drop(drop::Drop),
     Diff(diff::Diff),
     Apply(apply::Apply),
+    Commit(commit::Commit),
+    Log(log::Log),
+    Undo(undo::Undo),
+    Redo(undo::Redo),
     Status(status::Status),
     Where(whereabouts::Where),
 }
@@ -64,6 +72,10 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<u8, Failure> {
         Ok(Line { command: Work::Drop(drop) }) => drop.run(),
         Ok(Line { command: Work::Diff(diff) }) => diff.run(),
         Ok(Line { command: Work::Apply(apply) }) => apply.run(),
+        Ok(Line { command: Work::Commit(commit) }) => commit.run(),
+        Ok(Line { command: Work::Log(log) }) => log.run(),
+        Ok(Line { command: Work::Undo(undo) }) => undo.run(),
+        Ok(Line { command: Work::Redo(redo) }) => redo.run(),
         Ok(Line { command: Work::Status(status) }) => status.run(),
         Ok(Line { command: Work::Where(path) }) => path.run(),
         Err(error) if error.kind() == ErrorKind::DisplayHelp => super::commands::print(&error.to_string()).map(|()| 0),

@@ -23,7 +23,7 @@ use crate::base::Result;
 use crate::sys::newer::{self, Newer};
 use crate::sys::processors;
 use crate::sys::stat::Kind;
-use crate::union::{InodeId, ListedEntry, Operation, Union};
+use crate::union::{InodeId, ListedEntry, Live, Operation};
 
 pub use guard::Guard;
 pub use store::Landing;
@@ -33,7 +33,7 @@ pub use store::Landing;
 pub struct Ahead(OnceLock<On>);
 
 struct On {
-    union: Arc<Union>,
+    live: Arc<Live>,
     relist: Relist,
     walk: Option<Walk>,
     files: Option<Prefetch>,
@@ -41,15 +41,15 @@ struct On {
 
 impl Ahead {
     /// Switches it on. `guarded`: where files may be read ahead, the connection and its guard.
-    pub fn start(&self, union: &Arc<Union>, turns: &Arc<Turns>, guarded: Option<(&OwnedFd, Guard)>) {
+    pub fn start(&self, live: &Arc<Live>, turns: &Arc<Turns>, guarded: Option<(&OwnedFd, Guard)>) {
         let failed = |error: &io::Error| log::info!("nothing is read before it is asked for: {error}");
         // Else nothing holds that was read before, and a lookup that finds other attributes may wait for a READ's page.
-        let stays = union.layers_stay();
-        let walk = (stays && processors::count() > 1).then(|| Walk::start(union.clone()));
+        let stays = live.enter().layers_stay();
+        let walk = (stays && processors::count() > 1).then(|| Walk::start(live.clone()));
         let guarded = guarded.filter(|_| stays && !newer::is_absent(Newer::NoOpen));
-        let files = guarded.map(|guarded| Prefetch::start(union, guarded, turns));
+        let files = guarded.map(|guarded| Prefetch::start(live, guarded, turns));
         let _ = self.0.set(On {
-            union: union.clone(),
+            live: live.clone(),
             relist: Relist::default(),
             walk: walk.and_then(|walk| walk.inspect_err(failed).ok()),
             files: files.and_then(|files| files.inspect_err(failed).ok()),
@@ -83,7 +83,7 @@ impl Ahead {
     pub fn read(&self, id: InodeId, offset: u64, size: u32) -> Result<()> {
         let Some(on) = self.0.get() else { return Ok(()) };
         if offset == 0 {
-            on.relist.read(&on.union, id);
+            on.relist.read(&on.live.enter(), id);
         }
         on.files.as_ref().map_or(Ok(()), |files| files.read(id, offset, u64::from(size)))
     }

@@ -14,11 +14,11 @@ use super::random::Random;
 use super::store::{Landing, Stores, WHOLE, WINDOW};
 use crate::base::Result;
 use crate::fuse::turns::Turns;
-use crate::union::{Attr, InodeId, Operation, Union};
+use crate::union::{Attr, InodeId, Live, Operation};
 
 /// What was read and listed lately, and who pushes what is next.
 pub struct Prefetch {
-    union: Arc<Union>,
+    live: Arc<Live>,
     order: Arc<Order>,
     random: Random,
     stores: Arc<Stores>,
@@ -27,12 +27,12 @@ pub struct Prefetch {
 
 impl Prefetch {
     /// For a view with this connection, and its guard. Fails with `EINVAL` before Linux 6.9; `ENOMEM`, `EAGAIN`.
-    pub fn start(union: &Arc<Union>, (connection, guard): (&OwnedFd, Guard), turns: &Arc<Turns>) -> io::Result<Self> {
+    pub fn start(live: &Arc<Live>, (connection, guard): (&OwnedFd, Guard), turns: &Arc<Turns>) -> io::Result<Self> {
         let guarded = guard.take(connection.as_fd())?;
-        let (stores, hands) = Stores::new(union.clone(), (connection.try_clone()?, guarded))?;
+        let (stores, hands) = Stores::new(live.clone(), (connection.try_clone()?, guarded))?;
         let (order, random) = (Arc::<Order>::default(), Random::default());
         let push = Push::start(order.clone(), stores.clone(), hands, turns.clone())?;
-        Ok(Self { union: union.clone(), order, random, stores, push })
+        Ok(Self { live: live.clone(), order, random, stores, push })
     }
 
     /// The view is unmounted.
@@ -42,7 +42,7 @@ impl Prefetch {
 
     /// The name of a file was listed with its attributes.
     pub fn listed(&self, id: InodeId, attr: &Attr) {
-        if attr.size > 0 && attr.size <= SMALL_FILE && !self.union.is_cached(id) {
+        if attr.size > 0 && attr.size <= SMALL_FILE && !self.live.enter().is_cached(id) {
             self.order.add(id);
         }
     }
@@ -58,10 +58,10 @@ impl Prefetch {
         let place = self.order.take(id);
         let window = match place {
             Some(_) => {
-                self.union.mark_cached(id);
+                self.live.enter().mark_cached(id);
                 None
             }
-            None => self.random.read(&self.union, id, offset, size),
+            None => self.random.read(&self.live.enter(), id, offset, size),
         };
         let windows = offset / WINDOW..offset.saturating_add(size).div_ceil(WINDOW);
         // Who stores waits for the answer then.
@@ -82,7 +82,7 @@ impl Prefetch {
             Operation::Data(id) | Operation::Write(id) | Operation::LookBeforeWrite(id) => id,
             Operation::Length(id, _) | Operation::CopyInto(id, _) => id,
         };
-        let first = self.union.mark_cached(id);
+        let first = self.live.enter().mark_cached(id);
         if first {
             self.order.take(id);
         }

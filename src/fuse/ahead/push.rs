@@ -166,7 +166,8 @@ impl Pusher {
     /// Pushes the small file at a place.
     fn file(&self, place: u64, hand: &mut Hand) {
         let Some(id) = self.order.after(place.saturating_sub(1), 1).next() else { return };
-        let Some(file) = self.stores.union.hold(id).filter(|file| !file.is_cached()) else { return };
+        let union = self.stores.live.enter();
+        let Some(file) = union.hold(id).filter(|file| !file.is_cached()) else { return };
         let Some(room) = hand.room().get_mut(..SMALL_FILE as usize) else { return };
         let Ok(read) = file.read_whole(room) else { return };
         if read > 0 && self.order.take(id).is_some() {
@@ -178,7 +179,7 @@ impl Pusher {
 
     /// Pushes a window, as far as the layer has it in the cache.
     fn window(&self, window: &Window, hand: &mut Hand) {
-        let (union, (start, len)) = (&self.stores.union, window.part());
+        let (union, (start, len)) = (self.stores.live.enter(), window.part());
         if !union.is_in_cache(window.id, start, len as u64) {
             return;
         }

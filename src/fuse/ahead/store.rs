@@ -28,7 +28,7 @@ use crate::base::sync::Mutex;
 use crate::base::{Result, panics};
 use crate::fuse::wire::store_header;
 use crate::sys::lent::{Lent, Recall};
-use crate::union::{Held, InodeId, Union};
+use crate::union::{Held, InodeId, Live};
 
 /// Bytes that are stored at a time, at most; of a large file an aligned window.
 pub const WINDOW: u64 = 256 << 10;
@@ -53,7 +53,7 @@ impl Landing<'_> {
 
 /// The stores that are on their way.
 pub struct Stores {
-    pub union: Arc<Union>,
+    pub live: Arc<Live>,
     device: OwnedFd,
     /// Without it a killed daemon might not end.
     guard: Guarded,
@@ -83,10 +83,10 @@ struct Now {
 
 impl Stores {
     /// Stores by the connection `device`, and the hands that do. `ENOMEM`
-    pub fn new(union: Arc<Union>, (device, guard): (OwnedFd, Guarded)) -> Result<(Arc<Self>, [Hand; 2])> {
+    pub fn new(live: Arc<Live>, (device, guard): (OwnedFd, Guarded)) -> Result<(Arc<Self>, [Hand; 2])> {
         let hands = [Hand::new()?, Hand::new()?];
         let flights = hands.each_ref().map(|hand| hand.flight.clone());
-        Ok((Arc::new(Self { union, device, guard, flights, stopped: AtomicBool::new(false) }), hands))
+        Ok((Arc::new(Self { live, device, guard, flights, stopped: AtomicBool::new(false) }), hands))
     }
 
     /// Nothing is on its way any more, as there is no connection.
@@ -203,6 +203,7 @@ mod tests {
 
     use super::*;
     use crate::sys::process::{is_readable, pipe};
+    use crate::union::Union;
 
     const ID: InodeId = InodeId::ROOT;
     const HALF: usize = WINDOW as usize / 2;
@@ -217,12 +218,13 @@ mod tests {
 
     fn flying(windows: Range<u64>) -> Flying {
         let layer = tempfile::tempdir().unwrap();
-        let union = Arc::new(Union::builder().lower(layer.path()).build().unwrap());
+        let union = Arc::new(Live::new(Arc::new(Union::builder().lower(layer.path()).build().unwrap())));
         let (read, write) = pipe().unwrap();
         let (stores, mut hands) = Stores::new(union, (write, Guarded::nobody())).unwrap();
         let theirs = stores.clone();
         let storing = std::thread::spawn(move || {
-            let root = theirs.union.hold(ID).unwrap();
+            let union = theirs.live.enter();
+            let root = union.hold(ID).unwrap();
             hands[1].store(&theirs, (&root, windows), || vec![0..HALF, HALF..2 * HALF]);
         });
         while !is_readable(read.as_fd()) {
@@ -288,8 +290,8 @@ mod tests {
     fn nothing_is_stored_where_it_was_stopped() {
         let Flying { stores, .. } = flying(WHOLE);
         let mut hand = Hand::new().unwrap();
-        assert!(stores.union.hold(InodeId(99)).is_none());
+        assert!(stores.live.enter().hold(InodeId(99)).is_none());
         stores.stop("a test");
-        hand.store(&stores, (&stores.union.hold(ID).unwrap(), WHOLE), || panic!("it was stopped"));
+        hand.store(&stores, (&stores.live.enter().hold(ID).unwrap(), WHOLE), || panic!("it was stopped"));
     }
 }

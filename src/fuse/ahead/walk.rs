@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::worker::{Work, Worker};
-use crate::union::{InodeId, Union};
+use crate::union::{InodeId, Live};
 
 /// Directories that are looked at ahead.
 const AHEAD: usize = 4;
@@ -37,9 +37,9 @@ struct Route {
 
 impl Walk {
     /// Starts the thread. Fails with `EAGAIN` where there can be no more threads.
-    pub fn start(union: Arc<Union>) -> std::io::Result<Self> {
+    pub fn start(live: Arc<Live>) -> std::io::Result<Self> {
         let look = move |dir: InodeId| {
-            if let Err(error) = union.look_ahead(dir) {
+            if let Err(error) = live.enter().look_ahead(dir) {
                 log::debug!("{} is not looked at ahead: {error}", dir.0);
             }
         };

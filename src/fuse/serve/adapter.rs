@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use fuser::{INodeNo, Notifier, ReplyEmpty, ReplyEntry, Request};
+use fuser::{INodeNo, Notifier, ReplyEmpty, ReplyEntry, ReplyIoctl, Request};
 
 use super::convert::{caller, errno, id};
 use super::init::Agreed;
@@ -17,17 +17,18 @@ use super::opens::{DataPath, OpenFiles};
 use super::reply::{Reply, Ttls, answer, done, has_ids};
 use super::requests::{Op, Requests};
 use super::splice::{self, Splice};
+use super::steps;
 use crate::base::described::Described;
 use crate::base::sync::Mutex;
 use crate::base::{Name, Result, panics};
 use crate::fuse::ahead::Ahead;
 use crate::fuse::turns::Turns;
 use crate::sys::{ask, process};
-use crate::union::{InodeId, Make, Notices, Operation, Union};
+use crate::union::{InodeId, Live, Make, Notices, Operation, Union, step_together};
 
 /// Serves a [`Union`] to the kernel.
 pub struct Adapter {
-    pub(super) union: Arc<Union>,
+    pub(super) live: Arc<Live>,
     pub(super) ttls: Ttls,
     pub(super) requests: Arc<Requests>,
     pub(super) turns: Arc<Turns>,
@@ -38,7 +39,11 @@ pub struct Adapter {
     pub(super) splice: Option<Splice>,
     forgotten: Forgotten,
     described: Described,
+    peers: Peers,
 }
+
+/// The views that get commits together: those of one session, or one that stands alone.
+pub type Peers = Arc<Mutex<Vec<Arc<Live>>>>;
 
 /// Counts what the kernel forgets. The allocator keeps the memory; where many inodes are gone it goes back to the system.
 #[derive(Debug, Default)]
@@ -79,6 +84,15 @@ impl Notices for Kernel {
         }
     }
 
+    fn name_changed(&self, dir: InodeId, name: &Name) {
+        match self.0.inval_entry(INodeNo(dir.0), OsStr::from_bytes(name.as_bytes())) {
+            // It does not know the name, or not the directory.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => log::warn!("the kernel did not drop a name of directory {}: {error}", dir.0),
+            Ok(()) => {}
+        }
+    }
+
     fn attributes_changed(&self, id: InodeId) {
         // Before the first byte: attributes alone. For data the kernel would wait for pages that a request holds.
         const NO_DATA: i64 = -1;
@@ -91,24 +105,52 @@ impl Notices for Kernel {
 impl Adapter {
     /// An adapter for this union; `described` says what is mounted, for those who ask.
     pub fn new(union: Arc<Union>, data: DataPath, described: Described) -> Self {
+        let live = Arc::new(Live::new(union.clone()));
         Self {
             ttls: Ttls { timeouts: union.timeouts(), passthrough: data.passthrough },
             requests: Arc::default(),
             turns: Arc::default(),
             data,
             agreed: Agreed::default(),
-            open_files: Arc::new(OpenFiles::new(union.clone(), data)),
+            open_files: Arc::new(OpenFiles::new(live.clone(), data)),
             ahead: Arc::default(),
             splice: None,
             forgotten: Forgotten::default(),
             described,
-            union,
+            peers: Arc::new(Mutex::new(vec![live.clone()])),
+            live,
         }
     }
 
+    /// The union that is served.
+    pub fn live(&self) -> &Arc<Live> {
+        &self.live
+    }
+
+    /// Makes this view one of several that get commits together.
+    pub fn join(&mut self, peers: &Peers) {
+        peers.lock().push(self.live.clone());
+        self.peers = peers.clone();
+    }
+
+    /// Takes a step, on a thread of its own: no request may be under way, this one neither.
+    pub(super) fn take_step(&self, (req, question): (&Request, &[u8]), reply: ReplyIoctl) {
+        let step = match steps::asked(req.uid(), question) {
+            Ok(step) => step,
+            Err(error) => return reply.error(errno(error)),
+        };
+        let (peers, files) = (self.peers.clone(), self.open_files.clone());
+        on_its_own_thread(move || {
+            let views = peers.lock().clone();
+            let views: Vec<&Live> = views.iter().map(|view| &**view).collect();
+            reply.ioctl(0, &steps::answer(step_together(&views, &step, &|| files.check_none_through())));
+        });
+    }
+
     /// Answers the question what this mount is, with what was found out since it began.
-    pub(super) fn describe(&self, question: &[u8]) -> Result<Vec<u8>> {
+    pub(super) fn describe(&self, union: &Union, question: &[u8]) -> Result<Vec<u8>> {
         let mut told = self.described.clone();
+        steps::tell(union, &mut told);
         told.add("option", if self.ahead.reads_files() { "prefetch=on" } else { "prefetch=off" });
         // Its process: the next daemon tells of itself.
         let stamp = u64::from(std::process::id()) << 32 | told.as_bytes().len() as u64;
@@ -117,11 +159,13 @@ impl Adapter {
 
     /// A request arrived; `handle` has its reply. A bug costs one request, not the mount: the reply that a panic drops
     /// answers `EIO`.
-    pub(super) fn serve(&self, req: &Request, op: Op, handle: impl FnOnce()) {
+    pub(super) fn serve(&self, req: &Request, op: Op, handle: impl FnOnce(&Union)) {
         panics::caught(|| {
             self.requests.count(op);
             let _turn = self.turns.begin(req.pid());
-            panics::caught(handle);
+            // Until it is answered: the answer is told before what comes of a step.
+            let union = self.live.enter();
+            panics::caught(|| handle(&union));
         });
     }
 
@@ -129,17 +173,19 @@ impl Adapter {
     /// a sync), on a thread of its own, so that no other request waits for it.
     pub(super) fn run<R: Reply, T>(
         &self,
+        union: &Union,
         reply: R,
         operation: Operation,
         act: impl FnOnce(&Union) -> Result<T> + Send + 'static,
         tell: impl FnOnce(R, T) + Send + 'static,
     ) {
-        self.run_with(reply, (operation, &[]), |union, _| act(union), tell);
+        self.run_with(union, reply, (operation, &[]), |union, _| act(union), tell);
     }
 
     /// The same with data that came with the request, and is copied only if it has to outlive that.
     pub(super) fn run_with<R: Reply, T>(
         &self,
+        union: &Union,
         reply: R,
         (operation, data): (Operation, &[u8]),
         act: impl FnOnce(&Union, &[u8]) -> Result<T> + Send + 'static,
@@ -149,12 +195,16 @@ impl Adapter {
             Ok(landing) => landing,
             Err(error) => return reply.error(errno(error)),
         };
-        let long = self.union.is_long(&operation);
+        let long = union.is_long(&operation);
         if !long && landing.is_none() {
-            return answer(reply, act(&self.union, data), tell);
+            return answer(reply, act(union, data), tell);
         }
-        let (union, data) = (self.union.clone(), data.to_vec());
-        let job = move || answer(reply, act(&union, &data), tell);
+        let (live, data) = (self.live.clone(), data.to_vec());
+        let job = move || {
+            let _long = live.takes_long();
+            let union = live.enter();
+            answer(reply, act(&union, &data), tell);
+        };
         match landing {
             Some(landing) => landing.then(move || if long { on_its_own_thread(job) } else { job() }),
             None => on_its_own_thread(job),
@@ -162,31 +212,32 @@ impl Adapter {
     }
 
     /// Answers once what was done to a file or directory is on disk.
-    pub(super) fn sync(&self, reply: ReplyEmpty, id: InodeId, data_only: bool) {
-        self.run(reply, Operation::Sync(id), move |union| union.fsync(id, data_only), done);
+    pub(super) fn sync(&self, union: &Union, reply: ReplyEmpty, id: InodeId, data_only: bool) {
+        self.run(union, reply, Operation::Sync(id), move |union| union.fsync(id, data_only), done);
     }
 
     /// Makes an object by this name, and answers with it.
     pub(super) fn make(
         &self,
+        union: &Union,
         reply: ReplyEntry,
         (req, umask): (&Request, u32),
         parent: INodeNo,
         name: &OsStr,
         what: Make<'_>,
     ) {
-        let made = to_name(name).and_then(|name| self.union.make(&caller(req, umask), id(parent), &name, what));
+        let made = to_name(name).and_then(|name| union.make(&caller(req, umask), id(parent), &name, what));
         answer(reply, made, |reply, entry| self.ttls.entry(reply, entry));
     }
 
     /// Answers a large READ without a copy, where that can be: true if it is answered.
-    pub(super) fn spliced(&self, req: &Request, (id, offset, size): (InodeId, u64, u32)) -> bool {
+    pub(super) fn spliced(&self, union: &Union, req: &Request, (id, offset, size): (InodeId, u64, u32)) -> bool {
         if size < splice::WORTH {
             return false;
         }
         self.turns.work_for_two();
         let splice = self.splice.as_ref();
-        splice.is_some_and(|splice| splice.answer(&self.union, req.unique().0, (id, offset, size)))
+        splice.is_some_and(|splice| splice.answer(union, req.unique().0, (id, offset, size)))
     }
 
     /// How long the kernel may keep the attributes of an inode; `mode` where that is set just now.
@@ -197,8 +248,9 @@ impl Adapter {
 
     pub(super) fn forget_one(&self, ino: INodeNo, lookups: u64) {
         self.ahead.forget(id(ino));
-        self.union.forget(id(ino), lookups);
-        if self.forgotten.one(|| self.union.live_inodes()) {
+        let union = self.live.enter();
+        union.forget(id(ino), lookups);
+        if self.forgotten.one(|| union.live_inodes()) {
             process::return_free_memory();
         }
     }

@@ -31,13 +31,13 @@ thread_local! {
 
 impl Filesystem for Adapter {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        let agreed = panics::caught(|| self.agreed = init::negotiate(&self.union, self.data, config));
+        let agreed = panics::caught(|| self.agreed = init::negotiate(&self.live.enter(), self.data, config));
         if agreed { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EIO)) }
     }
 
     fn lookup(&self, req: &Request, parent: Ino, name: &OsStr, reply: ReplyEntry) {
-        self.serve(req, Op::Lookup, || {
-            let found = to_name(name).and_then(|name| self.union.lookup(id(parent), &name));
+        self.serve(req, Op::Lookup, |union| {
+            let found = to_name(name).and_then(|name| union.lookup(id(parent), &name));
             answer(reply, found, |reply, found| self.ttls.found(reply, found));
         });
     }
@@ -49,9 +49,9 @@ impl Filesystem for Adapter {
     }
 
     fn getattr(&self, req: &Request, ino: Ino, _: Option<Fh>, reply: ReplyAttr) {
-        self.serve(req, Op::GetAttr, || {
+        self.serve(req, Op::GetAttr, |union| {
             let ttl = self.attr_ttl(ino, None);
-            answer(reply, self.union.getattr(id(ino)), |reply, found| reply.attr(&ttl, &attr(&found)));
+            answer(reply, union.getattr(id(ino)), |reply, found| reply.attr(&ttl, &attr(&found)));
         });
     }
 
@@ -73,102 +73,108 @@ impl Filesystem for Adapter {
         _: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        self.serve(req, Op::SetAttr, || {
+        self.serve(req, Op::SetAttr, |union| {
             let (uid, gid) = (uid.map(ViewUid), gid.map(ViewGid));
             let set = SetAttr { mode, uid, gid, size, atime: set_time(atime), mtime: set_time(mtime) };
             let (who, ttl, ino) = (caller(req, 0), self.attr_ttl(ino, mode), id(ino));
             let operation = size.map_or(Operation::Attributes(ino), |size| Operation::Length(ino, size));
             let tell = move |reply: ReplyAttr, found| reply.attr(&ttl, &attr(&found));
-            self.run(reply, operation, move |union| union.setattr(&who, ino, &set), tell);
+            self.run(union, reply, operation, move |union| union.setattr(&who, ino, &set), tell);
         });
     }
 
     fn readlink(&self, req: &Request, ino: Ino, reply: ReplyData) {
-        self.serve(req, Op::ReadLink, || {
-            answer(reply, self.union.readlink(id(ino)), |reply, target| reply.data(&target));
+        self.serve(req, Op::ReadLink, |union| {
+            answer(reply, union.readlink(id(ino)), |reply, target| reply.data(&target));
         });
     }
 
     fn mknod(&self, req: &Request, parent: Ino, name: &OsStr, mode: u32, umask: u32, rdev: u32, reply: ReplyEntry) {
-        self.serve(req, Op::MkNod, || {
+        self.serve(req, Op::MkNod, |union| {
             let what = match mode & libc::S_IFMT {
                 libc::S_IFREG => Make::File { mode: mode & 0o7777 },
                 _ => Make::Node { mode, rdev: decode_dev(rdev) },
             };
-            self.make(reply, (req, umask), parent, name, what);
+            self.make(union, reply, (req, umask), parent, name, what);
         });
     }
 
     fn mkdir(&self, req: &Request, parent: Ino, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
-        self.serve(req, Op::MkDir, || {
-            self.make(reply, (req, umask), parent, name, Make::Dir { mode: mode & 0o7777 });
+        self.serve(req, Op::MkDir, |union| {
+            self.make(union, reply, (req, umask), parent, name, Make::Dir { mode: mode & 0o7777 });
         });
     }
 
     fn unlink(&self, req: &Request, parent: Ino, name: &OsStr, reply: ReplyEmpty) {
-        self.serve(req, Op::Unlink, || {
+        self.serve(req, Op::Unlink, |union| {
             answer(reply, to_name(name), |reply, name| {
                 let (who, parent, operation) =
                     (caller(req, 0), id(parent), Operation::Unname(id(parent), name.clone()));
-                self.run(reply, operation, move |union| union.unlink(&who, parent, &name), done);
+                self.run(union, reply, operation, move |union| union.unlink(&who, parent, &name), done);
             });
         });
     }
 
     fn rmdir(&self, req: &Request, parent: Ino, name: &OsStr, reply: ReplyEmpty) {
-        self.serve(req, Op::RmDir, || {
-            let removed = to_name(name).and_then(|name| self.union.rmdir(&caller(req, 0), id(parent), &name));
+        self.serve(req, Op::RmDir, |union| {
+            let removed = to_name(name).and_then(|name| union.rmdir(&caller(req, 0), id(parent), &name));
             answer(reply, removed, done);
         });
     }
 
     fn symlink(&self, req: &Request, parent: Ino, name: &OsStr, target: &Path, reply: ReplyEntry) {
-        self.serve(req, Op::Symlink, || {
+        self.serve(req, Op::Symlink, |union| {
             answer(reply, symlink_target(target.as_os_str().as_bytes()), |reply, target| {
-                self.make(reply, (req, 0), parent, name, Make::Symlink { target: &target });
+                self.make(union, reply, (req, 0), parent, name, Make::Symlink { target: &target });
             });
         });
     }
 
     fn rename(&self, req: &Request, dir: Ino, name: &OsStr, to: Ino, new: &OsStr, how: RenameFlags, reply: ReplyEmpty) {
-        self.serve(req, Op::Rename, || {
+        self.serve(req, Op::Rename, |union| {
             let names = to_name(name).and_then(|name| Ok((name, to_name(new)?)));
             answer(reply, names, |reply, (name, new)| {
                 let (who, dir, to) = (caller(req, 0), id(dir), id(to));
                 let how = union::RenameFlags::from_bits_retain(how.bits());
                 let operation = Operation::Unname(dir, name.clone());
-                self.run(reply, operation, move |union| union.rename(&who, dir, &name, to, &new, how), done);
+                self.run(union, reply, operation, move |union| union.rename(&who, dir, &name, to, &new, how), done);
             });
         });
     }
 
     fn link(&self, req: &Request, ino: Ino, new_parent: Ino, new_name: &OsStr, reply: ReplyEntry) {
-        self.serve(req, Op::Link, || {
+        self.serve(req, Op::Link, |union| {
             answer(reply, to_name(new_name), |reply, name| {
                 let (who, ino, parent, ttls) = (caller(req, 0), id(ino), id(new_parent), self.ttls);
                 let tell = move |reply, entry| ttls.entry(reply, entry);
-                self.run(reply, Operation::Attributes(ino), move |union| union.link(&who, ino, parent, &name), tell);
+                self.run(
+                    union,
+                    reply,
+                    Operation::Attributes(ino),
+                    move |union| union.link(&who, ino, parent, &name),
+                    tell,
+                );
             });
         });
     }
 
     fn open(&self, req: &Request, ino: Ino, flags: Flags, reply: ReplyOpen) {
-        self.serve(req, Op::Open, || {
+        self.serve(req, Op::Open, |union| {
             if !self.data.opens_seen {
                 return opens::unseen(reply, self.agreed.no_open);
             }
             let (who, id, how, files) = (caller(req, 0), id(ino), self.data.how(flags), self.open_files.clone());
             let tell = move |reply, ()| files.opened(reply, ino);
-            self.run(reply, how.operation(id), move |union| union.open_file(&who, id, how), tell);
+            self.run(union, reply, how.operation(id), move |union| union.open_file(&who, id, how), tell);
         });
     }
 
     fn read(&self, req: &Request, ino: Ino, _: Fh, offset: u64, size: u32, _: Flags, _: Owner, reply: ReplyData) {
-        self.serve(req, Op::Read, || {
+        self.serve(req, Op::Read, |union| {
             if let Err(error) = self.ahead.read(id(ino), offset, size) {
                 return reply.error(errno(error));
             }
-            if self.spliced(req, (id(ino), offset, size)) {
+            if self.spliced(union, req, (id(ino), offset, size)) {
                 return std::mem::forget(reply);
             }
             BUFFER.with_borrow_mut(|buffer| {
@@ -177,7 +183,7 @@ impl Filesystem for Adapter {
                     buffer.resize(size, 0);
                 }
                 let Some(room) = buffer.get_mut(..size) else { return };
-                let read = self.union.read(id(ino), offset, room);
+                let read = union.read(id(ino), offset, room);
                 answer(reply, read, |reply, read| reply.data(room.get(..read).unwrap_or_default()));
             });
         });
@@ -195,7 +201,7 @@ impl Filesystem for Adapter {
         _: Owner,
         reply: ReplyWrite,
     ) {
-        self.serve(req, Op::Write, || {
+        self.serve(req, Op::Write, |union| {
             let how = WriteHow {
                 kill_privileges: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
                 sync: flags.0 & libc::O_DSYNC != 0,
@@ -203,17 +209,17 @@ impl Filesystem for Adapter {
             };
             let (who, ino) = (caller(req, 0), id(ino));
             let write = move |union: &Union, data: &[u8]| union.write(&who, ino, offset, data, how);
-            self.run_with(reply, (Operation::Write(ino), data), write, written);
+            self.run_with(union, reply, (Operation::Write(ino), data), write, written);
         });
     }
 
     /// Nothing is left to do at close(2): the kernel need not ask again.
     fn flush(&self, req: &Request, _: Ino, _: Fh, _: LockOwner, reply: ReplyEmpty) {
-        self.serve(req, Op::Flush, || reply.error(FuseErrno::ENOSYS));
+        self.serve(req, Op::Flush, |_| reply.error(FuseErrno::ENOSYS));
     }
 
     fn release(&self, req: &Request, ino: Ino, fh: Fh, _: Flags, _: Owner, _: bool, reply: ReplyEmpty) {
-        self.serve(req, Op::Release, || {
+        self.serve(req, Op::Release, |_| {
             reply.ok();
             if self.data.opens_seen {
                 self.open_files.release(ino, fh);
@@ -222,12 +228,12 @@ impl Filesystem for Adapter {
     }
 
     fn fsync(&self, req: &Request, ino: Ino, _: Fh, datasync: bool, reply: ReplyEmpty) {
-        self.serve(req, Op::FSync, || self.sync(reply, id(ino), datasync));
+        self.serve(req, Op::FSync, |union| self.sync(union, reply, id(ino), datasync));
     }
 
     /// Answered away, as OPEN: the kernel keeps listings, and is told when to drop one.
     fn opendir(&self, req: &Request, _: Ino, _: Flags, reply: ReplyOpen) {
-        self.serve(req, Op::OpenDir, || match self.agreed.no_opendir {
+        self.serve(req, Op::OpenDir, |_| match self.agreed.no_opendir {
             true => reply.error(FuseErrno::ENOSYS),
             // Not cached: kernels of that time have not learned all there is to it.
             false => reply.opened(Fh(0), FopenFlags::empty()),
@@ -235,50 +241,51 @@ impl Filesystem for Adapter {
     }
 
     fn readdir(&self, req: &Request, ino: Ino, _: Fh, offset: u64, mut reply: ReplyDirectory) {
-        self.serve(req, Op::ReadDir, || {
-            let listed = self.union.readdir(id(ino), offset, false, &mut Plain(&mut reply));
+        self.serve(req, Op::ReadDir, |union| {
+            let listed = union.readdir(id(ino), offset, false, &mut Plain(&mut reply));
             answer(reply, listed, |reply, ()| reply.ok());
         });
     }
 
     fn readdirplus(&self, req: &Request, ino: Ino, _: Fh, offset: u64, reply: ReplyDirectoryPlus) {
-        self.serve(req, Op::ReadDirPlus, || {
+        self.serve(req, Op::ReadDirPlus, |union| {
             let mut sink = Plus { reply, ttls: self.ttls, listed: self.ahead.listed(id(ino), offset == 0) };
-            let listed = self.union.readdir(id(ino), offset, true, &mut sink);
+            let listed = union.readdir(id(ino), offset, true, &mut sink);
             sink.listed.end(|| answer(sink.reply, listed, |reply, ()| reply.ok()));
         });
     }
 
     fn releasedir(&self, req: &Request, _: Ino, _: Fh, _: Flags, reply: ReplyEmpty) {
-        self.serve(req, Op::ReleaseDir, || reply.ok());
+        self.serve(req, Op::ReleaseDir, |_| reply.ok());
     }
 
     fn fsyncdir(&self, req: &Request, ino: Ino, _: Fh, datasync: bool, reply: ReplyEmpty) {
-        self.serve(req, Op::FSyncDir, || self.sync(reply, id(ino), datasync));
+        self.serve(req, Op::FSyncDir, |union| self.sync(union, reply, id(ino), datasync));
     }
 
     fn statfs(&self, req: &Request, _: Ino, reply: ReplyStatfs) {
-        self.serve(req, Op::StatFs, || {
-            answer(reply, self.union.statfs(), |reply, fs| {
+        self.serve(req, Op::StatFs, |union| {
+            answer(reply, union.statfs(), |reply, fs| {
                 reply.statfs(fs.blocks, fs.bfree, fs.bavail, fs.files, fs.ffree, fs.bsize, fs.namelen, fs.frsize);
             });
         });
     }
 
     fn setxattr(&self, req: &Request, ino: Ino, name: &OsStr, value: &[u8], flags: i32, _: u32, reply: ReplyEmpty) {
-        self.serve(req, Op::SetXattr, || {
+        self.serve(req, Op::SetXattr, |union| {
             let (who, ino, name, flags) = (caller(req, 0), id(ino), name.to_owned(), flags.unsigned_abs());
             let set = move |union: &Union, value: &[u8]| union.setxattr(&who, ino, name.as_bytes(), value, flags);
-            self.run_with(reply, (Operation::Attributes(ino), value), set, done);
+            self.run_with(union, reply, (Operation::Attributes(ino), value), set, done);
         });
     }
 
     fn getxattr(&self, req: &Request, ino: Ino, name: &OsStr, size: u32, reply: ReplyXattr) {
-        self.serve(req, Op::GetXattr, || {
+        self.serve(req, Op::GetXattr, |union| {
             let ino = id(ino);
             let before_write = name == "security.capability";
             let operation = if before_write { Operation::LookBeforeWrite(ino) } else { Operation::Look };
             self.run_with(
+                union,
                 reply,
                 (operation, name.as_bytes()),
                 move |union, name| union.getxattr(ino, name),
@@ -288,66 +295,74 @@ impl Filesystem for Adapter {
     }
 
     fn listxattr(&self, req: &Request, ino: Ino, size: u32, reply: ReplyXattr) {
-        self.serve(req, Op::ListXattr, || {
-            answer(reply, self.union.listxattr(&caller(req, 0), id(ino)), xattr(size));
+        self.serve(req, Op::ListXattr, |union| {
+            answer(reply, union.listxattr(&caller(req, 0), id(ino)), xattr(size));
         });
     }
 
     fn removexattr(&self, req: &Request, ino: Ino, name: &OsStr, reply: ReplyEmpty) {
-        self.serve(req, Op::RemoveXattr, || {
+        self.serve(req, Op::RemoveXattr, |union| {
             let (who, ino) = (caller(req, 0), id(ino));
             let remove = move |union: &Union, name: &[u8]| union.removexattr(&who, ino, name);
-            self.run_with(reply, (Operation::Attributes(ino), name.as_bytes()), remove, done);
+            self.run_with(union, reply, (Operation::Attributes(ino), name.as_bytes()), remove, done);
         });
     }
 
     /// The kernel checks permissions itself (`default_permissions`); this answers mounts without that.
     fn access(&self, req: &Request, ino: Ino, _: AccessFlags, reply: ReplyEmpty) {
-        self.serve(req, Op::Access, || answer(reply, self.union.getattr(id(ino)).map(drop), done));
+        self.serve(req, Op::Access, |union| answer(reply, union.getattr(id(ino)).map(drop), done));
     }
 
     fn create(&self, req: &Request, dir: Ino, name: &OsStr, mode: u32, umask: u32, _: i32, reply: ReplyCreate) {
-        self.serve(req, Op::Create, || {
+        self.serve(req, Op::Create, |union| {
             if !self.data.opens_seen {
                 return reply.error(FuseErrno::ENOSYS);
             }
             let what = Make::File { mode: mode & 0o7777 };
-            let made = to_name(name).and_then(|name| self.union.make(&caller(req, umask), id(dir), &name, what));
+            let made = to_name(name).and_then(|name| union.make(&caller(req, umask), id(dir), &name, what));
             answer(reply, made, |reply, entry| self.open_files.created(reply, self.ttls, &entry));
         });
     }
 
     fn bmap(&self, req: &Request, _: Ino, _blocksize: u32, _idx: u64, reply: ReplyBmap) {
-        self.serve(req, Op::Bmap, || reply.error(FuseErrno::from_i32(libc::ENOTTY)));
+        self.serve(req, Op::Bmap, |_| reply.error(FuseErrno::from_i32(libc::ENOTTY)));
     }
 
     fn ioctl(&self, req: &Request, ino: Ino, _: Fh, _: IoctlFlags, code: u32, data: &[u8], _: u32, reply: ReplyIoctl) {
-        self.serve(req, Op::Ioctl, || {
+        self.serve(req, Op::Ioctl, |union| {
             let (who, ino, tell) = (caller(req, 0), id(ino), |reply: ReplyIoctl, data: Vec<u8>| reply.ioctl(0, &data));
-            if code == ask::COMMAND {
-                return answer(reply, self.describe(data), tell);
+            match code {
+                ask::COMMAND => return answer(reply, self.describe(union, data), tell),
+                ask::STEP => return self.take_step((req, data), reply),
+                _ => {}
             }
             let act = move |union: &Union, data: &[u8]| ioctl::answer(union, &who, ino, code, data);
-            self.run_with(reply, (Operation::Attributes(ino), data), act, tell);
+            self.run_with(union, reply, (Operation::Attributes(ino), data), act, tell);
         });
     }
 
     fn fallocate(&self, req: &Request, ino: Ino, _: Fh, offset: u64, length: u64, mode: i32, reply: ReplyEmpty) {
-        self.serve(req, Op::FAllocate, || {
+        self.serve(req, Op::FAllocate, |union| {
             let (who, ino) = (caller(req, 0), id(ino));
-            self.run(reply, Operation::Data(ino), move |union| union.fallocate(&who, ino, mode, offset, length), done);
+            self.run(
+                union,
+                reply,
+                Operation::Data(ino),
+                move |union| union.fallocate(&who, ino, mode, offset, length),
+                done,
+            );
         });
     }
 
     fn lseek(&self, req: &Request, ino: Ino, _: Fh, offset: i64, whence: i32, reply: ReplyLseek) {
-        self.serve(req, Op::LSeek, || {
+        self.serve(req, Op::LSeek, |union| {
             let what = match whence {
                 libc::SEEK_DATA => Ok(Seek::Data),
                 libc::SEEK_HOLE => Ok(Seek::Hole),
                 _ => Err(Errno::EINVAL),
             };
             let offset = u64::try_from(offset).map_err(|_| Errno::ENXIO);
-            let found = what.and_then(|what| self.union.seek(id(ino), offset?, what));
+            let found = what.and_then(|what| union.seek(id(ino), offset?, what));
             answer(reply, found, |reply, found| reply.offset(i64::try_from(found).unwrap_or(i64::MAX)));
         });
     }
@@ -365,10 +380,10 @@ impl Filesystem for Adapter {
         _: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        self.serve(req, Op::CopyRange, || {
+        self.serve(req, Op::CopyRange, |union| {
             let (who, from, to) = (caller(req, 0), (id(ino_in), offset_in), (id(ino_out), offset_out));
             let operation = Operation::CopyInto(to.0, len);
-            self.run(reply, operation, move |union| union.copy_range(&who, from, to, len), written);
+            self.run(union, reply, operation, move |union| union.copy_range(&who, from, to, len), written);
         });
     }
 }

@@ -13,6 +13,7 @@ mod requests;
 pub mod session;
 pub mod settings;
 mod splice;
+pub mod steps;
 
-pub use adapter::Adapter;
+pub use adapter::{Adapter, Peers};
 pub use opens::DataPath;

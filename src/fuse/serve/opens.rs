@@ -14,7 +14,7 @@ use super::reply::{GENERATION, Ttls};
 use crate::base::sync::DashMap;
 use crate::sys::caller;
 use crate::sys::newer::{self, Newer};
-use crate::union::{Entry, OpenHow, Union};
+use crate::union::{Entry, Live, OpenHow, SetupError};
 
 /// How data goes between programs and layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -53,7 +53,7 @@ struct Opens {
 
 /// All opens that were seen and have not ended.
 pub struct OpenFiles {
-    union: Arc<Union>,
+    live: Arc<Live>,
     passthrough: bool,
     opens: DashMap<u64, Opens>,
 }
@@ -65,8 +65,8 @@ const THROUGH: FileHandle = FileHandle(2);
 type Opened = (FileHandle, FopenFlags, Option<Arc<BackingId>>);
 
 impl OpenFiles {
-    pub fn new(union: Arc<Union>, data: DataPath) -> Self {
-        Self { union, passthrough: data.passthrough, opens: DashMap::default() }
+    pub fn new(live: Arc<Live>, data: DataPath) -> Self {
+        Self { live, passthrough: data.passthrough, opens: DashMap::default() }
     }
 
     /// Enters an open, and answers it.
@@ -90,7 +90,7 @@ impl OpenFiles {
 
     /// Enters an open. `register` hands a file to the kernel.
     fn enter(&self, ino: INodeNo, register: impl FnOnce(&OwnedFd) -> io::Result<BackingId>) -> Opened {
-        let backing = if self.passthrough { self.union.backing(id(ino)) } else { None };
+        let backing = if self.passthrough { self.live.enter().backing(id(ino)) } else { None };
         let mut opens = self.opens.entry(ino.0).or_default();
         // As long as others go through, so must this one, whatever the file has become.
         if opens.cached == 0 && (opens.through > 0 || backing.is_some()) {
@@ -110,10 +110,10 @@ impl OpenFiles {
         opens.cached += 1;
         let mut flags = no_flush();
         // What was written by the kernel itself meanwhile is not in its cache.
-        if !self.passthrough || self.union.is_lower(id(ino)) {
+        if !self.passthrough || self.live.enter().is_lower(id(ino)) {
             flags |= FopenFlags::FOPEN_KEEP_CACHE;
         }
-        if self.union.appends(id(ino)) {
+        if self.live.enter().appends(id(ino)) {
             flags = FopenFlags::FOPEN_NOFLUSH | FopenFlags::FOPEN_DIRECT_IO;
         }
         (CACHED, flags, None)
@@ -122,6 +122,18 @@ impl OpenFiles {
     /// Whether the kernel may be writing to it by itself.
     pub fn is_through(&self, ino: INodeNo) -> bool {
         self.passthrough && self.opens.get(&ino.0).is_some_and(|opens| opens.through > 0)
+    }
+
+    /// Refuses a step while the kernel may be writing to a file by itself.
+    pub fn check_none_through(&self) -> Result<(), SetupError> {
+        match self.opens.iter().filter(|opens| opens.through > 0).count() {
+            0 => Ok(()),
+            open => Err(SetupError {
+                what: "io=passthrough".to_owned(),
+                reason: format!("the kernel itself reads or writes {open} open files of the upper layer"),
+                hint: "close them, or mount with io=stateless".to_owned(),
+            }),
+        }
     }
 
     /// An open ended.

@@ -19,7 +19,7 @@ use crate::base::{Errno, panics};
 use crate::fuse::ahead::Guard;
 use crate::sys::newer::{self, Newer};
 use crate::sys::{mount, process};
-use crate::union::{SetupError, Union};
+use crate::union::{Live, SetupError};
 
 /// KiB that the kernel reads ahead where root may say so. 160 MiB of a lower file in the cache, cold, ms: with 128 KiB
 /// 83-102 read in order and 74-88 mapped, with 256 66-71 and 67-72, with 512 60-65 and 58-62, with 4096 66-68 and 48-52.
@@ -100,7 +100,7 @@ pub fn serve(
 ) -> Result<(), SetupError> {
     process::block_endings();
     let (connection, by) = connection(settings, successive.as_ref())?;
-    let (union, requests, turns, ahead) = (fs.union.clone(), fs.requests.clone(), fs.turns.clone(), fs.ahead.clone());
+    let (live, requests, turns, ahead) = (fs.live.clone(), fs.requests.clone(), fs.turns.clone(), fs.ahead.clone());
     fs.splice = Splice::new(&connection).ok();
     let device = connection
         .try_clone()
@@ -141,9 +141,9 @@ pub fn serve(
         session => session.map_err(end_early)?,
     };
     check_agreed(settings, device.as_ref()).inspect_err(|_| mounted.give_up())?;
-    adapter::connect(&union, session.notifier());
+    adapter::connect(&live.enter(), session.notifier());
     if !first {
-        union.tell_anew();
+        live.enter().tell_anew();
     }
     mounted.raise_read_ahead();
     if first {
@@ -152,23 +152,23 @@ pub fn serve(
     if settings.prefetch {
         // Of what the kernel had from a daemon before this one nothing is known.
         let guard = guard.filter(|_| successive.is_none() && settings.reads_ahead());
-        ahead.start(&union, &turns, device.as_ref().zip(guard));
+        ahead.start(&live, &turns, device.as_ref().zip(guard));
     }
     turns.choose(settings.spin, device);
-    watch_signals(mounted.clone(), requests.clone(), union.clone()).map_err(end_early)?;
+    watch_signals(mounted.clone(), requests.clone(), live.clone()).map_err(end_early)?;
     on_ready();
     let ended = ended(session.run());
     log::debug!("{requests}");
     if ended.is_ok() {
         // Other threads may still have the union for a moment, and its end would come after that of the process.
-        union.finish();
+        live.enter().finish();
         ahead.finish();
     }
     ended.map_err(end_early)
 }
 
-fn watch_signals(mounted: Mounted, requests: Arc<Requests>, union: Arc<Union>) -> std::io::Result<()> {
-    let watch = move || (0..MOST_PANICS).any(|_| panics::caught(|| mounted.unmount_when_told(&requests, &union)));
+fn watch_signals(mounted: Mounted, requests: Arc<Requests>, live: Arc<Live>) -> std::io::Result<()> {
+    let watch = move || (0..MOST_PANICS).any(|_| panics::caught(|| mounted.unmount_when_told(&requests, &live)));
     thread::Builder::new().name("signals".to_owned()).spawn(watch).map(drop)
 }
 
@@ -355,7 +355,7 @@ impl Mounted {
     /// those who are in it can finish. A second signal ends the process at once.
     ///
     /// SIGUSR1 only writes the counters to the log.
-    fn unmount_when_told(&self, requests: &Requests, union: &Union) {
+    fn unmount_when_told(&self, requests: &Requests, live: &Live) {
         loop {
             match process::wait_for_signal() {
                 Ok(libc::SIGUSR1) => log::warn!(target: panics::ALWAYS, "{requests}"),
@@ -365,7 +365,7 @@ impl Mounted {
         }
         let Some(at) = self.place() else {
             // Detached from outside and still in use, or another's to unmount; it was asked for that this process ends.
-            union.finish();
+            live.enter().finish();
             std::process::exit(0);
         };
         if let Err(said) = self.by.unmount(&at, false).or_else(|_| self.by.unmount(&at, true)) {

@@ -1,0 +1,100 @@
+//! `plyfs log`: the commits of a view.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::super::commands::print;
+use super::super::json::{member, quoted};
+use super::super::report::{Failure, printable};
+use super::steps::Which;
+use crate::union::{Log as Commits, Logged};
+
+/// the commits of a view, the last one first
+#[derive(Debug, Args)]
+#[command(after_help = "\
+`*` stands before the commit that the view stands on; those above it are what redo leads to.
+
+Examples:
+  plyfs log
+  plyfs log --json try-it")]
+pub struct Log {
+    /// A mountpoint or a session (the view that the current directory is in)
+    view: Option<PathBuf>,
+    /// Print one JSON object a line
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    which: Which,
+}
+
+impl Log {
+    /// Prints it.
+    ///
+    /// # Errors
+    /// There is no such view, or its commits cannot be read.
+    pub fn run(self) -> Result<u8, Failure> {
+        let log = self.which.find(self.view.as_deref())?.log()?;
+        print(&if self.json { log.commits.iter().map(json).collect() } else { text(&log) }).map(|()| 0)
+    }
+}
+
+/// `* 3  2026-11-30 20:15:01Z  before the upgrade`
+fn text(log: &Commits) -> String {
+    let mut lines = String::new();
+    let width = log.commits.first().map_or(1, |first| first.number.to_string().len());
+    for Logged { number, about, here, .. } in &log.commits {
+        let text = about.text.split(|&byte| byte == b'\n').next().unwrap_or_default();
+        let text = if about.is_by_undo() { "(what an undo has left)".to_owned() } else { printable(text) };
+        let line = format!("{} {number:>width$}  {}  {text}", if *here { "*" } else { " " }, time(about.seconds));
+        let _ = writeln!(lines, "{}", line.trim_end());
+    }
+    if log.changed {
+        lines.push_str("and changes that no commit has\n");
+    }
+    lines
+}
+
+fn json(logged: &Logged) -> String {
+    let Logged { number, on, about, here } = logged;
+    let made = if about.is_by_undo() { "undo" } else { "commit" };
+    format!(
+        "{{\"v\":1,\"commit\":{number},\"on\":{on},\"here\":{here},\"seconds\":{},\"made_by\":{},{}}}\n",
+        about.seconds,
+        quoted(made),
+        member("text", &about.text)
+    )
+}
+
+/// Seconds since 1970 as a date and a time of day in UTC.
+fn time(seconds: u64) -> String {
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    // https://howardhinnant.github.io/date_algorithms.html, with years that begin in March.
+    let z = days + 719_468;
+    let (era, of_era) = (z / 146_097, z % 146_097);
+    let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year + year / 4 - year / 100);
+    let month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * month + 2) / 5 + 1;
+    let (month, carry) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+    let (hour, minute, second) = (rest / 3_600, rest / 60 % 60, rest % 60);
+    format!("{:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}Z", year + era * 400 + carry)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_dates() {
+        for (seconds, expected) in [
+            (0, "1970-01-01 00:00:00Z"),
+            (951_782_400, "2000-02-29 00:00:00Z"),
+            (1_796_069_701, "2026-11-30 20:15:01Z"),
+            (4_107_542_399, "2100-02-28 23:59:59Z"),
+        ] {
+            assert_eq!(time(seconds), expected);
+        }
+    }
+}

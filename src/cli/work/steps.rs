@@ -1,0 +1,167 @@
+//! The view whose history a command is about: one that a daemon serves, which is asked, or one that nobody serves, which is
+//! opened for the time of the step.
+
+use std::ffi::OsString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+
+use super::super::grammar;
+use super::super::report::Failure;
+use super::super::resolve::{self, Abilities, Manner};
+use super::super::show;
+use super::changes;
+use crate::base::Errno;
+use crate::base::config::Config;
+use crate::base::described::Described;
+use crate::fuse::serve::steps;
+use crate::session::Session;
+use crate::sys::{ask, mount, process};
+use crate::union::{Done, Live, Log, Logged, Step, Union, log_of, step_together};
+
+/// Which view is meant, beside its name.
+#[derive(Debug, Clone, Args)]
+pub struct Which {
+    /// The layers of a view that is not mounted, as `mount` takes them
+    #[arg(short = 'o', value_name = "OPTION,…")]
+    pub options: Vec<OsString>,
+    /// Where sessions are kept ($XDG_STATE_HOME/plyfs)
+    #[arg(long, value_name = "DIR")]
+    pub store: Option<PathBuf>,
+}
+
+/// A view.
+pub enum Target {
+    /// A directory in it, whose daemon answers.
+    Served(OwnedFd),
+    /// Nobody serves it: how each of its unions is opened, and the lock that keeps others away.
+    Kept { configs: Vec<Config>, _lock: Option<OwnedFd> },
+}
+
+/// The most time for which a session that is about to begin or to end is waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+impl Which {
+    /// Finds the view that `word` names; `None`: the one that the current directory is in.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn find(&self, word: Option<&Path>) -> Result<Target, Failure> {
+        if !self.options.is_empty() {
+            if let Some(word) = word {
+                let reason = "-o names the view already";
+                return Err(Failure::usage(word.display().to_string(), reason, "leave one of the two out"));
+            }
+            return Ok(Target::Kept { configs: vec![self.config()?], _lock: None });
+        }
+        if let Some(word) = word
+            && let Some(session) = changes::named(word, self.store.clone())?
+        {
+            return of_session(&session);
+        }
+        let at = word.unwrap_or(Path::new("."));
+        let (dir, _) = show::view_at(at).map_err(|failure| Failure {
+            hint: "name a view: its mountpoint, a session, or its layers by -o lowerdir=…,upperdir=…,workdir=…".into(),
+            ..failure
+        })?;
+        Ok(Target::Served(dir))
+    }
+
+    fn config(&self) -> Result<Config, Failure> {
+        let words: Vec<_> = self.options.iter().flat_map(|value| grammar::split_options(value.as_bytes())).collect();
+        let abilities = Abilities { mounts_directly: process::is_admin(), ids_are_initial: process::ids_are_initial() };
+        Ok(resolve::resolve(&words, None, Path::new("/"), Manner::default(), abilities)?.config)
+    }
+}
+
+/// A session: one of its processes sees the view, or nobody does.
+fn of_session(session: &Session) -> Result<Target, Failure> {
+    let failed = |errno: Errno| Failure::refused(session.name.clone(), errno.to_string(), "");
+    let places = session.places().map_err(failed)?;
+    if session.has_pending_apply() {
+        let reason = "its changes were being applied to the lower directory, which was broken off";
+        return Err(Failure::refused(session.name.clone(), reason, "go on by plyfs apply --resume"));
+    }
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(lock) = session.lock().map_err(failed)? {
+            let is_there = |place: &&_| changes::is_there(place);
+            let configs = places.iter().filter(is_there).map(|place| changes::config_of(session, place)).collect();
+            return Ok(Target::Kept { configs, _lock: Some(lock) });
+        }
+        if let Some(pid) = session.somebody() {
+            let root = PathBuf::from(format!("/proc/{}/root", pid.as_raw_nonzero()));
+            let dirs = places.iter().map(|place| root.join(place.at.strip_prefix("/").unwrap_or(&place.at)));
+            let dir = dirs
+                .into_iter()
+                .find_map(|dir| mount::open_to_ask(&dir).ok().filter(|dir| ask::ask(dir.as_fd()).is_ok()));
+            return dir.map(Target::Served).ok_or_else(|| {
+                let hint = "run the command in the session: plyfs run -n NAME plyfs …";
+                Failure::refused(session.name.clone(), "it is in use, and its view cannot be reached from here", hint)
+            });
+        }
+        if Instant::now() > deadline {
+            return Err(Failure::refused(
+                session.name.clone(),
+                "it is in use, and no process of it is to be seen",
+                "try again",
+            ));
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+impl Target {
+    /// Takes a step.
+    ///
+    /// # Errors
+    /// Why it is not taken; then nothing has changed.
+    pub fn take(&self, step: &Step) -> Result<Done, Failure> {
+        match self {
+            Self::Served(dir) => {
+                // What programs have written by mappings, or have not handed over, belongs to what is there.
+                let _ = crate::sys::data::syncfs(dir.as_fd());
+                let answer = ask::order(dir.as_fd(), &steps::order(step)).map_err(refused)?;
+                Ok(steps::done(&answer)?)
+            }
+            Self::Kept { configs, .. } => {
+                let open = |config: &Config| Ok(Live::new(Arc::new(Union::open(config.clone())?)));
+                let lives = configs.iter().map(open).collect::<Result<Vec<Live>, Failure>>()?;
+                let views: Vec<&Live> = lives.iter().collect();
+                Ok(step_together(&views, step, &|| Ok(()))?)
+            }
+        }
+    }
+
+    /// The commits of the view; of several unions those of the one that has most.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub fn log(&self) -> Result<Log, Failure> {
+        match self {
+            Self::Served(dir) => {
+                let told = Described::from_bytes(ask::ask(dir.as_fd()).map_err(refused)?);
+                let commits = told.all("commit").filter_map(Logged::parse).collect();
+                Ok(Log { commits, changed: told.all("changed").any(|changed| changed == b"yes") })
+            }
+            Self::Kept { configs, .. } => {
+                let logs = configs.iter().map(log_of).collect::<Result<Vec<Log>, _>>()?;
+                let changed = logs.iter().any(|log| log.changed);
+                let longest = logs.into_iter().max_by_key(|log| log.commits.len()).unwrap_or_default();
+                Ok(Log { changed, ..longest })
+            }
+        }
+    }
+}
+
+fn refused(errno: Errno) -> Failure {
+    let hint = match errno {
+        Errno::EPERM | Errno::EACCES => "only its own user and root may",
+        _ => "its daemon is of a version without commits",
+    };
+    Failure::refused("the view", errno.to_string(), hint)
+}

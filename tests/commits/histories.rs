@@ -1,0 +1,142 @@
+//! Random histories with commits, undo and redo at random moments: a commit changes nothing that is seen, undo and redo show
+//! what was there, and so does the kernel's OverlayFS over the frozen layers.
+
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+
+use crate::about;
+use crate::common::view::Numbers;
+use crate::common::*;
+use crate::model::layers::{self, Plan, build, plan, things};
+use crate::model::real::Real;
+use crate::model::{self, Op, Subject, history};
+
+/// What was seen when each commit was made; 0: the lower layers.
+type Seen = HashMap<u64, View>;
+
+fn view(tree: &Tree) -> View {
+    // What came back while a program still holds what was there has a number of its own.
+    View::of(tree, Walk { numbers: Numbers::NotJudged, ..Walk::default() })
+}
+
+/// The first number behind a word.
+fn number(said: &str, word: &str) -> Option<u64> {
+    let rest = said.split_once(word)?.1;
+    rest.trim_start().split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+}
+
+fn same(what: &str, is: &View, was: &View) -> Result<(), String> {
+    if is == was {
+        return Ok(());
+    }
+    let paths = is.objects.keys().chain(was.objects.keys());
+    let differs = paths.filter(|path| is.objects.get(*path) != was.objects.get(*path));
+    let lines: Vec<_> = differs
+        .map(|path| format!("{}: {:?}, not {:?}", path.escape_ascii(), is.objects.get(path), was.objects.get(path)))
+        .collect();
+    Err(format!("{what}:\n{}\n{:?} not {:?}\n{:?} {:?}", lines.join("\n"), is.same, was.same, is.wrong, was.wrong))
+}
+
+/// Takes a step, and compares what is seen with what it must be.
+fn step(mount: &Mount, which: u8, seen: &mut Seen) -> Result<String, String> {
+    let before = view(mount);
+    let at = mount.root();
+    if which < 3 {
+        let Ok(said) = about("commit", at) else { return Ok("nothing to commit".into()) };
+        seen.insert(number(&said, "commit").unwrap(), before.clone());
+        return same("the view after a commit", &view(mount), &before).map(|()| said);
+    }
+    let Ok(said) = about(if which < 6 { "undo" } else { "redo" }, at) else { return Ok("no way".into()) };
+    if let Some(kept) = number(&said, "kept as commit") {
+        seen.insert(kept, before);
+    }
+    let on = number(&said, "is at commit").unwrap_or(0);
+    same(&format!("the view at {on}"), &view(mount), &seen[&on]).map(|()| said)
+}
+
+fn one(plans: &[Plan], ops: &[(Op, u8)]) -> Result<(), String> {
+    let stack = build(plans);
+    let mut mount = stack.mount();
+    let mut seen = Seen::from([(0, view(&mount))]);
+    let mut log = String::new();
+    {
+        let mut real = Real::new(&mount);
+        for (op, which) in ops {
+            let op = op.resolve(&real.known());
+            let outcome = real.apply(&op);
+            log += &format!("  {op:?}{}\n", if outcome.is_ok() { "" } else { " failed" });
+            if *which < 8 {
+                let done = step(&mount, *which, &mut seen).map_err(|why| format!("{log}{why}"))?;
+                log += &format!("  = {which} {done}\n");
+            }
+        }
+    }
+    let last = view(&mount);
+    mount.remount();
+    same("the view after a remount", &view(&mount), &last).map_err(|why| format!("{log}{why}"))?;
+    if mount.messages().contains("panic") {
+        return Err(format!("{log}{}", mount.messages()));
+    }
+    drop(mount);
+    by_the_kernel(&stack, &seen).map_err(|why| format!("{log}{why}"))
+}
+
+/// The kernel's OverlayFS over each commit shows what was seen then.
+fn by_the_kernel(stack: &Stack, seen: &Seen) -> Result<(), String> {
+    if who() != Who::Root || std::env::var_os("PLYFS_TEST_OPTIONS").is_some() {
+        return Ok(());
+    }
+    let commits = stack.scratch.path().join("work/commits");
+    for (&number, then) in seen.iter().filter(|(number, _)| **number > 0) {
+        let mut layers = Vec::new();
+        let mut at = number;
+        while at > 0 {
+            let layer = commits.join(format!("{at}/layer"));
+            layers.push(layer.to_str().unwrap().to_owned());
+            let mut room = [0; 64];
+            let len = rustix::fs::getxattr(&layer, "trusted.overlay.plyfs.on", &mut room).unwrap_or(0);
+            at = number_of(&room[..len]);
+        }
+        layers.extend(stack.lowers.iter().map(|lower| lower.root().to_str().unwrap().to_owned()));
+        let options = format!("lowerdir={},redirect_dir=on,metacopy=on,xino=on", layers.join(":"));
+        let kernel =
+            Kernel::with(&options, &stack.scratch.dir("kernel")).map_err(|error| format!("{options}: {error}"))?;
+        let walk = Walk { foreign: true, without_links: true, ..Walk::default() };
+        let (is, mut was) = (View::of(&kernel, walk), then.clone());
+        was.same.clear();
+        was.wrong.clear();
+        was.objects.values_mut().for_each(|object| object.nlink = 0);
+        let mut is = is;
+        is.same.clear();
+        is.wrong.clear();
+        is.objects.values_mut().for_each(|object| object.nlink = 0);
+        same(&format!("the kernel's view of commit {number}"), &is, &was)?;
+    }
+    Ok(())
+}
+
+fn number_of(mark: &[u8]) -> u64 {
+    let text = String::from_utf8(mark.to_vec()).unwrap();
+    text.split(' ').next().and_then(|word| word.parse().ok()).unwrap_or(0)
+}
+
+fn run(cases: u64, salt: u64, links: bool) {
+    within(900, move || {
+        let ops = (history(40), prop::collection::vec(any::<u8>().prop_map(|n| n % 40), 40));
+        let ops = ops.prop_map(|(ops, which)| ops.into_iter().zip(which).collect::<Vec<_>>());
+        let test = |(things, ops): &(Vec<Vec<layers::Thing>>, Vec<(Op, u8)>)| one(&plan(things, links), ops);
+        let words = |(things, _): &(Vec<Vec<layers::Thing>>, Vec<(Op, u8)>)| layers::words(&plan(things, links));
+        model::check(cases, salt, proptest::strategy::Strategy::boxed((things(), ops)), test, words);
+    });
+}
+
+#[test]
+fn undo_shows_what_was_and_a_commit_changes_nothing() {
+    run(40, 301, false);
+}
+
+#[test]
+fn the_same_with_lower_hard_links() {
+    run(20, 302, true);
+}
