@@ -202,6 +202,11 @@ impl Session {
         self.places().unwrap_or_default().iter().any(pending)
     }
 
+    /// Whether it has commits.
+    pub fn has_commits(&self) -> bool {
+        self.places().unwrap_or_default().iter().any(|place| self.has_commits_at(place))
+    }
+
     /// Whether a commit has kept changes of one of its file systems.
     fn has_commits_at(&self, place: &Place) -> bool {
         fs::read_dir(self.dirs(place).1.join("commits")).is_ok_and(|mut entries| entries.next().is_some())

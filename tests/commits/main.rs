@@ -13,6 +13,7 @@ mod crash;
 mod histories;
 mod hostile;
 mod live;
+mod sessions;
 mod words;
 
 use std::path::Path;

@@ -178,7 +178,10 @@ fn told(session: &Session) -> String {
     };
     // In a session of its own this one's layers cannot be seen.
     let count = count().unwrap_or_else(|_| "what was changed is kept".to_owned());
-    format!("session {name}: {count} (plyfs diff {name})")
+    match session.has_commits() {
+        true => format!("session {name}: {count} since its last commit (plyfs log {name})"),
+        false => format!("session {name}: {count} (plyfs diff {name})"),
+    }
 }
 
 /// Whether the session's daemon serves processes that the command has left.

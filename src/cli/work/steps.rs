@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use rustix::process::Pid;
 
 use super::super::grammar;
 use super::super::report::Failure;
@@ -19,8 +20,8 @@ use crate::base::Errno;
 use crate::base::config::Config;
 use crate::base::described::Described;
 use crate::fuse::serve::steps;
-use crate::session::Session;
-use crate::sys::{ask, mount, process};
+use crate::session::{Command, Session, start_beside};
+use crate::sys::{ask, follow, mount, process};
 use crate::union::{Done, Live, Log, Logged, Step, Union, log_of, step_together};
 
 /// Which view is meant, beside its name.
@@ -99,10 +100,7 @@ fn of_session(session: &Session) -> Result<Target, Failure> {
             let dir = dirs
                 .into_iter()
                 .find_map(|dir| mount::open_to_ask(&dir).ok().filter(|dir| ask::ask(dir.as_fd()).is_ok()));
-            return dir.map(Target::Served).ok_or_else(|| {
-                let hint = "run the command in the session: plyfs run -n NAME plyfs …";
-                Failure::refused(session.name.clone(), "it is in use, and its view cannot be reached from here", hint)
-            });
+            return dir.map_or_else(|| from_within(session, pid), |dir| Ok(Target::Served(dir)));
         }
         if Instant::now() > deadline {
             return Err(Failure::refused(
@@ -113,6 +111,25 @@ fn of_session(session: &Session) -> Result<Target, Failure> {
         }
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// Runs this command among the processes of a session, where the view is to be seen, and ends as it does. A normal user
+/// cannot look into their namespace from outside.
+fn from_within(session: &Session, pid: Pid) -> Result<Target, Failure> {
+    let failed = |errno: Errno| Failure::refused(session.name.clone(), errno.to_string(), "");
+    let program = std::env::current_exe().map_err(|error| failed(error.into()))?.into_os_string();
+    let at = session.places().map_err(failed)?.into_iter().next().ok_or_else(|| failed(Errno::ENOENT))?.at;
+    let mut is_named = false;
+    let name_by_place = |arg: OsString| match arg == session.name.as_str() && !std::mem::replace(&mut is_named, true) {
+        true => at.clone().into_os_string(),
+        false => arg,
+    };
+    // The command itself is no name.
+    let mut words = std::env::args_os().skip(1);
+    let args = words.next().into_iter().chain(words.map(name_by_place)).collect();
+    follow::hold_signals();
+    let child = start_beside(pid, &Command { program, args }).map_err(failed)?;
+    std::process::exit(follow::follow(child).map_err(failed)?.into())
 }
 
 impl Target {

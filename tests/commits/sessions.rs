@@ -1,0 +1,105 @@
+//! Commits of a session: from within, from outside while it runs, and afterwards.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
+use crate::common::mount::binary;
+use crate::common::*;
+
+/// A directory of the machine, and a store beside it.
+struct Place(Scratch);
+
+impl Place {
+    fn new() -> Self {
+        let scratch = Scratch::new();
+        fs::create_dir_all(scratch.path().join("here")).unwrap();
+        fs::write(scratch.path().join("here/file"), "one").unwrap();
+        Self(scratch)
+    }
+
+    fn plyfs(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(binary());
+        command.arg(args[0]).arg("--store").arg(self.0.path().join("store")).args(&args[1..]);
+        command.current_dir(self.0.path().join("here")).env_remove("RUST_LOG").env("PLYFS", binary());
+        command.stdin(Stdio::null());
+        command
+    }
+
+    fn said(&self, args: &[&str]) -> String {
+        let out = self.plyfs(args).output().unwrap();
+        assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8(out.stdout).unwrap()
+    }
+
+    fn run(&self, script: &str) -> String {
+        let here = self.0.path().join("here");
+        self.said(&["run", "-q", "-n", "s", "--on", here.to_str().unwrap(), "--", "sh", "-c", script])
+    }
+}
+
+fn can_run() -> bool {
+    let can = who() == Who::Root || Command::new("unshare").args(["-Um", "true"]).status().is_ok_and(|s| s.success());
+    if !can {
+        say_skipped("no user namespace can be made here");
+    }
+    can && fs::exists("/dev/fuse").unwrap()
+}
+
+#[test]
+fn a_session_gets_commits_from_within_and_afterwards() {
+    if !can_run() {
+        return;
+    }
+    let place = Place::new();
+    let said =
+        place.run("echo two > file; $PLYFS commit; echo three > file; $PLYFS undo; cat file; $PLYFS redo; cat file");
+    assert_eq!(
+        said,
+        "commit 1\nthe view is at commit 1; what has changed since is kept as commit 2\ntwo\nthe view is at commit 2\nthree\n"
+    );
+    assert_eq!(fs::read_to_string(place.0.path().join("here/file")).unwrap(), "one");
+    assert_eq!(place.said(&["undo", "s", "1"]), "the view is at commit 1\n");
+    assert_eq!(place.run("cat file"), "two\n");
+    assert_eq!(place.said(&["undo", "s", "0"]), "the view has the lower layers as they are\n");
+    assert_eq!(place.run("cat file"), "one");
+    assert_eq!(place.said(&["log", "s"]).lines().count(), 2);
+}
+
+#[test]
+fn a_session_gets_a_commit_from_outside_while_it_runs() {
+    if !can_run() {
+        return;
+    }
+    within(60, || {
+        let place = Place::new();
+        let here = place.0.path().join("here");
+        let script = "echo two > file; echo begun; while ! [ -e stop ]; do sleep 0.05; done; cat file";
+        let args = ["run", "-q", "-n", "s", "--on", here.to_str().unwrap(), "--", "sh", "-c", script];
+        let mut child = place.plyfs(&args).stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert_eq!(lines.next().unwrap().unwrap(), "begun");
+        assert_eq!(place.said(&["commit", "s", "-m", "from outside"]), "commit 1\n");
+        assert!(place.said(&["log", "s"]).contains("from outside"));
+        assert_eq!(place.said(&["undo", "s", "0"]), "the view has the lower layers as they are\n");
+        place.said(&["run", "-q", "-n", "s", "--", "sh", "-c", "echo > stop"]);
+        assert_eq!(lines.next().unwrap().unwrap(), "one");
+        assert!(child.wait().unwrap().success());
+    });
+}
+
+/// The store lies in what the view covers: no upper layer, old or new, is shown in it.
+#[test]
+fn the_next_upper_layer_is_hidden_as_the_first_one_was() {
+    if !can_run() {
+        return;
+    }
+    let place = Place::new();
+    let store = place.0.path().join("store");
+    let around = place.0.path().to_str().unwrap().to_owned();
+    let script =
+        format!("echo x > file; $PLYFS commit -q; find {} -name layer -o -name upper; ls {around}", store.display());
+    let said = place.said(&["run", "-q", "-n", "s", "--on", &around, "--", "sh", "-c", &script]);
+    assert!(!said.contains("layer") && !said.contains("upper"), "{said}");
+    assert!(said.contains("here"), "{said}");
+}
