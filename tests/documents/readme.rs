@@ -82,7 +82,7 @@ fn its_commands_run_as_a_normal_user() {
 /// The story of a session: what is typed, after what was there.
 const HOUSE: &str = "mkdir -p house/shed && cd house && echo rose >garden && echo rake >shed/tools && echo oak >floor";
 const STORY: [&str; 5] = [
-    "plyfs run -n try-it sh -c 'echo tulip >>garden; rm -r shed; echo soup >menu'",
+    "plyfs run -n try-it --on . sh -c 'echo tulip >>garden; rm -r shed; echo soup >menu'",
     "cat garden",
     "plyfs diff try-it",
     "plyfs apply try-it",

@@ -211,8 +211,12 @@ impl Apply {
             let places =
                 session.places().map_err(|errno| Failure::refused(session.name.clone(), errno.to_string(), ""))?;
             let mut held = Vec::new();
-            let begun = |place: &Place| session.dirs(place).1.join("work/incompat/plyfs.apply").exists();
-            for place in places.iter().filter(|place| session.has_changes_at(place) || begun(place)) {
+            // An empty upper layer may stand on commits, or be left of an apply.
+            let has = |place: &Place, what: &str| session.dirs(place).1.join(what).exists();
+            let is_changed = |place: &&Place| {
+                session.has_changes_at(place) || has(place, "commits") || has(place, "work/incompat/plyfs.apply")
+            };
+            for place in places.iter().filter(is_changed) {
                 if !changes::is_there(place) {
                     say(&format!("{}: it is not mounted now, and its changes stay in the session", place.at.display()));
                     continue;

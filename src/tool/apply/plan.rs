@@ -14,6 +14,7 @@ use crate::tool::Diff;
 use crate::tool::change::path_of;
 use crate::tool::content::data_of;
 use crate::tool::diff::{MOST_PATH, is_gone, join, list_upper, lower_path};
+use crate::upper::commits::stand_of;
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -79,6 +80,14 @@ impl<'a> Plan<'a> {
         if let Some(trouble) = diff.troubles.first() {
             let reason = format!("it cannot be compared: {}", trouble.errno);
             return Err(Refusal { path: trouble.path.clone(), reason, hint: "" });
+        }
+        if stands_on_commits(layers).at(b"")? {
+            let reason = "the upper layer stands on commits, whose changes cannot be applied yet";
+            return Err(Refusal::new(
+                b"",
+                reason,
+                "go back to before them by plyfs undo, or copy from the mounted view",
+            ));
         }
         if layers.stack.lowers.len() != 1 || !layers.stack.data_only.is_empty() {
             let hint = "only changes of a view with one lower directory can be applied";
@@ -499,6 +508,12 @@ impl<'a> Plan<'a> {
         let mut units = above.map(|item| &item.unit).filter(|unit| is_within(path, unit));
         units.next().cloned().unwrap_or_else(|| path.to_vec())
     }
+}
+
+/// Whether the upper layer stands on a commit, and not on the lower layers themselves.
+fn stands_on_commits(layers: &Layers) -> crate::base::Result<bool> {
+    let Some(part) = &layers.root.upper else { return Ok(false) };
+    Ok(stand_of(part.place.fd()?.as_fd(), part.place.layer.namespace)?.on != 0)
 }
 
 /// The path of an object in its layer.

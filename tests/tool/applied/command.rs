@@ -85,3 +85,25 @@ fn a_view_in_use_is_refused_by_the_process_that_serves_it() {
         assert_eq!(said(&plyfs(&["apply", "-o", &read_only])).0, Some(1), "without an upper layer");
     });
 }
+
+#[test]
+fn an_upper_layer_on_commits_is_refused() {
+    bounded(|| {
+        let stack = Stack::new(1);
+        stack.lowers[0].file("a", "1");
+        stack.age();
+        pause();
+        let mut mount = stack.mount();
+        mount.write("a", "2").unwrap();
+        let done = plyfs(&["commit", stack.merged.to_str().unwrap()]);
+        if !done.status.success() {
+            skip!("no commits here: {}", said(&done).2);
+        }
+        mount.unmount();
+        let options = stack.layer_options("work");
+        let (code, told, line) = said(&plyfs(&["apply", "-o", &options]));
+        assert!(code == Some(1) && told.is_empty(), "{code:?} {told}");
+        assert!(line.contains("stands on commits") && line.lines().count() == 1, "{line}");
+        assert_eq!(stack.lowers[0].text("a"), "1");
+    });
+}
