@@ -3,7 +3,7 @@
 # The blocks between "begin" and "end" are written by PLYFS_UPDATE_DOCS=1 cargo test --test documents.
 
 # begin commands
-_plyfs_commands=(mount show umount complete help run drop diff apply commit log undo redo status where)
+_plyfs_commands=(mount show umount complete help run drop diff apply commit log undo redo layer status where)
 _plyfs_flags() {
     case $1 in
     mount) printf %s '-o -f --foreground -d --debug --supervise -h --help --help-all -V --version' ;;
@@ -19,6 +19,7 @@ _plyfs_flags() {
     log) printf %s '--json -o --store -h --help' ;;
     undo) printf %s '-q --quiet -o --store -h --help' ;;
     redo) printf %s '-q --quiet -o --store -h --help' ;;
+    layer) printf %s '-h --help' ;;
     status) printf %s '--json --color --store -h --help' ;;
     where) printf %s '-o --json --color --store -h --help' ;;
     esac

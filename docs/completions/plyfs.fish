@@ -157,15 +157,16 @@ complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a commit -d 'freez
 complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a log -d 'the commits of a view, the last one first'
 complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a undo -d 'go back to a commit; what was there since is kept'
 complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a redo -d 'come forward again after an undo'
+complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a layer -d 'layers as things: what they weigh'
 complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a status -d 'the views and the sessions, or what one of them is'
 complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a where -d 'which layers an object comes from, and what they hide'
-complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help run drop diff apply commit log undo redo status where' -s o -d 'options of the view; `\\,` is a comma in a value' -x -a '(__plyfs_list)'
-complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help run drop diff apply commit log undo redo status where' -s f -l foreground -d 'stay in the foreground, and log to stderr'
-complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help run drop diff apply commit log undo redo status where' -s d -l debug -d 'log everything, in the foreground (RUST_LOG=…: some)'
-complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help run drop diff apply commit log undo redo status where' -l supervise -d 'start the daemon again if it dies; open files go on'
-complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help run drop diff apply commit log undo redo status where' -s h -l help -d 'print this, or how the command is used'
-complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help run drop diff apply commit log undo redo status where' -l help-all -d 'print every command, flag and option'
-complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help run drop diff apply commit log undo redo status where' -s V -l version -d 'print the version'
+complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help run drop diff apply commit log undo redo layer status where' -s o -d 'options of the view; `\\,` is a comma in a value' -x -a '(__plyfs_list)'
+complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help run drop diff apply commit log undo redo layer status where' -s f -l foreground -d 'stay in the foreground, and log to stderr'
+complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help run drop diff apply commit log undo redo layer status where' -s d -l debug -d 'log everything, in the foreground (RUST_LOG=…: some)'
+complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help run drop diff apply commit log undo redo layer status where' -l supervise -d 'start the daemon again if it dies; open files go on'
+complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help run drop diff apply commit log undo redo layer status where' -s h -l help -d 'print this, or how the command is used'
+complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help run drop diff apply commit log undo redo layer status where' -l help-all -d 'print every command, flag and option'
+complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help run drop diff apply commit log undo redo layer status where' -s V -l version -d 'print the version'
 complete -c plyfs -n '__fish_seen_subcommand_from show' -l json -d 'print one JSON object'
 complete -c plyfs -n '__fish_seen_subcommand_from show' -s h -l help -d 'print this, or how the command is used'
 complete -c plyfs -n '__fish_seen_subcommand_from show' -l help-all -d 'print every command, flag and option'
@@ -231,6 +232,7 @@ complete -c plyfs -n '__fish_seen_subcommand_from redo' -s q -l quiet -d 'Say no
 complete -c plyfs -n '__fish_seen_subcommand_from redo' -s o -d 'The layers of a view that is not mounted, as `mount` takes them' -x -a '(__plyfs_list)'
 complete -c plyfs -n '__fish_seen_subcommand_from redo' -l store -d 'Where sessions are kept ($XDG_STATE_HOME/plyfs)' -r
 complete -c plyfs -n '__fish_seen_subcommand_from redo' -s h -l help -d 'Print help'
+complete -c plyfs -n '__fish_seen_subcommand_from layer' -s h -l help -d 'Print help'
 complete -c plyfs -n '__fish_seen_subcommand_from status' -l json -d 'Print one JSON object a line'
 complete -c plyfs -n '__fish_seen_subcommand_from status' -l color -d 'Print colours' -r
 complete -c plyfs -n '__fish_seen_subcommand_from status' -l store -d 'Where sessions are kept ($XDG_STATE_HOME/plyfs)' -r
@@ -240,7 +242,7 @@ complete -c plyfs -n '__fish_seen_subcommand_from where' -l json -d 'Print one J
 complete -c plyfs -n '__fish_seen_subcommand_from where' -l color -d 'Print colours' -r
 complete -c plyfs -n '__fish_seen_subcommand_from where' -l store -d 'Where sessions are kept ($XDG_STATE_HOME/plyfs)' -r
 complete -c plyfs -n '__fish_seen_subcommand_from where' -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c plyfs -n '__fish_seen_subcommand_from help' -x -a 'mount show umount complete help run drop diff apply commit log undo redo status where'
+complete -c plyfs -n '__fish_seen_subcommand_from help' -x -a 'mount show umount complete help run drop diff apply commit log undo redo layer status where'
 # end flags
 
 complete -c plyfs -n "__fish_seen_subcommand_from show umount" -x -a '(__plyfs_views; __fish_complete_directories)'

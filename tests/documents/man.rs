@@ -99,13 +99,15 @@ fn own_pages() -> Vec<(String, String)> {
     let mut all = work::commands();
     all.build();
     let page = |command: &clap::Command| {
-        let name = format!("plyfs-{}", command.get_name());
+        // As `plyfs layer du` is called.
+        let name = command.get_bin_name().unwrap().replace(' ', "-");
         let man = clap_mangen::Man::new(command.clone()).title(name.to_uppercase()).date("2026-11-30");
         let mut text = Vec::new();
         man.source(format!("plyfs {}", env!("CARGO_PKG_VERSION"))).render(&mut text).unwrap();
         (format!("docs/man/{name}.1"), String::from_utf8(text).unwrap())
     };
-    all.get_subcommands().map(page).collect()
+    let own = all.get_subcommands();
+    own.flat_map(|command| std::iter::once(command).chain(command.get_subcommands())).map(page).collect()
 }
 
 #[test]

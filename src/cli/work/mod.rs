@@ -13,6 +13,7 @@ mod changes;
 pub mod commit;
 pub mod diff;
 pub mod drop;
+pub mod layer;
 pub mod log;
 pub mod run;
 pub mod status;
@@ -39,6 +40,7 @@ enum Work {
     Log(log::Log),
     Undo(undo::Undo),
     Redo(undo::Redo),
+    Layer(layer::Layer),
     Status(status::Status),
     Where(whereabouts::Where),
 }
@@ -76,6 +78,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<u8, Failure> {
         Ok(Line { command: Work::Log(log) }) => log.run(),
         Ok(Line { command: Work::Undo(undo) }) => undo.run(),
         Ok(Line { command: Work::Redo(redo) }) => redo.run(),
+        Ok(Line { command: Work::Layer(layer) }) => layer.run(),
         Ok(Line { command: Work::Status(status) }) => status.run(),
         Ok(Line { command: Work::Where(path) }) => path.run(),
         Err(error) if error.kind() == ErrorKind::DisplayHelp => super::commands::print(&error.to_string()).map(|()| 0),
@@ -86,7 +89,13 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<u8, Failure> {
 /// What clap finds wrong, in one line.
 fn failure(error: &clap::Error) -> Failure {
     let text = error.to_string();
-    let reason = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+    let reason = match error.kind() {
+        ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            "a word is missing behind it"
+        }
+        _ => text.lines().next().unwrap_or_default().trim_start_matches("error: "),
+    };
+    let reason = reason.to_owned();
     let what = error.get(ContextKind::InvalidArg).map_or_else(|| "the command".to_owned(), ToString::to_string);
     Failure::usage(what, reason, "plyfs help COMMAND says how it is used")
 }
@@ -113,7 +122,7 @@ mod tests {
 
     #[test]
     fn what_makes_no_sense_is_one_line_with_status_2() {
-        for line in [&["plyfs", "status", "--what"][..], &["plyfs", "status", "a", "b"]] {
+        for line in [&["plyfs", "status", "--what"][..], &["plyfs", "status", "a", "b"], &["plyfs", "layer"]] {
             let failure = run(line.iter().map(OsString::from)).unwrap_err();
             assert_eq!(failure.status, Failure::USAGE);
             assert_eq!(failure.to_string().lines().count(), 1);
