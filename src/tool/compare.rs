@@ -31,7 +31,8 @@ pub(super) fn leaves(layers: &Layers, new: &FoundLeaf, old: &FoundLeaf) -> Resul
     let mut what = if same { Vec::new() } else { vec![What::Data] };
     what.extend(attributes(&new.place.dir.layer, &new.stat, &old.stat));
     what.extend((new.stat.mtime != old.stat.mtime).then_some(What::Times));
-    let of = |leaf: &FoundLeaf| of_leaf(leaf, xattrs);
+    // The lookup has listed the attributes, and found none of most.
+    let of = |leaf: &FoundLeaf| if leaf.bare { Ok(BTreeMap::new()) } else { of_leaf(leaf, xattrs) };
     what.extend((of(new)? != of(old)?).then_some(What::Xattrs));
     Ok(what)
 }

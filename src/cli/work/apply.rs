@@ -12,7 +12,7 @@ use super::super::commands::print;
 use super::super::daemon::say;
 use super::super::json::{member, quoted};
 use super::super::paint::Color;
-use super::super::progress::Bar;
+use super::super::progress::{Bar, Spinner};
 use super::super::report::Failure;
 use super::super::told;
 use super::super::view::View;
@@ -178,7 +178,9 @@ impl Apply {
                 return Err(Failure::refused(what, "an apply to it was broken off", "go on by plyfs apply --resume"));
             }
         }
+        let spinner = Spinner::new("comparing");
         let jobs: Vec<_> = held.iter().map(|one| self.job(one, &paths)).collect::<Result<_, _>>()?;
+        drop(spinner);
         let jobs: Vec<_> = jobs.into_iter().flatten().collect();
         let conflicts: Vec<Conflict> = jobs.iter().flat_map(|job| self.conflicts(job)).collect();
         if self.dry_run {

@@ -10,6 +10,7 @@ use similar::TextDiff;
 use super::super::commands::{print, print_bytes};
 use super::super::daemon::say;
 use super::super::paint::Color;
+use super::super::progress::Spinner;
 use super::super::report::Failure;
 use super::super::told::{self, line};
 use super::changes::{self, Seen};
@@ -81,7 +82,9 @@ impl Diff {
     /// There is no view, or it cannot be read.
     pub fn run(self) -> Result<u8, Failure> {
         let (parts, paths) = changes::find(&self.options, &self.words, self.store.clone())?;
+        let spinner = Spinner::new("comparing");
         let found = changes::compare(&parts, &paths, !self.names && !self.nul)?;
+        drop(spinner);
         self.print(&found.changes)?;
         for (path, errno) in &found.troubles {
             say(&format!("{}: cannot be compared: {errno}", told::line(path)));
