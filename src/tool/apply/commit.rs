@@ -159,14 +159,23 @@ impl Steps<'_> {
 
     fn put(&self, slot: Slot, wanted: Id, old: Option<Id>, path: &[u8]) -> Outcome<()> {
         let (staged, slot) = self.slot(slot).at(path)?;
-        let new = stat_in(staged.as_fd(), &slot).at(path)?;
-        let Some(new) = new.filter(|new| id(new) == wanted) else { return Ok(()) };
+        let new = stat_in(staged.as_fd(), &slot).at(path)?.filter(|new| new.ino == wanted.1);
         let (dir, name) = self.at(path).at(path)?;
         let (from, to) = ((staged.as_fd(), slot.as_c_str()), (dir.as_fd(), name.as_c_str()));
         let there = stat_in(dir.as_fd(), name.as_c_str()).at(path)?;
+        let Some(new) = new else {
+            // Made before, which only the object itself can tell: otherwise the upper layer has the last copy.
+            if there.is_some_and(|there| there.ino == wanted.1) {
+                return Ok(());
+            }
+            let reason = "what was put there, or is to be put there, is gone";
+            let hint =
+                "the upper layer still has it: look at it, and remove work/incompat/plyfs.apply in the work directory";
+            return Err(Refusal::new(path, reason, hint));
+        };
         let Some(there) = there else { return rename_new(from, to).at(path) };
         // A lower whiteout is no object.
-        if old != Some(id(&there)) && !there.is_whiteout() {
+        if old.map(|old| old.1) != Some(there.ino) && !there.is_whiteout() {
             let hint = "move it away, and plyfs apply --resume";
             return Err(Refusal::new(path, "another object came here while changes were applied", hint));
         }
@@ -176,7 +185,7 @@ impl Steps<'_> {
     /// Sets mode and times, of which one is another, of an object that is still the one that was looked at.
     fn attribute(&self, wanted: Id, (mode, times): (u32, [Time; 2]), path: &[u8]) -> Result<()> {
         let (dir, name) = self.at(path)?;
-        let Some(there) = stat_in(dir.as_fd(), name.as_c_str())?.filter(|there| id(there) == wanted) else {
+        let Some(there) = stat_in(dir.as_fd(), name.as_c_str())?.filter(|there| there.ino == wanted.1) else {
             return Ok(());
         };
         if there.kind() != Kind::Symlink && there.mode & 0o7777 != mode {
@@ -222,7 +231,8 @@ pub(super) fn slot_name(slot: Slot) -> Result<CString> {
 }
 
 fn is(found: Option<Stat>, wanted: Id) -> bool {
-    found.is_some_and(|found| id(&found) == wanted)
+    // After a remount the file system may have another number.
+    found.is_some_and(|found| found.ino == wanted.1)
 }
 
 type Named<'a> = (BorrowedFd<'a>, &'a CStr);
