@@ -11,12 +11,12 @@ use clap::Args;
 use super::super::commands::print;
 use super::super::daemon::say;
 use super::super::json::{member, quoted};
-use super::super::paint::Color;
 use super::super::progress::{Bar, Spinner};
 use super::super::report::Failure;
 use super::super::told;
 use super::super::view::View;
 use super::changes;
+use super::shared::Shared;
 use crate::base::config::Config;
 use crate::session::{Place, Session};
 use crate::sys::namespace;
@@ -62,15 +62,8 @@ pub struct Apply {
     /// Go on with an apply that was broken off
     #[arg(long)]
     resume: bool,
-    /// Print one JSON object a line
-    #[arg(long)]
-    json: bool,
-    /// Print colours
-    #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
-    color: Color,
-    /// Where sessions are kept ($XDG_STATE_HOME/plyfs)
-    #[arg(long, value_name = "DIR")]
-    store: Option<PathBuf>,
+    #[command(flatten)]
+    shared: Shared,
     /// Print no summary
     #[arg(short = 'q', long)]
     quiet: bool,
@@ -207,7 +200,7 @@ impl Apply {
     fn find(&self) -> Result<(Vec<Held>, Vec<PathBuf>, Option<OwnedFd>), Failure> {
         if self.options.is_empty()
             && let Some((first, paths)) = self.words.split_first()
-            && let Some(session) = changes::named(first, self.store.clone())?
+            && let Some(session) = changes::named(first, self.shared.store.clone())?
         {
             let lock = hold(&session)?;
             let places =
@@ -288,7 +281,7 @@ impl Apply {
             losses.extend(lost.into_iter().map(|loss| Loss { path: held.whole(&loss.path), ..loss }));
         }
         drop(bar);
-        if self.json {
+        if self.shared.json {
             print(&changes.iter().map(told::json).collect::<String>())?;
         } else if !self.quiet {
             print(&format!("applied {}", told::summary(&changes)))?;
@@ -334,7 +327,7 @@ impl Apply {
                 return Err(Failure::refused("--resume", "no apply was broken off", "leave it out to apply changes"));
             }
         };
-        if !self.quiet && !self.json {
+        if !self.quiet && !self.shared.json {
             print(line)?;
         }
         Ok(tell(&losses))
@@ -342,10 +335,10 @@ impl Apply {
 
     fn print_changes(&self, jobs: &[Job<'_>]) -> Result<(), Failure> {
         let changes: Vec<Change> = jobs.iter().flat_map(|job| job.changes.clone()).collect();
-        if self.json {
+        if self.shared.json {
             return print(&changes.iter().map(told::json).collect::<String>());
         }
-        print(&told::columns(&changes, self.color.paint()))?;
+        print(&told::columns(&changes, self.shared.color.paint()))?;
         if self.quiet { Ok(()) } else { print(&format!("would apply {}", told::summary(&changes))) }
     }
 
@@ -355,7 +348,7 @@ impl Apply {
             format!("{{\"v\":1,{path},\"conflict\":{}}}\n", quoted(conflict.why))
         };
         let text = |conflict: &Conflict| format!("conflict  {}  {}\n", told::line(&conflict.path), conflict.why);
-        print(&conflicts.iter().map(|one| if self.json { json(one) } else { text(one) }).collect::<String>())
+        print(&conflicts.iter().map(|one| if self.shared.json { json(one) } else { text(one) }).collect::<String>())
     }
 }
 

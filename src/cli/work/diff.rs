@@ -9,11 +9,11 @@ use similar::TextDiff;
 
 use super::super::commands::{print, print_bytes};
 use super::super::daemon::say;
-use super::super::paint::Color;
 use super::super::progress::Spinner;
 use super::super::report::Failure;
 use super::super::told::{self, line};
 use super::changes::{self, Seen};
+use super::shared::Shared;
 use crate::base::Result as SysResult;
 use crate::tool::{self, Change, Kind, Layers, Letter, Side, What};
 
@@ -61,15 +61,8 @@ pub struct Diff {
     /// Exit with 1 if there are changes
     #[arg(long)]
     exit_code: bool,
-    /// Print one JSON object a line
-    #[arg(long)]
-    json: bool,
-    /// Print colours
-    #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
-    color: Color,
-    /// Where sessions are kept ($XDG_STATE_HOME/plyfs)
-    #[arg(long, value_name = "DIR")]
-    store: Option<PathBuf>,
+    #[command(flatten)]
+    shared: Shared,
     /// Print no summary
     #[arg(short = 'q', long)]
     quiet: bool,
@@ -81,7 +74,7 @@ impl Diff {
     /// # Errors
     /// There is no view, or it cannot be read.
     pub fn run(self) -> Result<u8, Failure> {
-        let (parts, paths) = changes::find(&self.options, &self.words, self.store.clone())?;
+        let (parts, paths) = changes::find(&self.options, &self.words, self.shared.store.clone())?;
         let spinner = Spinner::new("comparing");
         let found = changes::compare(&parts, &paths, !self.names && !self.nul)?;
         drop(spinner);
@@ -106,13 +99,13 @@ impl Diff {
             let each = |change| [letter(change).into_bytes(), told::raw_paths(change)].concat();
             return print_bytes(&changes.iter().flat_map(each).collect::<Vec<u8>>());
         }
-        if self.json {
+        if self.shared.json {
             return print(&changes.iter().map(told::json).collect::<String>());
         }
         if self.names {
             return print(&changes.iter().map(|change| told::line(&change.path) + "\n").collect::<String>());
         }
-        let paint = self.color.paint();
+        let paint = self.shared.color.paint();
         if self.stat {
             print(&told::stat(changes))?;
         } else if self.patch {

@@ -16,6 +16,7 @@ pub mod drop;
 pub mod layer;
 pub mod log;
 pub mod run;
+mod shared;
 pub mod status;
 mod steps;
 pub mod undo;

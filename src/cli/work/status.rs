@@ -7,11 +7,12 @@ use clap::Args;
 
 use super::super::commands::print;
 use super::super::json;
-use super::super::paint::{Color, Paint};
+use super::super::paint::Paint;
 use super::super::report::{Failure, printable};
 use super::super::view::View;
 use super::super::{show, told};
 use super::changes;
+use super::shared::Shared;
 use crate::base::Errno;
 use crate::base::described::Described;
 use crate::session::{Session, Store};
@@ -24,15 +25,8 @@ use crate::tool::{self, Weight};
 pub struct Status {
     /// A directory in a view, or a session, whose layers and options are told (all, in a line each)
     view: Option<PathBuf>,
-    /// Print one JSON object a line
-    #[arg(long)]
-    json: bool,
-    /// Print colours
-    #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
-    color: Color,
-    /// Where sessions are kept ($XDG_STATE_HOME/plyfs)
-    #[arg(long, value_name = "DIR")]
-    store: Option<PathBuf>,
+    #[command(flatten)]
+    shared: Shared,
 }
 
 impl Status {
@@ -42,9 +36,9 @@ impl Status {
     /// There is no view, or its daemon does not tell.
     pub fn run(self) -> Result<u8, Failure> {
         if let Some(view) = &self.view {
-            return match changes::named(view, self.store)? {
-                Some(session) => print(&of_session(&session, self.json)?),
-                None => print(&of_view(view, self.json)?),
+            return match changes::named(view, self.shared.store)? {
+                Some(session) => print(&of_session(&session, self.shared.json)?),
+                None => print(&of_view(view, self.shared.json)?),
             }
             .map(|()| 0);
         }
@@ -52,15 +46,15 @@ impl Status {
             .map_err(|errno| Failure::system("/proc/self/mountinfo", errno.to_string(), "is /proc mounted?"))?;
         let views: Vec<(PathBuf, Result<Described, Errno>)> =
             table.iter().filter(|mount| is_view(mount)).map(|mount| (mount.at.clone(), show::ask(&mount.at))).collect();
-        let paint = self.color.paint();
+        let paint = self.shared.color.paint();
         let one = |at: &Path, told: &Result<Described, Errno>| {
-            if self.json { object(at, told) } else { line(at, told, paint) }
+            if self.shared.json { object(at, told) } else { line(at, told, paint) }
         };
         let views: String = views.iter().map(|(at, told)| one(at, told)).collect();
         // Somebody without a home has no sessions.
         let sessions =
-            Store::find_all(self.store).map_err(|errno| Failure::refused("--store", errno.to_string(), ""))?;
-        let one = |session: &Session| if self.json { json_of(session) } else { line_of(session, paint) };
+            Store::find_all(self.shared.store).map_err(|errno| Failure::refused("--store", errno.to_string(), ""))?;
+        let one = |session: &Session| if self.shared.json { json_of(session) } else { line_of(session, paint) };
         let sessions: String = sessions.iter().map(one).collect();
         print(&(views + &sessions)).map(|()| 0)
     }

@@ -8,11 +8,12 @@ use clap::Args;
 
 use super::super::commands::print;
 use super::super::json::{member, quoted};
-use super::super::paint::{Color, Paint};
+use super::super::paint::Paint;
 use super::super::report::{Failure, printable};
 use super::super::told;
 use super::super::view::View;
 use super::changes;
+use super::shared::Shared;
 use crate::session::Session;
 use crate::tool::{self, Gives, Hider, Layers, Part, Role, Whereabouts};
 
@@ -28,15 +29,8 @@ pub struct Where {
     /// The layers of a view that is not mounted, as `mount` takes them
     #[arg(short = 'o', value_name = "OPTION,…")]
     options: Vec<OsString>,
-    /// Print one JSON object a line
-    #[arg(long)]
-    json: bool,
-    /// Print colours
-    #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
-    color: Color,
-    /// Where sessions are kept ($XDG_STATE_HOME/plyfs)
-    #[arg(long, value_name = "DIR")]
-    store: Option<PathBuf>,
+    #[command(flatten)]
+    shared: Shared,
 }
 
 impl Where {
@@ -48,7 +42,7 @@ impl Where {
         if self.options.is_empty()
             && let Some((first, paths)) = self.paths.split_first()
             && !paths.is_empty()
-            && let Some(session) = changes::named(first, self.store.clone())?
+            && let Some(session) = changes::named(first, self.shared.store.clone())?
         {
             return paths.iter().try_for_each(|path| self.tell_of_session(&session, path)).map(|()| 0);
         }
@@ -78,7 +72,7 @@ impl Where {
             return Err(Failure::refused(what(), "no layer has it", "name a path in the view"));
         }
         name.clone_into(&mut found.path);
-        print(&if self.json { json(&found) } else { text(&what(), &found, self.color.paint()) })
+        print(&if self.shared.json { json(&found) } else { text(&what(), &found, self.shared.color.paint()) })
     }
 }
 
