@@ -8,7 +8,8 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
@@ -47,6 +48,10 @@ pub(super) struct ByBlocks {
     /// Whether a whole copy from the file system with this `st_dev` shares its blocks: such a copy takes less time than
     /// any copy by blocks.
     shares: Mutex<HashMap<u64, bool>>,
+    /// How many files began to arrive by blocks.
+    begun: AtomicU64,
+    /// How many of them had begun when all were last completed.
+    completed: AtomicU64,
 }
 
 impl ByBlocks {
@@ -206,6 +211,7 @@ impl Union {
                     record => record?,
                 };
                 let mark = record.mark(shift)?;
+                self.by_blocks.begun.fetch_add(1, SeqCst);
                 let blocks = Arc::new(Blocks::open(upper, &mark, file, below)?);
                 if !upper.set_blocks(blocks.file(), &mark, &Metacopy { digest: meta.digest })? {
                     return Ok(None);
@@ -366,8 +372,30 @@ impl Union {
     /// # Errors
     /// `EROFS`
     pub fn complete_all(&self) -> Result<Completed> {
-        let upper = self.upper()?;
+        let mut completed = self.complete_those_there()?;
+        if completed.failed == 0
+            && !self.holds_blocks()
+            && let Err(errno) = self.upper()?.drop_records()
+        {
+            log::warn!("workdir: records of blocks stay: {errno}");
+            completed.failed += 1;
+        }
+        Ok(completed)
+    }
+
+    /// Completes the files that arrive by blocks, those that are open without a name among them. Others may use the union
+    /// meanwhile, and begin with further files; or rename one so that it is passed over.
+    ///
+    /// # Errors
+    /// `EROFS`
+    pub(super) fn complete_those_there(&self) -> Result<Completed> {
+        self.upper()?;
+        let begun = self.by_blocks.begun.load(SeqCst);
         let mut completed = Completed::default();
+        for inode in self.held_by_blocks() {
+            self.complete_one(&inode, &inode.id, &mut completed);
+            self.forget(inode.id, 1);
+        }
         let mut dirs = vec![InodeId::ROOT];
         while let Some(dir) = dirs.pop() {
             if let Err(errno) = self.complete_in(dir, &mut dirs, &mut completed) {
@@ -376,13 +404,39 @@ impl Union {
             }
             self.forget(dir, 1);
         }
-        if completed.failed == 0
-            && let Err(errno) = upper.drop_records()
-        {
-            log::warn!("workdir: records of blocks stay: {errno}");
-            completed.failed += 1;
+        if completed.failed == 0 {
+            self.by_blocks.completed.store(begun, SeqCst);
         }
         Ok(completed)
+    }
+
+    /// Whether no file has begun to arrive by blocks since all of them were completed, and none that somebody holds does.
+    pub(super) fn has_no_new_blocks(&self) -> bool {
+        self.by_blocks.begun.load(SeqCst) == self.by_blocks.completed.load(SeqCst) && !self.holds_blocks()
+    }
+
+    /// The live files that arrive by blocks, each held.
+    fn held_by_blocks(&self) -> Vec<Arc<Inode>> {
+        let mut files = Vec::new();
+        self.table.for_each(&mut |inode| files.extend((inode.kind == Kind::File).then(|| inode.clone())));
+        files.retain(|inode| arrives_by_blocks(inode) && self.table.hold(inode));
+        files
+    }
+
+    fn holds_blocks(&self) -> bool {
+        let held = self.held_by_blocks();
+        held.iter().for_each(|inode| self.forget(inode.id, 1));
+        !held.is_empty()
+    }
+
+    fn complete_one(&self, inode: &Arc<Inode>, name: &dyn std::fmt::Debug, completed: &mut Completed) {
+        match self.copy_up(inode, &CopyUp::unasked()) {
+            Ok(()) => completed.done += 1,
+            Err(errno) => {
+                log::warn!("{name:?} is not completed: {errno}");
+                completed.failed += 1;
+            }
+        }
     }
 
     /// Completes the files in one directory, and pushes its subdirectories that have an upper part to `dirs`, each
@@ -398,19 +452,17 @@ impl Union {
                 continue;
             }
             let inode = self.inode(entry.id)?;
-            if inode.leaf().is_ok_and(|leaf| leaf.state.lock().meta().is_some_and(|meta| meta.blocks.is_some())) {
-                match self.copy_up(&inode, &CopyUp::unasked()) {
-                    Ok(()) => completed.done += 1,
-                    Err(errno) => {
-                        log::warn!("{name:?} is not completed: {errno}");
-                        completed.failed += 1;
-                    }
-                }
+            if arrives_by_blocks(&inode) {
+                self.complete_one(&inode, &name, completed);
             }
             self.forget(entry.id, 1);
         }
         Ok(())
     }
+}
+
+fn arrives_by_blocks(inode: &Inode) -> bool {
+    inode.leaf().is_ok_and(|leaf| leaf.state.lock().meta().is_some_and(|meta| meta.blocks.is_some()))
 }
 
 fn open_below(file: &LowerFile) -> Result<Arc<OwnedFd>> {

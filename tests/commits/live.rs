@@ -14,7 +14,7 @@ use crate::about;
 use crate::common::*;
 
 /// Calls `act` over and over on another thread while `steps` runs.
-fn beside<T: Send + 'static>(act: impl FnOnce(&AtomicBool) -> T + Send + 'static, steps: impl FnOnce()) -> T {
+pub fn beside<T: Send + 'static>(act: impl FnOnce(&AtomicBool) -> T + Send + 'static, steps: impl FnOnce()) -> T {
     let over = Arc::new(AtomicBool::new(false));
     let theirs = over.clone();
     let thread = thread::spawn(move || act(&theirs));

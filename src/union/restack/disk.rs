@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::plan::{Aim, Standpoint, aim};
+use super::swap::are_complete;
 use super::{Stands, Step};
 use crate::base::config::Config;
 use crate::base::{Errno, Result};
@@ -177,19 +178,23 @@ impl Union {
         Ok(Ready { aim, stand, successor, lock, root })
     }
 
-    /// Refuses a step while the upper layer has what no commit can hold. No request is under way.
-    pub(super) fn check_whole(&self) -> Setup<()> {
+    /// Whether the upper layer has nothing that no commit can hold; false: what came since [`Union::make_whole`] must be
+    /// completed first. No request is under way.
+    pub(super) fn check_whole(&self) -> Setup<bool> {
         let upper = self.upper().map_err(failed("upperdir"))?;
         if upper.has_records() {
-            let reason = "files of it are still arriving by blocks";
-            return Err(SetupError::new("copyup_block", reason, "try again"));
+            if !self.has_no_new_blocks() {
+                return Ok(false);
+            }
+            // What is left belongs to no file, or to one that was renamed while others were completed.
+            are_complete(self.complete_all().map_err(failed("copyup_block"))?)?;
         }
         let parted = self.unaliased().map_err(failed("workdir/index"))?;
         if parted > 0 {
             let reason = format!("{parted} names of hard links that were changed lead to them by the index only");
             return Err(SetupError::new("index", reason, "try again"));
         }
-        Ok(())
+        Ok(true)
     }
 
     /// How many names of copied-up hard links no link in the upper layer stands for.

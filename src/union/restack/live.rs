@@ -166,10 +166,9 @@ fn try_step(views: &[&Live], step: &Step, check: &dyn Fn() -> Setup<()>) -> Setu
     }
     // What was found before the doors were closed must still hold.
     for (union, changed) in unions.iter().zip(changed) {
-        if union.has_changes()? != changed {
+        if union.has_changes()? != changed || !union.check_whole()? {
             return Ok(None);
         }
-        union.check_whole()?;
     }
     check()?;
     let next = replace_all(&unions, &mut ready)?;

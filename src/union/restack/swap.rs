@@ -14,7 +14,7 @@ use crate::format::commits::Why;
 use crate::layer::{DirPlace, Layer};
 use crate::merge::{DirPart, DirView, Stack, Traps};
 use crate::sys::stat::stat_fd;
-use crate::union::blocks::ByBlocks;
+use crate::union::blocks::{ByBlocks, Completed};
 use crate::union::refusal::{Setup, SetupError};
 use crate::union::roots::open_one_frozen;
 use crate::union::setup::open_index;
@@ -25,6 +25,18 @@ fn failed(errno: Errno) -> SetupError {
     SetupError::new("workdir/commits", errno.to_string(), "nothing has changed")
 }
 
+/// How often files that arrive by blocks are looked for anew, where some were not completed.
+const PASSES: usize = 2;
+
+/// Refuses a step as long as files arrive by blocks that cannot be completed.
+pub(super) fn are_complete(done: Completed) -> Setup<()> {
+    if done.failed == 0 {
+        return Ok(());
+    }
+    let reason = format!("{} files that arrive by blocks cannot be completed", done.failed);
+    Err(SetupError::new("copyup_block", reason, "plyfs complete tells which"))
+}
+
 impl Union {
     /// Completes, before a step, what no commit can hold. Requests go on meanwhile.
     ///
@@ -33,11 +45,14 @@ impl Union {
     pub(super) fn make_whole(&self) -> Setup<()> {
         let Ok(upper) = self.upper() else { return Ok(()) };
         if upper.has_records() {
-            let done = self.complete_all().map_err(failed)?;
-            if done.failed > 0 {
-                let reason = format!("{} files that arrive by blocks cannot be completed", done.failed);
-                return Err(SetupError::new("copyup_block", reason, "plyfs complete tells which"));
+            let mut done = self.complete_those_there().map_err(failed)?;
+            // What was renamed or removed meanwhile is no failure.
+            for _ in 0..PASSES {
+                if done.failed > 0 {
+                    done = self.complete_those_there().map_err(failed)?;
+                }
             }
+            are_complete(done)?;
         }
         if self.unaliased().map_err(failed)? > 0 {
             let links =
