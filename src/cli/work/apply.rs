@@ -162,6 +162,10 @@ impl Apply {
     pub fn run(self) -> Result<u8, Failure> {
         let (held, paths, _session) = self.find()?;
         if self.resume {
+            if let Some(path) = paths.first() {
+                let hint = "leave the path out: what was begun is ended as a whole";
+                return Err(Failure::usage(told::line(path), "--resume takes no paths", hint));
+            }
             return self.go_on(&held);
         }
         for one in &held {
@@ -230,6 +234,15 @@ impl Apply {
         let Some(paths) = held.paths(paths) else { return Ok(None) };
         let diff = held.diff()?;
         let failed = |refusal: Refusal| held.failure(&refusal);
+        let is_told = |path: &Path| {
+            let is_at = |change: &Change| change.path.starts_with(path) || path.starts_with(&change.path);
+            diff.changes.iter().any(is_at)
+                || tool::whereabouts(&held.shown, path).is_ok_and(|found| !found.parts.is_empty())
+        };
+        if let Some(path) = paths.iter().find(|path| !path.as_os_str().is_empty() && !is_told(path)) {
+            let what = told::line(&held.whole(path));
+            return Err(Failure::refused(what, "no layer has it", "name a path in the view"));
+        }
         let mut plan = Plan::make((&held.shown, &held.dirs), &diff, held.of_session).map_err(failed)?;
         plan.select(&paths, self.theirs).map_err(failed)?;
         let changes = diff.changes.into_iter().filter(|change| plan.has(&change.path));

@@ -38,9 +38,9 @@ pub struct Plan<'a> {
     /// Files of whose lower object no sign was found, each with its unit.
     pub(super) lost: Vec<(Vec<u8>, Vec<u8>)>,
     /// The paths that were asked for; none: all.
-    pub(super) meant: Vec<Vec<u8>>,
+    pub(super) meant: HashSet<Vec<u8>>,
     /// What is left as it is on both sides.
-    pub(super) left_out: Vec<Vec<u8>>,
+    pub(super) left_out: HashSet<Vec<u8>>,
 }
 
 /// The lower directory that becomes one of the view.
@@ -100,7 +100,7 @@ impl<'a> Plan<'a> {
         }
         let rights = Rights::new(dirs).at(b"")?;
         let (items, steps, cleans, conflicts) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let (moved, data, meant, left_out) = (HashMap::new(), Vec::new(), Vec::new(), Vec::new());
+        let (moved, data, meant, left_out) = (HashMap::new(), Vec::new(), HashSet::new(), HashSet::new());
         let lost = Vec::new();
         let mut plan =
             Self { layers, dirs, items, steps, cleans, conflicts, moved, data, rights, in_use, lost, meant, left_out };

@@ -16,13 +16,14 @@ impl Plan<'_> {
     /// [`Refusal`]: what is left cannot be applied without the rest.
     pub fn select(&mut self, paths: &[PathBuf], theirs: bool) -> Outcome<()> {
         let paths: Vec<&[u8]> = paths.iter().map(|path| path.as_os_str().as_bytes()).collect();
-        let left_out: Vec<Vec<u8>> = match theirs {
+        let left_out: HashSet<Vec<u8>> = match theirs {
             true => self.conflicts.iter().map(|conflict| conflict.unit.clone()).collect(),
-            false => Vec::new(),
+            false => HashSet::new(),
         };
         (self.meant, self.left_out) = (paths.iter().map(|path| path.to_vec()).collect(), left_out.clone());
-        let is_meant = |unit: &[u8]| paths.is_empty() || paths.iter().any(|path| is_within(unit, path));
-        let is_left_out = |unit: &[u8]| left_out.iter().any(|out| is_within(unit, out));
+        let meant = self.meant.clone();
+        let is_meant = |unit: &[u8]| meant.is_empty() || is_in(unit, &meant);
+        let is_left_out = |unit: &[u8]| is_in(unit, &left_out);
         let has = |unit: &[u8]| is_meant(unit) && !is_left_out(unit);
         if let Some((unit, path)) = self.cut(&paths) {
             let reason = format!("it lies in {}, which is new, renamed or replaced", unit.escape_ascii());
@@ -45,7 +46,7 @@ impl Plan<'_> {
             step.all &= whole;
             stays
         });
-        let ends: Vec<Vec<u8>> = self.steps.iter().map(|step| step.path.clone()).collect();
+        let ends: HashSet<Vec<u8>> = self.steps.iter().map(|step| step.path.clone()).collect();
         self.cleans.retain(|(unit, clean)| match clean {
             super::Clean::Dir(path) => ends.contains(path),
             _ => has(unit),
@@ -58,13 +59,16 @@ impl Plan<'_> {
     /// Whether the object at a path is applied, as [`Plan::select`] has left it.
     pub fn has(&self, path: &Path) -> bool {
         let path = path.as_os_str().as_bytes();
-        let is_in = |dirs: &[Vec<u8>]| dirs.iter().any(|dir| is_within(path, dir));
-        (self.meant.is_empty() || is_in(&self.meant)) && !is_in(&self.left_out)
+        (self.meant.is_empty() || is_in(path, &self.meant)) && !is_in(path, &self.left_out)
     }
 
     /// A path that lies in what can be applied as a whole only.
     fn cut<'p>(&self, paths: &[&'p [u8]]) -> Option<(Vec<u8>, &'p [u8])> {
-        let units = self.steps.iter().filter(|step| step.path == step.unit && self.is_whole(&step.unit));
+        let is_tree = |clean: &super::Clean| matches!(clean, super::Clean::Tree(_));
+        // What is applied with all that is in it.
+        let whole: HashSet<&[u8]> =
+            self.cleans.iter().filter(|(_, clean)| is_tree(clean)).map(|(unit, _)| unit.as_slice()).collect();
+        let units = self.steps.iter().filter(|step| step.path == step.unit && whole.contains(step.unit.as_slice()));
         let mut cuts = units.filter_map(|step| {
             let inside = |path: &&&[u8]| **path != step.unit.as_slice() && is_within(path, &step.unit);
             paths.iter().find(inside).map(|path| (step.unit.clone(), *path))
@@ -72,16 +76,13 @@ impl Plan<'_> {
         cuts.next()
     }
 
-    /// Whether a directory is applied with all that is in it.
-    fn is_whole(&self, unit: &[u8]) -> bool {
-        self.cleans.iter().any(|(of, clean)| of == unit && matches!(clean, super::Clean::Tree(_)))
-    }
-
     /// Nothing may be taken away that the rest of the upper layer leads to.
     fn check_needs(&self, has: &dyn Fn(&[u8]) -> bool) -> Outcome<()> {
+        let by_path: HashMap<&[u8], &super::Item> =
+            self.items.iter().map(|item| (item.path.as_slice(), item)).collect();
         for item in self.items.iter().filter(|item| has(&item.unit)) {
             if let Some(needs) = item.needs.as_ref().filter(|needs| {
-                let of = self.items.iter().find(|other| other.path == **needs);
+                let of = by_path.get(needs.as_slice());
                 of.is_none_or(|other| !has(&other.unit))
             }) {
                 let reason = format!("what was there is renamed to {}, which is not applied", needs.escape_ascii());
@@ -98,7 +99,7 @@ impl Plan<'_> {
             _ => Vec::new(),
         };
         // What goes, by its path now: a directory that is moved or deleted, with what is in it.
-        let goes: Vec<Vec<u8>> = self
+        let goes: HashSet<Vec<u8>> = self
             .items
             .iter()
             .filter(|item| has(&item.unit))
@@ -108,13 +109,11 @@ impl Plan<'_> {
                 Act::Leaf(_) | Act::NewDir | Act::Delete => item.old.as_ref().map(|_| below(item)),
             })
             .collect();
-        let is_taken = |(unit, _, data): &&(Vec<u8>, Vec<u8>, Vec<u8>)| {
-            !has(unit) && goes.iter().any(|path| is_within(data, path))
-        };
+        let is_taken = |(unit, _, data): &&(Vec<u8>, Vec<u8>, Vec<u8>)| !has(unit) && is_in(data, &goes);
         if let Some((_, path, _)) = self.data.iter().find(is_taken) {
             return Err(Refusal::new(path, "it has its data below in what is applied, and is not", WHOLE));
         }
-        match self.items.iter().filter(stays).find(|item| goes.iter().any(|dir| is_within(&was(item), dir))) {
+        match self.items.iter().filter(stays).find(|item| is_in(&was(item), &goes)) {
             Some(item) => Err(Refusal::new(&item.path, "it lies below in what is applied, and is not", WHOLE)),
             None => Ok(()),
         }
@@ -134,6 +133,11 @@ impl Plan<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether a path is one of these, or lies in one.
+fn is_in(path: &[u8], dirs: &HashSet<Vec<u8>>) -> bool {
+    !dirs.is_empty() && ways(path).any(|way| dirs.contains(way))
 }
 
 /// The path that an object has below now.

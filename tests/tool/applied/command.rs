@@ -48,6 +48,17 @@ fn a_dry_run_tells_and_changes_nothing_and_an_apply_does_it() {
 }
 
 #[test]
+fn a_path_that_is_nowhere_and_a_path_beside_resume_are_refused() {
+    bounded(|| {
+        let (_stack, options) = changed();
+        let line = "plyfs: nonsense/x: no layer has it (name a path in the view)\n";
+        assert_eq!(said(&plyfs(&["apply", "-o", &options, "nonsense/x"])), (Some(1), String::new(), line.into()));
+        let line = "plyfs: new: --resume takes no paths (leave the path out: what was begun is ended as a whole)\n";
+        assert_eq!(said(&plyfs(&["apply", "--resume", "-o", &options, "new"])), (Some(2), String::new(), line.into()));
+    });
+}
+
+#[test]
 fn conflicts_end_with_status_3() {
     bounded(|| {
         let (stack, options) = changed();
