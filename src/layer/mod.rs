@@ -129,6 +129,11 @@ impl Layer {
         self.frozen.load(Acquire)
     }
 
+    /// Whether it is frozen, and modes in it may be widened for an instant.
+    pub fn widens_frozen(&self) -> bool {
+        self.widens && self.is_frozen()
+    }
+
     /// Makes the upper layer a lower one, and all objects in it lower objects. No request is under way.
     pub fn freeze(&self) {
         self.frozen.store(true, Release);

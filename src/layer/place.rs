@@ -138,9 +138,17 @@ impl DirPlace {
         if (self.layer.isolated && !self.layer.is_frozen()) || self.layer.is_upper() {
             return open_beneath(fd.as_fd(), c".", flags);
         }
-        match open_beneath(fd.as_fd(), c".", flags | OFlags::NOATIME) {
+        let open = || match open_beneath(fd.as_fd(), c".", flags | OFlags::NOATIME) {
             Err(Errno::EPERM) => open_beneath(fd.as_fd(), c".", flags),
             fd => fd,
+        };
+        match (open(), self.parent()) {
+            // The daemon's own directory, whose owner may remove it without being allowed to read it.
+            (Err(Errno::EACCES), Some((parent, name))) if self.layer.widens_frozen() => {
+                let opened = self.layer.widened(parent.fd()?.as_fd(), name.as_c_str(), 0o500, open);
+                opened.map_err(|errno| if errno == Errno::EPERM { Errno::EACCES } else { errno })
+            }
+            (opened, _) => opened,
         }
     }
 
@@ -328,7 +336,7 @@ impl Place {
         let open = || open_beneath(dir.as_fd(), name, flags);
         let fd = match open() {
             // The daemon's own object, which it could open as long as that was in the upper layer.
-            Err(Errno::EACCES) if self.dir.layer.is_frozen() && self.dir.layer.widens => {
+            Err(Errno::EACCES) if self.dir.layer.widens_frozen() => {
                 let opened = self.dir.layer.widened(dir.as_fd(), name, 0o400, open);
                 opened.map_err(|errno| if errno == Errno::EPERM { Errno::EACCES } else { errno })?
             }

@@ -26,7 +26,9 @@ impl Union {
                 let mut missing = 0;
                 // Where modes stand in attributes, what could be looked at can be read.
                 for part in lowers.iter().filter(|part| part.place.layer.owners.is_none()) {
-                    missing |= !part.place.stat_self()?.mode & 0o500;
+                    // What a commit has frozen is the daemon's own, and listed all the same.
+                    let needed = if part.place.layer.widens_frozen() { 0o100 } else { 0o500 };
+                    missing |= !part.place.stat_self()?.mode & needed;
                 }
                 self.check_gain(inode, mode, missing)
             }
@@ -56,7 +58,12 @@ pub(super) fn check_file(file: &LowerFile, now: u32, mode: Option<u32>) -> Resul
 
 /// What the daemon may not do with a file of a layer, as a bit of its mode.
 fn missing_of(file: &LowerFile) -> u32 {
-    if file.place.dir.layer.owners.is_some() { 0 } else { !file.stat.mode & 0o400 }
+    // What a commit has frozen is the daemon's own, and opened all the same.
+    if file.place.dir.layer.owners.is_some() || file.place.dir.layer.widens_frozen() {
+        0
+    } else {
+        !file.stat.mode & 0o400
+    }
 }
 
 fn check(now: u32, mode: u32, missing: u32) -> Result<()> {
