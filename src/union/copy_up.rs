@@ -384,7 +384,7 @@ impl Union {
         let stat = from.stat_self()?;
         if self.owners.takes(&stat) && !overrides_modes() {
             // The daemon's own copy would say that it can be listed.
-            open_beneath(fd.as_fd(), c".", OFlags::RDONLY | OFlags::DIRECTORY)?;
+            from.open()?;
         }
         let metadata = self.owners.of_copy(Metadata::of(fd.as_fd(), c".", stat, (&from.layer, &upper.root.layer))?);
         let temp = Temp::new(upper, Kind::Dir)?;
@@ -419,7 +419,9 @@ impl Union {
             (true, None) => metadata.truncated(None),
             (false, _) => metadata,
         };
-        let indexed = self.is_indexed(&place.dir.layer, inode.kind, stat.nlink);
+        // No name leads to what is open from a layer that an undo has taken away.
+        let is_there = self.stack.lowers.iter().any(|root| Arc::ptr_eq(&root.place.layer, &place.dir.layer));
+        let indexed = is_there && self.is_indexed(&place.dir.layer, inode.kind, stat.nlink);
         let temp = Temp::new(upper, inode.kind)?;
         let mut origin = None;
         // A lower hard link that is not indexed gets no origin: its names that are not known now will become files of

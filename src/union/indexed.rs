@@ -271,10 +271,16 @@ impl Union {
     /// until it is forgotten.
     pub(super) fn leave_index(&self, leaf: &LeafBody) {
         let entry = leaf.state.lock().index().cloned();
-        let (Some(upper), Some(index), Some(entry)) = (&self.upper, &self.stack.index, entry) else { return };
-        if let Err(errno) = self.take_from_index(upper, index, leaf, &entry) {
+        if let Err(errno) = self.try_leave_index(leaf) {
             log::warn!("index: {entry:?} stays until the next mount: {errno}");
         }
+    }
+
+    /// [`Union::leave_index`] for a caller who must know whether it could be done.
+    pub(super) fn try_leave_index(&self, leaf: &LeafBody) -> Result<()> {
+        let entry = leaf.state.lock().index().cloned();
+        let (Some(upper), Some(index), Some(entry)) = (&self.upper, &self.stack.index, entry) else { return Ok(()) };
+        self.take_from_index(upper, index, leaf, &entry)
     }
 
     fn take_from_index(&self, upper: &Upper, index: &IndexDir, leaf: &LeafBody, entry: &Name) -> Result<()> {

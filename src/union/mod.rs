@@ -173,8 +173,8 @@ pub struct Union {
     stands: restack::Stands,
     /// Another union goes on with its live state.
     superseded: AtomicBool,
-    /// Each name of a copied-up hard link had a link of its own when the view was last walked.
-    names_are_linked: AtomicBool,
+    /// What is known of the names of copied-up hard links.
+    linked: restack::Linked,
     /// A commit has frozen a layer of which not all may be on disk.
     unsynced: AtomicBool,
 }

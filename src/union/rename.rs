@@ -105,6 +105,9 @@ impl Rename<'_> {
         } else {
             (Some(union.topology.read()), None)
         };
+        if moves_dir {
+            union.linked.note_moved_dir();
+        }
         let mut names = lock_names(&from.parent, &to.parent)?;
         let step = self.look(&names)?;
         if step.to.inode.is_none() {

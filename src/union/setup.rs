@@ -203,7 +203,7 @@ impl Union {
             notes,
             stands,
             superseded: AtomicBool::new(false),
-            names_are_linked: AtomicBool::new(false),
+            linked: Default::default(),
             unsynced: AtomicBool::new(false),
         })
     }

@@ -38,8 +38,17 @@ fn same(what: &str, is: &View, was: &View) -> Result<(), String> {
     Err(format!("{what}:\n{}\n{:?} not {:?}\n{:?} {:?}", lines.join("\n"), is.same, was.same, is.wrong, was.wrong))
 }
 
+/// [`same`] for a view that was seen long before. Where lower files have hard links (`links`), some of them may be hidden:
+/// the link count of a copy holds these only until it is frozen and forgotten.
+fn later(what: &str, mut is: View, mut was: View, links: bool) -> Result<(), String> {
+    for view in [&mut is, &mut was].into_iter().filter(|_| links) {
+        view.objects.values_mut().for_each(|object| object.nlink = 0);
+    }
+    same(what, &is, &was)
+}
+
 /// Takes a step, and compares what is seen with what it must be.
-fn step(mount: &Mount, which: u8, seen: &mut Seen) -> Result<String, String> {
+fn step(mount: &Mount, which: u8, seen: &mut Seen, links: bool) -> Result<String, String> {
     let before = view(mount);
     let at = mount.root();
     if which < 3 {
@@ -52,10 +61,10 @@ fn step(mount: &Mount, which: u8, seen: &mut Seen) -> Result<String, String> {
         seen.insert(kept, before);
     }
     let on = number(&said, "is at commit").unwrap_or(0);
-    same(&format!("the view at {on}"), &view(mount), &seen[&on]).map(|()| said)
+    later(&format!("the view at {on}"), view(mount), seen[&on].clone(), links).map(|()| said)
 }
 
-fn one(plans: &[Plan], ops: &[(Op, u8)]) -> Result<(), String> {
+fn one(plans: &[Plan], ops: &[(Op, u8)], links: bool) -> Result<(), String> {
     let stack = build(plans);
     let mut mount = stack.mount();
     let mut seen = Seen::from([(0, view(&mount))]);
@@ -67,14 +76,14 @@ fn one(plans: &[Plan], ops: &[(Op, u8)]) -> Result<(), String> {
             let outcome = real.apply(&op);
             log += &format!("  {op:?}{}\n", if outcome.is_ok() { "" } else { " failed" });
             if *which < 8 {
-                let done = step(&mount, *which, &mut seen).map_err(|why| format!("{log}{why}"))?;
+                let done = step(&mount, *which, &mut seen, links).map_err(|why| format!("{log}{why}"))?;
                 log += &format!("  = {which} {done}\n");
             }
         }
     }
     let last = view(&mount);
     mount.remount();
-    same("the view after a remount", &view(&mount), &last).map_err(|why| format!("{log}{why}"))?;
+    later("the view after a remount", view(&mount), last, links).map_err(|why| format!("{log}{why}"))?;
     if mount.messages().contains("panic") {
         return Err(format!("{log}{}", mount.messages()));
     }
@@ -125,7 +134,7 @@ fn run(cases: u64, salt: u64, links: bool) {
     within(900, move || {
         let ops = (history(40), prop::collection::vec(any::<u8>().prop_map(|n| n % 40), 40));
         let ops = ops.prop_map(|(ops, which)| ops.into_iter().zip(which).collect::<Vec<_>>());
-        let test = |(things, ops): &(Vec<Vec<layers::Thing>>, Vec<(Op, u8)>)| one(&plan(things, links), ops);
+        let test = |(things, ops): &(Vec<Vec<layers::Thing>>, Vec<(Op, u8)>)| one(&plan(things, links), ops, links);
         let words = |(things, _): &(Vec<Vec<layers::Thing>>, Vec<(Op, u8)>)| layers::words(&plan(things, links));
         model::check(cases, salt, proptest::strategy::Strategy::boxed((things(), ops)), test, words);
     });

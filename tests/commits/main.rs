@@ -13,7 +13,9 @@ mod blocks;
 mod crash;
 mod histories;
 mod hostile;
+mod links;
 mod live;
+mod modes;
 mod sessions;
 mod words;
 

@@ -1,5 +1,7 @@
 //! A step on disk: what is prepared before it, and what is left to do after it.
 
+use std::collections::HashSet;
+use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
@@ -189,27 +191,30 @@ impl Union {
             // What is left belongs to no file, or to one that was renamed while others were completed.
             are_complete(self.complete_all().map_err(failed("copyup_block"))?)?;
         }
-        let parted = self.unaliased().map_err(failed("workdir/index"))?;
-        if parted > 0 {
-            let reason = format!("{parted} names of hard links that were changed lead to them by the index only");
-            return Err(SetupError::new("index", reason, "try again"));
-        }
-        Ok(true)
+        self.are_all_linked().map_err(failed("workdir/index"))
     }
 
-    /// How many names of copied-up hard links no link in the upper layer stands for.
-    pub(super) fn unaliased(&self) -> Result<u64> {
-        let (Some(index), Some(namespace)) = (&self.stack.index, self.upper()?.namespace()) else { return Ok(0) };
+    /// The entries of the index with fewer links than names, as far as is known: some of the names may lead to them by the
+    /// index only.
+    pub(super) fn parted(&self) -> Result<HashSet<CString>> {
+        let mut parted = HashSet::new();
+        let (Some(index), Some(namespace)) = (&self.stack.index, self.upper()?.namespace()) else { return Ok(parted) };
         let dir = index.dir().open()?;
         let mut entries = Vec::new();
         dirent::read_dir(dir.as_fd(), &mut |entry| {
             entries.push(entry.name.to_owned());
             true
         })?;
-        let mut parted = 0;
         for entry in entries {
-            let stat = stat_at(dir.as_fd(), &entry)?;
-            let mark = xattr::get_at(dir.as_fd(), &entry, namespace.key(Mark::Nlink))?;
+            let stat = match stat_at(dir.as_fd(), &entry) {
+                // It went meanwhile, with the last name.
+                Err(Errno::ENOENT) => continue,
+                stat => stat?,
+            };
+            let mark = match xattr::get_at(dir.as_fd(), &entry, namespace.key(Mark::Nlink)) {
+                Err(Errno::ENOENT) => continue,
+                mark => mark?,
+            };
             let Some(Ok(mark)) = mark.as_deref().map(Nlink::parse) else { continue };
             // A crash has left a mark that counts from the lower file.
             let lower = || {
@@ -219,10 +224,11 @@ impl Union {
             };
             let lower = if mark.base == Base::Lower { lower() } else { None };
             let links = mark.links(stat.nlink, lower).map_or(0, u64::from);
-            // Where it is not known how many names there are, all of the view must have been looked at.
-            let unknown = mark.base == Base::Lower && lower.is_none() && !self.names_are_linked.load(Relaxed);
+            let unknown = mark.base == Base::Lower && lower.is_none();
             // The entry itself is one of the links.
-            parted += links.saturating_sub(stat.nlink.saturating_sub(1)) + u64::from(unknown);
+            if unknown || links > stat.nlink.saturating_sub(1) {
+                parted.insert(entry);
+            }
         }
         Ok(parted)
     }

@@ -13,6 +13,7 @@ mod plan;
 mod returned;
 mod swap;
 
+pub(super) use aliases::Linked;
 pub use disk::{Log, Logged, log_of};
 pub use live::{Entered, Live, Long, step_together};
 

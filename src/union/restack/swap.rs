@@ -54,7 +54,7 @@ impl Union {
             }
             are_complete(done)?;
         }
-        if self.unaliased().map_err(failed)? > 0 {
+        if self.has_unlinked().map_err(failed)? || self.check_names().is_err() {
             let links =
                 |errno: Errno| SetupError::new("hard links of lower files", errno.to_string(), "nothing has changed");
             self.alias_all_names().map_err(links)?;
@@ -67,7 +67,7 @@ impl Union {
     /// # Errors
     /// Why it cannot be done; then nothing has changed.
     pub(super) fn succeed(&self, ready: &mut Ready) -> Setup<Union> {
-        self.check_names().map_err(|errno| {
+        self.take_nameless_from_index().and_then(|()| self.check_names()).map_err(|errno| {
             SetupError::new("index", errno.to_string(), "files with several names are open whose names are not known")
         })?;
         let chain = self.layers_after(ready)?;
@@ -128,7 +128,7 @@ impl Union {
             notes: self.notes.clone(),
             stands,
             superseded: AtomicBool::new(false),
-            names_are_linked: AtomicBool::new(false),
+            linked: Default::default(),
             unsynced: AtomicBool::new(self.unsynced.load(Relaxed)),
         })
     }
