@@ -57,7 +57,7 @@ pub struct Apply {
     #[arg(long, conflicts_with_all = ["ours", "resume"])]
     theirs: bool,
     /// Put what the view has in the place of what has changed below
-    #[arg(long, conflicts_with = "resume")]
+    #[arg(long)]
     ours: bool,
     /// Go on with an apply that was broken off
     #[arg(long)]
@@ -119,6 +119,7 @@ impl Held {
                 path: PathBuf::new(),
                 reason: errno.to_string(),
                 hint: "the upper layer must be readable",
+                conflict: false,
             })
         })
     }
@@ -284,13 +285,10 @@ impl Apply {
         let mut bar = Bar::new("applying");
         let mut losses = Vec::new();
         for (held, one) in staged {
-            let lost = one.commit(&mut |done, of| bar.show(done, of)).map_err(|refusal| {
-                let mut failure = held.failure(&refusal);
-                if failure.hint.is_empty() {
-                    failure.hint = "plyfs apply --resume goes on".into();
-                }
-                failure
-            })?;
+            let lost = match one.commit(&mut |done, of| bar.show(done, of)) {
+                Ok(lost) => lost,
+                Err(refusal) => return stopped(held, &refusal),
+            };
             losses.extend(lost.into_iter().map(|loss| Loss { path: held.whole(&loss.path), ..loss }));
         }
         drop(bar);
@@ -323,8 +321,12 @@ impl Apply {
         let (mut losses, mut found, mut dropped) = (Vec::new(), false, false);
         for one in held {
             let mut bar = Bar::new("applying");
-            let resumed = work::resume(&one.shown, &one.dirs, &mut |done, of| bar.show(done, of));
-            match resumed.map_err(|refusal| one.failure(&refusal))? {
+            let resumed = work::resume(&one.shown, &one.dirs, self.ours, &mut |done, of| bar.show(done, of));
+            let resumed = match resumed {
+                Ok(resumed) => resumed,
+                Err(refusal) => return stopped(one, &refusal),
+            };
+            match resumed {
                 Resumed::Nothing => {}
                 Resumed::Dropped => dropped = true,
                 Resumed::Done(lost) => {
@@ -366,7 +368,20 @@ impl Apply {
 }
 
 fn failure_of(held: &Held, errno: crate::base::Errno) -> Failure {
-    held.failure(&Refusal { path: PathBuf::new(), reason: errno.to_string(), hint: "" })
+    held.failure(&Refusal { path: PathBuf::new(), reason: errno.to_string(), hint: "", conflict: false })
+}
+
+/// Ends an apply that has begun, and that can be resumed; the exit status of a conflict.
+fn stopped(held: &Held, refusal: &Refusal) -> Result<u8, Failure> {
+    let mut failure = held.failure(refusal);
+    if failure.hint.is_empty() {
+        failure.hint = "plyfs apply --resume goes on".into();
+    }
+    if !refusal.conflict {
+        return Err(failure);
+    }
+    say(&failure.to_string());
+    Ok(CONFLICT)
 }
 
 /// Removes what was staged, for a failure.

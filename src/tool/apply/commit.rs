@@ -3,8 +3,9 @@
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use super::journal::{Journal, Kept, Slot, Step};
+use super::journal::{Journal, Kept, Slot, Step, Was};
 use super::reach::{Dirs, Id, id, open_dir, split, stat_in};
+use super::same::{Touched, changed};
 use super::{At, Loss, Outcome, Refusal, clean};
 use crate::base::{Errno, Name, Result};
 use crate::layer::DirPlace;
@@ -32,11 +33,11 @@ pub enum Resumed {
     Done(Vec<Loss>),
 }
 
-/// Ends an apply that was broken off.
+/// Ends an apply that was broken off. `ours`: what has changed below meanwhile is overridden.
 ///
 /// # Errors
 /// [`Refusal`]; then it can be resumed again.
-pub fn resume(layers: &Layers, dirs: &Dirs, progress: Progress<'_>) -> Outcome<Resumed> {
+pub fn resume(layers: &Layers, dirs: &Dirs, ours: bool, progress: Progress<'_>) -> Outcome<Resumed> {
     let Some(kept) = Kept::find(dirs).at(b"")? else { return Ok(Resumed::Nothing) };
     let Some(journal) = kept.journal().at(b"")? else {
         drop_staged(&kept, dirs).at(b"")?;
@@ -44,7 +45,7 @@ pub fn resume(layers: &Layers, dirs: &Dirs, progress: Progress<'_>) -> Outcome<R
         kept.end(dirs).at(b"")?;
         return Ok(if was_done { Resumed::Done(Vec::new()) } else { Resumed::Dropped });
     };
-    run(layers, dirs, kept, &journal, progress).map(Resumed::Done)
+    run((layers, dirs), kept, &journal, ours, progress).map(Resumed::Done)
 }
 
 /// Removes what an apply has staged that has not begun.
@@ -71,10 +72,10 @@ fn remove_anchors(dirs: &Dirs, token: &[u8], anchors: &[Vec<u8>]) -> Result<()> 
 
 /// Makes all steps, and cleans the upper layer.
 pub(super) fn run(
-    layers: &Layers,
-    dirs: &Dirs,
+    (layers, dirs): (&Layers, &Dirs),
     kept: Kept,
     journal: &Journal,
+    ours: bool,
     progress: Progress<'_>,
 ) -> Outcome<Vec<Loss>> {
     if id(&stat_fd(dirs.lower.as_fd()).at(b"")?) != journal.lower {
@@ -84,7 +85,8 @@ pub(super) fn run(
     let total = (journal.steps.len() + journal.cleans.len()) as u64;
     let mut losses = Vec::new();
     if !kept.is_cleaning().at(b"")? {
-        let steps = Steps { layers, dirs, journal };
+        let touched = Touched::of(&journal.steps);
+        let steps = Steps { layers, dirs, journal, touched, ours };
         for (done, step) in journal.steps.iter().enumerate() {
             progress(done as u64, total);
             steps.make(step, &mut losses)?;
@@ -112,15 +114,18 @@ struct Steps<'a> {
     layers: &'a Layers,
     dirs: &'a Dirs,
     journal: &'a Journal,
+    touched: Touched,
+    /// What has changed below meanwhile is overridden.
+    ours: bool,
 }
 
 impl Steps<'_> {
     fn make(&self, step: &Step, losses: &mut Vec<Loss>) -> Outcome<()> {
         match step {
-            Step::Take { slot, id, was } => self.take(*slot, *id, was).at(was),
-            Step::Delete { slot, id, path } => self.take(*slot, *id, path).at(path),
-            Step::Put { slot, id, old, path } => self.put(*slot, *id, *old, path),
-            Step::Leaf { id, mode, times, path } => self.attribute(*id, (*mode, *times), path).at(path),
+            Step::Take { slot, id, was, .. } => self.take(*slot, *id, was).at(was),
+            Step::Delete { slot, old, path } => self.delete(*slot, old, path),
+            Step::Put { slot, id, old, parent, path } => self.put(*slot, *id, (*old, *parent), path),
+            Step::Leaf { old, mode, times, path } => self.attribute(old, (*mode, *times), path),
             Step::Dir { all, path } => {
                 let lost = self.attributes(*all, path).at(path)?;
                 losses.extend(lost.into_iter().map(|what| Loss { path: path_of(path), what }));
@@ -152,12 +157,37 @@ impl Steps<'_> {
         rename_new((dir.as_fd(), name.as_c_str()), (staged.as_fd(), &slot))
     }
 
+    /// Takes away an object that is still the one that was planned for.
+    fn delete(&self, slot: Slot, old: &Was, path: &[u8]) -> Outcome<()> {
+        let (staged, name_there) = self.slot(slot).at(path)?;
+        if stat_in(staged.as_fd(), &name_there).at(path)?.is_some() {
+            return Ok(());
+        }
+        let (dir, name) = match self.at(path) {
+            Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(()),
+            found => found.at(path)?,
+        };
+        if let Some(there) = stat_in(dir.as_fd(), name.as_c_str()).at(path)? {
+            self.check_same(old, &there, path)?;
+        }
+        self.take(slot, old.id, path).at(path)
+    }
+
+    fn check_same(&self, old: &Was, there: &Stat, path: &[u8]) -> Outcome<()> {
+        if self.ours {
+            return Ok(());
+        }
+        let lower = self.layers.stack.lowers.first().ok_or(Errno::EINVAL).at(path)?;
+        let dir = || place_at(&lower.place, path);
+        self.touched.check(old, (there, &dir), path)
+    }
+
     fn at(&self, path: &[u8]) -> Result<(OwnedFd, Name)> {
         let (dir, name) = split(path)?.ok_or(Errno::EINVAL)?;
         Ok((open_dir(self.dirs.lower.as_fd(), dir)?, name))
     }
 
-    fn put(&self, slot: Slot, wanted: Id, old: Option<Id>, path: &[u8]) -> Outcome<()> {
+    fn put(&self, slot: Slot, wanted: Id, (old, parent): (Option<Was>, u64), path: &[u8]) -> Outcome<()> {
         let (staged, slot) = self.slot(slot).at(path)?;
         let new = stat_in(staged.as_fd(), &slot).at(path)?.filter(|new| new.ino == wanted.1);
         let (dir, name) = self.at(path).at(path)?;
@@ -173,25 +203,38 @@ impl Steps<'_> {
                 "the upper layer still has it: look at it, and remove work/incompat/plyfs.apply in the work directory";
             return Err(Refusal::new(path, reason, hint));
         };
+        if parent != 0 && !self.ours && stat_fd(dir.as_fd()).at(path)?.ino != parent {
+            return Err(changed(path, "it was to come into another directory than the one that is there now"));
+        }
         let Some(there) = there else { return rename_new(from, to).at(path) };
         // A lower whiteout is no object.
-        if old.map(|old| old.1) != Some(there.ino) && !there.is_whiteout() {
-            let hint = "move it away, and plyfs apply --resume";
-            return Err(Refusal::new(path, "another object came here while changes were applied", hint));
+        if !there.is_whiteout() {
+            self.check_same(&old.unwrap_or_default(), &there, path)?;
         }
         replace(from, to, [&new, &there].map(Stat::is_dir).contains(&true)).at(path)
     }
 
     /// Sets mode and times, of which one is another, of an object that is still the one that was looked at.
-    fn attribute(&self, wanted: Id, (mode, times): (u32, [Time; 2]), path: &[u8]) -> Result<()> {
-        let (dir, name) = self.at(path)?;
-        let Some(there) = stat_in(dir.as_fd(), name.as_c_str())?.filter(|there| there.ino == wanted.1) else {
+    fn attribute(&self, old: &Was, (mode, times): (u32, [Time; 2]), path: &[u8]) -> Outcome<()> {
+        let (dir, name) = self.at(path).at(path)?;
+        let found = stat_in(dir.as_fd(), name.as_c_str()).at(path)?;
+        let Some(there) = found.filter(|there| there.ino == old.id.1) else { return Ok(()) };
+        let has_mode = there.kind() == Kind::Symlink || there.mode & 0o7777 == mode;
+        if has_mode && there.mtime == times[1] {
             return Ok(());
-        };
-        if there.kind() != Kind::Symlink && there.mode & 0o7777 != mode {
-            tree::chmod_at(dir.as_fd(), name.as_c_str(), mode)?;
         }
-        tree::utimens_at(dir.as_fd(), name.as_c_str(), times.map(SetTime::At))
+        // The one that was killed may have set the mode.
+        if !(has_mode && there.mtime == old.mtime) {
+            self.check_same(old, &there, path)?;
+        }
+        self.set((dir.as_fd(), &name), &there, (mode, times)).at(path)
+    }
+
+    fn set(&self, (dir, name): (BorrowedFd<'_>, &Name), there: &Stat, (mode, times): (u32, [Time; 2])) -> Result<()> {
+        if there.kind() != Kind::Symlink && there.mode & 0o7777 != mode {
+            tree::chmod_at(dir, name.as_c_str(), mode)?;
+        }
+        tree::utimens_at(dir, name.as_c_str(), times.map(SetTime::At))
     }
 
     /// Gives a directory what the upper one has; what could not be kept.

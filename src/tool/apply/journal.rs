@@ -40,17 +40,28 @@ pub(super) struct Slot {
     pub number: u64,
 }
 
+/// What stood somewhere when the apply was planned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Was {
+    pub id: Id,
+    /// The latest time of change (ctime) of it and, if it is a directory, of all that was in it.
+    pub changed: Time,
+    /// When its content changed.
+    pub mtime: Time,
+}
+
 /// One step. Paths are those of the view.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Step {
     /// A directory is taken from its old path below.
-    Take { slot: Slot, id: Id, was: Vec<u8> },
-    /// What is staged is put in its place; `old`: what stands there.
-    Put { slot: Slot, id: Id, old: Option<Id>, path: Vec<u8> },
+    /// The directory there has the inode number `from`.
+    Take { slot: Slot, id: Id, from: u64, was: Vec<u8> },
+    /// What is staged is put in its place, in the directory with the inode number `parent`; `old`: what stands there.
+    Put { slot: Slot, id: Id, old: Option<Was>, parent: u64, path: Vec<u8> },
     /// An object is taken away.
-    Delete { slot: Slot, id: Id, path: Vec<u8> },
+    Delete { slot: Slot, old: Was, path: Vec<u8> },
     /// An object that is no directory gets its mode and its times.
-    Leaf { id: Id, mode: u32, times: [Time; 2], path: Vec<u8> },
+    Leaf { old: Was, mode: u32, times: [Time; 2], path: Vec<u8> },
     /// A directory gets its attributes, or its times.
     Dir { all: bool, path: Vec<u8> },
 }
@@ -96,18 +107,26 @@ fn numbers([access, change]: [Time; 2]) -> String {
     format!("{} {} {} {}", access.sec, access.nsec, change.sec, change.nsec)
 }
 
+impl Was {
+    fn numbers(&self) -> String {
+        format!("{} {} {}", self.id.0, self.id.1, numbers([self.changed, self.mtime]))
+    }
+}
+
 impl Step {
     fn line(&self) -> Vec<u8> {
         let at = |slot: &Slot, id: &Id| format!("{} {} {} {}", slot.anchor, slot.number, id.0, id.1);
         match self {
-            Self::Take { slot, id, was } => line(&format!("take {}", at(slot, id)), was),
-            Self::Put { slot, id, old, path } => {
+            Self::Take { slot, id, from, was } => line(&format!("take {} {from}", at(slot, id)), was),
+            Self::Put { slot, id, old, parent, path } => {
                 let old = old.unwrap_or_default();
-                line(&format!("put {} {} {}", at(slot, id), old.0, old.1), path)
+                line(&format!("put {} {} {parent}", at(slot, id), old.numbers()), path)
             }
-            Self::Delete { slot, id, path } => line(&format!("delete {}", at(slot, id)), path),
-            Self::Leaf { id, mode, times, path } => {
-                line(&format!("leaf {} {} {mode} {}", id.0, id.1, numbers(*times)), path)
+            Self::Delete { slot, old, path } => {
+                line(&format!("delete {} {} {}", slot.anchor, slot.number, old.numbers()), path)
+            }
+            Self::Leaf { old, mode, times, path } => {
+                line(&format!("leaf {} {mode} {}", old.numbers(), numbers(*times)), path)
             }
             Self::Dir { all, path } => line(if *all { "attributes" } else { "times" }, path),
         }
@@ -154,6 +173,10 @@ impl Words<'_> {
         Some(Slot { anchor: self.number()?, number: self.number()? })
     }
 
+    fn was(&mut self) -> Option<Was> {
+        Some(Was { id: self.id()?, changed: self.time()?, mtime: self.time()? })
+    }
+
     fn path(&self) -> Option<Vec<u8>> {
         unescape(self.0)
     }
@@ -161,7 +184,7 @@ impl Words<'_> {
 
 impl Journal {
     fn encode(&self) -> Vec<u8> {
-        let mut text = line(&format!("plyfs-apply 1 {} {}", self.lower.0, self.lower.1), &self.token);
+        let mut text = line(&format!("plyfs-apply 2 {} {}", self.lower.0, self.lower.1), &self.token);
         self.anchors.iter().for_each(|path| text.extend(line("anchor", path)));
         self.steps.iter().for_each(|step| text.extend(step.line()));
         self.cleans.iter().for_each(|clean| text.extend(clean.line()));
@@ -173,7 +196,7 @@ impl Journal {
         let text = text.strip_suffix(b"\nend \n")?;
         let mut lines = text.split(|byte| *byte == b'\n');
         let mut first = Words(lines.next()?);
-        if (first.word()?.as_slice(), first.number::<u64>()?) != (b"plyfs-apply", 1) {
+        if (first.word()?.as_slice(), first.number::<u64>()?) != (b"plyfs-apply", 2) {
             return None;
         }
         let (lower, token) = (first.id()?, first.path()?);
@@ -187,16 +210,19 @@ impl Journal {
     fn take(&mut self, words: &mut Words<'_>) -> Option<()> {
         match words.word()?.as_slice() {
             b"anchor" => self.anchors.push(words.path()?),
-            b"take" => self.steps.push(Step::Take { slot: words.slot()?, id: words.id()?, was: words.path()? }),
-            b"put" => {
-                let (slot, id, old) = (words.slot()?, words.id()?, words.id()?);
-                let old = (old != Id::default()).then_some(old);
-                self.steps.push(Step::Put { slot, id, old, path: words.path()? });
+            b"take" => {
+                let (slot, id, from) = (words.slot()?, words.id()?, words.number()?);
+                self.steps.push(Step::Take { slot, id, from, was: words.path()? });
             }
-            b"delete" => self.steps.push(Step::Delete { slot: words.slot()?, id: words.id()?, path: words.path()? }),
+            b"put" => {
+                let (slot, id, old, parent) = (words.slot()?, words.id()?, words.was()?, words.number()?);
+                let old = (old != Was::default()).then_some(old);
+                self.steps.push(Step::Put { slot, id, old, parent, path: words.path()? });
+            }
+            b"delete" => self.steps.push(Step::Delete { slot: words.slot()?, old: words.was()?, path: words.path()? }),
             b"leaf" => {
-                let (id, mode, times) = (words.id()?, words.number()?, [words.time()?, words.time()?]);
-                self.steps.push(Step::Leaf { id, mode, times, path: words.path()? });
+                let (old, mode, times) = (words.was()?, words.number()?, [words.time()?, words.time()?]);
+                self.steps.push(Step::Leaf { old, mode, times, path: words.path()? });
             }
             b"attributes" => self.steps.push(Step::Dir { all: true, path: words.path()? }),
             b"times" => self.steps.push(Step::Dir { all: false, path: words.path()? }),
@@ -404,16 +430,17 @@ mod tests {
     #[test]
     fn a_journal_comes_back_as_it_went() {
         let slot = Slot { anchor: 1, number: 7 };
+        let old = Was { id: (1, 3), changed: Time { sec: 1, nsec: 2 }, mtime: Time { sec: -3, nsec: 4 } };
         let journal = Journal {
             lower: (3, u64::MAX),
             token: b".plyfs-apply-x".to_vec(),
             anchors: vec![b"".to_vec(), b"a b\n\\n".to_vec()],
             steps: vec![
-                Step::Take { slot, id: (1, 2), was: b"old name".to_vec() },
-                Step::Put { slot, id: (1, 2), old: None, path: b"\xff\n".to_vec() },
-                Step::Put { slot, id: (1, 2), old: Some((1, 3)), path: b"x".to_vec() },
-                Step::Delete { slot, id: (1, 4), path: b"\\".to_vec() },
-                Step::Leaf { id: (1, 5), mode: 0o4711, times: [Time { sec: 1, nsec: 2 }; 2], path: b"l".to_vec() },
+                Step::Take { slot, id: (1, 2), from: 9, was: b"old name".to_vec() },
+                Step::Put { slot, id: (1, 2), old: None, parent: 0, path: b"\xff\n".to_vec() },
+                Step::Put { slot, id: (1, 2), old: Some(old), parent: 8, path: b"x".to_vec() },
+                Step::Delete { slot, old, path: b"\\".to_vec() },
+                Step::Leaf { old, mode: 0o4711, times: [Time { sec: 1, nsec: 2 }; 2], path: b"l".to_vec() },
                 Step::Dir { all: true, path: b"".to_vec() },
                 Step::Dir { all: false, path: b"a/b".to_vec() },
             ],

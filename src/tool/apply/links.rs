@@ -50,7 +50,15 @@ impl Plan<'_> {
             return Ok(());
         }
         let unit = self.unit_of(&path);
-        self.items.push(Item { path, unit, act: Act::Leaf(Box::new(leaf)), old: Some(old), ground, needs: None });
+        self.items.push(Item {
+            path,
+            unit,
+            act: Act::Leaf(Box::new(leaf)),
+            old: Some(old),
+            ground,
+            needs: None,
+            parent: None,
+        });
         Ok(())
     }
 

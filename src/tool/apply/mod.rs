@@ -17,6 +17,7 @@ mod links;
 mod plan;
 mod reach;
 mod renames;
+mod same;
 mod select;
 mod stage;
 
@@ -53,11 +54,13 @@ pub struct Refusal {
     pub reason: String,
     /// What to do about it; may be empty.
     pub hint: &'static str,
+    /// Something has changed below since the changes were planned.
+    pub conflict: bool,
 }
 
 impl Refusal {
     fn new(path: &[u8], reason: impl Into<String>, hint: &'static str) -> Self {
-        Self { path: path_of(path), reason: reason.into(), hint }
+        Self { path: path_of(path), reason: reason.into(), hint, conflict: false }
     }
 
     fn errno(path: &[u8], errno: Errno) -> Self {
@@ -107,6 +110,8 @@ struct Item {
     ground: Vec<u8>,
     /// The directory that must go elsewhere before, by its path in the view.
     needs: Option<Vec<u8>>,
+    /// The inode number of the lower directory that the object is in, if that is there now.
+    parent: Option<u64>,
 }
 
 /// A directory that gets the attributes that the upper one has.

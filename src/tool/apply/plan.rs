@@ -3,7 +3,8 @@
 use std::collections::{HashMap, HashSet};
 
 use super::check::{Rights, born, is_later};
-use super::reach::{Dirs, id, is_within};
+use super::journal::Was;
+use super::reach::{Dirs, Id, id, is_within};
 use super::renames::Told;
 use super::{Act, At, Clean, Conflict, DirStep, Item, Old, Outcome, Refusal};
 use crate::base::Name;
@@ -35,6 +36,8 @@ pub struct Plan<'a> {
     pub(super) rights: Rights,
     /// The lower layer is the machine, which goes on.
     in_use: bool,
+    /// The latest time of change in each lower directory that goes.
+    changed: HashMap<Id, Time>,
     /// Files of whose lower object no sign was found, each with its unit.
     pub(super) lost: Vec<(Vec<u8>, Vec<u8>)>,
     /// The paths that were asked for; none: all.
@@ -79,7 +82,7 @@ impl<'a> Plan<'a> {
     pub fn make((layers, dirs): (&'a Layers, &'a Dirs), diff: &Diff, in_use: bool) -> Outcome<Self> {
         if let Some(trouble) = diff.troubles.first() {
             let reason = format!("it cannot be compared: {}", trouble.errno);
-            return Err(Refusal { path: trouble.path.clone(), reason, hint: "" });
+            return Err(Refusal { path: trouble.path.clone(), reason, hint: "", conflict: false });
         }
         if stands_on_commits(layers).at(b"")? {
             let reason = "the upper layer stands on commits, whose changes cannot be applied yet";
@@ -101,9 +104,23 @@ impl<'a> Plan<'a> {
         let rights = Rights::new(dirs).at(b"")?;
         let (items, steps, cleans, conflicts) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let (moved, data, meant, left_out) = (HashMap::new(), Vec::new(), HashSet::new(), HashSet::new());
-        let lost = Vec::new();
-        let mut plan =
-            Self { layers, dirs, items, steps, cleans, conflicts, moved, data, rights, in_use, lost, meant, left_out };
+        let (lost, changed) = (Vec::new(), HashMap::new());
+        let mut plan = Self {
+            layers,
+            dirs,
+            items,
+            steps,
+            cleans,
+            conflicts,
+            moved,
+            data,
+            rights,
+            in_use,
+            changed,
+            lost,
+            meant,
+            left_out,
+        };
         plan.scan()?;
         let told = Told::of(diff);
         plan.walk(&told)?;
@@ -199,6 +216,12 @@ impl<'a> Plan<'a> {
         self.conflicts.push(Conflict { path: path_of(path), why, unit });
     }
 
+    /// What is written down of a lower object that goes.
+    pub(super) fn was(&self, old: &Old) -> Was {
+        let changed = self.changed.get(&old.id).copied().unwrap_or(old.stat.ctime);
+        Was { id: old.id, changed, mtime: old.stat.mtime }
+    }
+
     /// What the lower layer has under a name now, unless it goes elsewhere first. `to`: the directory that goes there itself.
     fn old(&self, node: &Node, name: &Name) -> Outcome<(Option<Old>, Option<Vec<u8>>)> {
         let Some(ground) = &node.ground else { return Ok((None, None)) };
@@ -216,7 +239,8 @@ impl<'a> Plan<'a> {
 
     fn push(&mut self, node: &Node, path: Vec<u8>, act: Act, (old, needs): (Option<Old>, Option<Vec<u8>>)) {
         let ground = node.ground.as_ref().map_or(&node.nearest, |ground| &ground.path).clone();
-        self.items.push(Item { unit: node.unit(&path), path, act, old, ground, needs });
+        let parent = node.ground.as_ref().map(|ground| ground.place.ino());
+        self.items.push(Item { unit: node.unit(&path), path, act, old, ground, needs, parent });
     }
 
     /// Notes what must be taken out of the upper layer, unless it goes with a directory above.
@@ -265,7 +289,9 @@ impl<'a> Plan<'a> {
         since: Option<Time>,
     ) -> Outcome<()> {
         let unit = node.unit(&first.2);
-        if is_later(&first.0.stat_self().at(&first.2)?, since) {
+        let top = first.0.stat_self().at(&first.2)?;
+        let mut changed = top.ctime;
+        if is_later(&top, since) {
             self.conflict(&first.2, unit.clone(), "it was deleted here, and is new or has changed below");
         }
         let mut todo = vec![first];
@@ -280,6 +306,7 @@ impl<'a> Plan<'a> {
                     let hint = "unmount that, or apply other paths";
                     return Err(Refusal::new(&path, "something is mounted there, in what is deleted", hint));
                 }
+                changed = changed.max(stat.ctime);
                 if is_later(&stat, since) {
                     self.conflict(
                         &path,
@@ -294,6 +321,7 @@ impl<'a> Plan<'a> {
                 }
             }
         }
+        self.changed.insert(id(&top), changed);
         Ok(())
     }
 

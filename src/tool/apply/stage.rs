@@ -94,7 +94,7 @@ impl Staged<'_> {
             };
         }
         let Self { layers, dirs, kept, journal, mut losses } = self;
-        losses.extend(run(layers, dirs, kept, &journal, progress)?);
+        losses.extend(run((layers, dirs), kept, &journal, false, progress)?);
         losses.sort_by(|one, two| one.path.cmp(&two.path));
         Ok(losses)
     }
@@ -164,30 +164,36 @@ impl<'a> Stager<'a> {
         let mut items: Vec<&Item> = plan.items.iter().collect();
         items.sort_by_key(|item| depth(&item.path));
         let (mut takes, mut puts, mut deletes) = (Vec::new(), Vec::new(), Vec::new());
+        // The inode numbers of what comes to each path.
+        let mut made: HashMap<Vec<u8>, u64> = HashMap::new();
         for (done, item) in items.iter().enumerate() {
             progress(done as u64, items.len() as u64);
             let slot = self.slot(&item.ground).at(&item.path)?;
-            let (path, old) = (item.path.clone(), item.old.as_ref().map(|old| old.id));
+            let (path, old) = (item.path.clone(), item.old.as_ref().map(|old| plan.was(old)));
             let id = match &item.act {
                 Act::Nothing => continue,
                 Act::Attribute(leaf) => {
                     let mode = self.metadata(leaf, item).at(&path)?.stat.mode & 0o7777;
                     let times = [leaf.stat.atime, leaf.stat.mtime];
-                    deletes.extend(old.map(|id| Step::Leaf { id, mode, times, path }));
+                    deletes.extend(old.map(|old| Step::Leaf { old, mode, times, path }));
                     continue;
                 }
                 Act::Delete => {
-                    deletes.extend(old.map(|id| Step::Delete { slot, id, path }));
+                    deletes.extend(old.map(|old| Step::Delete { slot, old, path }));
                     continue;
                 }
                 Act::Moved { was, id } => {
-                    takes.push((depth(was), Step::Take { slot, id: *id, was: was.clone() }));
+                    let from = self.parent_of(was).at(&path)?;
+                    takes.push((depth(was), Step::Take { slot, id: *id, from, was: was.clone() }));
                     *id
                 }
                 Act::NewDir => self.new_dir(slot).at(&path)?,
                 Act::Leaf(leaf) => self.leaf(slot, leaf, item).at(&path)?,
             };
-            puts.push(Step::Put { slot, id, old, path });
+            let above = split(&path).at(&path)?.and_then(|(dir, _)| made.get(dir).copied());
+            let parent = above.or(item.parent).unwrap_or_default();
+            made.insert(path.clone(), id.1);
+            puts.push(Step::Put { slot, id, old, parent, path });
         }
         self.check_anchors(plan)?;
         // What lies deeper goes first, while its path is what it was.
@@ -200,6 +206,12 @@ impl<'a> Stager<'a> {
         self.steps = takes.into_iter().map(|(_, step)| step).chain(puts).chain(deletes).collect();
         self.steps.extend(dirs.into_iter().map(|(all, path)| Step::Dir { all, path }));
         sync(self.dirs.lower.as_fd()).at(b"")
+    }
+
+    /// The inode number of the directory of the lower layer that holds an object.
+    fn parent_of(&self, path: &[u8]) -> Result<u64> {
+        let (dir, _) = split(path)?.ok_or(Errno::EINVAL)?;
+        Ok(stat_fd(open_dir(self.dirs.lower.as_fd(), dir)?.as_fd())?.ino)
     }
 
     /// A place in which something is staged must stay where it is.

@@ -5,6 +5,7 @@ mod command;
 mod conflicts;
 mod histories;
 mod kills;
+mod meanwhile;
 mod rights;
 
 use std::collections::BTreeMap;
@@ -41,6 +42,11 @@ pub fn apply(stack: &Stack, what: What<'_>) -> Result<Vec<Loss>, Not> {
 }
 
 pub fn apply_with(config: &Config, what: What<'_>) -> Result<Vec<Loss>, Not> {
+    apply_after(config, what, || ())
+}
+
+/// `meanwhile` happens when all is staged.
+pub fn apply_after(config: &Config, what: What<'_>, meanwhile: impl FnOnce()) -> Result<Vec<Loss>, Not> {
     let (plain, _held) = union::hold(config).unwrap_or_else(|error| panic!("{error:?}"));
     let shown = union::look(config).unwrap().with_index();
     let dirs = Dirs::open(&plain, &config.upper.as_ref().unwrap().work).unwrap();
@@ -53,13 +59,18 @@ pub fn apply_with(config: &Config, what: What<'_>) -> Result<Vec<Loss>, Not> {
         return Err(Not::Conflicts(plan.conflicts().iter().map(line).collect()));
     }
     let staged = plan.stage(&mut |_, _| ()).map_err(Not::Refused)?;
+    meanwhile();
     staged.commit(&mut |_, _| ()).map_err(Not::Refused)
 }
 
 pub fn resume(config: &Config) -> Result<Resumed, Refusal> {
+    resume_with(config, false)
+}
+
+pub fn resume_with(config: &Config, ours: bool) -> Result<Resumed, Refusal> {
     let (plain, _held) = union::hold(config).unwrap_or_else(|error| panic!("{error:?}"));
     let dirs = Dirs::open(&plain, &config.upper.as_ref().unwrap().work).unwrap();
-    apply::resume(&union::look(config).unwrap().with_index(), &dirs, &mut |_, _| ())
+    apply::resume(&union::look(config).unwrap().with_index(), &dirs, ours, &mut |_, _| ())
 }
 
 /// A tree with all that `ls` and `stat` show of it but its root: types, owners, modes, links, contents, attributes, and the
