@@ -1,6 +1,7 @@
 //! The mount table of a process, and where a directory is according to it
 //! ([proc_pid_mountinfo(5)](https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html)).
 
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStringExt;
@@ -49,6 +50,42 @@ pub fn table() -> Result<Vec<MountEntry>> {
 /// `EACCES` where this user may not see it, `ENOENT` and `EINVAL` for one that is gone.
 pub fn table_of(pid: u32) -> Result<Vec<MountEntry>> {
     read_table(Path::new(&format!("/proc/{pid}/mountinfo")))
+}
+
+/// The places in FUSE file systems, counted from the root of each, on which something is mounted in any mount namespace
+/// that this user may see.
+///
+/// # Errors
+/// Those of reading `/proc`.
+pub fn below_fuse() -> Result<Vec<PathBuf>> {
+    let mut places = below(&table()?);
+    let mut seen = HashSet::new();
+    for process in std::fs::read_dir("/proc")?.flatten() {
+        let pid = process.file_name().to_str().and_then(|name| name.parse::<u32>().ok());
+        let link = |name: &str| std::fs::read_link(process.path().join(name)).ok();
+        if let Some(pid) = pid
+            && seen.insert((link("ns/mnt"), link("root")))
+            // It is gone, or another user's.
+            && let Ok(table) = table_of(pid)
+        {
+            places.extend(below(&table));
+        }
+    }
+    places.sort();
+    places.dedup();
+    Ok(places)
+}
+
+/// Those in one table.
+fn below(table: &[MountEntry]) -> Vec<PathBuf> {
+    let place = |mount: &MountEntry| match table.iter().find(|other| other.id == mount.parent) {
+        Some(on) if !on.kind.starts_with("fuse") => None,
+        Some(on) => Some(on.root.join(mount.at.strip_prefix(&on.at).ok()?)),
+        // The root of the process may be in a view.
+        None => Some(mount.at.clone()),
+    };
+    let relative = |path: PathBuf| path.strip_prefix("/").map(Path::to_owned).ok();
+    table.iter().filter_map(place).filter_map(relative).filter(|path| path != Path::new("")).collect()
 }
 
 fn read_table(path: &Path) -> Result<Vec<MountEntry>> {

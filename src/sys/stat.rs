@@ -350,6 +350,16 @@ pub fn mount_flags_nosuid(fd: BorrowedFd<'_>) -> Result<bool> {
     Ok(rustix::fs::fstatvfs(fd)?.f_flag.contains(StatVfsMountFlags::NOSUID))
 }
 
+/// Whether `fd` is on a mount, or in a file system, that is read-only
+/// ([fstatvfs(3)](https://man7.org/linux/man-pages/man3/statvfs.3.html)).
+///
+/// # Errors
+/// Those of fstatvfs(3).
+pub fn is_read_only(fd: BorrowedFd<'_>) -> Result<bool> {
+    seam::enter(Call::StatFs)?;
+    Ok(rustix::fs::fstatvfs(fd)?.f_flag.contains(StatVfsMountFlags::RDONLY))
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::{MetadataExt, symlink};

@@ -23,6 +23,9 @@ const LAYER: &CStr = c"layer";
 const ABOUT: &CStr = c"about";
 const INDEX: &CStr = c"index";
 
+/// Greater numbers are not those of commits: somebody has made the directory.
+const MOST_COMMITS: u64 = 1 << 32;
+
 /// A commit that layers stand on, and that cannot be had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Broken {
@@ -87,7 +90,23 @@ impl Commits {
     /// # Errors
     /// [`Broken`]
     pub fn chain(&self, on: u64) -> std::result::Result<Vec<Frozen>, Broken> {
-        let (mut chain, mut next) = (Vec::new(), on);
+        let mut chain = Vec::new();
+        self.walk(on, &mut |frozen| chain.push(frozen))?;
+        Ok(chain)
+    }
+
+    /// The numbers of these layers. No descriptor of them is kept.
+    ///
+    /// # Errors
+    /// [`Broken`]
+    pub fn numbers_beneath(&self, on: u64) -> std::result::Result<Vec<u64>, Broken> {
+        let mut numbers = Vec::new();
+        self.walk(on, &mut |frozen| numbers.push(frozen.number))?;
+        Ok(numbers)
+    }
+
+    fn walk(&self, on: u64, take: &mut dyn FnMut(Frozen)) -> std::result::Result<(), Broken> {
+        let mut next = on;
         while next != 0 {
             let broken = |errno| Broken { commit: next, errno };
             let frozen = self.frozen(next).map_err(broken)?;
@@ -96,9 +115,9 @@ impl Commits {
                 return Err(broken(Errno::EINVAL));
             }
             next = frozen.stand.on;
-            chain.push(frozen);
+            take(frozen);
         }
-        Ok(chain)
+        Ok(())
     }
 
     /// The layer of one commit.
@@ -136,7 +155,7 @@ impl Commits {
     pub fn numbers(&self) -> Result<Vec<u64>> {
         let Some(dir) = &self.dir else { return Ok(Vec::new()) };
         let named = children(dir.as_fd())?.into_iter().filter_map(|(name, _)| number(name.to_bytes()));
-        let mut numbers: Vec<u64> = named.filter(|&number| number > 0).collect();
+        let mut numbers: Vec<u64> = named.filter(|number| (1..MOST_COMMITS).contains(number)).collect();
         numbers.sort_unstable();
         Ok(numbers)
     }
@@ -167,7 +186,7 @@ impl Commits {
     /// What reading them says.
     pub fn has_changes(&self, root: BorrowedFd<'_>, on: u64) -> Result<bool> {
         let open = open_dir(root, c".")?;
-        if children(open.as_fd())?.iter().any(|(name, _)| name.as_c_str() != c"lost+found") {
+        if !children(open.as_fd())?.is_empty() {
             return Ok(true);
         }
         if on == 0 {
@@ -199,6 +218,24 @@ fn attributes(root: BorrowedFd<'_>) -> Result<Vec<(CString, Vec<u8>)>> {
     }
     all.sort();
     Ok(all)
+}
+
+/// What the root of a layer looks like, beside its times.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Looks {
+    owner: (u32, u32, u32),
+    attributes: Vec<(CString, Vec<u8>)>,
+}
+
+impl Looks {
+    /// Those of this root.
+    ///
+    /// # Errors
+    /// What reading them says.
+    pub fn of(root: BorrowedFd<'_>) -> Result<Self> {
+        let stat = stat_fd(root)?;
+        Ok(Self { owner: (stat.mode, stat.uid.0, stat.gid.0), attributes: attributes(root)? })
+    }
 }
 
 /// Removes an index, if there is one.
@@ -254,9 +291,13 @@ impl Standing<'_> {
         if stat_at(place.0.as_fd(), &place.1).map(|there| (there.dev, there.ino)) != Ok((own.dev, own.ino)) {
             return Err(Errno::ESTALE);
         }
-        match tree::mkdir_at(self.workdir, COMMITS, 0o700) {
+        let made = tree::mkdir_at(self.workdir, COMMITS, 0o700);
+        match made {
             Ok(()) | Err(Errno::EEXIST) => {}
             Err(errno) => return Err(errno),
+        }
+        if made.is_ok() && self.synced {
+            data::fsync(open_dir(self.workdir, c".")?.as_fd())?;
         }
         let commits = open_dir(self.workdir, COMMITS)?;
         make_private(commits.as_fd(), self.workdir)?;
@@ -325,6 +366,15 @@ impl Successor {
     /// What fstat(2) says.
     pub fn stat(&self) -> Result<Stat> {
         stat_fd(self.root.as_fd())
+    }
+
+    /// Gives its root the times that another one has.
+    ///
+    /// # Errors
+    /// What the system calls say.
+    pub fn take_times(&self, from: BorrowedFd<'_>) -> Result<()> {
+        let from = stat_fd(from)?;
+        tree::utimens_fd(self.root.as_fd(), [SetTime::At(from.atime), SetTime::At(from.mtime)])
     }
 
     /// Puts it in the place of the upper layer, which becomes the commit: before or after, whenever the process ends.

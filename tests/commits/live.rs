@@ -139,6 +139,41 @@ fn an_open_file_keeps_what_it_has_when_its_change_is_undone() {
 }
 
 #[test]
+fn a_deleted_hard_link_that_is_open_does_not_come_back_by_undo() {
+    let stack = Stack::new(1);
+    stack.lowers[0].file("h1", "h").hard_link("h1", "h2");
+    let mount = stack.mount();
+    let file = File::options().read(true).write(true).open(mount.at("h1")).unwrap();
+    mount.stat("h2").unwrap();
+    file.write_at(b"W", 0).unwrap();
+    mount.unlink("h1").unwrap();
+    mount.unlink("h2").unwrap();
+    about("undo", mount.root()).unwrap();
+    assert_eq!(mount.read("h1").unwrap(), b"h");
+    drop(file);
+}
+
+#[test]
+fn who_is_in_a_directory_that_stays_is_still_there_after_an_undo() {
+    let stack = Stack::new(1);
+    stack.lowers[0].file("d/f", "f");
+    let mount = stack.mount();
+    mount.write("d/new", "new").unwrap();
+    let mut child = Command::new("sh")
+        .args(["-c", "read line; readlink /proc/$$/cwd"])
+        .current_dir(mount.at("d"))
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    about("undo", mount.root()).unwrap();
+    child.stdin.take().unwrap().write_all(b"\n").unwrap();
+    let out = child.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&out.stdout).trim_end(), mount.at("d").to_str().unwrap());
+    assert!(mount.stat("d/new").is_err());
+}
+
+#[test]
 fn a_file_that_was_written_before_a_commit_is_synced_after_it() {
     let stack = Stack::new(1);
     let mount = stack.mount();

@@ -9,6 +9,7 @@ mod engine;
 #[path = "../model/mod.rs"]
 mod model;
 
+mod below;
 mod blocks;
 mod crash;
 mod histories;

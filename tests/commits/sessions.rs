@@ -103,3 +103,25 @@ fn the_next_upper_layer_is_hidden_as_the_first_one_was() {
     assert!(!said.contains("layer") && !said.contains("upper"), "{said}");
     assert!(said.contains("here"), "{said}");
 }
+
+/// What a session hides stays hidden when it goes back, and what it writes through stays so.
+#[test]
+fn an_undo_opens_nothing_that_a_session_hides() {
+    if !can_run() {
+        return;
+    }
+    let place = Place::new();
+    let here = place.0.path().join("here");
+    fs::create_dir(here.join("sec")).unwrap();
+    for dir in ["sec/hid", "sec/through", "sec/beside"] {
+        fs::create_dir(here.join(dir)).unwrap();
+    }
+    fs::write(here.join("sec/hid/secret"), "secret").unwrap();
+    let script = "echo x > sec/beside/x; $PLYFS undo; cat sec/hid/secret; ls sec/beside; echo through > sec/through/f";
+    let [on, hid, through] =
+        [&here, &here.join("sec/hid"), &here.join("sec/through")].map(|path| path.to_str().unwrap().to_owned());
+    let args = ["run", "-q", "-n", "s", "--on", &on, "--hide", &hid, "--rw", &through, "--", "sh", "-c", script];
+    let said = place.said(&args);
+    assert!(!said.lines().any(|line| line == "secret" || line == "x"), "{said}");
+    assert_eq!(fs::read_to_string(here.join("sec/through/f")).unwrap(), "through\n");
+}

@@ -77,6 +77,26 @@ fn a_commit_is_there_after_a_remount_and_told_by_show() {
 }
 
 #[test]
+fn a_supervised_view_takes_no_step_while_it_is_mounted() {
+    let stack = Stack::new(1).option("supervise");
+    let mount = stack.mount();
+    mount.write("a", "a").unwrap();
+    assert!(about("commit", mount.root()).unwrap_err().contains("--supervise"));
+}
+
+#[test]
+fn names_that_look_like_a_file_systems_own_are_kept() {
+    let stack = Stack::new(1);
+    let absurd = stack.scratch.dir("work").join("commits/9999999999999999999");
+    fs::create_dir_all(absurd).unwrap();
+    let mut mount = stack.mount();
+    mount.mkdir("lost+found", 0o755).unwrap();
+    assert_eq!(about("commit", mount.root()), Ok("commit 1\n".into()));
+    mount.remount();
+    assert!(mount.stat("lost+found").is_ok());
+}
+
+#[test]
 fn a_read_only_view_has_no_commits() {
     let stack = Stack::read_only(1);
     let mount = stack.mount();

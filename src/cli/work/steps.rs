@@ -21,7 +21,7 @@ use crate::base::config::Config;
 use crate::base::described::Described;
 use crate::fuse::serve::steps;
 use crate::session::{Command, Session, start_beside};
-use crate::sys::{ask, follow, mount, process};
+use crate::sys::{ask, follow, mount, process, stat};
 use crate::union::{Done, Live, Log, Logged, Step, Union, log_of, step_together};
 
 /// Which view is meant, beside its name.
@@ -140,6 +140,13 @@ impl Target {
     pub fn take(&self, step: &Step) -> Result<Done, Failure> {
         match self {
             Self::Served(dir) => {
+                let told = Described::from_bytes(ask::ask(dir.as_fd()).map_err(refused)?);
+                // A view that was never writable says so by itself.
+                let has_upper = told.all("upperdir").next().is_some();
+                if has_upper && stat::is_read_only(dir.as_fd()).map_err(refused)? {
+                    let hint = "make it writable first: mount -o remount,rw";
+                    return Err(Failure::refused("the view", Errno::EROFS.to_string(), hint));
+                }
                 // What programs have written by mappings, or have not handed over, belongs to what is there.
                 let _ = crate::sys::data::syncfs(dir.as_fd());
                 let answer = ask::order(dir.as_fd(), &steps::order(step)).map_err(refused)?;

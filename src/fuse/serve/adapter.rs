@@ -43,7 +43,14 @@ pub struct Adapter {
 }
 
 /// The views that get commits together: those of one session, or one that stands alone.
-pub type Peers = Arc<Mutex<Vec<Arc<Live>>>>;
+pub type Peers = Arc<Mutex<Vec<Peer>>>;
+
+/// A view, and its open files.
+#[derive(Clone)]
+pub struct Peer {
+    live: Arc<Live>,
+    files: Arc<OpenFiles>,
+}
 
 /// Counts what the kernel forgets. The allocator keeps the memory; where many inodes are gone it goes back to the system.
 #[derive(Debug, Default)]
@@ -106,18 +113,19 @@ impl Adapter {
     /// An adapter for this union; `described` says what is mounted, for those who ask.
     pub fn new(union: Arc<Union>, data: DataPath, described: Described) -> Self {
         let live = Arc::new(Live::new(union.clone()));
+        let open_files = Arc::new(OpenFiles::new(live.clone(), data));
         Self {
             ttls: Ttls { timeouts: union.timeouts(), passthrough: data.passthrough },
             requests: Arc::default(),
             turns: Arc::default(),
             data,
             agreed: Agreed::default(),
-            open_files: Arc::new(OpenFiles::new(live.clone(), data)),
+            open_files: open_files.clone(),
             ahead: Arc::default(),
             splice: None,
             forgotten: Forgotten::default(),
             described,
-            peers: Arc::new(Mutex::new(vec![live.clone()])),
+            peers: Arc::new(Mutex::new(vec![Peer { live: live.clone(), files: open_files }])),
             live,
         }
     }
@@ -129,7 +137,7 @@ impl Adapter {
 
     /// Makes this view one of several that get commits together.
     pub fn join(&mut self, peers: &Peers) {
-        peers.lock().push(self.live.clone());
+        peers.lock().push(Peer { live: self.live.clone(), files: self.open_files.clone() });
         self.peers = peers.clone();
     }
 
@@ -139,12 +147,19 @@ impl Adapter {
             Ok(step) => step,
             Err(error) => return reply.error(errno(error)),
         };
-        let (peers, files) = (self.peers.clone(), self.open_files.clone());
-        on_its_own_thread(move || {
-            let views = peers.lock().clone();
-            let views: Vec<&Live> = views.iter().map(|view| &**view).collect();
-            reply.ioctl(0, &steps::answer(step_together(&views, &step, &|| files.check_none_through())));
-        });
+        let peers = self.peers.lock().clone();
+        let take = move || {
+            let views: Vec<&Live> = peers.iter().map(|peer| &*peer.live).collect();
+            let check = || peers.iter().try_for_each(|peer| peer.files.check_none_through());
+            steps::answer(step_together(&views, &step, &check))
+        };
+        // This thread could not take it: it is inside itself. Where there is no other, the dropped reply answers `EIO`.
+        let long = move || {
+            panics::caught(|| reply.ioctl(0, &take()));
+        };
+        if let Err(error) = std::thread::Builder::new().name("plyfs-step".into()).spawn(long) {
+            log::warn!("no thread for a step: {error}");
+        }
     }
 
     /// Answers the question what this mount is, with what was found out since it began.

@@ -3,12 +3,12 @@
 use std::collections::HashSet;
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::plan::{Aim, Standpoint, aim};
+use super::plan::{Aim, Number, Standpoint, aim};
 use super::swap::are_complete;
 use super::{Stands, Step};
 use crate::base::config::Config;
@@ -22,7 +22,7 @@ use crate::sys::{dirent, lock, xattr};
 use crate::union::Union;
 use crate::union::refusal::{Setup, SetupError};
 use crate::union::setup::own_namespace;
-use crate::upper::commits::{Broken, Commits, Standing, Successor, stand_of};
+use crate::upper::commits::{Broken, Commits, Looks, Standing, Successor, stand_of};
 
 /// What undo and redo lead to.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -72,6 +72,10 @@ pub(super) struct Ready {
     pub lock: OwnedFd,
     /// The root of the upper layer until then, which the commit gets.
     pub root: Arc<OwnedFd>,
+    /// What the upper layer's root looks like, where the next one looks like it.
+    pub looks: Option<Looks>,
+    /// Where something may be mounted on the view; a commit takes nothing away.
+    pub mounts: Vec<PathBuf>,
 }
 
 fn failed(what: &str) -> impl Fn(Errno) -> SetupError {
@@ -84,6 +88,14 @@ impl Union {
         let Ok(upper) = self.upper() else {
             return no("the view is read-only: it has no upper layer", "mount it with upperdir=DIR,workdir=DIR");
         };
+        if self.journal.is_some() {
+            // What the next daemon would read of files without a name goes by places in the stack.
+            return Err(SetupError::new(
+                "--supervise",
+                "a supervised view takes no such step while it is mounted",
+                "unmount it and name its layers by -o, or mount without --supervise",
+            ));
+        }
         let Stands { workdir: Some(workdir), own, .. } = &self.stands else { return no("it has no workdir", "") };
         if upper.namespace() != Some(*own) {
             return no("its file system cannot hold the marks of a commit", "use ext4, XFS, btrfs or a newer tmpfs");
@@ -121,7 +133,7 @@ impl Union {
     /// Where a step leads.
     pub(super) fn aim(&self, step: &Step, from: &Standpoint, changed: bool) -> Setup<Aim> {
         let commits = self.commits()?;
-        let known = |number| commits.frozen(number).is_ok_and(|one| commits.chain(one.number).is_ok());
+        let known = |number| commits.frozen(number).is_ok_and(|one| commits.numbers_beneath(one.number).is_ok());
         aim(step, from, changed, &known)
     }
 
@@ -163,21 +175,34 @@ impl Union {
         };
         let look = look.transpose().map_err(failed("workdir/commits"))?;
         let like = look.as_ref().map_or(root.as_fd(), |one| one.root.as_fd());
+        let looks = look.is_none().then(|| Looks::of(root.as_fd())).transpose().map_err(failed("upperdir"))?;
+        let mounts = if aim.to == Number::New { Vec::new() } else { self.mounts_below()? };
         let successor = standing.prepare(like, (number, &about), stand_on).map_err(|errno| match errno {
             Errno::EBUSY => SetupError::new(
                 "upperdir",
                 "it is the root of a mount, and cannot be exchanged",
                 "use a directory in it",
             ),
-            errno => {
+            errno @ (Errno::EACCES | Errno::EPERM | Errno::EROFS) => {
                 SetupError::new("workdir/commits", errno.to_string(), "the upper layer's parent must be writable, too")
             }
+            errno => SetupError::new("workdir/commits", errno.to_string(), ""),
         })?;
         let stand = stand_on(successor.number);
         let fd = open_beneath(successor.root.as_fd(), c".", OFlags::RDONLY | OFlags::DIRECTORY);
         let lock = fd.map_err(failed("workdir/commits"))?;
         lock::try_lock(lock.as_fd()).map_err(failed("workdir/commits"))?;
-        Ok(Ready { aim, stand, successor, lock, root })
+        Ok(Ready { aim, stand, successor, lock, root, looks, mounts })
+    }
+
+    /// Whether the view's root still looks as when the step was prepared; its times are given on. No request is under way.
+    pub(super) fn is_unchanged(&self, ready: &Ready) -> Setup<bool> {
+        let Some(looks) = &ready.looks else { return Ok(true) };
+        if *looks != Looks::of(ready.root.as_fd()).map_err(failed("upperdir"))? {
+            return Ok(false);
+        }
+        ready.successor.take_times(ready.root.as_fd()).map_err(failed("upperdir"))?;
+        Ok(true)
     }
 
     /// Whether the upper layer has nothing that no commit can hold; false: what came since [`Union::make_whole`] must be
@@ -287,7 +312,7 @@ fn standpoint(root: BorrowedFd<'_>, commits: &Commits, own: Namespace) -> Setup<
     let stand = stand_of(root, own).map_err(failed("upperdir"))?;
     let broken = |Broken { commit, errno }| SetupError::new(format!("commit {commit}"), errno.to_string(), "");
     let tip = stand.tip.filter(|&tip| tip > stand.on);
-    let chain = |top| commits.chain(top).map(|all| all.iter().map(|one| one.number).collect::<Vec<_>>());
+    let chain = |top| commits.numbers_beneath(top);
     // What a redo would lead to may be gone.
     let above = tip.and_then(|tip| chain(tip).ok()).filter(|all| stand.on == 0 || all.contains(&stand.on));
     let stand = Stand { tip: tip.filter(|_| above.is_some()), ..stand };

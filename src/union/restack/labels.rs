@@ -2,14 +2,16 @@
 //! layers have. No request is under way.
 
 use std::collections::HashMap;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use crate::base::Errno;
 use crate::inode::{Body, DirBody, Inode, LeafBody};
-use crate::layer::{Layer, Place};
+use crate::layer::{IndexDir, Layer, Place};
 use crate::merge::{DirPart, DirView, Stack};
 use crate::union::InodeId;
 use crate::union::Union;
+use crate::union::roots::is_empty;
 
 /// The places of the layers in a new stack.
 pub(super) struct Levels(HashMap<*const Layer, usize>);
@@ -46,12 +48,21 @@ pub(super) struct Lost {
 }
 
 impl Union {
+    /// Whether no object can be in the index.
+    fn has_empty_index(&self) -> bool {
+        let is_empty = |index: &IndexDir| index.dir().open().is_ok_and(|dir| is_empty(dir.as_fd()).unwrap_or(false));
+        self.stack.index.as_ref().is_none_or(is_empty)
+    }
+
     /// Whether each held object that is in the index can be found by a name of the upper layer, too.
     ///
     /// # Errors
     /// `EBUSY`
     pub(super) fn check_names(&self) -> crate::base::Result<()> {
         let mut done = Ok(());
+        if self.has_empty_index() {
+            return done;
+        }
         self.table.for_each(&mut |inode| {
             if let Body::Leaf(leaf) = &inode.body
                 && leaf.state.lock().index().is_some()
@@ -65,6 +76,9 @@ impl Union {
 
     /// Moves the objects that are in the index to a name of the upper layer.
     pub(super) fn move_out_of_index(&self) {
+        if self.has_empty_index() {
+            return;
+        }
         self.table.for_each(&mut |inode| {
             let Body::Leaf(leaf) = &inode.body else { return };
             let place = if leaf.state.lock().index().is_some() { upper_name(leaf) } else { None };
@@ -78,9 +92,14 @@ impl Union {
         });
     }
 
-    /// Gives the parts of all directories their places in this union's stack; what is gone is returned.
-    pub(super) fn relabel(&self, root: &DirView) -> Lost {
+    /// Gives the parts of all directories their places in this union's stack; what is gone since `old` is returned.
+    pub(super) fn relabel(&self, root: &DirView, old: &Union) -> Lost {
         let levels = Levels::of(&self.stack);
+        let frozen = old.upper.as_ref().map_or(std::ptr::null(), |upper| Arc::as_ptr(&upper.root.layer));
+        // Objects in layers that went earlier have no names.
+        let lost = |layer: &Arc<Layer>| !levels.has(layer);
+        let lacks_layers = old.stack.lowers.iter().any(|root| lost(&root.place.layer))
+            || old.upper.as_ref().is_some_and(|upper| lost(&upper.root.layer));
         let mut lost = Lost::default();
         self.table.for_each(&mut |inode| match &inode.body {
             Body::Dir(dir) if inode.id == InodeId::ROOT => {
@@ -92,14 +111,18 @@ impl Union {
             }
             Body::Dir(dir) => lost.dirs.extend(relabel_dir(dir, &levels).map(|old| (inode.clone(), old))),
             Body::Leaf(leaf) => {
-                let layer = leaf.state.lock().current().ok().map(|object| object.place.dir.layer.clone());
-                let Some(layer) = layer.filter(|layer| !layer.is_upper()) else { return };
-                if layer.is_frozen() {
+                let (is_frozen_now, is_lost) = {
+                    let state = leaf.state.lock();
+                    let Ok(object) = state.current() else { return };
+                    let layer = &object.place.dir.layer;
+                    (Arc::as_ptr(layer) == frozen, lacks_layers && !layer.is_upper() && !levels.has(layer))
+                };
+                if is_frozen_now {
                     // A descriptor that could write to what is frozen now; and what was known of the object below that.
                     leaf.close();
                     inode.may_be_dressed_below();
                 }
-                if !levels.has(&layer) {
+                if is_lost {
                     lost.leaves.push(inode.clone());
                 }
             }

@@ -141,7 +141,7 @@ pub fn step_together(views: &[&Live], step: &Step, check: &dyn Fn() -> Setup<()>
             return Ok(done);
         }
         if Instant::now() > deadline {
-            let reason = "requests that take long are under way, such as the copy of a large file";
+            let reason = "requests that take long are always under way, such as copies of large files";
             return Err(SetupError::new("the view", reason, "try again when they are done"));
         }
         sleep(PAUSE);
@@ -165,8 +165,8 @@ fn try_step(views: &[&Live], step: &Step, check: &dyn Fn() -> Setup<()>) -> Setu
         closed.push(doors);
     }
     // What was found before the doors were closed must still hold.
-    for (union, changed) in unions.iter().zip(changed) {
-        if union.has_changes()? != changed || !union.check_whole()? {
+    for ((union, changed), ready) in unions.iter().zip(changed).zip(&ready) {
+        if union.has_changes()? != changed || !union.check_whole()? || !union.is_unchanged(ready)? {
             return Ok(None);
         }
     }

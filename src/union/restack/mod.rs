@@ -9,6 +9,7 @@ mod aliases;
 mod disk;
 mod labels;
 mod live;
+mod mounted;
 mod plan;
 mod returned;
 mod swap;

@@ -19,7 +19,7 @@ use crate::union::{InodeId, Union};
 pub(super) struct Notes {
     /// Names that may lead elsewhere, with their directories.
     names: Vec<(InodeId, Name)>,
-    /// Directories whose attributes and listings may be others.
+    /// Directories whose attributes and listings may be others, and other objects whose attributes may.
     dirs: Vec<InodeId>,
 }
 
@@ -56,12 +56,25 @@ impl Union {
                 self.forget(inode.id, 1);
             }
         }
+        // A removed file that is held: its keys must not lead the names that come back to it.
+        self.nameless().iter().for_each(|inode| self.table.drop_keys(inode));
         for inode in self.leaves() {
             let is_lost = |parent: &Inode, name: &Name| returning.is_lost(&inode, parent, name);
             notes.names.extend(self.part_from(&inode, is_lost));
         }
         let names = returning.changed.into_iter();
         notes.names.extend(names.flat_map(|(dir, names)| names.into_iter().map(move |name| (dir, name))));
+        // What stays keeps its name, on or below which a mount or somebody's place may be.
+        let Notes { names, dirs } = &mut notes;
+        names.retain(|(dir, name)| match self.table.by_name(*dir, name) {
+            None => true,
+            Some(inode) => {
+                if inode.leaf().is_ok() {
+                    dirs.push(inode.id);
+                }
+                false
+            }
+        });
         notes
     }
 
@@ -85,6 +98,16 @@ impl Union {
             }
         });
         leaves
+    }
+
+    fn nameless(&self) -> Vec<Arc<Inode>> {
+        let mut nameless = Vec::new();
+        self.table.for_each(&mut |inode| {
+            if inode.leaf().is_ok_and(|leaf| leaf.state.lock().names.is_empty()) {
+                nameless.push(inode.clone());
+            }
+        });
+        nameless
     }
 
     /// Takes from an object those of its names that are lost.
@@ -227,7 +250,7 @@ fn is_one(one: &DirPart, other: &DirPart) -> bool {
 }
 
 /// Whether a directory is still the same: it has a part in common with what it was.
-fn is_same(before: &DirView, now: &DirView) -> bool {
+pub(super) fn is_same(before: &DirView, now: &DirView) -> bool {
     now.parts(0).any(|(_, part)| before.parts(0).any(|(_, other)| is_one(part, other)))
 }
 

@@ -71,6 +71,10 @@ impl Union {
             SetupError::new("index", errno.to_string(), "files with several names are open whose names are not known")
         })?;
         let chain = self.layers_after(ready)?;
+        if !ready.mounts.is_empty() {
+            let parts = chain.iter().map(|(_, part)| part.clone()).collect();
+            self.check_mounts(&self.stack_of(parts, ready).map_err(failed)?, &ready.mounts)?;
+        }
         ready.successor.exchange().map_err(|errno| {
             SetupError::new("upperdir", errno.to_string(), "the directory that holds it must be writable")
         })?;
@@ -141,7 +145,7 @@ impl Union {
             on => {
                 let broken =
                     |Broken { commit, errno }| SetupError::new(format!("commit {commit}"), errno.to_string(), "");
-                self.commits_now()?.chain(on).map_err(broken)?.iter().map(|one| one.number).collect()
+                self.commits_now()?.numbers_beneath(on).map_err(broken)?
             }
         };
         numbers.into_iter().map(|number| Ok((number, self.layer_of(number, ready)?))).collect()
@@ -218,9 +222,7 @@ impl Union {
             written.ino.store(stat.ino, Relaxed);
         }
         self.table.upper_has_lower_beside();
-        if ready.aim.why != Why::Empty {
-            self.has_unsynced();
-        }
+        self.has_unsynced();
         let upper = self.upper.as_ref().map(|upper| DirPart {
             place: upper.root.clone(),
             level: 0,
@@ -228,7 +230,7 @@ impl Union {
             impure: false,
         });
         let root = DirView { upper, redirect: None, lowers: self.stack.lowers.clone() };
-        let lost = self.relabel(&root);
+        let lost = self.relabel(&root, old);
         let added = Levels::of(&old.stack);
         let notes = self.returned(lost, &|part| {
             let is_own = old.upper().is_ok_and(|upper| Arc::ptr_eq(&upper.root.layer, &part.place.layer));
