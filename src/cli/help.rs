@@ -35,7 +35,7 @@ pub const GROUPS: [(Source, &str); 5] = [
 /// The commands on what a view has changed, in lines that have room on a screen.
 const WORK: [(&str, &str); 4] = [
     ("run, drop, status", "sessions: a command whose changes are kept apart"),
-    ("diff, where", "what has changed, and which layer it comes from"),
+    ("diff, where, layer", "what has changed; where it is from; what layers weigh"),
     ("commit, log, undo, redo", "freeze what has changed; go back and forward"),
     ("apply", "bring what has changed to the lower directory"),
 ];

@@ -23,7 +23,7 @@ use crate::tool::{self, Weight};
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  plyfs status\n  plyfs status --json ~/view\n  plyfs status try-it")]
 pub struct Status {
-    /// A directory in a view, or a session, whose layers and options are told (all, in a line each)
+    /// A directory in a view, or a session, of which all is told (a line for each)
     view: Option<PathBuf>,
     #[command(flatten)]
     shared: Shared,
