@@ -217,6 +217,10 @@ fn a_session_is_applied_and_empty_afterwards() {
     assert_eq!(String::from_utf8_lossy(&out.stdout), "no changes\n");
     let text = place.said(&["-q", "-n", "x"], "cat file moved/f new/x; ls");
     assert_eq!(text, "one\ntwo\nf\nx\nagain\nfile\nmoved\nnew\n");
+    // What was applied is no change below for the next one.
+    place.said(&["-q", "-n", "x"], "echo y >new/y; mv new/y new/x");
+    let (code, told, said) = apply(&[]);
+    assert_eq!((code, told.as_str(), said.as_str()), (Some(0), "applied 1 change: 1 modified\n", ""));
 }
 
 #[test]
@@ -550,6 +554,27 @@ fn mounts_below_are_covered_each_with_its_flags_and_kept_apart_by_what_they_are(
     let script = "mkdir real; mount -t tmpfs run /run; mkdir /run/in; mount --bind real /run/in
         $RUN --rm sh -c 'echo leak >/run/in/leak; echo through >/run/through'; cat /run/through; ls real";
     assert_eq!(with_mounts(&place, script), "through\n");
+}
+
+#[test]
+fn a_resume_tells_which_file_systems_were_not_begun() {
+    if who() != Who::Root {
+        skip!("only root can mount");
+    }
+    let place = Place::new();
+    // As an apply leaves it that is killed at the end of the first one.
+    let script = "mount -t tmpfs one dir; echo A >dir/doc; $RUN -n x sh -c 'echo b >dir/doc; echo two >>file'
+        set -- ${RUN%% *} apply --store ${RUN##* } x
+        mkdir -p ${RUN##* }/x/0/work/work/incompat/plyfs.apply
+        : >${RUN##* }/x/0/work/work/incompat/plyfs.apply/cleaning
+        \"$@\" --resume || echo status $?; \"$@\"; cat dir/doc";
+    let said = with_mounts(&place, script);
+    let (told, rest) = said.split_once("status 1\n").unwrap_or_else(|| panic!("{said}"));
+    assert_eq!(told, "the apply that was broken off is done\n");
+    assert!(
+        rest.contains("b\n") && rest.contains(": its changes were not begun, and are still in the session"),
+        "{said}"
+    );
 }
 
 #[test]

@@ -27,7 +27,7 @@ pub use metadata::{
 pub use owners::{mark_of, mode_on_disk, set_mark};
 pub use removal::remove;
 pub use stage::{Nursery, Temp, Widened, relocate};
-pub use workdir::{WorkError, Workdir};
+pub use workdir::{FIRST, WorkError, Workdir};
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -17,6 +17,9 @@ use crate::sys::stat::{Kind, stat_at};
 use crate::sys::{lock, tree};
 
 const WORK: &CStr = c"work";
+/// The mode bit of a `work` that was made when the upper layer was empty, so that all changes are later than it (the sticky
+/// bit). The kernel's OverlayFS makes another `work` at each mount, without it.
+pub const FIRST: u32 = libc::S_ISVTX;
 /// The most time that a daemon may take to end after its unmount.
 const HANDOVER: Duration = Duration::from_millis(500);
 
@@ -82,14 +85,16 @@ impl Workdir {
         (workdir, root): (BorrowedFd<'_>, BorrowedFd<'_>),
         kept: Option<&HashSet<u64>>,
     ) -> std::result::Result<Self, WorkError> {
-        match tree::mkdir_at(workdir, WORK, 0o700) {
-            Ok(()) => {}
+        let first = match tree::mkdir_at(workdir, WORK, 0o700) {
+            Ok(()) => is_empty(root),
             Err(Errno::EEXIST) => {
+                let first = stat_at(workdir, WORK)?.mode & FIRST != 0;
                 // The kernel leaves the directory with mode 0000, which its owner cannot enter without privilege.
                 tree::chmod_at(workdir, WORK, 0o700)?;
+                first
             }
             Err(errno) => return Err(errno.into()),
-        }
+        };
         let work = open_beneath(workdir, WORK, OFlags::RDONLY | OFlags::DIRECTORY)?;
         make_private(work.as_fd(), workdir)?;
         drop_dirs(work.as_fd())?;
@@ -98,6 +103,10 @@ impl Workdir {
         }
         empty(work.as_fd(), kept)?;
         disinherit(work.as_fd(), root)?;
+        if first {
+            // Without the mark the birth of the upper layer's root counts, which is no later.
+            let _ = tree::chmod_fd(work.as_fd(), 0o700 | FIRST);
+        }
         Ok(Self(work))
     }
 
@@ -129,6 +138,12 @@ impl Workdir {
     pub(super) fn into_work(self) -> OwnedFd {
         self.0
     }
+}
+
+/// Whether a directory is known to be empty.
+fn is_empty(dir: BorrowedFd<'_>) -> bool {
+    let listed = open_beneath(dir, c".", OFlags::RDONLY | OFlags::DIRECTORY).and_then(|dir| children(dir.as_fd()));
+    listed.is_ok_and(|names| names.is_empty())
 }
 
 /// Checks that an earlier mount has left nothing in `incompat` but records of blocks, which stay.

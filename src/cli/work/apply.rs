@@ -318,7 +318,7 @@ impl Apply {
     }
 
     fn go_on(&self, held: &[Held]) -> Result<u8, Failure> {
-        let (mut losses, mut found, mut dropped) = (Vec::new(), false, false);
+        let (mut losses, mut found, mut dropped, mut rest) = (Vec::new(), false, false, Vec::new());
         for one in held {
             let mut bar = Bar::new("applying");
             let resumed = work::resume(&one.shown, &one.dirs, self.ours, &mut |done, of| bar.show(done, of));
@@ -327,7 +327,7 @@ impl Apply {
                 Err(refusal) => return stopped(one, &refusal),
             };
             match resumed {
-                Resumed::Nothing => {}
+                Resumed::Nothing => rest.push(one),
                 Resumed::Dropped => dropped = true,
                 Resumed::Done(lost) => {
                     found = true;
@@ -345,7 +345,15 @@ impl Apply {
         if !self.quiet && !self.shared.json {
             print(line)?;
         }
-        Ok(tell(&losses))
+        let lost = tell(&losses);
+        for one in rest {
+            if !one.diff()?.changes.is_empty() {
+                let reason = "its changes were not begun, and are still in the session";
+                let hint = "plyfs apply without --resume applies them";
+                return Err(Failure::refused(format!("lowerdir={}", one.lower.display()), reason, hint));
+            }
+        }
+        Ok(lost)
     }
 
     fn print_changes(&self, jobs: &[Job<'_>]) -> Result<(), Failure> {

@@ -20,6 +20,7 @@ pub(super) fn clean(layers: &Layers, dirs: &Dirs, what: &Clean) -> Outcome<()> {
         Clean::Name(path) => name(dirs, path, has_wh).at(path),
         Clean::Tree(path) => whole(dirs, path, has_wh).at(path),
         Clean::Dir(path) => empty(dirs, path).at(path),
+        Clean::Mode(path, to) => mode(dirs, path, *to).at(path),
         Clean::Times(path, times) => back(dirs, path, *times).at(path),
         Clean::Index(entry) => in_work(dirs, c"index", entry).at(entry),
         Clean::Record(record) => in_work(dirs, c"work/incompat/plyfs.blocks", record).at(record),
@@ -68,6 +69,11 @@ fn empty(dirs: &Dirs, path: &[u8]) -> Result<()> {
         Ok(()) | Err(Errno::ENOENT | Errno::ENOTEMPTY | Errno::EEXIST) => Ok(()),
         Err(errno) => Err(errno),
     }
+}
+
+fn mode(dirs: &Dirs, path: &[u8], mode: u32) -> Result<()> {
+    let Some((dir, name)) = above(dirs, path)? else { return Ok(()) };
+    unless_gone(tree::chmod_at(dir.as_fd(), name.as_c_str(), mode))
 }
 
 fn back(dirs: &Dirs, path: &[u8], times: [Time; 2]) -> Result<()> {

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use super::journal::{Journal, Kept, Slot, Step, Was};
 use super::reach::{Dirs, Id, id, open_dir, split, stat_in};
 use super::same::{Touched, changed};
+use super::since;
 use super::{At, Loss, Outcome, Refusal, clean};
 use crate::base::{Errno, Name, Result};
 use crate::layer::DirPlace;
@@ -41,9 +42,9 @@ pub fn resume(layers: &Layers, dirs: &Dirs, ours: bool, progress: Progress<'_>) 
     let Some(kept) = Kept::find(dirs).at(b"")? else { return Ok(Resumed::Nothing) };
     let Some(journal) = kept.journal().at(b"")? else {
         drop_staged(&kept, dirs).at(b"")?;
-        let was_done = kept.is_cleaning().at(b"")?;
+        let losses = kept.cleaning().at(b"")?;
         kept.end(dirs).at(b"")?;
-        return Ok(if was_done { Resumed::Done(Vec::new()) } else { Resumed::Dropped });
+        return Ok(losses.map_or(Resumed::Dropped, Resumed::Done));
     };
     run((layers, dirs), kept, &journal, ours, progress).map(Resumed::Done)
 }
@@ -83,8 +84,9 @@ pub(super) fn run(
         return Err(Refusal::new(b"", reason, "mount or name the one that was there"));
     }
     let total = (journal.steps.len() + journal.cleans.len()) as u64;
-    let mut losses = Vec::new();
-    if !kept.is_cleaning().at(b"")? {
+    let made = kept.cleaning().at(b"")?;
+    let (is_made, mut losses) = (made.is_some(), made.unwrap_or_else(|| journal.losses.clone()));
+    if !is_made {
         let touched = Touched::of(&journal.steps);
         let steps = Steps { layers, dirs, journal, touched, ours };
         for (done, step) in journal.steps.iter().enumerate() {
@@ -92,7 +94,8 @@ pub(super) fn run(
             steps.make(step, &mut losses)?;
         }
         sync(dirs.lower.as_fd()).at(b"")?;
-        kept.begin_cleaning().at(b"")?;
+        losses.sort_by(|one, two| one.path.cmp(&two.path));
+        kept.begin_cleaning(&losses).at(b"")?;
     }
     for (done, one) in journal.cleans.iter().enumerate() {
         progress((journal.steps.len() + done) as u64, total);
@@ -101,6 +104,7 @@ pub(super) fn run(
     remove_anchors(dirs, &journal.token, &journal.anchors).at(b"")?;
     sync(dirs.upper.as_fd()).at(b"")?;
     kept.end(dirs).at(b"")?;
+    since::forget(layers, dirs).at(b"")?;
     progress(total, total);
     Ok(losses)
 }

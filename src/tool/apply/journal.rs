@@ -4,23 +4,25 @@
 //! |---|---|
 //! | `staging` | a line for each directory of the lower layer in which something is staged, before that is made there |
 //! | `journal` | all steps. It appears by a rename, when all is staged and synced |
-//! | `cleaning` | nothing. It appears when all steps are made and synced, and the upper layer is about to be cleaned |
+//! | `cleaning` | all that could not be kept. It appears when all steps are made and synced, and the upper layer is about to be cleaned |
 //!
 //! A line is a word, numbers, and a path to its end, in which newlines and backslashes are escaped.
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 
-use super::Clean;
 use super::reach::{Dirs, Id};
+use super::{Clean, Loss};
 use crate::base::{Errno, Result};
 use crate::merge::Layers;
 use crate::sys::caller::own_ids;
 use crate::sys::data;
 use crate::sys::path::{OFlags, open_beneath};
-use crate::sys::stat::{Kind, Time, stat_fd};
+use crate::sys::stat::{Kind, Time, stat_at, stat_fd};
 use crate::sys::tree::{self, RenameFlags};
-use crate::upper::remove;
+use crate::tool::change::path_of;
+use crate::upper::{FIRST, remove};
 
 const WORK: &CStr = c"work";
 const INCOMPAT: &CStr = c"incompat";
@@ -77,6 +79,8 @@ pub(super) struct Journal {
     pub anchors: Vec<Vec<u8>>,
     pub steps: Vec<Step>,
     pub cleans: Vec<Clean>,
+    /// What could not be kept of what is staged.
+    pub losses: Vec<Loss>,
 }
 
 fn escape(path: &[u8]) -> Vec<u8> {
@@ -141,8 +145,22 @@ impl Clean {
             Self::Dir(path) => line("dir", path),
             Self::Index(name) => line("index", name),
             Self::Record(name) => line("record", name),
+            Self::Mode(path, mode) => line(&format!("mode {mode}"), path),
             Self::Times(path, times) => line(&format!("back {}", numbers(*times)), path),
         }
+    }
+}
+
+impl Loss {
+    fn line(&self) -> Vec<u8> {
+        line("lost", &[self.path.as_os_str().as_bytes(), b"\0", self.what.as_bytes()].concat())
+    }
+
+    fn parse(words: &Words<'_>) -> Option<Self> {
+        let text = words.path()?;
+        let (path, what) = text.split_at_checked(text.iter().position(|byte| *byte == 0)?)?;
+        let what = String::from_utf8_lossy(what.strip_prefix(b"\0")?).into_owned();
+        Some(Self { path: path_of(path), what })
     }
 }
 
@@ -188,6 +206,7 @@ impl Journal {
         self.anchors.iter().for_each(|path| text.extend(line("anchor", path)));
         self.steps.iter().for_each(|step| text.extend(step.line()));
         self.cleans.iter().for_each(|clean| text.extend(clean.line()));
+        self.losses.iter().for_each(|loss| text.extend(loss.line()));
         text.extend(line("end", b""));
         text
     }
@@ -231,6 +250,11 @@ impl Journal {
             b"dir" => self.cleans.push(Clean::Dir(words.path()?)),
             b"index" => self.cleans.push(Clean::Index(words.path()?)),
             b"record" => self.cleans.push(Clean::Record(words.path()?)),
+            b"mode" => {
+                let mode = words.number()?;
+                self.cleans.push(Clean::Mode(words.path()?, mode));
+            }
+            b"lost" => self.losses.push(Loss::parse(words)?),
             b"back" => {
                 let times = [words.time()?, words.time()?];
                 self.cleans.push(Clean::Times(words.path()?, times));
@@ -262,7 +286,7 @@ impl Layers {
 /// `EPERM`: the journal belongs to another user; what the system calls say.
 pub fn has_begun(dirs: &Dirs) -> Result<bool> {
     match Kept::find(dirs)? {
-        Some(kept) => Ok(kept.read(JOURNAL)?.is_some() || kept.is_cleaning()?),
+        Some(kept) => Ok(kept.read(JOURNAL)?.is_some() || kept.cleaning()?.is_some()),
         None => Ok(false),
     }
 }
@@ -283,7 +307,7 @@ fn make(at: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd> {
     match tree::mkdir_at(at, name, 0o700) {
         Ok(()) => data::fsync(open_to_list(at, c".")?.as_fd())?,
         // The kernel leaves `work` with mode 0000.
-        Err(Errno::EEXIST) if name == WORK => tree::chmod_at(at, name, 0o700)?,
+        Err(Errno::EEXIST) if name == WORK => tree::chmod_at(at, name, 0o700 | stat_at(at, name)?.mode & FIRST)?,
         Err(Errno::EEXIST) => {}
         Err(errno) => return Err(errno),
     }
@@ -363,16 +387,22 @@ impl Kept {
     ///
     /// # Errors
     /// What the system calls say.
-    pub fn begin_cleaning(&self) -> Result<()> {
-        self.write(CLEANING, b"")
+    pub fn begin_cleaning(&self, losses: &[Loss]) -> Result<()> {
+        self.write(CLEANING, &losses.iter().flat_map(Loss::line).collect::<Vec<_>>())
     }
 
-    /// Whether the steps are made.
+    /// What could not be kept, if the steps are made.
     ///
     /// # Errors
-    /// What the system calls say.
-    pub fn is_cleaning(&self) -> Result<bool> {
-        self.read(CLEANING).map(|text| text.is_some())
+    /// What the system calls say; `EIO` for lines that are none.
+    pub fn cleaning(&self) -> Result<Option<Vec<Loss>>> {
+        let Some(text) = self.read(CLEANING)? else { return Ok(None) };
+        let lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        let losses = lines.map(|line| {
+            let mut words = Words(line);
+            words.word().and_then(|_| Loss::parse(&words)).ok_or(Errno::EIO)
+        });
+        losses.collect::<Result<_>>().map(Some)
     }
 
     /// Removes the directory.
@@ -450,8 +480,10 @@ mod tests {
                 Clean::Dir(b"c".to_vec()),
                 Clean::Index(b"00fb".to_vec()),
                 Clean::Record(b"1".to_vec()),
+                Clean::Mode(b"c".to_vec(), 0o555),
                 Clean::Times(b"c".to_vec(), [Time { sec: -1, nsec: 2 }, Time { sec: 3, nsec: 4 }]),
             ],
+            losses: vec![Loss { path: "a b\n".into(), what: "owner 0:0".into() }],
         };
         let text = journal.encode();
         assert_eq!(Journal::parse(&text), Some(journal));

@@ -19,6 +19,7 @@ mod reach;
 mod renames;
 mod same;
 mod select;
+mod since;
 mod stage;
 
 use std::path::PathBuf;
@@ -139,6 +140,8 @@ enum Clean {
     Index(Vec<u8>),
     /// A record of blocks.
     Record(Vec<u8>),
+    /// A directory gets this mode: it is opened for this process, or gets its own mode back.
+    Mode(Vec<u8>, u32),
     /// A directory that stays gets its times of before, access and modification, back.
     Times(Vec<u8>, [Time; 2]),
 }

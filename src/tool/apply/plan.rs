@@ -6,6 +6,7 @@ use super::check::{Rights, born, is_later};
 use super::journal::Was;
 use super::reach::{Dirs, Id, id, is_within};
 use super::renames::Told;
+use super::since;
 use super::{Act, At, Clean, Conflict, DirStep, Item, Old, Outcome, Refusal};
 use crate::base::Name;
 use crate::layer::{DirPlace, ListedName, NameSink, list_names};
@@ -57,14 +58,16 @@ pub(super) struct Ground {
 }
 
 /// A directory of the view that has an upper part.
-struct Node {
+pub(super) struct Node {
     view: DirView,
     path: Vec<u8>,
-    ground: Option<Ground>,
+    pub ground: Option<Ground>,
     /// The nearest directory at or above that the lower layer has now.
     nearest: Vec<u8>,
     /// The directory at or above that is applied as a whole, or not at all.
     unit: Option<Vec<u8>>,
+    /// Since when the upper layer may have covered what is in it: see [`since`].
+    pub covers: Option<Time>,
 }
 
 impl Node {
@@ -167,7 +170,8 @@ impl<'a> Plan<'a> {
         let place = self.layers.stack.lowers.first().map(|part| part.place.clone());
         let ground = place.map(|place| Ground { place, path: Vec::new(), hidden: false });
         let view = self.layers.root.clone();
-        let mut todo = vec![Node { view, path: Vec::new(), ground, nearest: Vec::new(), unit: None }];
+        let covers = since::first_mount(self.dirs).at(b"")?;
+        let mut todo = vec![Node { view, path: Vec::new(), ground, nearest: Vec::new(), unit: None, covers }];
         while let Some(node) = todo.pop() {
             if node.path.len() > MOST_PATH {
                 return Err(Refusal::errno(&node.path, crate::base::Errno::ENAMETOOLONG));
@@ -201,7 +205,7 @@ impl<'a> Plan<'a> {
             shown.insert(name);
         }
         if let Some(ground) = node.ground.as_ref().filter(|ground| ground.hidden) {
-            let since = self.born_of_dir(&node.view).at(&node.path)?;
+            let since = since::earlier(self.born_of_dir(&node.view).at(&node.path)?, node.covers);
             for name in names_in(&ground.place).at(&node.path)?.into_iter().filter(|name| !shown.contains(name)) {
                 changes |= self.delete(node, &name, since)?;
             }
@@ -254,7 +258,7 @@ impl<'a> Plan<'a> {
         let upper = node.view.upper.as_ref().map(|part| part.place.clone());
         let since = upper.map(|place| born(&place, name)).transpose().at(path)?.flatten();
         self.clean(node, Clean::Name(path.to_vec()), path);
-        self.delete(node, name, since)
+        self.delete(node, name, since::earlier(since, node.covers))
     }
 
     /// Notes that the lower object under a name goes.
@@ -354,6 +358,7 @@ impl<'a> Plan<'a> {
         if data.is_some_and(|(_, stat)| is_later(&stat, since)) {
             self.conflict(&path, unit.clone(), "the lower file that has its data has changed");
         } else if let Some(found) = &old {
+            let since = self.since_covered(node, (name, &leaf), since);
             self.check_old(node, (name, &path), found, since)?;
         } else if !told.is_renamed(&path) && self.may_be_lost(node, &leaf, since) {
             self.lost.push((path.clone(), unit));
@@ -417,10 +422,16 @@ impl<'a> Plan<'a> {
         let here = within.as_ref().map(|within| join(within, name));
         let was = lower_path(&dir.view, within.as_deref()).filter(|was| Some(was) != here.as_ref());
         let merged = dir.view.lowers.first().map(|part| part.place.clone());
+        let covers = self.covers(node, &dir.view, since).at(&path)?;
         let mut all = told.differs(&path);
         let mut unit = node.unit.clone();
         let (mut changes, mut ground) = (false, None);
         if let Some(place) = merged {
+            if self.is_swapped(&dir.view, &place).at(&path)? {
+                self.conflict(&path, node.unit(&path), "another directory is below than the one that was changed here");
+                // Nothing in it can be applied by itself.
+                unit = unit.or_else(|| Some(path.clone()));
+            }
             if let Some(was) = was {
                 self.moved_dir(node, (name, &path), (&place, &was), since)?;
                 (unit, changes) = (unit.or_else(|| Some(path.clone())), true);
@@ -431,6 +442,7 @@ impl<'a> Plan<'a> {
             }
         } else {
             unit = unit.or_else(|| Some(path.clone()));
+            let since = since::earlier(since, node.covers);
             if dir.view.redirect.is_some() || self.has_origin_and_is_not_opaque(&dir.view).at(&path)? {
                 self.conflict(&path, node.unit(&path), "it is a copy of a directory that is gone below");
             }
@@ -465,7 +477,7 @@ impl<'a> Plan<'a> {
         let of = unit.clone().unwrap_or_else(|| path.clone());
         self.steps.push(DirStep { path: path.clone(), unit: of, all, times, later });
         let nearest = node.ground.as_ref().map_or(&node.nearest, |ground| &ground.path).clone();
-        todo.push(Node { view: dir.view, path, ground, nearest, unit });
+        todo.push(Node { view: dir.view, path, ground, nearest, unit, covers });
         Ok(changes)
     }
 
@@ -478,7 +490,7 @@ impl<'a> Plan<'a> {
     ) -> Outcome<()> {
         let (old, needs) = self.old(node, name)?;
         if let Some(found) = &old {
-            self.check_old(node, (name, path), found, since)?;
+            self.check_old(node, (name, path), found, since::earlier(since, node.covers))?;
         }
         let stat = place.stat_self().at(path)?;
         if let Some((above, name)) = place.parent() {
@@ -521,7 +533,7 @@ impl<'a> Plan<'a> {
     }
 
     /// The mark of an upper directory that says that it is a copy.
-    fn origin_of_dir(&self, view: &DirView) -> crate::base::Result<Option<Vec<u8>>> {
+    pub(super) fn origin_of_dir(&self, view: &DirView) -> crate::base::Result<Option<Vec<u8>>> {
         let Some(part) = &view.upper else { return Ok(None) };
         let key = part.place.layer.namespace.key(crate::format::mark::Mark::Origin);
         crate::sys::xattr::get_at(part.place.fd()?.as_fd(), c".", key)

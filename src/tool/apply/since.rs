@@ -13,20 +13,28 @@ use crate::base::{Errno, Name, Result};
 use crate::format::origin::{Decoded, Origin};
 use crate::layer::{DirPlace, origin_of};
 use crate::merge::{DirView, FoundLeaf, Layers};
-use crate::sys::stat::{Time, born_at};
+use crate::sys::stat::{Time, born_at, stat_at};
 use crate::sys::tree;
 use crate::tool::diff::list_upper;
+use crate::upper::FIRST;
 
 /// The earlier of the birth of an object and of what it may have come in the place of.
 pub(super) fn earlier(born: Option<Time>, covers: Option<Time>) -> Option<Time> {
     born.map(|born| covers.map_or(born, |covers| covers.min(born)))
 }
 
-/// When the upper layer was first mounted: then `work` is made in the work directory. `None`: it never was.
+/// A time before the first change of the upper layer. `None`: it never was mounted with this work directory.
+///
+/// It is that of the first mount, which makes `work` in the work directory and [marks](FIRST) it. Where another program has
+/// made `work`, or the upper layer was not empty then, it is the birth of the upper layer's root.
 pub(super) fn first_mount(dirs: &Dirs) -> Result<Option<Time>> {
-    match born_at(dirs.work.as_fd(), c"work") {
+    match stat_at(dirs.work.as_fd(), c"work") {
         Err(Errno::ENOENT) => Ok(None),
-        born => born,
+        Ok(stat) => {
+            let work = born_at(dirs.work.as_fd(), c"work")?;
+            if stat.mode & FIRST != 0 { Ok(work) } else { Ok(earlier(work, born_at(dirs.upper.as_fd(), c".")?)) }
+        }
+        Err(errno) => Err(errno),
     }
 }
 

@@ -11,6 +11,7 @@ use super::{Act, At, Clean, DirStep, Item, Loss, Outcome, Plan, Refusal};
 use crate::base::{Errno, Result};
 use crate::layer::Layer;
 use crate::merge::{FoundLeaf, Layers};
+use crate::sys::caller::own_ids;
 use crate::sys::path::{OFlags, open_beneath};
 use crate::sys::random::temp_name;
 use crate::sys::stat::{Kind, stat_at, stat_fd};
@@ -25,7 +26,6 @@ pub struct Staged<'a> {
     dirs: &'a Dirs,
     kept: Kept,
     journal: Journal,
-    losses: Vec<Loss>,
 }
 
 impl<'a> Plan<'a> {
@@ -46,8 +46,8 @@ impl<'a> Plan<'a> {
         let made = stager.all(&self, progress).and_then(|()| in_order(dirs, self.cleans).at(b""));
         let Stager { token, anchors, steps, losses, .. } = stager;
         let anchors = anchors.into_iter().map(|anchor| anchor.path).collect();
-        let journal = Journal { lower, token: token.to_bytes().to_vec(), anchors, steps, cleans: Vec::new() };
-        let mut staged = Staged { layers, dirs, kept, journal, losses };
+        let journal = Journal { lower, token: token.to_bytes().to_vec(), anchors, steps, cleans: Vec::new(), losses };
+        let mut staged = Staged { layers, dirs, kept, journal };
         match made {
             Ok(cleans) => {
                 staged.journal.cleans = cleans;
@@ -59,7 +59,7 @@ impl<'a> Plan<'a> {
 }
 
 /// What is taken out of the upper layer: names and trees, then the directories that held them, the deepest first. Those
-/// that stay get their times back.
+/// that stay get their times back. One that its owner cannot change is opened first, and gets its mode back at the end.
 fn in_order(dirs: &Dirs, cleans: Vec<(Vec<u8>, Clean)>) -> Result<Vec<Clean>> {
     let mut cleans: Vec<_> = cleans.into_iter().map(|(_, clean)| clean).collect();
     cleans.sort_by_key(|clean| match clean {
@@ -72,11 +72,19 @@ fn in_order(dirs: &Dirs, cleans: Vec<(Vec<u8>, Clean)>) -> Result<Vec<Clean>> {
             above.extend(split(path)?.map(|(dir, _)| dir.to_vec()));
         }
     }
+    let (mut opens, mut closes) = (Vec::new(), Vec::new());
     for dir in above {
         let stat = stat_fd(open_dir(dirs.upper.as_fd(), &dir)?.as_fd())?;
+        let mode = stat.mode & 0o7777;
+        if mode & 0o700 != 0o700 && !dir.is_empty() && stat.uid == own_ids().0 {
+            opens.push(Clean::Mode(dir.clone(), mode | 0o700));
+            closes.push(Clean::Mode(dir.clone(), mode));
+        }
         cleans.push(Clean::Times(dir, [stat.atime, stat.mtime]));
     }
-    Ok(cleans)
+    opens.extend(cleans);
+    opens.extend(closes.into_iter().rev());
+    Ok(opens)
 }
 
 impl Staged<'_> {
@@ -93,10 +101,8 @@ impl Staged<'_> {
                 _ => Err(refusal),
             };
         }
-        let Self { layers, dirs, kept, journal, mut losses } = self;
-        losses.extend(run((layers, dirs), kept, &journal, false, progress)?);
-        losses.sort_by(|one, two| one.path.cmp(&two.path));
-        Ok(losses)
+        let Self { layers, dirs, kept, journal } = self;
+        run((layers, dirs), kept, &journal, false, progress)
     }
 
     /// Removes what was made.

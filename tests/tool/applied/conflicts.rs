@@ -31,6 +31,7 @@ const CASES: &[(&str, Act, Act, &[&str])] = &[
     ("a directory's mode on both sides", |m| m.chmod("empty", 0o700).unwrap(), |l| l.chmod("empty", 0o711).unwrap(), &["empty"]),
     ("a directory is gone below", |m| m.write("empty/f", "").unwrap(), |l| l.rmdir("empty").unwrap(), &["empty"]),
     ("in the place of a rename", |m| m.rename("top", "n").unwrap(), |l| l.write("n", "").unwrap(), &["n"]),
+    ("a swapped directory", |m| m.append("d/e/deep", "6").unwrap(), |l| { l.rename("d/e", "e.old").unwrap(); l.rename("s/t", "d/e").unwrap(); l.write("d/e/deep", "").unwrap(); }, &["d/e", "d/e/deep"]),
     ("several", |m| { m.append("top", "x").unwrap(); m.unlink("d/a").unwrap(); m.write("n", "").unwrap(); m.write("ok", "").unwrap(); },
         |l| { l.append("top", "y").unwrap(); l.append("d/a", "y").unwrap(); l.write("n", "z").unwrap(); }, &["d/a", "n", "top"]),
 ];
@@ -76,6 +77,115 @@ fn conflicts_of_every_kind_are_listed_and_nothing_is_touched() {
 #[test]
 fn conflicts_about_renamed_directories_are_listed() {
     within(240, || run(RENAMES));
+}
+
+/// As an editor does.
+fn save(tree: &Tree, path: &str) {
+    let new = format!("{path}.new");
+    tree.write(&new, "saved").unwrap();
+    tree.rename(&new, path).unwrap();
+}
+
+#[test]
+fn what_changes_below_between_two_saves_or_a_save_and_a_deletion_is_a_conflict() {
+    bounded(|| {
+        type Then = fn(&Tree, &str);
+        let then: [(&str, Then); 3] = [
+            ("saved", |m, path| save(m, path)),
+            ("deleted", |m, path| m.unlink(path).unwrap()),
+            ("made anew", |m, path| {
+                m.unlink(path).unwrap();
+                m.write(path, "anew").unwrap();
+            }),
+        ];
+        for path in ["d/a", "top"] {
+            for (name, then) in then {
+                let stack = Stack::new(1);
+                tree(&stack);
+                let mut mount = stack.mount();
+                save(&mount, path);
+                mount.unmount();
+                pause();
+                stack.lowers[0].append(path, "precious").unwrap();
+                pause();
+                let mut mount = stack.mount();
+                then(&mount, path);
+                mount.unmount();
+                let stopped = apply(&stack, What::default());
+                assert!(matches!(stopped, Err(Not::Conflicts(_))), "{path} {name}: {stopped:?}");
+            }
+        }
+    });
+}
+
+/// The kernel's OverlayFS makes another `work` at each mount; a user may make another work directory.
+#[test]
+fn a_change_below_between_two_saves_is_a_conflict_when_the_work_directory_was_remade() {
+    bounded(|| {
+        for mode in [Some(0o000), Some(0o700), None] {
+            let stack = Stack::new(1);
+            tree(&stack);
+            let work = Tree::new(stack.scratch.path().join("work"));
+            let mut mount = stack.mount();
+            save(&mount, "top");
+            mount.unmount();
+            pause();
+            stack.lowers[0].append("top", "precious").unwrap();
+            pause();
+            work.remove_all("work").unwrap();
+            if let Some(mode) = mode {
+                work.mkdir("work", mode).unwrap();
+            }
+            let mut mount = stack.mount();
+            save(&mount, "top");
+            mount.unmount();
+            let stopped = apply(&stack, What::default());
+            assert!(matches!(stopped, Err(Not::Conflicts(_))), "{mode:?}: {stopped:?}");
+        }
+    });
+}
+
+#[test]
+fn nothing_in_a_swapped_directory_is_applied_by_itself() {
+    bounded(|| {
+        let stack = Stack::new(1);
+        tree(&stack);
+        let mut mount = stack.mount();
+        mount.append("d/e/deep", "6").unwrap();
+        mount.append("top", "1").unwrap();
+        mount.unmount();
+        let low = &stack.lowers[0];
+        low.rename("d/e", "e.old").unwrap();
+        low.dir("d/e", 0o755).file("d/e/other", "");
+        for path in ["d/e/deep", "d/e", "d"] {
+            let stopped = apply(&stack, What { paths: &[path], ..What::default() });
+            assert!(stopped.is_err(), "{path}: {stopped:?}");
+        }
+        apply(&stack, What { theirs: true, ..What::default() }).unwrap();
+        assert_eq!((low.text("top").as_str(), low.has("d/e/deep")), ("top1", false));
+        assert_eq!(stack.upper().text("d/e/deep"), "deep6");
+        apply(&stack, What { ours: true, ..What::default() }).unwrap();
+        assert_eq!((low.text("d/e/deep").as_str(), low.has("d/e/other")), ("deep6", true));
+        assert_eq!(left_in(stack.upper().root()), [""; 0]);
+    });
+}
+
+#[test]
+fn an_applied_file_is_saved_and_applied_again_without_a_conflict() {
+    bounded(|| {
+        let stack = Stack::new(1);
+        tree(&stack);
+        for round in 0..3 {
+            pause();
+            let mut mount = stack.mount();
+            save(&mount, "top");
+            save(&mount, "d/a");
+            mount.append("top", "more").unwrap();
+            mount.unmount();
+            assert_eq!(apply(&stack, What::default()), Ok(Vec::new()), "round {round}");
+            assert_eq!(stack.lowers[0].text("d/a"), "saved", "round {round}");
+        }
+    });
 }
 
 #[test]

@@ -97,6 +97,42 @@ fn what_a_user_cannot_keep_is_told() {
 }
 
 #[test]
+fn what_a_user_cannot_keep_is_told_by_a_resume_too() {
+    bounded(|| {
+        if who() != Who::Root {
+            return say_skipped("only root can be root and somebody else");
+        }
+        let stack = Stack::new(1);
+        stack.lowers[0].file("a", "1").dir("c", 0o755).file("c/x", "");
+        for path in ["", "a", "c"] {
+            stack.lowers[0].chown(path, 7, 7).unwrap();
+        }
+        stack.age();
+        pause();
+        stack.upper().file("b", "3").file("a", "2").dir("c", 0o755).file("c/n", "");
+        for path in ["", "a", "c"] {
+            stack.upper().chown(path, 7, 7).unwrap();
+        }
+        stack.upper().chmod("c", 0o555).unwrap();
+        let work = stack.scratch.dir("work");
+        std::os::unix::fs::chown(&work, Some(7), Some(7)).unwrap();
+        let config = config(&stack);
+        let stopped = as_user(7, 7, || {
+            apply_after(&config, What::default(), || {
+                std::thread::sleep(std::time::Duration::from_millis(25));
+                std::fs::write(stack.lowers[0].at("a"), "meanwhile").unwrap();
+            })
+        });
+        assert!(matches!(&stopped, Err(Not::Refused(refusal)) if refusal.conflict), "{stopped:?}");
+        let Ok(Resumed::Done(lost)) = as_user(7, 7, || resume_with(&config, true)) else { panic!("not resumed") };
+        let lost: Vec<_> = lost.iter().map(|loss| format!("{}: {}", loss.path.display(), loss.what)).collect();
+        assert_eq!(lost, ["b: owner 0:0", "c/n: owner 0:0"]);
+        assert_eq!(stack.lowers[0].mode("c"), 0o555);
+        assert_eq!(left_in(stack.upper().root()), [""; 0], "a directory of mode 555 is cleaned, too");
+    });
+}
+
+#[test]
 fn nothing_is_applied_through_a_symlink_and_no_fifo_is_opened() {
     within(60, || {
         let stack = Stack::new(1);
