@@ -14,12 +14,12 @@ use super::removal::{children, remove};
 use crate::base::{Errno, Result};
 use crate::sys::path::{OFlags, open_beneath};
 use crate::sys::stat::{Kind, stat_at};
-use crate::sys::{lock, tree};
+use crate::sys::{lock, tree, xattr};
 
 const WORK: &CStr = c"work";
-/// The mode bit of a `work` that was made when the upper layer was empty, so that all changes are later than it (the sticky
-/// bit). The kernel's OverlayFS makes another `work` at each mount, without it.
-pub const FIRST: u32 = libc::S_ISVTX;
+/// The attribute of a `work` that was made when the upper layer was empty, so that all changes are later than it. The kernel's
+/// OverlayFS makes another `work` at each mount, without it.
+pub const FIRST: &CStr = c"user.plyfs.first";
 /// The most time that a daemon may take to end after its unmount.
 const HANDOVER: Duration = Duration::from_millis(500);
 
@@ -88,10 +88,9 @@ impl Workdir {
         let first = match tree::mkdir_at(workdir, WORK, 0o700) {
             Ok(()) => is_empty(root),
             Err(Errno::EEXIST) => {
-                let first = stat_at(workdir, WORK)?.mode & FIRST != 0;
                 // The kernel leaves the directory with mode 0000, which its owner cannot enter without privilege.
                 tree::chmod_at(workdir, WORK, 0o700)?;
-                first
+                false
             }
             Err(errno) => return Err(errno.into()),
         };
@@ -105,7 +104,7 @@ impl Workdir {
         disinherit(work.as_fd(), root)?;
         if first {
             // Without the mark the birth of the upper layer's root counts, which is no later.
-            let _ = tree::chmod_fd(work.as_fd(), 0o700 | FIRST);
+            let _ = xattr::set_fd(work.as_fd(), FIRST, b"y", 0);
         }
         Ok(Self(work))
     }

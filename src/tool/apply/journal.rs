@@ -19,10 +19,10 @@ use crate::merge::Layers;
 use crate::sys::caller::own_ids;
 use crate::sys::data;
 use crate::sys::path::{OFlags, open_beneath};
-use crate::sys::stat::{Kind, Time, stat_at, stat_fd};
+use crate::sys::stat::{Kind, Time, stat_fd};
 use crate::sys::tree::{self, RenameFlags};
 use crate::tool::change::path_of;
-use crate::upper::{FIRST, remove};
+use crate::upper::remove;
 
 const WORK: &CStr = c"work";
 const INCOMPAT: &CStr = c"incompat";
@@ -307,7 +307,7 @@ fn make(at: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd> {
     match tree::mkdir_at(at, name, 0o700) {
         Ok(()) => data::fsync(open_to_list(at, c".")?.as_fd())?,
         // The kernel leaves `work` with mode 0000.
-        Err(Errno::EEXIST) if name == WORK => tree::chmod_at(at, name, 0o700 | stat_at(at, name)?.mode & FIRST)?,
+        Err(Errno::EEXIST) if name == WORK => tree::chmod_at(at, name, 0o700)?,
         Err(Errno::EEXIST) => {}
         Err(errno) => return Err(errno),
     }

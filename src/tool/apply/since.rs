@@ -14,7 +14,7 @@ use crate::format::origin::{Decoded, Origin};
 use crate::layer::{DirPlace, origin_of};
 use crate::merge::{DirView, FoundLeaf, Layers};
 use crate::sys::stat::{Time, born_at, stat_at};
-use crate::sys::tree;
+use crate::sys::{tree, xattr};
 use crate::tool::diff::list_upper;
 use crate::upper::FIRST;
 
@@ -30,9 +30,11 @@ pub(super) fn earlier(born: Option<Time>, covers: Option<Time>) -> Option<Time> 
 pub(super) fn first_mount(dirs: &Dirs) -> Result<Option<Time>> {
     match stat_at(dirs.work.as_fd(), c"work") {
         Err(Errno::ENOENT) => Ok(None),
-        Ok(stat) => {
+        Ok(_) => {
             let work = born_at(dirs.work.as_fd(), c"work")?;
-            if stat.mode & FIRST != 0 { Ok(work) } else { Ok(earlier(work, born_at(dirs.upper.as_fd(), c".")?)) }
+            // A `work` that cannot be looked at has no mark.
+            let is_first = matches!(xattr::get_at(dirs.work.as_fd(), c"work", FIRST), Ok(Some(_)));
+            if is_first { Ok(work) } else { Ok(earlier(work, born_at(dirs.upper.as_fd(), c".")?)) }
         }
         Err(errno) => Err(errno),
     }
