@@ -198,8 +198,12 @@ impl Session {
 
     /// Whether an apply of its changes was broken off, whose journal and staged files are in use still.
     pub fn has_pending_apply(&self) -> bool {
-        let pending = |place: &Place| self.dirs(place).1.join(PENDING_APPLY).symlink_metadata().is_ok();
-        self.places().unwrap_or_default().iter().any(pending)
+        self.places().unwrap_or_default().iter().any(|place| self.has_pending_apply_at(place))
+    }
+
+    /// The same of one of its file systems.
+    pub fn has_pending_apply_at(&self, place: &Place) -> bool {
+        self.dirs(place).1.join(PENDING_APPLY).symlink_metadata().is_ok()
     }
 
     /// Whether it has commits.

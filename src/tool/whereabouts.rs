@@ -50,6 +50,17 @@ pub enum Role {
     DataOnly,
 }
 
+impl Role {
+    /// The word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Upper => "upper",
+            Self::Lower => "lower",
+            Self::DataOnly => "data",
+        }
+    }
+}
+
 /// A part of an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Gives {

@@ -25,6 +25,7 @@ pub use metadata::{
     Applied, Cleared, Metadata, Staged, clear_capability, clear_privileges, copy_attributes, without_ids,
 };
 pub use owners::{mark_of, mode_on_disk, set_mark};
+pub use records::{APPLY, INCOMPAT};
 pub use removal::remove;
 pub use stage::{Nursery, Temp, Widened, relocate};
 pub use workdir::{FIRST, WorkError, Workdir};

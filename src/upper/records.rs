@@ -17,10 +17,10 @@ use crate::sys::random::{boot_id, temp_name};
 use crate::sys::{data, tree, xattr};
 
 /// The directory in `work` that keeps other overlays from mounting the layer as long as it holds anything.
-pub(super) const INCOMPAT: &CStr = c"incompat";
+pub const INCOMPAT: &CStr = c"incompat";
 pub(super) const RECORDS: &CStr = c"plyfs.blocks";
 /// The journal of `plyfs apply` (`tool/apply/journal.rs`).
-pub(super) const APPLY: &CStr = c"plyfs.apply";
+pub const APPLY: &CStr = c"plyfs.apply";
 const PATH: &CStr = c"incompat/plyfs.blocks";
 
 fn open_dir(at: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd> {

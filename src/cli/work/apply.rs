@@ -212,9 +212,9 @@ impl Apply {
                 session.places().map_err(|errno| Failure::refused(session.name.clone(), errno.to_string(), ""))?;
             let mut held = Vec::new();
             // An empty upper layer may stand on commits, or be left of an apply.
-            let has = |place: &Place, what: &str| session.dirs(place).1.join(what).exists();
             let is_changed = |place: &&Place| {
-                session.has_changes_at(place) || has(place, "commits") || has(place, "work/incompat/plyfs.apply")
+                let has_commits = || session.dirs(place).1.join("commits").exists();
+                session.has_changes_at(place) || has_commits() || session.has_pending_apply_at(place)
             };
             for place in places.iter().filter(is_changed) {
                 if !changes::is_there(place) {
@@ -223,9 +223,7 @@ impl Apply {
                 }
                 held.push(Held::new(&changes::config_of(&session, place), changes::relative(&place.at), true)?);
             }
-            let whole =
-                |path: &PathBuf| std::path::absolute(path).map(|path| changes::relative(&path)).unwrap_or_default();
-            return Ok((held, paths.iter().map(whole).collect(), Some(lock)));
+            return Ok((held, paths.iter().map(|path| changes::whole(path)).collect(), Some(lock)));
         }
         let (config, paths) = View::named(&self.options, &self.words)?;
         Ok((vec![Held::new(&config, PathBuf::new(), false)?], paths, None))

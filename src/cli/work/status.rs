@@ -80,10 +80,11 @@ fn in_upper(weight: Weight) -> String {
 fn of_session(session: &Session, json: bool) -> Result<String, Failure> {
     let failed = |errno: Errno| Failure::refused(session.name.clone(), errno.to_string(), "");
     let (mut text, mut objects) = (String::new(), Vec::new());
+    let half_applied = session.has_pending_apply();
     for place in session.places().map_err(failed)? {
         let upper = session.dirs(&place).0;
         let (at, dir) = (place.at.as_os_str().as_bytes(), upper.as_os_str().as_bytes());
-        let (words, members) = if session.has_pending_apply() {
+        let (words, members) = if half_applied {
             ("half applied".to_owned(), String::new())
         } else if changes::is_there(&place) {
             let weight = tool::weigh_upper(&changes::part(session, &place)?.layers).map_err(failed)?;

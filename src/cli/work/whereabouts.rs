@@ -15,7 +15,7 @@ use super::super::view::View;
 use super::changes;
 use super::shared::Shared;
 use crate::session::Session;
-use crate::tool::{self, Gives, Hider, Layers, Part, Role, Whereabouts};
+use crate::tool::{self, Gives, Hider, Layers, Part, Whereabouts};
 
 /// which layers an object comes from, and what they hide
 #[derive(Debug, Args)]
@@ -85,7 +85,7 @@ fn text(name: &str, found: &Whereabouts, paint: Paint) -> String {
     for (count, part) in found.parts.iter().enumerate() {
         let first = if count == 0 { name.to_owned() } else { " ".repeat(width(name)) };
         let gap = " ".repeat(longest - width(&at(part)));
-        let line = format!("{first}  {} {:<5}  {}{gap}  {}", part.level, role(part.role), at(part), said(part));
+        let line = format!("{first}  {} {:<5}  {}{gap}  {}", part.level, part.role.word(), at(part), said(part));
         let line = line.trim_end();
         lines += &if part.gives.is_empty() { paint.faint(line) } else { line.to_owned() };
         lines.push('\n');
@@ -119,7 +119,7 @@ fn json(found: &Whereabouts) -> String {
         format!(
             "{{\"level\":{},\"role\":{},{at},\"gives\":[{gives}],\"marks\":[{}]{}}}",
             part.level,
-            quoted(role(part.role)),
+            quoted(part.role.word()),
             list(part.marks.clone()),
             by.unwrap_or_default()
         )
@@ -127,14 +127,6 @@ fn json(found: &Whereabouts) -> String {
     let path = member("path", found.path.as_os_str().as_bytes());
     let kind = found.kind.map_or_else(|| "null".to_owned(), |kind| quoted(told::word(kind)));
     format!("{{\"v\":1,{path},\"kind\":{kind},\"parts\":[{}]}}\n", parts.collect::<Vec<_>>().join(","))
-}
-
-fn role(role: Role) -> &'static str {
-    match role {
-        Role::Upper => "upper",
-        Role::Lower => "lower",
-        Role::DataOnly => "data",
-    }
 }
 
 fn word(gives: Gives) -> &'static str {

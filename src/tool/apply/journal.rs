@@ -22,11 +22,9 @@ use crate::sys::path::{OFlags, open_beneath};
 use crate::sys::stat::{Kind, Time, stat_fd};
 use crate::sys::tree::{self, RenameFlags};
 use crate::tool::change::path_of;
-use crate::upper::remove;
+use crate::upper::{APPLY, INCOMPAT, remove};
 
 const WORK: &CStr = c"work";
-const INCOMPAT: &CStr = c"incompat";
-const APPLY: &CStr = c"plyfs.apply";
 const PATH: &CStr = c"work/incompat/plyfs.apply";
 const STAGING: &CStr = c"staging";
 const JOURNAL: &CStr = c"journal";

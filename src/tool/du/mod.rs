@@ -14,7 +14,7 @@ use std::sync::Arc;
 use self::room::Room;
 use self::seen::{Seen, Use};
 use super::Role;
-use super::change::Trouble;
+use super::change::{Trouble, path_of};
 use super::diff::{is_gone, join, list_upper};
 use crate::base::{Errno, Name, Result};
 use crate::layer::Place;
@@ -119,7 +119,7 @@ pub fn du(layers: &Layers, top: usize) -> Result<Du> {
     }
     let mut weighing = Weighing {
         layers,
-        seen: Seen::of(layers),
+        seen: Seen::of(layers)?,
         room: Room::default(),
         hidden: Largest::new(top),
         copied_up: Largest::new(top),
@@ -251,11 +251,6 @@ impl Weighing<'_> {
             self.troubles.push(Trouble { path: path_of(path), errno });
         }
     }
-}
-
-fn path_of(bytes: &[u8]) -> PathBuf {
-    use std::os::unix::ffi::OsStrExt;
-    std::ffi::OsStr::from_bytes(bytes).into()
 }
 
 /// The largest files so far, at most so many.

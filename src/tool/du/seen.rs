@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::super::change::Trouble;
+use super::super::change::{Trouble, path_of};
 use super::super::content::data_of;
 use super::super::diff::{is_gone, join};
 use crate::base::{Errno, Result};
@@ -34,7 +34,11 @@ pub(super) struct Seen {
 
 impl Seen {
     /// Walks the view.
-    pub fn of(layers: &Layers) -> Self {
+    ///
+    /// # Errors
+    /// What getrandom(2) says.
+    pub fn of(layers: &Layers) -> Result<Self> {
+        let key = CookieKey::random()?;
         let mut seen = Self::default();
         let mut todo = vec![(layers.root.clone(), Vec::new())];
         while let Some((dir, path)) = todo.pop() {
@@ -42,15 +46,21 @@ impl Seen {
             for (_, part) in view.parts(0) {
                 seen.dirs.insert(object(&part.place, part.place.ino()), view.clone());
             }
-            if let Err(errno) = seen.names(layers, &view, &path, &mut todo) {
+            if let Err(errno) = seen.names((layers, &key), &view, &path, &mut todo) {
                 seen.trouble(&path, errno);
             }
         }
-        seen
+        Ok(seen)
     }
 
-    fn names(&mut self, layers: &Layers, dir: &DirView, path: &[u8], todo: &mut Vec<(DirView, Vec<u8>)>) -> Result<()> {
-        let listing = list(dir, &CookieKey::random()?, &Places::default(), Window::WHOLE)?;
+    fn names(
+        &mut self,
+        (layers, key): (&Layers, &CookieKey),
+        dir: &DirView,
+        path: &[u8],
+        todo: &mut Vec<(DirView, Vec<u8>)>,
+    ) -> Result<()> {
+        let listing = list(dir, key, &Places::default(), Window::WHOLE)?;
         for (_, name, _) in listing.after(0) {
             let path = join(path, &name);
             let looked = lookup(&layers.stack, dir, &name).and_then(|answer| match answer {
@@ -95,7 +105,7 @@ impl Seen {
 
     fn trouble(&mut self, path: &[u8], errno: Errno) {
         if !is_gone(errno) {
-            self.troubles.push(Trouble { path: super::path_of(path), errno });
+            self.troubles.push(Trouble { path: path_of(path), errno });
         }
     }
 }

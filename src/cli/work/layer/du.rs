@@ -12,8 +12,8 @@ use super::super::super::json::{member, quoted};
 use super::super::super::report::{Failure, printable};
 use super::super::super::told::{self, bytes, grouped};
 use super::super::changes::{self, Part};
+use crate::tool::Trouble;
 use crate::tool::du::{Amount, Du, Large, Weighed, Why, du};
-use crate::tool::{Role, Trouble};
 
 /// The exit status above `--max`.
 const ABOVE: u8 = 1;
@@ -109,14 +109,6 @@ impl Weigh {
     }
 }
 
-fn role(role: Role) -> &'static str {
-    match role {
-        Role::Upper => "upper",
-        Role::Lower => "lower",
-        Role::DataOnly => "data",
-    }
-}
-
 /// A table of the layers, and the large files.
 fn text(found: &Du) -> String {
     let amount = |amount: Amount| match amount.files {
@@ -125,7 +117,7 @@ fn text(found: &Du) -> String {
     };
     let row = |layer: &Weighed| {
         let columns = [layer.own(), layer.visible, layer.metadata, layer.covered, layer.deleted].map(amount);
-        let name = format!("{} {}", layer.level, role(layer.role));
+        let name = format!("{} {}", layer.level, layer.role.word());
         let path = printable(layer.path.as_os_str().as_bytes());
         [vec![name], columns.to_vec(), vec![path]].concat()
     };
@@ -178,7 +170,7 @@ fn json(found: &Du) -> String {
             amount("deleted", layer.deleted),
         ];
         let path = member("path", layer.path.as_os_str().as_bytes());
-        let (level, role, whiteouts) = (layer.level, quoted(role(layer.role)), layer.whiteouts);
+        let (level, role, whiteouts) = (layer.level, quoted(layer.role.word()), layer.whiteouts);
         format!(
             "{{\"v\":1,\"level\":{level},\"role\":{role},{path},{},\"whiteouts\":{whiteouts}}}\n",
             amounts.join(",")
