@@ -258,19 +258,27 @@ fn an_error_of_any_call_leaves_what_the_answer_says_where_all_is_synced() {
     });
 }
 
-/// Where an upper layer lacks something more steps are taken; an error of any leaves the same.
+/// Where the upper layer's file system lacks this, more steps are taken; an error of any leaves the same.
+fn fail_without(what: &str, lacks: Lacks) {
+    for_all_rows_without(&format!("failing, without {what}"), lacks, Fsync::Auto, |stage, row, tried| {
+        // Without marks the names of a lower hard link part, which is no fault.
+        let parts = lacks.marks && ["link", "indexed"].iter().any(|word| row.name.contains(word));
+        if !parts && stage.allows(row) { fail_everywhere(stage, row, tried) } else { Vec::new() }
+    });
+}
+
 #[test]
-fn an_error_of_any_call_leaves_what_the_answer_says_on_a_poor_file_system() {
-    let all = Lacks { rename_flags: true, devices: true, marks: true, ..Lacks::default() };
-    for (what, lacks) in [
-        ("flags of rename", Lacks { rename_flags: true, ..Lacks::default() }),
-        ("flags of rename and devices", Lacks { marks: false, ..all }),
-        ("flags of rename, devices and marks", all),
-    ] {
-        for_all_rows_without(&format!("failing, without {what}"), lacks, Fsync::Auto, |stage, row, tried| {
-            // Without marks the names of a lower hard link part, which is no fault.
-            let parts = lacks.marks && ["link", "indexed"].iter().any(|word| row.name.contains(word));
-            if !parts && stage.allows(row) { fail_everywhere(stage, row, tried) } else { Vec::new() }
-        });
-    }
+fn an_error_of_any_call_leaves_what_the_answer_says_without_flags_of_rename() {
+    fail_without("flags of rename", Lacks { rename_flags: true, ..Lacks::default() });
+}
+
+#[test]
+fn an_error_of_any_call_leaves_what_the_answer_says_without_flags_of_rename_and_devices() {
+    fail_without("flags of rename and devices", Lacks { rename_flags: true, devices: true, ..Lacks::default() });
+}
+
+#[test]
+fn an_error_of_any_call_leaves_what_the_answer_says_without_flags_of_rename_devices_and_marks() {
+    let lacks = Lacks { rename_flags: true, devices: true, marks: true, ..Lacks::default() };
+    fail_without("flags of rename, devices and marks", lacks);
 }
