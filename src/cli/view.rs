@@ -2,7 +2,7 @@
 //! opened to be looked at.
 
 use std::ffi::{OsStr, OsString};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
@@ -56,6 +56,17 @@ impl View {
             let resolved = resolve::resolve(&words_of, None, Path::new("/"), Manner::default(), abilities)?;
             return Ok((resolved.config, words.iter().map(|path| plain(path)).collect()));
         }
+        let Shown { dir, told, paths, .. } = Self::shown(words)?;
+        let config = config(&told)?;
+        check_uncovered(dir.as_fd(), &config)?;
+        Ok((config, paths))
+    }
+
+    /// The mounted view that `words` name as for [`View::find`], and the paths in it.
+    ///
+    /// # Errors
+    /// There is no view; it does not tell.
+    pub fn shown(words: &[PathBuf]) -> Result<Shown, Failure> {
         let (first, others) = words.split_first().map_or((Path::new("."), words), |(first, others)| (first, others));
         // A view may be named by a symlink.
         let first = match first.canonicalize() {
@@ -79,10 +90,20 @@ impl View {
             })?);
         }
         paths.retain(|path| !path.as_os_str().is_empty());
-        let config = config(&told)?;
-        check_uncovered(dir.as_fd(), &config)?;
-        Ok((config, paths))
+        Ok(Shown { dir, told, paths, is_named })
     }
+}
+
+/// A mounted view, and the paths in it that a command names.
+pub struct Shown {
+    /// A directory in it.
+    pub dir: OwnedFd,
+    /// What its daemon tells of it.
+    pub told: Described,
+    /// The paths, from the root of the view.
+    pub paths: Vec<PathBuf>,
+    /// The first word was its mountpoint.
+    pub is_named: bool,
 }
 
 /// The mount that a view was found by, which may show one of its directories only.

@@ -54,6 +54,8 @@ pub enum Why {
     Undo,
     /// Nothing was in it: it goes.
     Empty,
+    /// An undo of single paths has taken them out of the upper layer; they are the text, see [`About::paths`].
+    Paths,
 }
 
 /// What is known of a commit: the file `about`.
@@ -80,6 +82,7 @@ impl About {
         let why = match words.next() {
             Some("undo") => Why::Undo,
             Some("empty") => Why::Empty,
+            Some("paths") => Why::Paths,
             _ => Why::Commit,
         };
         Self { seconds, why, text: lines.next().unwrap_or_default().to_vec() }
@@ -87,7 +90,18 @@ impl About {
 
     /// Whether an undo has made it, and nobody has said anything of it.
     pub fn is_by_undo(&self) -> bool {
-        self.why == Why::Undo
+        matches!(self.why, Why::Undo | Why::Paths)
+    }
+
+    /// The paths that an undo has taken out of the upper layer, from its root on; none of any other commit.
+    pub fn paths(&self) -> Vec<&[u8]> {
+        let paths = self.text.split(|&byte| byte == 0).filter(|path| !path.is_empty());
+        if self.why == Why::Paths { paths.collect() } else { Vec::new() }
+    }
+
+    /// The text for these paths.
+    pub fn of_paths(paths: &[Vec<u8>]) -> Vec<u8> {
+        paths.join(&0)
     }
 
     /// The bytes of the file.
@@ -96,6 +110,7 @@ impl About {
             Why::Commit => "commit",
             Why::Undo => "undo",
             Why::Empty => "empty",
+            Why::Paths => "paths",
         };
         [format!("{} {why}\n", self.seconds).as_bytes(), &self.text].concat()
     }
@@ -127,7 +142,7 @@ mod tests {
 
     #[test]
     fn what_is_said_of_a_commit_comes_back() {
-        for why in [Why::Commit, Why::Undo, Why::Empty] {
+        for why in [Why::Commit, Why::Undo, Why::Empty, Why::Paths] {
             let about = About { seconds: 1_800_000_000, why, text: b"a\nb\xff".to_vec() };
             assert_eq!(About::parse(&about.encode()), about);
         }

@@ -115,6 +115,11 @@ impl Union {
 }
 
 impl Ahead {
+    /// Forgets all that was found.
+    pub fn forget(&self) {
+        self.0.lock().clear();
+    }
+
     fn enter(&self, seen: &Arc<Seen>) {
         let mut all = self.0.lock();
         all.push_back(seen.clone());

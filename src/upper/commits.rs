@@ -53,7 +53,7 @@ pub struct Frozen {
     pub stand: Stand,
 }
 
-fn open_dir(at: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd> {
+pub(super) fn open_dir(at: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd> {
     open_beneath(at, name, OFlags::RDONLY | OFlags::DIRECTORY)
 }
 
@@ -125,7 +125,7 @@ impl Commits {
     /// # Errors
     /// `ENOENT`: there is none; `ELOOP`, `ENOTDIR`, and what opening it says.
     pub fn frozen(&self, number: u64) -> Result<Frozen> {
-        let at = open_dir(self.dir.as_ref().ok_or(Errno::ENOENT)?.as_fd(), &name_of(number)?)?;
+        let at = self.at(number)?;
         let root = open_beneath(at.as_fd(), LAYER, OFlags::PATH | OFlags::DIRECTORY)?;
         let stand = stand_of(root.as_fd(), self.namespace)?;
         Ok(Frozen { number, root, stand })
@@ -136,7 +136,7 @@ impl Commits {
     /// # Errors
     /// What reading it says.
     pub fn about(&self, number: u64) -> Result<About> {
-        let at = open_dir(self.dir.as_ref().ok_or(Errno::ENOENT)?.as_fd(), &name_of(number)?)?;
+        let at = self.at(number)?;
         // Never a fifo, at which this would wait.
         let file = open_beneath(at.as_fd(), ABOUT, OFlags::RDONLY | OFlags::NONBLOCK)?;
         if !stat_fd(file.as_fd())?.is_file() {
@@ -160,16 +160,29 @@ impl Commits {
         Ok(numbers)
     }
 
+    /// The directory of one commit.
+    pub(super) fn at(&self, number: u64) -> Result<OwnedFd> {
+        open_dir(self.dir.as_ref().ok_or(Errno::ENOENT)?.as_fd(), &name_of(number)?)
+    }
+
     /// Whether what stands at `number` is no commit: its making was broken off.
     fn is_unfinished(&self, number: u64) -> bool {
         match self.frozen(number) {
-            Ok(frozen) => frozen.stand.on >= number || self.about(number).is_ok_and(|about| about.why == Why::Empty),
+            Ok(frozen) => {
+                let is_empty = |root: BorrowedFd<'_>| children(open_dir(root, c".")?.as_fd()).map(|all| all.is_empty());
+                frozen.stand.on >= number
+                    || self.about(number).is_ok_and(|about| match about.why {
+                        Why::Empty => true,
+                        Why::Paths => is_empty(frozen.root.as_fd()).unwrap_or(false),
+                        Why::Commit | Why::Undo => false,
+                    })
+            }
             Err(errno) => errno == Errno::ENOENT,
         }
     }
 
     /// Removes a commit that has nothing in it. Nothing else is ever removed.
-    fn remove_empty(&self, number: u64) -> Result<()> {
+    pub(super) fn remove_empty(&self, number: u64) -> Result<()> {
         let Some(dir) = &self.dir else { return Ok(()) };
         let name = name_of(number)?;
         let at = open_dir(dir.as_fd(), &name)?;
@@ -328,6 +341,18 @@ impl Standing<'_> {
 
     /// Gives an empty layer the attributes that the layer `like` has, and the marks of this one.
     fn furnish(&self, root: BorrowedFd<'_>, like: BorrowedFd<'_>, stand: Stand) -> Result<()> {
+        self.dress(root, like, self.root, &[(self.namespace.key(Mark::On), stand.encode().as_bytes())])
+    }
+
+    /// Gives an empty directory the attributes that the directory `like` has, the marks of the directory `marked`, and some
+    /// more of them.
+    pub(super) fn dress(
+        &self,
+        root: BorrowedFd<'_>,
+        like: BorrowedFd<'_>,
+        marked: BorrowedFd<'_>,
+        more: &[(&CStr, &[u8])],
+    ) -> Result<()> {
         take_project(root, self.root)?;
         let (from, now) = (stat_fd(like)?, stat_fd(root)?);
         if (from.uid, from.gid) != (now.uid, now.gid) {
@@ -343,7 +368,7 @@ impl Standing<'_> {
         let is_mark =
             |key: &CStr| [Namespace::Trusted, Namespace::User].iter().any(|of| key.to_bytes().starts_with(of.prefix()));
         // How the layer is written is this layer's affair, and what it looks like that of the other.
-        let marks = attributes(self.root)?.into_iter().filter(|(key, _)| is_mark(key));
+        let marks = attributes(marked)?.into_iter().filter(|(key, _)| is_mark(key));
         let looks = attributes(like)?.into_iter().filter(|(key, _)| !is_mark(key));
         for (key, value) in marks.chain(looks) {
             match xattr::set_fd(root, &key, &value, 0) {
@@ -352,7 +377,9 @@ impl Standing<'_> {
                 set => set?,
             }
         }
-        xattr::set_fd(root, self.namespace.key(Mark::On), stand.encode().as_bytes(), 0)?;
+        for (key, value) in more {
+            xattr::set_fd(root, key, value, 0)?;
+        }
         tree::chmod_fd(root, from.mode & 0o7777)?;
         tree::utimens_fd(root, [SetTime::At(from.atime), SetTime::At(from.mtime)])?;
         if self.synced { data::fsync(root) } else { Ok(()) }
@@ -399,6 +426,22 @@ impl Successor {
             self.exchanged = false;
         }
         Ok(())
+    }
+
+    /// The directory of the commit.
+    pub(super) fn at(&self) -> BorrowedFd<'_> {
+        self.at.as_fd()
+    }
+
+    /// Syncs the names of the commit itself.
+    pub(super) fn sync_own(&self) -> Result<()> {
+        data::fsync(self.at.as_fd())?;
+        data::fsync(self.commits.as_fd())
+    }
+
+    /// Keeps the prepared commit, which holds something by now and is to take nobody's place.
+    pub(super) fn keep(&mut self) {
+        self.exchanged = true;
     }
 
     /// Syncs the names that the exchange has changed.
@@ -467,6 +510,7 @@ impl Standing<'_> {
     /// What the system calls say.
     pub fn settle(&self) -> Result<()> {
         let commits = Commits::open(self.workdir, self.namespace)?;
+        self.settle_taken(&commits)?;
         for number in commits.numbers()? {
             if let Some(dir) = &commits.dir
                 && let Ok(at) = open_dir(dir.as_fd(), &name_of(number)?)

@@ -13,6 +13,7 @@ mod owners;
 mod records;
 mod removal;
 mod stage;
+pub mod taken;
 mod whiteout;
 mod workdir;
 

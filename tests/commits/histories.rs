@@ -64,11 +64,36 @@ fn step(mount: &Mount, which: u8, seen: &mut Seen, links: bool) -> Result<String
     later(&format!("the view at {on}"), view(mount), seen[&on].clone(), links).map(|()| said)
 }
 
+/// Takes one of the paths that are or were seen back, and compares: nothing else may change. `on`: the last commit.
+fn path(mount: &Mount, draw: usize, (seen, on): (&Seen, u64), links: bool) -> Result<String, String> {
+    let (before, then) = (view(mount), &seen[&on]);
+    let all: std::collections::BTreeSet<_> = before.objects.keys().chain(then.objects.keys()).skip(1).collect();
+    let Some(path) = all.iter().nth(draw % all.len().max(1)).map(|path| path.to_vec()).filter(|path| !path.is_empty())
+    else {
+        return Ok("no path".into());
+    };
+    let Ok(name) = String::from_utf8(path.clone()) else { return Ok("no name".into()) };
+    let done = crate::plyfs(&["undo", mount.root().to_str().unwrap(), &format!("./{name}")]);
+    let is_at = |other: &[u8]| other == path || other.strip_prefix(&path[..]).is_some_and(|rest| rest[0] == b'/');
+    let mut wanted = before.clone();
+    if done.is_ok() {
+        wanted.objects.retain(|other, _| !is_at(other));
+        let then = then.objects.iter().filter(|(other, _)| is_at(other));
+        wanted.objects.extend(then.map(|(other, object)| (other.clone(), object.clone())));
+        wanted.same.retain(|names| !names.iter().any(|other| is_at(other)));
+    }
+    let mut is = view(mount);
+    is.same.retain(|names| !names.iter().any(|other| is_at(other)));
+    wanted.same.retain(|names| !names.iter().any(|other| is_at(other)));
+    later(&format!("the view without the changes at {name}"), is, wanted, links)?;
+    Ok(format!("{name}: {}", done.unwrap_or_else(|why| why)))
+}
+
 fn one(plans: &[Plan], ops: &[(Op, u8)], links: bool) -> Result<(), String> {
     let stack = build(plans);
     let mut mount = stack.mount();
     let mut seen = Seen::from([(0, view(&mount))]);
-    let mut log = String::new();
+    let (mut log, mut on, mut draw) = (String::new(), 0, 0);
     {
         let mut real = Real::new(&mount);
         for (op, which) in ops {
@@ -77,6 +102,15 @@ fn one(plans: &[Plan], ops: &[(Op, u8)], links: bool) -> Result<(), String> {
             log += &format!("  {op:?}{}\n", if outcome.is_ok() { "" } else { " failed" });
             if *which < 8 {
                 let done = step(&mount, *which, &mut seen, links).map_err(|why| format!("{log}{why}"))?;
+                log += &format!("  = {which} {done}\n");
+                on = number(&done, "is at commit").or(number(&done, "commit").filter(|_| *which < 3)).unwrap_or_else(
+                    || {
+                        if done.contains("lower layers") { 0 } else { on }
+                    },
+                );
+            } else if *which < 14 {
+                draw += 7919 + usize::from(*which);
+                let done = path(&mount, draw, (&seen, on), links).map_err(|why| format!("{log}{which}: {why}"))?;
                 log += &format!("  = {which} {done}\n");
             }
         }

@@ -17,6 +17,7 @@ mod hostile;
 mod links;
 mod live;
 mod modes;
+mod paths;
 mod sessions;
 mod words;
 

@@ -88,6 +88,33 @@ fn a_session_gets_a_commit_from_outside_while_it_runs() {
     });
 }
 
+#[test]
+fn a_path_of_a_session_is_taken_back_from_everywhere() {
+    if !can_run() {
+        return;
+    }
+    within(60, || {
+        let place = Place::new();
+        let file = place.0.path().join("here/file");
+        assert_eq!(place.run("echo two > file; echo n > n; $PLYFS undo -q file; cat file n"), "onen\n");
+        place.run("echo two > file");
+        let said = place.said(&["undo", "s", file.to_str().unwrap()]);
+        assert_eq!(said, "it is as the lower layers have it; what it was is kept as commit 2\n");
+        assert_eq!(place.run("cat file n"), "onen\n");
+        let script = "echo three > file; echo begun; while ! [ -e stop ]; do sleep 0.05; done; cat file";
+        let here = place.0.path().join("here");
+        let args = ["run", "-q", "-n", "s", "--on", here.to_str().unwrap(), "--", "sh", "-c", script];
+        let mut child = place.plyfs(&args).stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert_eq!(lines.next().unwrap().unwrap(), "begun");
+        // Relative to the current directory, as with the other commands.
+        place.said(&["undo", "s", "file"]);
+        place.said(&["run", "-q", "-n", "s", "--", "sh", "-c", "echo > stop"]);
+        assert_eq!(lines.next().unwrap().unwrap(), "one");
+        assert!(child.wait().unwrap().success());
+    });
+}
+
 /// The store lies in what the view covers: no upper layer, old or new, is shown in it.
 #[test]
 fn the_next_upper_layer_is_hidden_as_the_first_one_was() {

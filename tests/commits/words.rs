@@ -44,7 +44,8 @@ fn what_cannot_be_done_is_one_line() {
     for (args, said) in [
         (vec!["commit", nowhere.to_str().unwrap()], "no view of plyfs is mounted there"),
         (vec!["commit", "x", "-o", &options], "leave one of the two out"),
-        (vec!["undo", nowhere.to_str().unwrap(), "x"], "it is no number of a commit"),
+        (vec!["undo", nowhere.to_str().unwrap(), "x"], "no view of plyfs is mounted there"),
+        (vec!["undo", nowhere.to_str().unwrap(), "007"], "it is no number of a commit"),
         (vec!["log", "-o", "lowerdir=/"], "has no commits"),
         (vec!["commit", "-o", "lowerdir=/"], "no upper layer"),
     ] {

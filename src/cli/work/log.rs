@@ -46,7 +46,12 @@ fn text(log: &Commits) -> String {
     let width = log.commits.first().map_or(1, |first| first.number.to_string().len());
     for Logged { number, about, here, .. } in &log.commits {
         let text = about.text.split(|&byte| byte == b'\n').next().unwrap_or_default();
-        let text = if about.is_by_undo() { "(what an undo has left)".to_owned() } else { printable(text) };
+        let paths: Vec<String> = about.paths().into_iter().map(printable).collect();
+        let text = match about.is_by_undo() {
+            true if paths.is_empty() => "(what an undo has left)".to_owned(),
+            true => format!("(taken back: {})", paths.join(", ")),
+            false => printable(text),
+        };
         let line = format!("{} {number:>width$}  {}  {text}", if *here { "*" } else { " " }, time(about.seconds));
         let _ = writeln!(lines, "{}", line.trim_end());
     }

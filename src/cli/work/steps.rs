@@ -15,12 +15,13 @@ use super::super::grammar;
 use super::super::report::Failure;
 use super::super::resolve::{self, Abilities, Manner};
 use super::super::show;
+use super::super::view::{Shown, View};
 use super::changes;
 use crate::base::Errno;
 use crate::base::config::Config;
 use crate::base::described::Described;
 use crate::fuse::serve::steps;
-use crate::session::{Command, Session, start_beside};
+use crate::session::{Command, Place, Session, start_beside};
 use crate::sys::{ask, follow, mount, process, stat};
 use crate::union::{Done, Live, Log, Logged, Step, Union, log_of, step_together};
 
@@ -62,7 +63,7 @@ impl Which {
         if let Some(word) = word
             && let Some(session) = changes::named(word, self.store.clone())?
         {
-            return of_session(&session);
+            return of_session(&session, None);
         }
         let at = word.unwrap_or(Path::new("."));
         let (dir, _) = show::view_at(at).map_err(|failure| Failure {
@@ -72,6 +73,27 @@ impl Which {
         Ok(Target::Served(dir))
     }
 
+    /// Finds the view that the first of `words` names, and the paths in it that the others are; or all are paths in the view
+    /// that the first lies in, or that `-o` names.
+    ///
+    /// # Errors
+    /// There is none; the paths lie in several.
+    pub fn find_with_paths(&self, words: &[PathBuf]) -> Result<(Target, Vec<PathBuf>), Failure> {
+        if !self.options.is_empty() {
+            return Ok((self.find(None)?, words.iter().map(|path| changes::relative(path)).collect()));
+        }
+        if let Some((first, paths)) = words.split_first()
+            && let Some(session) = changes::named(first, self.store.clone())?
+        {
+            return of_session_with_paths(&session, paths);
+        }
+        let Shown { dir, paths, is_named, .. } = View::shown(words)?;
+        if paths.is_empty() && !is_named {
+            return Err(Failure::usage("undo", "it is the whole view", "name it by its mountpoint"));
+        }
+        Ok((Target::Served(dir), paths))
+    }
+
     fn config(&self) -> Result<Config, Failure> {
         let words: Vec<_> = self.options.iter().flat_map(|value| grammar::split_options(value.as_bytes())).collect();
         let abilities = Abilities { mounts_directly: process::is_admin(), ids_are_initial: process::ids_are_initial() };
@@ -79,10 +101,38 @@ impl Which {
     }
 }
 
-/// A session: one of its processes sees the view, or nobody does.
-fn of_session(session: &Session) -> Result<Target, Failure> {
+/// A session's file system in which all of these paths are.
+fn of_session_with_paths(session: &Session, paths: &[PathBuf]) -> Result<(Target, Vec<PathBuf>), Failure> {
     let failed = |errno: Errno| Failure::refused(session.name.clone(), errno.to_string(), "");
-    let places = session.places().map_err(failed)?;
+    let all = session.places().map_err(failed)?;
+    let whole: Vec<PathBuf> = paths.iter().map(|path| changes::whole(path)).collect();
+    let around = |path: &PathBuf| {
+        let around = all.iter().filter(|place| path.starts_with(changes::relative(&place.at)));
+        around.max_by_key(|place| place.at.components().count())
+    };
+    let Some(first) = whole.first() else { return Ok((of_session(session, None)?, Vec::new())) };
+    let not_covered = || Failure::refused(first.display().to_string(), "the session does not cover it", "");
+    let place = around(first).ok_or_else(not_covered)?;
+    if whole.iter().any(|path| around(path).is_none_or(|other| other.at != place.at)) {
+        let reason = "the paths are on several file systems of the session";
+        return Err(Failure::refused(session.name.clone(), reason, "one at a time"));
+    }
+    let inside = |path: &PathBuf| path.strip_prefix(changes::relative(&place.at)).map(Path::to_owned).ok();
+    let inside: Vec<PathBuf> = whole.iter().filter_map(inside).collect();
+    if inside.iter().any(|path| path.as_os_str().is_empty()) {
+        return Err(Failure::usage(first.display().to_string(), "it is the whole view", "plyfs undo without a path"));
+    }
+    Ok((of_session(session, Some((place, &whole)))?, inside))
+}
+
+/// A session: one of its processes sees the view, or nobody does. `only`: one of its file systems, and the paths from `/` on
+/// that the command is about.
+fn of_session(session: &Session, only: Option<(&Place, &[PathBuf])>) -> Result<Target, Failure> {
+    let failed = |errno: Errno| Failure::refused(session.name.clone(), errno.to_string(), "");
+    let mut places = session.places().map_err(failed)?;
+    if let Some((place, _)) = only {
+        places.retain(|one| one.at == place.at);
+    }
     if session.has_pending_apply() {
         let reason = "its changes were being applied to the lower directory, which was broken off";
         return Err(Failure::refused(session.name.clone(), reason, "go on by plyfs apply --resume"));
@@ -100,7 +150,7 @@ fn of_session(session: &Session) -> Result<Target, Failure> {
             let dir = dirs
                 .into_iter()
                 .find_map(|dir| mount::open_to_ask(&dir).ok().filter(|dir| ask::ask(dir.as_fd()).is_ok()));
-            return dir.map_or_else(|| from_within(session, pid), |dir| Ok(Target::Served(dir)));
+            return dir.map_or_else(|| from_within(session, pid, only), |dir| Ok(Target::Served(dir)));
         }
         if Instant::now() > deadline {
             return Err(Failure::refused(
@@ -115,7 +165,7 @@ fn of_session(session: &Session) -> Result<Target, Failure> {
 
 /// Runs this command among the processes of a session, where the view is to be seen, and ends as it does. A normal user
 /// cannot look into their namespace from outside.
-fn from_within(session: &Session, pid: Pid) -> Result<Target, Failure> {
+fn from_within(session: &Session, pid: Pid, only: Option<(&Place, &[PathBuf])>) -> Result<Target, Failure> {
     let failed = |errno: Errno| Failure::refused(session.name.clone(), errno.to_string(), "");
     let program = std::env::current_exe().map_err(|error| failed(error.into()))?.into_os_string();
     let at = session.places().map_err(failed)?.into_iter().next().ok_or_else(|| failed(Errno::ENOENT))?.at;
@@ -125,8 +175,17 @@ fn from_within(session: &Session, pid: Pid) -> Result<Target, Failure> {
         false => arg,
     };
     // The command itself is no name.
-    let mut words = std::env::args_os().skip(1);
-    let args = words.next().into_iter().chain(words.map(name_by_place)).collect();
+    let all: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let mut words = all.into_iter();
+    let args = match only {
+        None => words.next().into_iter().chain(words.map(name_by_place)).collect(),
+        Some((place, paths)) => {
+            let options = words.clone().filter(|word| word == "-q" || word == "--quiet");
+            let paths = paths.iter().map(|path| Path::new("/").join(path).into_os_string());
+            let at = place.at.clone().into_os_string();
+            words.next().into_iter().chain(options).chain(["--".into(), at]).chain(paths).collect()
+        }
+    };
     follow::hold_signals();
     let child = start_beside(pid, &Command { program, args }).map_err(failed)?;
     std::process::exit(follow::follow(child).map_err(failed)?.into())

@@ -24,7 +24,7 @@ use crate::base::{Name, Result, panics};
 use crate::fuse::ahead::Ahead;
 use crate::fuse::turns::Turns;
 use crate::sys::{ask, process};
-use crate::union::{InodeId, Live, Make, Notices, Operation, Union, step_together};
+use crate::union::{InodeId, Live, Make, Notices, Operation, Step, Union, step_together};
 
 /// Serves a [`Union`] to the kernel.
 pub struct Adapter {
@@ -147,9 +147,10 @@ impl Adapter {
             Ok(step) => step,
             Err(error) => return reply.error(errno(error)),
         };
-        let peers = self.peers.lock().clone();
+        let (peers, own) = (self.peers.lock().clone(), self.live.clone());
         let take = move || {
-            let views: Vec<&Live> = peers.iter().map(|peer| &*peer.live).collect();
+            let is_asked = |peer: &&Peer| !matches!(step, Step::UndoPaths { .. }) || Arc::ptr_eq(&peer.live, &own);
+            let views: Vec<&Live> = peers.iter().filter(is_asked).map(|peer| &*peer.live).collect();
             let check = || peers.iter().try_for_each(|peer| peer.files.check_none_through());
             steps::answer(step_together(&views, &step, &check))
         };

@@ -11,6 +11,7 @@ const COMMIT: u64 = 1;
 const UNDO: u64 = 2;
 const UNDO_TO: u64 = 3;
 const REDO: u64 = 4;
+const UNDO_PATHS: u64 = 5;
 
 /// The first number of an answer.
 const DONE: u64 = 1;
@@ -22,6 +23,7 @@ pub fn order(step: &Step) -> Ordered {
         Step::Commit { text } => ([COMMIT, 0], text.clone()),
         Step::Undo { to: None } => ([UNDO, 0], Vec::new()),
         Step::Undo { to: Some(to) } => ([UNDO_TO, *to], Vec::new()),
+        Step::UndoPaths { paths } => ([UNDO_PATHS, 0], paths.join(&0)),
         Step::Redo => ([REDO, 0], Vec::new()),
     };
     Ordered { numbers, bytes }
@@ -40,6 +42,7 @@ pub(super) fn asked(uid: u32, question: &[u8]) -> Result<Step> {
         [COMMIT, _] => Step::Commit { text: bytes },
         [UNDO, _] => Step::Undo { to: None },
         [UNDO_TO, to] => Step::Undo { to: Some(to) },
+        [UNDO_PATHS, _] => Step::UndoPaths { paths: bytes.split(|&byte| byte == 0).map(<[u8]>::to_vec).collect() },
         [REDO, _] => Step::Redo,
         _ => return Err(Errno::EINVAL),
     })

@@ -25,7 +25,7 @@ pub(in crate::union) struct Linked {
     /// Walks since the last one in which no directory was renamed.
     disturbed: AtomicU32,
     /// Renames of directories: a walk may pass over what is in them.
-    moved_dirs: AtomicU64,
+    pub(super) moved_dirs: AtomicU64,
 }
 
 impl Linked {
@@ -94,7 +94,7 @@ impl Union {
     }
 
     /// How many directories were renamed until now; none is being renamed at this instant.
-    fn moved_dirs(&self) -> u64 {
+    pub(super) fn moved_dirs(&self) -> u64 {
         let _topology = self.topology.write();
         self.linked.moved_dirs.load(SeqCst)
     }

@@ -83,7 +83,7 @@ fn failed(what: &str) -> impl Fn(Errno) -> SetupError {
 }
 
 impl Union {
-    fn standing<'a>(&'a self, root: &'a OwnedFd) -> Setup<Standing<'a>> {
+    pub(super) fn standing<'a>(&'a self, root: &'a OwnedFd) -> Setup<Standing<'a>> {
         let no = |reason: &str, hint: &str| Err(SetupError::new("upperdir", reason, hint));
         let Ok(upper) = self.upper() else {
             return no("the view is read-only: it has no upper layer", "mount it with upperdir=DIR,workdir=DIR");
@@ -106,7 +106,7 @@ impl Union {
         Ok(Standing { workdir: workdir.as_fd(), root: root.as_fd(), namespace: *own, synced: !self.is_volatile() })
     }
 
-    fn root_fd(&self) -> Setup<Arc<OwnedFd>> {
+    pub(super) fn root_fd(&self) -> Setup<Arc<OwnedFd>> {
         let upper = self.upper().map_err(|_| {
             SetupError::new("upperdir", "the view has no upper layer", "mount it with upperdir=DIR,workdir=DIR")
         })?;
@@ -150,7 +150,7 @@ impl Union {
         let from = self.standpoint()?;
         let text = match step {
             Step::Commit { text } => text.clone(),
-            Step::Undo { .. } | Step::Redo => Vec::new(),
+            Step::Undo { .. } | Step::UndoPaths { .. } | Step::Redo => Vec::new(),
         };
         if text.len() > MOST_TEXT {
             return Err(SetupError::new("-m", format!("the text is longer than {MOST_TEXT} bytes"), "say less"));

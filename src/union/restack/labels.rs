@@ -49,7 +49,7 @@ pub(super) struct Lost {
 
 impl Union {
     /// Whether no object can be in the index.
-    fn has_empty_index(&self) -> bool {
+    pub(super) fn has_empty_index(&self) -> bool {
         let is_empty = |index: &IndexDir| index.dir().open().is_ok_and(|dir| is_empty(dir.as_fd()).unwrap_or(false));
         self.stack.index.as_ref().is_none_or(is_empty)
     }

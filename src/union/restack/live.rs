@@ -137,7 +137,11 @@ pub fn step_together(views: &[&Live], step: &Step, check: &dyn Fn() -> Setup<()>
     let _steps: Vec<_> = views.iter().map(|view| view.step.lock()).collect();
     let deadline = Instant::now() + ENOUGH;
     loop {
-        if let Some(done) = try_step(views, step, check)? {
+        let done = match (step, views) {
+            (Step::UndoPaths { paths }, [view]) => try_paths(view, paths, check)?,
+            _ => try_step(views, step, check)?,
+        };
+        if let Some(done) = done {
             return Ok(done);
         }
         if Instant::now() > deadline {
@@ -191,6 +195,26 @@ fn try_step(views: &[&Live], step: &Step, check: &dyn Fn() -> Setup<()>) -> Setu
         made: (ready.aim.why != Why::Empty).then_some(ready.successor.number),
         on: ready.stand.on,
     }))
+}
+
+/// One attempt to take single paths back; `None`: it must be made again.
+fn try_paths(view: &Live, paths: &[Vec<u8>], check: &dyn Fn() -> Setup<()>) -> Setup<Option<Done>> {
+    if view.long.load(SeqCst) > 0 {
+        return Ok(None);
+    }
+    let union = view.enter().clone();
+    union.make_whole()?;
+    let mut taking = union.make_ready_to_take(paths)?;
+    let Some(closed) = view.close() else { return Ok(None) };
+    if !union.check_whole()? {
+        return Ok(None);
+    }
+    check()?;
+    let Some(notes) = union.take_paths(&mut taking)? else { return Ok(None) };
+    drop(closed);
+    union.tidy_taken(&taking);
+    union.tell_returned(&notes);
+    Ok(Some(Done { made: Some(taking.number()), on: taking.on }))
 }
 
 /// Prepares a step in each view, with whether something has changed there.

@@ -10,6 +10,7 @@ mod disk;
 mod labels;
 mod live;
 mod mounted;
+mod paths;
 mod plan;
 mod returned;
 mod swap;
@@ -38,6 +39,11 @@ pub enum Step {
     Undo {
         /// Its number; 0: the lower layers as they are.
         to: Option<u64>,
+    },
+    /// Single paths, from the root of the view on, back to what they were at the last commit.
+    UndoPaths {
+        /// The paths.
+        paths: Vec<Vec<u8>>,
     },
     /// Forward by one, after an undo.
     Redo,

@@ -93,6 +93,8 @@ pub(super) fn aim(step: &Step, here: &Standpoint, changed: bool, known: &dyn Fn(
             let tip = Some(top).filter(|top| on_the_way && *top != Number::Old(*to));
             Ok(Aim { why, to: Number::Old(*to), tip })
         }
+        // It leads nowhere: the view stays where it is.
+        Step::UndoPaths { .. } => refused("undo", "paths are taken back in one view at a time", ""),
         Step::Redo => {
             let none = |why| refused("redo", why, "plyfs log tells what there is");
             if changed && here.stand.tip.is_some() {

@@ -36,14 +36,23 @@ struct Returning<'a> {
 
 impl Union {
     /// Finds out where the names of live inodes lead now. `is_added`: whether a part is in a layer that the stack did not
-    /// have before. No request is under way.
-    pub(super) fn returned(&self, lost: Lost, is_added: &dyn Fn(&DirPart) -> bool) -> Notes {
-        if lost.dirs.is_empty() && lost.leaves.is_empty() && !self.stack.lowers.iter().any(is_added) {
+    /// have before; `seeds`: more names that may lead elsewhere. No request is under way.
+    pub(super) fn returned(
+        &self,
+        lost: Lost,
+        is_added: &dyn Fn(&DirPart) -> bool,
+        seeds: Vec<(InodeId, Name)>,
+    ) -> Notes {
+        let is_nothing = lost.dirs.is_empty() && lost.leaves.is_empty() && seeds.is_empty();
+        if is_nothing && !self.stack.lowers.iter().any(is_added) {
             return Notes::default();
         }
         let before = lost.dirs.into_iter().map(|(inode, view)| (inode.id, view)).collect();
         let (changed, removed) = (HashMap::new(), HashSet::new());
         let mut returning = Returning { union: self, is_added, before, changed, removed };
+        for (dir, name) in seeds {
+            returning.changed.entry(dir).or_default().insert(name);
+        }
         for dir in self.dirs_from_above() {
             returning.dir(&dir);
         }

@@ -232,10 +232,14 @@ impl Union {
         let root = DirView { upper, redirect: None, lowers: self.stack.lowers.clone() };
         let lost = self.relabel(&root, old);
         let added = Levels::of(&old.stack);
-        let notes = self.returned(lost, &|part| {
-            let is_own = old.upper().is_ok_and(|upper| Arc::ptr_eq(&upper.root.layer, &part.place.layer));
-            !is_own && !added.has(&part.place.layer)
-        });
+        let notes = self.returned(
+            lost,
+            &|part| {
+                let is_own = old.upper().is_ok_and(|upper| Arc::ptr_eq(&upper.root.layer, &part.place.layer));
+                !is_own && !added.has(&part.place.layer)
+            },
+            Vec::new(),
+        );
         (self, notes)
     }
 }
