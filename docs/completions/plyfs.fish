@@ -151,7 +151,7 @@ complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a complete -d 'cop
 complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a help -d 'this, or how one command is used'
 complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a run -d 'run a command, and keep what it changes apart'
 complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a drop -d 'remove sessions and what was changed in them'
-complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a diff -d 'what a view has changed, from its upper layer'
+complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a diff -d 'what a view has changed: since its last commit, or between two'
 complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a apply -d 'bring what a view has changed to its lower directory'
 complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a commit -d 'freeze what has changed, and go on from there'
 complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a log -d 'the commits of a view, the last one first'

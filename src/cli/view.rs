@@ -16,7 +16,7 @@ use crate::base::described::Described;
 use crate::sys::stat::stat_fd;
 use crate::sys::{mounts, process};
 use crate::tool::Layers;
-use crate::union;
+use crate::union::{self, Range};
 
 /// A view, and the paths in it that a command names.
 pub struct View {
@@ -36,8 +36,16 @@ impl View {
     /// # Errors
     /// There is no view; it does not tell; its layers cannot be read.
     pub fn find(options: &[OsString], words: &[PathBuf]) -> Result<Self, Failure> {
+        Self::find_for(options, words, Range::default())
+    }
+
+    /// As [`View::find`], with the layers opened for these changes.
+    ///
+    /// # Errors
+    /// As [`View::find`]; there are no such commits.
+    pub fn find_for(options: &[OsString], words: &[PathBuf], range: Range) -> Result<Self, Failure> {
         let (config, paths) = Self::named(options, words)?;
-        let layers = union::look(&config)?;
+        let layers = union::look_between(&config, range)?;
         let upper = config.upper.as_ref().map(|upper| format!("upperdir={}", upper.dir.display()));
         super::work::check_whole(&layers, &upper.unwrap_or_default())?;
         Ok(Self { layers, config, paths })

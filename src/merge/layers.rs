@@ -1,8 +1,9 @@
 //! All layers of a view, opened to be looked at.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
-use super::{DirView, Found, Stack, lookup};
+use super::{DirPart, DirView, Found, FoundLeaf, Stack, lookup};
 use crate::base::{Name, Result};
 use crate::layer::IndexDir;
 use crate::merge::Answer;
@@ -18,19 +19,59 @@ pub struct Layers {
     pub(crate) index: Option<IndexDir>,
     /// The work directory of the upper layer.
     pub(crate) work: Option<OwnedFd>,
+    /// How many of the topmost layers hold the changes that are meant: the upper one, and commits beneath it.
+    pub(crate) changed: usize,
+    /// The commits among them, the topmost first.
+    pub(crate) commits: Vec<u64>,
 }
 
 impl Layers {
     /// The same, with lower hard links that show their copy: as the view has them.
     #[must_use]
     pub fn with_index(mut self) -> Self {
-        self.stack.index = self.index.take();
+        self.stack.index = self.index.take().or(self.stack.index);
         self
     }
 
-    /// The root of what is seen below the upper layer.
+    /// The root of what is seen below the changes.
     pub(crate) fn below(&self) -> DirView {
-        self.root.below()
+        self.base(&self.root)
+    }
+
+    /// Whether the changes are in several layers.
+    pub(crate) fn are_several(&self) -> bool {
+        self.changed > 1
+    }
+
+    /// A directory as it is without the changes.
+    pub(crate) fn base(&self, dir: &DirView) -> DirView {
+        if !self.are_several() {
+            return dir.below();
+        }
+        let lowers = dir.lowers.iter().filter(|part| part.level >= self.changed).cloned().collect();
+        DirView { upper: None, redirect: None, lowers }
+    }
+
+    /// The topmost part that a directory has without the changes.
+    pub(crate) fn base_part<'d>(&self, dir: &'d DirView) -> Option<&'d DirPart> {
+        dir.lowers.iter().find(|part| part.level >= self.changed)
+    }
+
+    /// The parts of a directory that hold changes, the topmost first.
+    pub(crate) fn sources<'d>(&self, dir: &'d DirView) -> impl Iterator<Item = &'d DirPart> + use<'d> {
+        let changed = self.changed;
+        dir.parts(0).map(|(_, part)| part).take_while(move |part| part.level < changed)
+    }
+
+    /// Whether an object that is seen stands in one of the layers that hold changes.
+    pub(crate) fn holds(&self, leaf: &FoundLeaf) -> bool {
+        let frozen = || self.stack.lowers.iter().take_while(|root| root.level < self.changed);
+        leaf.upper || frozen().any(|root| Arc::ptr_eq(&root.place.layer, &leaf.place.dir.layer))
+    }
+
+    /// The roots of the lower layers on which the changes stand, the topmost first.
+    pub(crate) fn grounds(&self) -> &[DirPart] {
+        self.stack.lowers.get(self.changed.saturating_sub(1)..).unwrap_or_default()
     }
 
     /// What is seen at a path from a root: [`Layers::root`], or [`Layers::below`]. `None`: nothing. The root itself is

@@ -201,7 +201,8 @@ impl Search<'_> {
                     let (part, marks) = self.dir_part(&dir, name, &stat)?;
                     self.stop |= marks.opaque;
                     if let Some(redirect) = &marks.redirect {
-                        self.follow(at, redirect)?;
+                        // From the end: a redirect further up may have made the way longer.
+                        self.follow((self.want.last() + 1 + at).saturating_sub(path.len()), redirect)?;
                     }
                     dir = part;
                 }

@@ -38,6 +38,20 @@ pub struct Traps {
 }
 
 impl Stack {
+    /// The same stack, in which a lower hard link is what its layer has.
+    #[must_use]
+    pub fn without_index(&self) -> Self {
+        Self {
+            lowers: self.lowers.clone(),
+            data_only: self.data_only.clone(),
+            index: None,
+            follow_redirect: self.follow_redirect,
+            follow_metacopy: self.follow_metacopy,
+            verity: self.verity,
+            traps: Traps { upper: self.traps.upper.clone() },
+        }
+    }
+
     /// Refuses a directory of the layer at `level` that must not be there, as the kernel's OverlayFS does.
     ///
     /// # Errors

@@ -212,8 +212,13 @@ impl Session {
     }
 
     /// Whether a commit has kept changes of one of its file systems.
-    fn has_commits_at(&self, place: &Place) -> bool {
+    pub fn has_commits_at(&self, place: &Place) -> bool {
         fs::read_dir(self.dirs(place).1.join("commits")).is_ok_and(|mut entries| entries.next().is_some())
+    }
+
+    /// Whether one of its file systems has the commit of this number.
+    pub fn has_commit_at(&self, place: &Place, number: u64) -> bool {
+        self.dirs(place).1.join(format!("commits/{number}/layer")).is_dir()
     }
 
     /// The upper and the work directory of a file system.

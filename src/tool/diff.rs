@@ -9,12 +9,13 @@ use std::collections::HashSet;
 use super::change::{path_of, size_of};
 use super::compare;
 use super::renamed::{Dir, Gone, New, Now};
+use super::source::{self, Copies};
 use super::{Change, Diff, Letter, Trouble, What};
 use crate::base::{Errno, Name, Result};
 use crate::format::Redirect;
 use crate::layer::{ListedName, NameSink, list_names};
 use crate::merge::{
-    Answer, CookieKey, DirPart, DirView, Found, FoundDir, FoundLeaf, Layers, Places, Window, list, lookup,
+    Answer, CookieKey, DirPart, DirView, Found, FoundDir, FoundLeaf, Layers, Places, Stack, Window, list, lookup,
 };
 use crate::sys::stat::Kind;
 
@@ -35,15 +36,19 @@ const TRIES: usize = 3;
 /// The longest path that is looked into, in bytes: a program can hardly reach further.
 pub(super) const MOST_PATH: usize = 1 << 16;
 
-/// Compares a view with what it would be without its upper layer; without an upper layer there are no changes. The root
-/// itself is not compared.
+/// Compares a view with what it would be without its upper layer, or without the other layers that hold the changes that are
+/// meant; without such a layer there are no changes. The root itself is not compared.
 ///
 /// # Errors
 /// What listing the root says; what goes wrong below is among [`Diff::troubles`].
 pub fn diff(layers: &Layers, how: How) -> Result<Diff> {
-    let mut walk = Walk::new(layers, how)?;
-    if let Some(upper) = &layers.root.upper {
-        list_upper(upper)?;
+    let plain = layers.are_several().then(|| layers.stack.without_index());
+    let mut walk = Walk::new(layers, plain.as_ref().unwrap_or(&layers.stack), how)?;
+    if layers.sources(&layers.root).next().is_some() {
+        source::names(layers, &layers.root)?;
+        if layers.are_several() {
+            walk.copies = Copies::of(layers)?;
+        }
         let old = Old { view: layers.below(), path: Vec::new(), hidden: false };
         walk.todo.push(Node::new(layers.root.clone(), Some(old), Vec::new()));
         walk.all();
@@ -57,10 +62,10 @@ pub(super) fn is_gone(errno: Errno) -> bool {
 }
 
 /// Looks a name up. A daemon may change the marks of an object between two looks at it, which then make no sense.
-fn look(layers: &Layers, dir: &DirView, name: &Name) -> Result<Answer> {
+fn look(stack: &Stack, dir: &DirView, name: &Name) -> Result<Answer> {
     let mut tries = 0;
     loop {
-        match lookup(&layers.stack, dir, name) {
+        match lookup(stack, dir, name) {
             Err(Errno::EINVAL | Errno::EIO) if tries < TRIES => tries += 1,
             answer => return answer,
         }
@@ -124,6 +129,9 @@ struct Opaque {
 
 pub(super) struct Walk<'a> {
     pub layers: &'a Layers,
+    /// Where a lower hard link is what its layer has.
+    plain: &'a Stack,
+    copies: Copies,
     pub how: How,
     pub key: CookieKey,
     todo: Vec<Node>,
@@ -140,9 +148,11 @@ pub(super) struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    fn new(layers: &'a Layers, how: How) -> Result<Self> {
+    fn new(layers: &'a Layers, plain: &'a Stack, how: How) -> Result<Self> {
         Ok(Self {
             layers,
+            plain,
+            copies: Copies::default(),
             how,
             key: CookieKey::random()?,
             todo: Vec::new(),
@@ -173,7 +183,7 @@ impl<'a> Walk<'a> {
                 return;
             }
             for one in opaque.iter().filter(|one| !one.node.scanned) {
-                self.scan(&one.new.view);
+                self.scan(&one.new.view, &one.node.path);
             }
             for one in opaque {
                 let path = one.node.path.clone();
@@ -195,10 +205,9 @@ impl<'a> Walk<'a> {
 
     /// Compares what is in a directory.
     fn dir(&mut self, node: Node) -> Result<()> {
-        let Some(upper) = &node.view.upper else { return Ok(()) };
         let names_before = self.names;
         let mut shown = HashSet::new();
-        for (name, whiteout) in list_upper(upper)? {
+        for (name, whiteout) in source::names(self.layers, &node.view)? {
             let path = join(&node.path, &name);
             if whiteout {
                 self.done(&path, |walk| walk.absent(&node, &name));
@@ -228,7 +237,7 @@ impl<'a> Walk<'a> {
     /// What the lower layers show under a name of a directory.
     fn below(&self, node: &Node, name: &Name) -> Result<Option<Found>> {
         let Some(old) = &node.old else { return Ok(None) };
-        match look(self.layers, &old.view, name)? {
+        match look(self.plain, &old.view, name)? {
             Answer::Found(found) => Ok(Some(found)),
             Answer::Absent(_) => Ok(None),
         }
@@ -249,14 +258,19 @@ impl<'a> Walk<'a> {
 
     /// Compares an object of the upper layer.
     fn object(&mut self, node: &Node, name: &Name) -> Result<()> {
-        let found = match look(self.layers, &node.view, name)? {
+        let found = match look(&self.layers.stack, &node.view, name)? {
             Answer::Found(found) => found,
+            // A layer hides what another one has.
+            Answer::Absent(_) if self.layers.are_several() => return self.absent(node, name),
             // It went away meanwhile.
             Answer::Absent(_) => return Ok(()),
         };
         match found {
-            Found::Dir(dir) if dir.view.upper.is_some() => self.found_dir(node, name, dir),
-            Found::Leaf(leaf) if leaf.upper => self.found_leaf(node, name, leaf),
+            Found::Dir(dir) if self.layers.sources(&dir.view).next().is_some() => self.found_dir(node, name, dir),
+            Found::Leaf(mut leaf) if self.layers.holds(&leaf) => {
+                self.copies.follow(self.layers, &mut leaf)?;
+                self.found_leaf(node, name, leaf)
+            }
             Found::Dir(_) | Found::Leaf(_) => Ok(()),
         }
     }
@@ -265,26 +279,28 @@ impl<'a> Walk<'a> {
         let path = join(&node.path, name);
         let here = node.old.as_ref().map(|old| join(&old.path, name));
         let of = |view: DirView, old, path| Node { scanned: node.scanned, ..Node::new(view, old, path) };
-        if let Some(was) = lower_path(&dir.view, node.old.as_ref().map(|old| &*old.path)) {
+        let within = node.old.as_ref().map(|old| &*old.path);
+        if let Some(was) = source::lower_path(self.layers, &dir.view, &path, within)? {
             self.moved.insert(was.clone());
             if here.as_ref() != Some(&was) {
                 if let (Some(found), Some(here)) = (self.below(node, name)?, here) {
                     self.gone(path.clone(), here, found, None);
                 }
                 self.names += 1;
-                let old = Old { view: dir.view.below(), path: was.clone(), hidden: false };
+                let old = Old { view: self.layers.base(&dir.view), path: was.clone(), hidden: false };
                 self.todo.push(of(dir.view.clone(), Some(old), path.clone()));
                 self.dirs.push(Dir { path, was, found: dir });
                 return Ok(());
             }
         }
-        let old = match merged_with(node, &dir) {
+        let merged = if self.layers.are_several() { None } else { merged_with(node, &dir) };
+        let old = match merged {
             Some(old) => Some(Found::Dir(old)),
             None => self.below(node, name)?,
         };
         match (old, here) {
             (Some(Found::Dir(old)), Some(here)) => {
-                let hidden = dir.view.lowers.is_empty();
+                let hidden = self.layers.base_part(&dir.view).is_none();
                 let compared = Old { view: old.view.clone(), path: here, hidden };
                 let child = of(dir.view.clone(), Some(compared), path);
                 let opaque = Opaque { new: dir, old, node: child };
@@ -372,21 +388,23 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Finds all directories below this one that stood elsewhere.
-    fn scan(&mut self, dir: &DirView) {
-        let mut todo = vec![(dir.clone(), None::<Vec<u8>>)];
-        while let Some((dir, was)) = todo.pop() {
+    /// Finds all directories below this one, which is at `path`, that stood elsewhere.
+    fn scan(&mut self, dir: &DirView, path: &[u8]) {
+        let mut todo = vec![(dir.clone(), path.to_vec(), None::<Vec<u8>>)];
+        while let Some((dir, path, was)) = todo.pop() {
             // What goes wrong is told where the directory is compared.
-            let names = dir.upper.as_ref().map(list_upper).and_then(Result::ok).unwrap_or_default();
+            let names = source::names(self.layers, &dir).unwrap_or_default();
             for (name, _) in names.iter().filter(|(_, whiteout)| !whiteout) {
                 let Ok(Answer::Found(Found::Dir(child))) = lookup(&self.layers.stack, &dir, name) else { continue };
-                if child.view.upper.is_none() {
+                if self.layers.sources(&child.view).next().is_none() {
                     continue;
                 }
-                let moved = lower_path(&child.view, was.as_deref());
+                let path = join(&path, name);
+                let moved = source::lower_path(self.layers, &child.view, &path, was.as_deref()).ok().flatten();
                 self.moved.extend(moved.clone());
-                let here = || was.as_ref().filter(|_| !child.view.lowers.is_empty()).map(|was| join(was, name));
-                todo.push((child.view.clone(), moved.or_else(here)));
+                let is_merged = self.layers.base_part(&child.view).is_some();
+                let here = || was.as_ref().filter(|_| is_merged).map(|was| join(was, name));
+                todo.push((child.view.clone(), path, moved.or_else(here)));
             }
         }
     }

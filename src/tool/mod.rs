@@ -11,6 +11,7 @@ mod count;
 mod diff;
 pub mod du;
 mod renamed;
+mod source;
 mod weight;
 mod whereabouts;
 

@@ -124,8 +124,10 @@ impl Walk<'_> {
     }
 
     fn renamed_dir(&mut self, Dir { path, was, found }: Dir) -> Result<()> {
-        let (Some(new), Some(old), Some(stat)) = (found.view.top(), found.view.lowers.first(), found.lower) else {
-            return Ok(());
+        let (Some(new), Some(old)) = (found.view.top(), self.layers.base_part(&found.view)) else { return Ok(()) };
+        let stat = match found.lower.filter(|_| !self.layers.are_several()) {
+            Some(stat) => stat,
+            None => old.place.stat_self()?,
         };
         let what = compare::dirs((&new.place, &found.stat), (&old.place, &stat))?;
         let counted = self.how.counts.then(|| count(self.layers, &found.view, &self.key, false)).transpose()?;

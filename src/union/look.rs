@@ -5,42 +5,89 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::past::Past;
 use super::refusal::{Setup, SetupError};
+use super::restack::log_of;
 use super::roots::{Common, Root, UpperRoots};
 use super::setup::{For, Roots, fd_limit, lower_parts, open_roots, own_namespace, remembered_style};
 use crate::base::config::{Config, RedirectDir, XattrPermissions};
 use crate::base::{Errno, Result};
+use crate::format::commits::number;
 use crate::format::mark::{Mark, Namespace, WhiteoutStyle};
 use crate::layer::{DirPlace, FdCache, IndexDir};
 use crate::merge::{self, DirPart, DirView, Layers, Stack};
-use crate::sys::path::{OFlags, open_beneath};
+use crate::sys::path::{OFlags, open_beneath, open_root};
 use crate::sys::stat::stat_fd;
 use crate::sys::xattr;
+use crate::upper::commits::Commits;
+
+/// Which changes of a view are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Range {
+    /// The commit since which; 0: the lower layers. `None`: the last one below.
+    pub from: Option<u64>,
+    /// The commit up to which; `None`: up to now.
+    pub to: Option<u64>,
+    /// The view is one of several of a session, which count their commits together: one that it does not have is the one
+    /// before.
+    pub of_session: bool,
+}
+
+impl Range {
+    /// What `A..` and `A..B` mean; `None`: a word is none of these.
+    pub fn parse(word: &[u8]) -> Option<Self> {
+        let at = word.windows(2).position(|two| two == b"..")?;
+        let (from, to) = (word.get(..at)?, word.get(at + 2..)?);
+        let to = if to.is_empty() { None } else { Some(number(to)?) };
+        Some(Self { from: Some(number(from)?), to, of_session: false })
+    }
+
+    /// All changes since the lower layers.
+    pub const ALL: Self = Self { from: Some(0), to: None, of_session: false };
+}
 
 /// Opens all layers as [`super::Union::open`] would, to be looked at.
 ///
 /// # Errors
 /// [`SetupError`] names the option or path, the reason and a way out.
 pub fn look(config: &Config) -> Setup<Layers> {
-    look_for(config, For::Looking).map(|(layers, _)| layers)
+    look_between(config, Range::default())
 }
 
-/// As [`look`], and holds the upper layer for this process as long as the descriptors are open, as a daemon does.
+/// As [`look`], for these changes.
+///
+/// # Errors
+/// As [`look`]; there is no such commit, or the later one does not stand on the earlier one.
+pub fn look_between(config: &Config, range: Range) -> Setup<Layers> {
+    look_for(config, range, For::Looking).map(|(layers, _)| layers)
+}
+
+/// As [`look_between`] for all changes, and holds the upper layer for this process as long as the descriptors are open, as a
+/// daemon does.
 ///
 /// # Errors
 /// As [`look`]; who has the upper layer.
 pub fn hold(config: &Config) -> Setup<(Layers, Vec<OwnedFd>)> {
-    look_for(config, For::Serving)
+    look_for(config, Range::ALL, For::Serving)
 }
 
-fn look_for(config: &Config, what_for: For) -> Setup<(Layers, Vec<OwnedFd>)> {
-    let Roots { lowers, data_only, upper, locks, traps, written, .. } = open_roots(config, what_for)?;
+fn look_for(config: &Config, range: Range, what_for: For) -> Setup<(Layers, Vec<OwnedFd>)> {
+    let to = match range.to {
+        Some(to) => Some(known(config, to, range.of_session)?),
+        None => None,
+    };
+    let what_for = match to {
+        Some(0) => return Err(no_changes(0, range.from.unwrap_or(0))),
+        Some(to) => For::LookingAt(to),
+        None => what_for,
+    };
+    let Roots { lowers, data_only, upper, locks, traps, written, frozen, .. } = open_roots(config, what_for)?;
+    let (changed, commits) = changed(config, range, to, &frozen)?;
     let own = own_namespace(config);
     let mut common = Common { looks: true, written, ..Common::new(config, own, FdCache::new(fd_limit())) };
     common.alone = upper.is_none() && lowers.len() + data_only.len() == 1;
     let upper = match upper {
         Some(UpperRoots { mut upper, work }) => {
             if config.xattr_permissions == Some(XattrPermissions::Parents) {
-                upper.carried = upper.owners.take();
+                upper.carried = upper.owners.take().or(upper.carried);
             }
             let path = upper.path.clone();
             let failed = |errno: Errno| {
@@ -64,10 +111,54 @@ fn look_for(config: &Config, what_for: For) -> Setup<(Layers, Vec<OwnedFd>)> {
         traps,
     };
     let (upper, work) = upper.unzip();
-    let index = upper.as_ref().zip(work.as_ref()).filter(|_| config.index != Some(false));
+    // A frozen layer has none.
+    let index = upper.as_ref().zip(work.as_ref()).filter(|_| config.index != Some(false) && to.is_none());
     let index = index.and_then(|(part, work)| open_index(part, work.as_fd()).ok());
     let root = DirView { upper, redirect: None, lowers: stack.lowers.clone() };
-    Ok((Layers { stack, root, index, work }, locks))
+    let layers = Layers { stack, root, index, work, changed, commits };
+    // What several layers hold is looked for by all names that it has.
+    Ok((if changed > 1 { layers.with_index() } else { layers }, locks))
+}
+
+/// The commit that is meant by a number: that of this number, if there is one.
+fn known(config: &Config, number: u64, of_session: bool) -> Setup<u64> {
+    let none = |why: String| SetupError::new(format!("commit {number}"), why, "plyfs log tells them");
+    let dirs = config.upper.as_ref().ok_or_else(|| none("a view without an upper layer has no commits".into()))?;
+    let found = || -> Result<bool> {
+        match Commits::open(open_root(&dirs.work)?.as_fd(), own_namespace(config))?.frozen(number) {
+            Err(Errno::ENOENT) => Ok(false),
+            frozen => frozen.map(|_| true),
+        }
+    };
+    if number == 0 || found().map_err(|errno| none(errno.to_string()))? {
+        return Ok(number);
+    }
+    if !of_session {
+        return Err(none("there is none of this number".into()));
+    }
+    let before = log_of(config)?.commits.iter().map(|commit| commit.number).filter(|&one| one < number).max();
+    Ok(before.unwrap_or(0))
+}
+
+/// How many layers hold the changes of a range, and the commits among them; `frozen` are those beneath the topmost layer.
+fn changed(config: &Config, range: Range, to: Option<u64>, frozen: &[u64]) -> Setup<(usize, Vec<u64>)> {
+    let from = match range.from {
+        None => return Ok((1, to.into_iter().collect())),
+        Some(from) => known(config, from, range.of_session)?,
+    };
+    if to == Some(from) {
+        return Ok((0, Vec::new()));
+    }
+    let beneath = if from == 0 { Some(frozen.len()) } else { frozen.iter().position(|&commit| commit == from) };
+    let Some(beneath) = beneath else { return Err(no_changes(to.unwrap_or(0), from)) };
+    Ok((1 + beneath, to.into_iter().chain(frozen.iter().take(beneath).copied()).collect()))
+}
+
+/// The later state does not stand on the earlier one.
+fn no_changes(to: u64, from: u64) -> SetupError {
+    let what = if to == 0 { "the view".to_owned() } else { format!("commit {to}") };
+    let hint = "name first the one on which the other stands: plyfs log --json tells";
+    SetupError::new(format!("{from}.."), format!("{what} does not stand on commit {from}"), hint)
 }
 
 /// The namespace in which an upper layer's marks were written, as those on its root tell.
@@ -96,4 +187,20 @@ fn open_index(upper: &DirPart, work: BorrowedFd<'_>) -> Result<IndexDir> {
     let fd = open_beneath(work, c"index", OFlags::PATH | OFlags::DIRECTORY)?;
     let ino = stat_fd(fd.as_fd())?.ino;
     Ok(IndexDir::new(DirPlace::root(upper.place.layer.clone(), fd, ino)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_has_a_commit_two_dots_and_perhaps_another_commit() {
+        let range = |from, to| Some(Range { from: Some(from), to, of_session: false });
+        for (word, expected) in [("0..", range(0, None)), ("2..13", range(2, Some(13)))] {
+            assert_eq!(Range::parse(word.as_bytes()), expected);
+        }
+        for word in ["", "..", "..3", "1", "1.2", "1...2", "a..b", "./1..2", "1..2/", "-1..2", "01..2"] {
+            assert_eq!(Range::parse(word.as_bytes()), None, "{word}");
+        }
+    }
 }

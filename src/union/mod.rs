@@ -63,7 +63,7 @@ pub use create::{Make, symlink_target};
 pub use dir::{DirSink, ListedEntry};
 pub use io::{Seek, WriteHow};
 pub use long::Operation;
-pub use look::{hold, look};
+pub use look::{Range, hold, look, look_between};
 pub use open::OpenHow;
 pub use refusal::SetupError;
 pub use restack::{Done, Entered, Live, Log, Logged, Long, Step, log_of, step_together};

@@ -210,11 +210,28 @@ fn root_of(what: String, path: &Path, fd: OwnedFd) -> Setup<Root> {
     })
 }
 
-/// The layers of commits on which an upper layer stands, the topmost first, with their numbers. `own`: the namespace in
-/// which its marks are read.
-pub(super) fn open_frozen(
+/// The layer of a commit, as an upper one that is only looked at.
+pub(super) fn open_commit(
     (config, dirs): (&Config, &UpperDirs),
     roots: &UpperRoots,
+    own: Namespace,
+    number: u64,
+) -> Setup<Root> {
+    let frozen = Commits::open(roots.work.as_fd(), own).and_then(|commits| commits.frozen(number));
+    let frozen = frozen.map_err(|errno| {
+        let what = format!("workdir={}: commit {number}", dirs.work.display());
+        SetupError::new(what, errno.to_string(), "plyfs log tells what there is")
+    })?;
+    let root = open_one_frozen((config, dirs), number, frozen.root)?;
+    // Its marks are read as those of the upper layer are.
+    Ok(Root { frozen: false, ..root })
+}
+
+/// The layers of commits on which the layer with the root `top` stands, the topmost first, with their numbers. `own`: the
+/// namespace in which its marks are read.
+pub(super) fn open_frozen(
+    (config, dirs): (&Config, &UpperDirs),
+    (roots, top): (&UpperRoots, &Root),
     own: Namespace,
 ) -> Setup<Vec<(u64, Root)>> {
     let what = |commit: u64| format!("workdir={}: commit {commit}", dirs.work.display());
@@ -226,7 +243,7 @@ pub(super) fn open_frozen(
         let reason = format!("its mark {}: {errno}", own.key(Mark::On).to_string_lossy());
         SetupError::new(format!("upperdir={}", dirs.dir.display()), reason, "plyfs log tells what it stood on")
     };
-    let on = stand_of(roots.upper.fd.as_fd(), own).map_err(unread)?.on;
+    let on = stand_of(top.fd.as_fd(), own).map_err(unread)?.on;
     if on == 0 {
         return Ok(Vec::new());
     }

@@ -13,7 +13,9 @@ use super::owners::Owners;
 use super::past::Past;
 use super::refusal::{Setup, SetupError};
 use super::restack::Stands;
-use super::roots::{Common, Root, UpperRoots, is_empty, isolate_pair, open_frozen, open_layer, open_upper};
+use super::roots::{
+    Common, Root, UpperRoots, is_empty, isolate_pair, open_commit, open_frozen, open_layer, open_upper,
+};
 use super::{Union, fit, identity, overlap, restore};
 use crate::base::config::{Config, Fsync, RedirectDir, UpperDirs, Uuid, XattrPermissions, Xino};
 use crate::base::{Errno, Result};
@@ -218,7 +220,7 @@ pub(super) struct Roots {
     pub traps: Traps,
     pub written: Arc<[HiddenDir]>,
     /// The commits that the upper layer stands on, whose layers are the first of `lowers`.
-    frozen: Vec<u64>,
+    pub frozen: Vec<u64>,
     notes: Vec<String>,
 }
 
@@ -229,6 +231,8 @@ pub(super) enum For {
     Serving,
     /// To be looked at, which another process may serve meanwhile.
     Looking,
+    /// The same, with the layer of this commit as the upper one.
+    LookingAt(u64),
 }
 
 pub(super) fn open_roots(config: &Config, what_for: For) -> Setup<Roots> {
@@ -237,22 +241,30 @@ pub(super) fn open_roots(config: &Config, what_for: For) -> Setup<Roots> {
     let ground = Ground::look();
     let mut upper = config.upper.as_ref().map(|dirs| open_upper(dirs, &ground)).transpose()?;
     fit::check((&lowers, &data_only), upper.as_ref(), config.xattr_permissions, &ground)?;
-    let (mut notes, mut locks, mut frozen) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut notes, mut locks, mut frozen, mut at) = (Vec::new(), Vec::new(), Vec::new(), None);
     if let Some((upper, dirs)) = upper.as_ref().zip(config.upper.as_ref()) {
         notes.extend(overlap::check(lowers.iter().chain(&data_only), upper, &ground)?);
         if what_for == For::Serving {
             locks = lock(upper)?;
         }
+        if let For::LookingAt(number) = what_for {
+            at = Some(open_commit((config, dirs), upper, own_namespace(config), number)?);
+        }
+        let root = at.as_ref().unwrap_or(&upper.upper);
         let (numbers, roots): (Vec<u64>, Vec<Root>) =
-            open_frozen((config, dirs), upper, own_namespace(config))?.into_iter().unzip();
+            open_frozen((config, dirs), (upper, root), own_namespace(config))?.into_iter().unzip();
         frozen = numbers;
         lowers.splice(0..0, roots);
     }
     notes.extend(identity::settle(config.uuid, &mut lowers, upper.as_mut()));
+    at.iter_mut().zip(&upper).for_each(|(root, upper)| root.identity = upper.upper.identity);
     let traps = overlap::traps(lowers.iter().chain(&data_only), upper.as_ref());
     let written = upper.as_ref().map(overlap::written).unwrap_or_default();
-    let read_only = what_for == For::Looking;
-    let upper = upper.zip(config.upper.as_ref()).map(|(roots, dirs)| isolate_pair(dirs, roots, read_only));
+    let read_only = what_for != For::Serving;
+    let upper = upper.zip(config.upper.as_ref()).map(|(roots, dirs)| match at {
+        Some(root) => UpperRoots { upper: root.isolate(true), work: roots.work },
+        None => isolate_pair(dirs, roots, read_only),
+    });
     // The modes of what a commit has frozen are widened for an instant, as in the upper layer.
     let isolated = |roots: Vec<Root>| {
         let isolate = |root: Root| {

@@ -17,6 +17,16 @@ fn redirect_below_an_opaque_directory(s: &mut Stage) {
     s.list(&m, "a/b");
 }
 
+/// Two directories on one way lead elsewhere, by paths of other lengths than their own.
+fn redirects_on_the_way(s: &mut Stage) {
+    s.stack.lowers[1].file("deep/z/found", "x").file("deep/y/z/wrong", "x").file("p/q/y/z/wrong", "x");
+    s.lower().dir("x/y", 0o755).with_xattr("x", &mark("redirect"), b"/p/q");
+    s.lower().with_xattr("x/y", &mark("redirect"), b"/deep");
+    s.upper().dir("r", 0o755).with_xattr("r", &mark("redirect"), b"/x/y/z");
+    let m = s.up();
+    s.list(&m, "r");
+}
+
 /// Every way in which a lower layer can change between two mounts.
 fn changed_between_mounts(s: &mut Stage) {
     for name in ["f", "meta", "moved", "gone", "type", "grown"] {
@@ -307,6 +317,14 @@ pub const ROWS: &[Row] = &[
         "does a path from the root count below an opaque directory?",
         redirect_below_an_opaque_directory,
         "r: bar foo; a/b: c",
+    )
+    .lowers(2),
+    row(
+        &[57],
+        "redirects on the way of a redirect",
+        "where does a path lead on which two directories lead elsewhere?",
+        redirects_on_the_way,
+        "r: found",
     )
     .lowers(2),
     row(

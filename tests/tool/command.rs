@@ -172,3 +172,45 @@ fn colours_are_for_terminals_unless_they_are_asked_for() {
         assert_eq!(diff(&stack.merged, &["--color=sometimes"]).status.code(), Some(2));
     });
 }
+
+#[test]
+fn changes_are_told_since_the_last_commit_or_between_two() {
+    bounded(|| {
+        let stack = Stack::new(1);
+        stack.lowers[0].file("a", "one\n").file("b", "b");
+        stack.age();
+        let mount = stack.mount();
+        let commit = || assert!(crate::ranges::commit(&mount).is_some());
+        mount.write("a", "two\n").unwrap();
+        commit();
+        mount.write("a", "three\n").unwrap();
+        mount.unlink("b").unwrap();
+        commit();
+        mount.write("c", "").unwrap();
+        let told = |args: &[&str]| text(&diff(&stack.merged, args));
+        for (args, lines) in [
+            (&["--names"][..], "c\n"),
+            (&["2..", "--names"], "c\n"),
+            (&["1..2", "--names"], "a\nb\n"),
+            (&["0..1", "--names"], "a\n"),
+            (&["0..", "--names"], "a\nb\nc\n"),
+            (&["0..", "--names", "b"], "b\n"),
+            (&["2..2"], "no changes\n"),
+            (&["1..2", "-pq", "a"], "M  +2 B  a\n--- a/a\n+++ b/a\n@@ -1 +1 @@\n-two\n+three\n"),
+            (&["0..2", "-pq", "a"], "M  +2 B  a\n--- a/a\n+++ b/a\n@@ -1 +1 @@\n-one\n+three\n"),
+        ] {
+            assert_eq!(told(args), lines, "{args:?}");
+        }
+        let merged = stack.merged.to_str().unwrap();
+        assert_eq!(text(&diff(Path::new("/"), &[merged, "0..1", "--names", "a"])), "a\n");
+        for (range, why) in [
+            ("3..", "commit 3: there is none of this number"),
+            ("1..7", "commit 7: there is none of this number"),
+            ("2..1", "2..: commit 1 does not stand on commit 2"),
+        ] {
+            let out = diff(&stack.merged, &[range]);
+            let said = String::from_utf8_lossy(&out.stderr).into_owned();
+            assert!(out.status.code() == Some(1) && said.lines().count() == 1 && said.contains(why), "{said}");
+        }
+    });
+}

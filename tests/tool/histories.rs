@@ -16,12 +16,12 @@ use crate::model::{self, Op, Subject, changes};
 use crate::{diff, line, lines};
 
 /// A tree by path, without its root, and the number of each object.
-struct State {
-    objects: BTreeMap<Vec<u8>, Object>,
+pub struct State {
+    pub objects: BTreeMap<Vec<u8>, Object>,
     numbers: HashMap<Vec<u8>, u64>,
 }
 
-fn state(tree: &Tree) -> State {
+pub fn state(tree: &Tree) -> State {
     let mut objects = View::of(tree, Walk { times: true, ..Walk::default() }).objects;
     objects.remove(&b""[..]);
     let number = |path: &Vec<u8>| {
@@ -77,8 +77,8 @@ fn differs(old: &Object, new: &Object) -> Vec<&'static str> {
 }
 
 /// Checks the lines against the two trees. `links`: a lower file may have several names, of which the upper layer may not
-/// have all.
-fn judge(before: &State, after: &State, diff: &Diff, links: bool) -> Result<(), String> {
+/// have all. `numbers`: an object that is there before and after has the same one.
+pub fn judge(before: &State, after: &State, diff: &Diff, links: bool, numbers: bool) -> Result<(), String> {
     let mut moved: HashMap<Vec<u8>, &Vec<u8>> = HashMap::new();
     for path in before.objects.keys() {
         if let Some(now) = place(path, diff)
@@ -123,7 +123,7 @@ fn judge(before: &State, after: &State, diff: &Diff, links: bool) -> Result<(), 
     for change in &diff.changes {
         told_of_something(change, before, after)?;
     }
-    if links { Ok(()) } else { known_by_number(before, after, diff) }
+    if numbers { known_by_number(before, after, diff) } else { Ok(()) }
 }
 
 /// A line of an object that is there before and after says what differs, and no more.
@@ -229,7 +229,7 @@ fn one(plans: &[Plan], ops: &[Op], option: &str, links: bool) -> Result<(), Stri
     if !diff.troubles.is_empty() {
         return Err(format!("{log}{:?}", diff.troubles));
     }
-    judge(&before, &after, &diff, links).map_err(|why| format!("{log}{}\n{why}", lines(&diff).join("\n")))
+    judge(&before, &after, &diff, links, !links).map_err(|why| format!("{log}{}\n{why}", lines(&diff).join("\n")))
 }
 
 /// Histories over random layers.

@@ -22,7 +22,7 @@ use crate::session::{Place, Session};
 use crate::sys::namespace;
 use crate::tool::apply::{self as work, Conflict, Dirs, Loss, Plan, Refusal, Resumed, Staged};
 use crate::tool::{self, Change, Diff, How, Layers};
-use crate::union;
+use crate::union::{self, Range};
 
 /// The exit status of a conflict.
 const CONFLICT: u8 = 3;
@@ -102,7 +102,7 @@ impl Held {
         }
         union::Rivals::of(config).check()?;
         let (plain, locks) = union::hold(config)?;
-        let shown = union::look(config)?.with_index();
+        let shown = union::look_between(config, Range::ALL)?.with_index();
         let dirs = Dirs::open(&plain, &upper.work).map_err(failed)?;
         if work::is_volatile(&dirs) {
             let what = format!("upperdir={}", upper.dir.display());

@@ -11,6 +11,7 @@ use crate::base::config::{Config, UpperDirs, XattrPermissions};
 use crate::session::{Place, Session, Store};
 use crate::sys::{mounts, namespace, process};
 use crate::tool::{self, Change, How, Layers};
+use crate::union::Range;
 
 /// One view.
 pub struct Part {
@@ -51,13 +52,26 @@ pub fn find(
     words: &[PathBuf],
     store: Option<PathBuf>,
 ) -> Result<(Vec<Part>, Vec<PathBuf>), Failure> {
+    find_for(options, words, store, Range::default())
+}
+
+/// As [`find`], with the layers opened for these changes.
+///
+/// # Errors
+/// As [`find`]; there are no such commits.
+pub fn find_for(
+    options: &[OsString],
+    words: &[PathBuf],
+    store: Option<PathBuf>,
+    range: Range,
+) -> Result<(Vec<Part>, Vec<PathBuf>), Failure> {
     if options.is_empty()
         && let Some((first, paths)) = words.split_first()
         && let Some(session) = named(first, store)?
     {
-        return Ok((of_session(&session)?, paths.iter().map(|path| whole(path)).collect()));
+        return Ok((of_session_for(&session, range)?, paths.iter().map(|path| whole(path)).collect()));
     }
-    let view = View::find(options, words)?;
+    let view = View::find_for(options, words, range)?;
     let upper = view.config.upper.as_ref().map(|upper| upper.dir.clone()).unwrap_or_default();
     Ok((vec![Part { before: PathBuf::new(), layers: view.layers, upper, of_session: false }], view.paths))
 }
@@ -86,9 +100,22 @@ pub fn named(word: &Path, store: Option<PathBuf>) -> Result<Option<Session>, Fai
 /// # Errors
 /// This process is in the session; a layer cannot be read.
 pub fn of_session(session: &Session) -> Result<Vec<Part>, Failure> {
+    of_session_for(session, Range::default())
+}
+
+fn of_session_for(session: &Session, range: Range) -> Result<Vec<Part>, Failure> {
     let places = places(session)?;
-    let changed = places.iter().filter(|place| session.has_changes_at(place));
-    changed.map(|place| part(session, place)).collect()
+    let range = Range { of_session: true, ..range };
+    // Not all of its file systems have each of its commits, but one of them has.
+    for number in [range.from, range.to].into_iter().flatten().filter(|number| *number > 0) {
+        if !places.iter().any(|place| session.has_commit_at(place, number)) {
+            let reason = format!("it has no commit {number}");
+            return Err(Failure::refused(session.name.clone(), reason, "plyfs log tells them"));
+        }
+    }
+    let has_commits = |place: &Place| range.from.is_some() && session.has_commits_at(place);
+    let changed = places.iter().filter(|place| session.has_changes_at(place) || has_commits(place));
+    changed.map(|place| part_for(session, place, range)).collect()
 }
 
 /// The file system of a session that a path from `/` on is in, and the path there; `None`: the session covers none.
@@ -139,9 +166,13 @@ pub fn is_there(place: &Place) -> bool {
 /// # Errors
 /// A layer cannot be read.
 pub fn part(session: &Session, place: &Place) -> Result<Part, Failure> {
+    part_for(session, place, Range::default())
+}
+
+fn part_for(session: &Session, place: &Place, range: Range) -> Result<Part, Failure> {
     let config = config_of(session, place);
     let upper = config.upper.as_ref().map(|upper| upper.dir.clone()).unwrap_or_default();
-    let layers = crate::union::look(&config)?;
+    let layers = crate::union::look_between(&config, range)?;
     check_whole(&layers, &session.name)?;
     Ok(Part { before: relative(&place.at), layers, upper, of_session: true })
 }

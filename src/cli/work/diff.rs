@@ -1,6 +1,7 @@
 //! `plyfs diff`: what the upper layer of a view changes.
 
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use super::changes::{self, Seen};
 use super::shared::Shared;
 use crate::base::Result as SysResult;
 use crate::tool::{self, Change, Kind, Layers, Letter, Side, What};
+use crate::union::Range;
 
 /// The exit status with `--exit-code`, if there are changes.
 const CHANGED: u8 = 1;
@@ -27,9 +29,13 @@ const MOST_TEXT: u64 = 16 << 20;
 /// So long lines are compared before a longer way from one file to the other is good enough.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// what a view has changed, from its upper layer
+/// what a view has changed: since its last commit, or between two
 #[derive(Debug, Args)]
 #[command(after_help = "\
+A..B are two commits: what changed from the state of A to that of B, which must stand on A. 0 is
+the lower layers as they are, and A.. means up to now. Without a range it is since the last commit,
+or, where there is none, since the lower layers.
+
 Letters: A added, D deleted, R renamed, T of another type, M modified, m only in its mode, owner,
 times or extended attributes
 
@@ -38,10 +44,11 @@ Exit status: 0 done; 1 not done, or --exit-code and changes; 2 usage; 4 not all 
 Examples:
   plyfs diff
   plyfs diff ~/view src --stat
+  plyfs diff try-it 0.. -p
   plyfs diff -o lowerdir=base,upperdir=u,workdir=w -p")]
 pub struct Diff {
-    /// A mountpoint or a session, and paths in it (the current directory's view, and all of it)
-    #[arg(value_name = "VIEW|PATH")]
+    /// A mountpoint or a session, two commits, and paths in it (the current directory's view)
+    #[arg(value_name = "VIEW|A..B|PATH")]
     words: Vec<PathBuf>,
     /// The layers of a view that is not mounted, as `mount` takes them
     #[arg(short = 'o', value_name = "OPTION,…")]
@@ -74,7 +81,8 @@ impl Diff {
     /// # Errors
     /// There is no view, or it cannot be read.
     pub fn run(self) -> Result<u8, Failure> {
-        let (parts, paths) = changes::find(&self.options, &self.words, self.shared.store.clone())?;
+        let (range, words) = self.range();
+        let (parts, paths) = changes::find_for(&self.options, &words, self.shared.store.clone(), range)?;
         let spinner = Spinner::new("comparing");
         let found = changes::compare(&parts, &paths, !self.names && !self.nul)?;
         drop(spinner);
@@ -87,6 +95,18 @@ impl Diff {
             (true, false) if self.exit_code => CHANGED,
             _ => 0,
         })
+    }
+
+    /// The range of commits among the words, which is the first or, behind a view, the second; and the others.
+    fn range(&self) -> (Range, Vec<PathBuf>) {
+        let mut words = self.words.clone();
+        for at in 0..words.len().min(2) {
+            if let Some(range) = words.get(at).and_then(|word| Range::parse(word.as_os_str().as_bytes())) {
+                words.remove(at);
+                return (range, words);
+            }
+        }
+        (Range::default(), words)
     }
 
     fn print(&self, seen: &[Seen<'_>]) -> Result<(), Failure> {

@@ -16,7 +16,6 @@ use crate::tool::Diff;
 use crate::tool::change::path_of;
 use crate::tool::content::data_of;
 use crate::tool::diff::{MOST_PATH, is_gone, join, list_upper, lower_path};
-use crate::upper::commits::stand_of;
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -87,7 +86,7 @@ impl<'a> Plan<'a> {
             let reason = format!("it cannot be compared: {}", trouble.errno);
             return Err(Refusal { path: trouble.path.clone(), reason, hint: "", conflict: false });
         }
-        if stands_on_commits(layers).at(b"")? {
+        if !layers.commits.is_empty() {
             let reason = "the upper layer stands on commits, whose changes cannot be applied yet";
             return Err(Refusal::new(
                 b"",
@@ -95,7 +94,7 @@ impl<'a> Plan<'a> {
                 "go back to before them by plyfs undo, or copy from the mounted view",
             ));
         }
-        if layers.stack.lowers.len() != 1 || !layers.stack.data_only.is_empty() {
+        if layers.grounds().len() != 1 || !layers.stack.data_only.is_empty() {
             let hint = "only changes of a view with one lower directory can be applied";
             return Err(Refusal::new(b"", "which of several lower layers is to change is not clear", hint));
         }
@@ -548,12 +547,6 @@ impl<'a> Plan<'a> {
         let mut units = above.map(|item| &item.unit).filter(|unit| is_within(path, unit));
         units.next().cloned().unwrap_or_else(|| path.to_vec())
     }
-}
-
-/// Whether the upper layer stands on a commit, and not on the lower layers themselves.
-fn stands_on_commits(layers: &Layers) -> crate::base::Result<bool> {
-    let Some(part) = &layers.root.upper else { return Ok(false) };
-    Ok(stand_of(part.place.fd()?.as_fd(), part.place.layer.namespace)?.on != 0)
 }
 
 /// The path of an object in its layer.

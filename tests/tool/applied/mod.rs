@@ -48,7 +48,7 @@ pub fn apply_with(config: &Config, what: What<'_>) -> Result<Vec<Loss>, Not> {
 /// `meanwhile` happens when all is staged.
 pub fn apply_after(config: &Config, what: What<'_>, meanwhile: impl FnOnce()) -> Result<Vec<Loss>, Not> {
     let (plain, _held) = union::hold(config).unwrap_or_else(|error| panic!("{error:?}"));
-    let shown = union::look(config).unwrap().with_index();
+    let shown = union::look_between(config, union::Range::ALL).unwrap().with_index();
     let dirs = Dirs::open(&plain, &config.upper.as_ref().unwrap().work).unwrap();
     let diff = tool::diff(&plain, How { alone: true, ..How::default() }).unwrap();
     let mut plan = Plan::make((&shown, &dirs), &diff, false).map_err(Not::Refused)?;
@@ -70,7 +70,7 @@ pub fn resume(config: &Config) -> Result<Resumed, Refusal> {
 pub fn resume_with(config: &Config, ours: bool) -> Result<Resumed, Refusal> {
     let (plain, _held) = union::hold(config).unwrap_or_else(|error| panic!("{error:?}"));
     let dirs = Dirs::open(&plain, &config.upper.as_ref().unwrap().work).unwrap();
-    apply::resume(&union::look(config).unwrap().with_index(), &dirs, ours, &mut |_, _| ())
+    apply::resume(&union::look_between(config, union::Range::ALL).unwrap().with_index(), &dirs, ours, &mut |_, _| ())
 }
 
 /// A tree with all that `ls` and `stat` show of it but its root: types, owners, modes, links, contents, attributes, and the
