@@ -64,7 +64,7 @@ done
 # What is newer than some kernels in use is missing: docs/kernels.md.
 section "tests with everything newer missing" env PLYFS_ABSENT=all \
     cargo test --release --no-fail-fast --test regressions --test traps --test stress --test engine -- --skip again_
-section "example" cargo run --release --quiet --example house
+section "examples" bash tests/suites/examples.sh
 for bench in copy_up copy_up_methods metadata lookup readdir mount_ops inode_table; do
     section "bench $bench (short)" env PLYFS_BENCH_SHORT=1 cargo bench --bench "$bench"
 done
