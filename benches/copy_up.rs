@@ -13,21 +13,22 @@ use std::cell::LazyCell;
 
 use common::first_change::{Change, Files, Way, measure};
 use common::{Layers, is_short, say_skipped};
-use criterion::{Criterion, Throughput};
+use criterion::measurement::WallTime;
+use criterion::{AxisScale, BenchmarkGroup, Criterion, PlotConfiguration, Throughput};
 use plyfs::config::Fsync;
 
-const fn full(name: &'static str, size: u64) -> (&'static str, Files) {
-    (name, Files { size, data: &[] })
+const fn full(size: u64) -> Files {
+    Files { size, data: &[] }
 }
 
-const FILES: [(&str, Files); 7] = [
-    full("0B", 0),
-    full("4KiB", 4 << 10),
-    full("64KiB", 64 << 10),
-    full("1MiB", 1 << 20),
-    full("64MiB", 64 << 20),
-    full("1GiB", 1 << 30),
-    ("sparse-1GiB", Files { size: 1 << 30, data: &[0, 256 << 20, 1 << 29, (1 << 30) - 4096] }),
+const FILES: [Files; 7] = [
+    full(0),
+    full(4 << 10),
+    full(64 << 10),
+    full(1 << 20),
+    full(64 << 20),
+    full(1 << 30),
+    Files { size: 1 << 30, data: &[0, 256 << 20, 1 << 29, (1 << 30) - 4096] },
 ];
 
 /// Why this size is left out.
@@ -44,33 +45,38 @@ fn unfit(files: &Files) -> Option<&'static str> {
 
 fn copy_up(criterion: &mut Criterion) {
     let ways = Way::available();
-    for (name, files) in FILES {
-        if let Some(why) = unfit(&files) {
-            say_skipped(&format!("{name}: {why}"));
-            continue;
-        }
-        let layers = LazyCell::new(|| {
-            let layers = Layers::new(1);
-            files.make(layers.lower(0));
-            layers
-        });
-        let mut group = criterion.benchmark_group(format!("copy_up/{name}"));
-        group.throughput(Throughput::Bytes(files.bytes()));
-        for fsync in [Fsync::Auto, Fsync::Volatile] {
-            let left_out = |way: &Way| {
-                let takes_long = is_short() && !files.data.is_empty();
-                way.is_fuse_overlayfs() && (takes_long || fsync != Fsync::Volatile)
-            };
-            for way in ways.iter().filter(|way| !left_out(way)) {
-                measure(&mut group, (&layers, &files), way, Change::Data, fsync);
-            }
+    // One group, so that its plot shows the cost by size; the sparse file has one of its own.
+    for (group, is_sparse) in [("copy_up", false), ("copy_up_sparse", true)] {
+        let mut group = criterion.benchmark_group(group);
+        group.plot_config(PlotConfiguration::default().summary_scale(AxisScale::Logarithmic));
+        for files in FILES.iter().filter(|files| files.data.is_empty() != is_sparse) {
+            measure_size(&mut group, files, &ways);
         }
         group.finish();
     }
 }
 
+fn measure_size(group: &mut BenchmarkGroup<'_, WallTime>, files: &Files, ways: &[Way]) {
+    if let Some(why) = unfit(files) {
+        return say_skipped(&format!("{} bytes: {why}", files.size));
+    }
+    let layers = LazyCell::new(|| {
+        let layers = Layers::new(1);
+        files.make(layers.lower(0));
+        layers
+    });
+    group.throughput(Throughput::Bytes(files.bytes()));
+    for fsync in [Fsync::Auto, Fsync::Volatile] {
+        let left_out = |way: &Way| {
+            let takes_long = is_short() && !files.data.is_empty();
+            way.is_fuse_overlayfs() && (takes_long || fsync != Fsync::Volatile)
+        };
+        for way in ways.iter().filter(|way| !left_out(way)) {
+            measure(group, (&layers, files), way, Change::Data, fsync);
+        }
+    }
+}
+
 fn main() {
-    let mut criterion = common::criterion();
-    copy_up(&mut criterion);
-    criterion.final_summary();
+    common::run(copy_up);
 }

@@ -20,7 +20,6 @@
 mod common;
 
 use std::cell::LazyCell;
-use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
 use common::first_change::{Change, Files, Way, measure};
@@ -30,7 +29,8 @@ use criterion::{Criterion, Throughput};
 use plyfs::config::Fsync;
 use tempfile::TempDir;
 
-const SIZES: [(&str, u64); 2] = [("1MiB", 1 << 20), ("64MiB", 64 << 20)];
+/// Bytes.
+const SIZES: [u64; 2] = [1 << 20, 64 << 20];
 /// Each kind, and how a file is copied within it.
 const SYSTEMS: [(Kind, &str); 4] =
     [(EXT4, "copy_file_range"), (XFS, "reflink"), (XFS_WITHOUT_REFLINKS, "copy_file_range"), (BTRFS, "reflink")];
@@ -92,49 +92,54 @@ impl Elsewhere {
     }
 }
 
-fn measure_size(criterion: &mut Criterion, place: &Place, ways: &[Way], (size_name, size): (&str, u64)) {
-    let files = Files { size, data: &[] };
-    let mut measure_all = |layers: &dyn Deref<Target = Layers>, method: &str, change| {
-        let mut group = criterion.benchmark_group(format!("copy_up_methods/{method}/{}/{size_name}", place.system));
+/// One group, by size. `layers` are made for each size by the first that is measured.
+fn measure_method(
+    criterion: &mut Criterion,
+    (method, place): (&str, &Place),
+    (ways, change): (&[Way], Change),
+    make: &dyn Fn(&Files) -> Layers,
+) {
+    let most = if is_short() { 1 << 20 } else { u64::MAX };
+    let mut group = criterion.benchmark_group(format!("copy_up_methods/{method}/{}", place.system));
+    for size in SIZES.into_iter().filter(|size| *size <= most) {
+        let files = Files { size, data: &[] };
+        let layers = LazyCell::new(|| make(&files));
         group.throughput(Throughput::Bytes(size));
         for way in ways {
-            measure(&mut group, (layers, &files), way, change, Fsync::Volatile);
+            measure(&mut group, (&layers, &files), way, change, Fsync::Volatile);
         }
-        group.finish();
-    };
-    let layers = LazyCell::new(|| {
-        let layers = Layers::within(&place.dir, 1);
-        files.make(layers.lower(0));
-        layers
-    });
-    measure_all(&layers, place.within, Change::Data);
-    measure_all(&layers, "metacopy", Change::Mode);
-    drop(layers);
-    if let Some(elsewhere) = Elsewhere::new(&place.dir) {
-        let layers = LazyCell::new(|| {
-            files.make(elsewhere.path());
-            Layers::over(elsewhere.path(), &place.dir)
-        });
-        measure_all(&layers, "loop", Change::Data);
     }
+    group.finish();
 }
 
 fn measure_place(criterion: &mut Criterion, place: &Place, ways: &[Way]) {
-    let most = if is_short() { 1 << 20 } else { u64::MAX };
-    for size in SIZES.into_iter().filter(|(_, size)| *size <= most) {
-        measure_size(criterion, place, ways, size);
+    let within = |files: &Files| {
+        let layers = Layers::within(&place.dir, 1);
+        files.make(layers.lower(0));
+        layers
+    };
+    measure_method(criterion, (place.within, place), (ways, Change::Data), &within);
+    measure_method(criterion, ("metacopy", place), (ways, Change::Mode), &within);
+    if let Some(elsewhere) = Elsewhere::new(&place.dir) {
+        let over = |files: &Files| {
+            files.make(elsewhere.path());
+            Layers::over(elsewhere.path(), &place.dir)
+        };
+        measure_method(criterion, ("loop", place), (ways, Change::Data), &over);
     }
 }
 
-fn main() {
-    let mut criterion = common::criterion();
+fn copy_up_methods(criterion: &mut Criterion) {
     let ways = Way::available();
     // One after the other: each takes memory.
     let names = SYSTEMS.map(|(kind, _)| kind.name);
     let made = SYSTEMS.into_iter().filter(|(kind, _)| !is_left_out(kind.name, &names)).filter_map(Place::new);
-    let measured = made.map(|place| measure_place(&mut criterion, &place, &ways)).count();
+    let measured = made.map(|place| measure_place(criterion, &place, &ways)).count();
     if measured == 0 {
-        measure_place(&mut criterion, &Place::here(), &ways);
+        measure_place(criterion, &Place::here(), &ways);
     }
-    criterion.final_summary();
+}
+
+fn main() {
+    common::run(copy_up_methods);
 }

@@ -103,7 +103,5 @@ fn hold(union: &Union, dir: InodeId, names: &[Name]) {
 }
 
 fn main() {
-    let mut criterion = common::criterion();
-    inode_table(&mut criterion);
-    criterion.final_summary();
+    common::run(inode_table);
 }

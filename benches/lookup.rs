@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use common::engine::{name, walk};
 use common::{Layers, is_short};
-use criterion::{BatchSize, Bencher, BenchmarkId};
+use criterion::{BatchSize, Bencher, BenchmarkId, Criterion};
 use plyfs::{Name, Union};
 
 const LAYERS: [usize; 4] = [1, 16, 128, 500];
@@ -98,8 +98,7 @@ fn measure(bencher: &mut Bencher<'_>, layers: &Layers, depth: usize, visit: Visi
     }
 }
 
-fn main() {
-    let mut criterion = common::criterion();
+fn lookup(criterion: &mut Criterion) {
     let most = if is_short() { 128 } else { usize::MAX };
     // Made by the first that is measured.
     let lazy = |count| (count, LazyCell::new(move || make_layers(count)));
@@ -114,5 +113,8 @@ fn main() {
         }
         group.finish();
     }
-    criterion.final_summary();
+}
+
+fn main() {
+    common::run(lookup);
 }

@@ -127,7 +127,5 @@ fn mount_ops(criterion: &mut Criterion) {
 }
 
 fn main() {
-    let mut criterion = common::criterion();
-    mount_ops(&mut criterion);
-    criterion.final_summary();
+    common::run(mount_ops);
 }

@@ -108,7 +108,5 @@ fn readdir(criterion: &mut Criterion) {
 }
 
 fn main() {
-    let mut criterion = common::criterion();
-    readdir(&mut criterion);
-    criterion.final_summary();
+    common::run(readdir);
 }

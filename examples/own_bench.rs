@@ -46,7 +46,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             fs::write(base.path().join(format!("lower/file{number}")), vec![7; (kib << 10) as usize])?;
         }
         group.throughput(Throughput::Bytes(kib << 10));
-        group.bench_with_input(BenchmarkId::from_parameter(format!("{kib:>4} KiB")), base.path(), |bencher, base| {
+        group.bench_with_input(BenchmarkId::from_parameter(kib << 10), base.path(), |bencher, base| {
             bencher.iter_custom(|count| match first_writes(base, count) {
                 Ok(time) => time,
                 Err(error) => {

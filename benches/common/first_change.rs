@@ -89,7 +89,7 @@ pub fn measure(
     fsync: Fsync,
 ) {
     let word = if fsync == Fsync::Volatile { "volatile" } else { "synced" };
-    let id = BenchmarkId::new(way.name(), word);
+    let id = BenchmarkId::new(format!("{}/{word}", way.name()), files.size);
     match way {
         Way::Engine | Way::Blocks => {
             let blocks = matches!(way, Way::Blocks).then_some(16);

@@ -9,10 +9,11 @@ pub mod images;
 pub mod layers;
 pub mod mounts;
 pub mod stock;
+pub mod summary;
 
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use criterion::Criterion;
 
@@ -45,6 +46,15 @@ pub fn criterion() -> Criterion {
     // What a short run measures is compared with the last short run only.
     let named = std::env::args().any(|arg| arg.contains("baseline"));
     if is_short() && !named { criterion.save_baseline("short".to_owned()) } else { criterion }
+}
+
+/// Measures, and says at the end what came out.
+pub fn run(measure: impl FnOnce(&mut Criterion)) {
+    let begun = SystemTime::now();
+    let mut criterion = criterion();
+    measure(&mut criterion);
+    criterion.final_summary();
+    summary::print(begun);
 }
 
 /// Whether the words of the command line ask for another one of `all` only: then nothing is made for this one.

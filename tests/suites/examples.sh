@@ -34,6 +34,6 @@ example marks "$base/upper" >"$base/said"
 says marks '^/deleted  whiteout'
 says marks '^/moved  redirect: the layers below have it as dir '
 says marks '^/greeting  metacopy: '
-example own_bench -- --bench --warm-up-time 0.1 --measurement-time 0.2 '4 KiB' >"$base/said" 2>&1
+example own_bench -- --bench --warm-up-time 0.1 --measurement-time 0.2 'first_write/4096' >"$base/said" 2>&1
 says own_bench 'thrpt: '
 echo "the examples run"
