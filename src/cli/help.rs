@@ -35,7 +35,7 @@ pub const GROUPS: [(Source, &str); 5] = [
 /// The commands on what a view has changed, in lines that have room on a screen.
 const WORK: [(&str, &str); 4] = [
     ("run, drop, status", "sessions: a command whose changes are kept apart"),
-    ("diff, where, layer", "what has changed; where it is from; what layers weigh"),
+    ("diff, where, layer", "what has changed; where it is from; layers as things"),
     ("commit, log, undo, redo", "freeze what has changed; go back and forward"),
     ("apply", "bring what has changed to the lower directory"),
 ];

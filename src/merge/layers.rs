@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use super::{DirPart, DirView, Found, FoundLeaf, Stack, lookup};
 use crate::base::{Name, Result};
+use crate::format::OverrideKey;
+use crate::format::mark::Namespace;
 use crate::layer::IndexDir;
 use crate::merge::Answer;
 
@@ -31,6 +33,16 @@ impl Layers {
     pub fn with_index(mut self) -> Self {
         self.stack.index = self.index.take().or(self.stack.index);
         self
+    }
+
+    /// Whether the marks of the topmost layer are `user.overlay.*`.
+    pub(crate) fn has_user_marks(&self) -> bool {
+        self.root.top().is_none_or(|part| part.place.layer.namespace == Namespace::User)
+    }
+
+    /// Where the first layer of which attributes say the owners of its objects has them.
+    pub(crate) fn owners(&self) -> Option<OverrideKey> {
+        self.root.parts(0).find_map(|(_, part)| part.place.layer.owners)
     }
 
     /// The root of what is seen below the changes.

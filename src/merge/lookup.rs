@@ -41,37 +41,30 @@ pub fn lookup_in(
     from: usize,
     below: Option<impl Iterator<Item = usize>>,
 ) -> Result<Answer> {
-    let mut search = Search { stack, want: Want::Name(name.clone()), found: None, data_wanted: false, stop: false };
-    let mut below = below.map(Iterator::peekable);
-    for (slot, part) in dir.parts(from) {
-        if let Some(below) = &mut below
-            && slot > from
-            && search.wants(name)
-        {
-            while below.next_if(|at| *at < slot).is_some() {}
-            if below.peek() != Some(&slot) {
-                continue;
-            }
-        }
-        if let Some(hidden) = search.look(part)? {
-            return Ok(Answer::Absent(hidden));
-        }
-        if search.stop {
-            break;
-        }
-        if let Want::Path(_) = search.want {
-            // An absolute redirect: the search goes on from the roots of the layers below, whether or not the directory
-            // has a part there.
-            for root in stack.below(part.level) {
-                search.look(root)?;
-                if search.stop {
-                    break;
-                }
-            }
-            break;
-        }
+    let mut search = Search::new(stack, name);
+    match search.all(dir, name, from, below)? {
+        Some(hidden) => Ok(Answer::Absent(hidden)),
+        None => search.answer(),
     }
-    search.answer()
+}
+
+/// Looks `name` up in a merged directory of layers below which there may be more, and says where the search would go on there.
+/// A metacopy file whose data is not in these layers is no error as long as the search goes on.
+///
+/// # Errors
+/// As [`lookup`].
+pub fn lookup_open(stack: &Stack, dir: &DirView, name: &Name) -> Result<(Answer, Rest)> {
+    let mut search = Search::new(stack, name);
+    if let Some(hidden) = search.all(dir, name, 0, None::<std::iter::Empty<usize>>)? {
+        return Ok((Answer::Absent(hidden), Rest::End));
+    }
+    let rest = match &search.want {
+        _ if search.stop => Rest::End,
+        Want::Name(name) => Rest::Name(name.clone()),
+        Want::Path(path) => Rest::Path(path.clone()),
+    };
+    search.data_wanted &= rest == Rest::End;
+    Ok((search.answer()?, rest))
 }
 
 /// Looks up `name` in a directory of the upper layer that is outside of its tree (workdir). `data`: the directory and
@@ -80,7 +73,7 @@ pub fn lookup_in(
 /// # Errors
 /// As [`lookup`].
 pub fn lookup_nameless(stack: &Stack, dir: &DirPart, name: &Name, data: Option<(&DirPart, &Name)>) -> Result<Answer> {
-    let mut search = Search { stack, want: Want::Name(name.clone()), found: None, data_wanted: false, stop: false };
+    let mut search = Search::new(stack, name);
     if let Some(hidden) = search.look(dir)? {
         return Ok(Answer::Absent(hidden));
     }
@@ -96,6 +89,17 @@ pub fn lookup_nameless(stack: &Stack, dir: &DirPart, name: &Name, data: Option<(
         search.look(part)?;
     }
     search.answer()
+}
+
+/// Where a search goes on below the last layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rest {
+    /// Nowhere: what lies below is hidden.
+    End,
+    /// Under this name, in the same directory.
+    Name(Name),
+    /// At this path from the root; it is never empty.
+    Path(Vec<Name>),
 }
 
 /// What the search looks for in the next layer.
@@ -160,7 +164,51 @@ struct Merged {
     lowers: Vec<DirPart>,
 }
 
-impl Search<'_> {
+impl<'a> Search<'a> {
+    fn new(stack: &'a Stack, name: &Name) -> Self {
+        Self { stack, want: Want::Name(name.clone()), found: None, data_wanted: false, stop: false }
+    }
+
+    /// Looks into all parts of a directory, as [`lookup_in`] says. `Some`: a whiteout in the upper layer ends the search.
+    fn all(
+        &mut self,
+        dir: &DirView,
+        name: &Name,
+        from: usize,
+        below: Option<impl Iterator<Item = usize>>,
+    ) -> Result<Option<Absent>> {
+        let mut below = below.map(Iterator::peekable);
+        for (slot, part) in dir.parts(from) {
+            if let Some(below) = &mut below
+                && slot > from
+                && self.wants(name)
+            {
+                while below.next_if(|at| *at < slot).is_some() {}
+                if below.peek() != Some(&slot) {
+                    continue;
+                }
+            }
+            if let Some(hidden) = self.look(part)? {
+                return Ok(Some(hidden));
+            }
+            if self.stop {
+                break;
+            }
+            if let Want::Path(_) = self.want {
+                // An absolute redirect: the search goes on from the roots of the layers below, whether or not the directory
+                // has a part there.
+                for root in self.stack.below(part.level) {
+                    self.look(root)?;
+                    if self.stop {
+                        break;
+                    }
+                }
+                break;
+            }
+        }
+        Ok(None)
+    }
+
     /// Whether the search still looks for `name`, as no redirect has led it elsewhere.
     fn wants(&self, name: &Name) -> bool {
         matches!(&self.want, Want::Name(wanted) if wanted == name)

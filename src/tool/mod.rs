@@ -1,9 +1,11 @@
-//! What can be said of layers by looking at them: no mount, no inodes. Nothing is changed but by [`apply`].
+//! What can be said of layers by looking at them: no mount, no inodes. Nothing is changed but by [`apply`],
+//! and new layers are made by [`squash`].
 //!
 //! Whoever opens the layers hands them in as [`Layers`]: [`crate::union::look`]. A daemon may serve them meanwhile, so
 //! that a name that is gone by the time it is looked at is no error.
 
 pub mod apply;
+pub(crate) mod beside;
 mod change;
 mod compare;
 mod content;
@@ -12,6 +14,7 @@ mod diff;
 pub mod du;
 mod renamed;
 mod source;
+pub(crate) mod squash;
 mod weight;
 mod whereabouts;
 

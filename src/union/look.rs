@@ -6,8 +6,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use super::past::Past;
 use super::refusal::{Setup, SetupError};
 use super::restack::log_of;
-use super::roots::{Common, Root, UpperRoots};
-use super::setup::{For, Roots, fd_limit, lower_parts, open_roots, own_namespace, remembered_style};
+use super::rivals::Rivals;
+use super::roots::{Common, For, Root, UpperRoots};
+use super::setup::{Roots, fd_limit, lower_parts, open_roots, own_namespace, remembered_style};
 use crate::base::config::{Config, RedirectDir, XattrPermissions};
 use crate::base::{Errno, Result};
 use crate::format::commits::number;
@@ -67,6 +68,15 @@ pub fn look_between(config: &Config, range: Range) -> Setup<Layers> {
 /// As [`look`]; who has the upper layer.
 pub fn hold(config: &Config) -> Setup<(Layers, Vec<OwnedFd>)> {
     look_for(config, Range::ALL, For::Serving)
+}
+
+/// As [`hold`], for layers whose objects are copied or linked to elsewhere. No overlay may write one of them.
+///
+/// # Errors
+/// As [`look`]; who writes a layer.
+pub fn gather(config: &Config) -> Setup<(Layers, Vec<OwnedFd>)> {
+    Rivals::of(config).check_unwritten()?;
+    look_for(config, Range::default(), For::Copying)
 }
 
 fn look_for(config: &Config, range: Range, what_for: For) -> Setup<(Layers, Vec<OwnedFd>)> {

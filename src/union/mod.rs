@@ -7,6 +7,7 @@
 
 mod again;
 mod ahead;
+mod anew;
 mod attr;
 mod blocks;
 mod cached;
@@ -56,6 +57,7 @@ pub use crate::inode::{InodeId, Journal};
 pub use crate::sys::stat::{Kind, SetTime, StatFs, Time};
 pub use crate::sys::tree::RenameFlags;
 pub use crate::upper::remove as remove_tree;
+pub(crate) use anew::anew;
 pub use blocks::{Completed, Tender};
 pub use cached::Held;
 pub use change::Notices;
@@ -63,7 +65,7 @@ pub use create::{Make, symlink_target};
 pub use dir::{DirSink, ListedEntry};
 pub use io::{Seek, WriteHow};
 pub use long::Operation;
-pub use look::{Range, hold, look, look_between};
+pub use look::{Range, gather, hold, look, look_between};
 pub use open::OpenHow;
 pub use refusal::SetupError;
 pub use restack::{Done, Entered, Live, Log, Logged, Long, Step, log_of, step_together};

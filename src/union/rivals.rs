@@ -49,7 +49,15 @@ impl Rivals {
     /// # Errors
     /// Another overlay writes the same upper layer or workdir.
     pub fn check(&self) -> Setup<Vec<String>> {
-        check(self)
+        check(self, Shares::Readers)
+    }
+
+    /// Looks for other overlays that write one of these directories.
+    ///
+    /// # Errors
+    /// There is one.
+    pub fn check_unwritten(&self) -> Setup<()> {
+        check(self, Shares::Nobody).map(drop)
     }
 
     /// Starts a thread that logs when an OverlayFS of the kernel is mounted with one of these directories. The thread
@@ -143,7 +151,16 @@ fn split(text: &[u8], separator: u8) -> Vec<&[u8]> {
     text.split(is_end).collect()
 }
 
-fn check(own: &Rivals) -> Setup<Vec<String>> {
+/// Who may have a lower layer beside us.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shares {
+    /// Another overlay that writes it: whoever only reads it is told.
+    Readers,
+    /// No overlay that writes it.
+    Nobody,
+}
+
+fn check(own: &Rivals, shares: Shares) -> Setup<Vec<String>> {
     let (mut notes, mut known) = (Vec::new(), Known::new());
     let upper = format!("upperdir={}", own.upper[0].display());
     let mut take = |shared: Shared, who: String, end: String| match shared {
@@ -157,6 +174,10 @@ fn check(own: &Rivals) -> Setup<Vec<String>> {
         }
         Shared::OurLower(at) => {
             let lower = own.lowers.get(at).map(|(_, path)| path.display().to_string()).unwrap_or_default();
+            if shares == Shares::Nobody {
+                let end = if end.is_empty() { "unmount that one first".to_owned() } else { end };
+                return Err(SetupError::new(lower, format!("in use by {who}, which writes it"), end));
+            }
             notes
                 .push(format!("lowerdir={lower} is written by {who}: what is changed there may be seen late or never"));
             Ok(())

@@ -57,6 +57,20 @@ pub(super) struct UpperRoots {
     pub work: OwnedFd,
 }
 
+/// What the layers are opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum For {
+    /// To be served: the upper layer is locked.
+    Serving,
+    /// To be looked at, which another process may serve meanwhile.
+    Looking,
+    /// The same, with the layer of this commit as the upper one.
+    LookingAt(u64),
+    /// To be copied, or linked: the upper layer is locked, and the layers are in no clones of their mounts, as no link leads
+    /// from one mount to another.
+    Copying,
+}
+
 /// What all layers of a union have in common.
 #[derive(Clone)]
 pub(super) struct Common {

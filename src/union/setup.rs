@@ -14,7 +14,7 @@ use super::past::Past;
 use super::refusal::{Setup, SetupError};
 use super::restack::Stands;
 use super::roots::{
-    Common, Root, UpperRoots, is_empty, isolate_pair, open_commit, open_frozen, open_layer, open_upper,
+    Common, For, Root, UpperRoots, is_empty, isolate_pair, open_commit, open_frozen, open_layer, open_upper,
 };
 use super::{Union, fit, identity, overlap, restore};
 use crate::base::config::{Config, Fsync, RedirectDir, UpperDirs, Uuid, XattrPermissions, Xino};
@@ -224,17 +224,6 @@ pub(super) struct Roots {
     notes: Vec<String>,
 }
 
-/// What the layers are opened for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum For {
-    /// To be served: the upper layer is locked.
-    Serving,
-    /// To be looked at, which another process may serve meanwhile.
-    Looking,
-    /// The same, with the layer of this commit as the upper one.
-    LookingAt(u64),
-}
-
 pub(super) fn open_roots(config: &Config, what_for: For) -> Setup<Roots> {
     let open = |paths: &[PathBuf]| paths.iter().map(|path| open_layer("lowerdir", path)).collect::<Setup<Vec<_>>>();
     let (mut lowers, data_only) = (open(&config.lowers)?, open(&config.data_only)?);
@@ -244,7 +233,7 @@ pub(super) fn open_roots(config: &Config, what_for: For) -> Setup<Roots> {
     let (mut notes, mut locks, mut frozen, mut at) = (Vec::new(), Vec::new(), Vec::new(), None);
     if let Some((upper, dirs)) = upper.as_ref().zip(config.upper.as_ref()) {
         notes.extend(overlap::check(lowers.iter().chain(&data_only), upper, &ground)?);
-        if what_for == For::Serving {
+        if matches!(what_for, For::Serving | For::Copying) {
             locks = lock(upper)?;
         }
         if let For::LookingAt(number) = what_for {
@@ -260,6 +249,9 @@ pub(super) fn open_roots(config: &Config, what_for: For) -> Setup<Roots> {
     at.iter_mut().zip(&upper).for_each(|(root, upper)| root.identity = upper.upper.identity);
     let traps = overlap::traps(lowers.iter().chain(&data_only), upper.as_ref());
     let written = upper.as_ref().map(overlap::written).unwrap_or_default();
+    if what_for == For::Copying {
+        return Ok(Roots { lowers, data_only, upper, locks, traps, written, frozen, notes });
+    }
     let read_only = what_for != For::Serving;
     let upper = upper.zip(config.upper.as_ref()).map(|(roots, dirs)| match at {
         Some(root) => UpperRoots { upper: root.isolate(true), work: roots.work },
@@ -295,7 +287,7 @@ fn settle(roots: &UpperRoots, own: Namespace) -> Setup<()> {
 }
 
 /// Takes the workdir over, and finds out what its file system can do.
-fn try_workdir(
+pub(super) fn try_workdir(
     roots: &UpperRoots,
     kept: Option<&HashSet<u64>>,
     own: Namespace,
@@ -361,7 +353,7 @@ fn lock(roots: &UpperRoots) -> Setup<Vec<OwnedFd>> {
     })
 }
 
-fn work_failed(error: WorkError) -> SetupError {
+pub(super) fn work_failed(error: WorkError) -> SetupError {
     match error {
         WorkError::Failed(Errno::EROFS) => SetupError::new(
             "workdir",
@@ -433,7 +425,7 @@ fn begin_marks(upper: &Root, shown: &Root, wish: XattrPermissions) -> Setup<Over
     })
 }
 
-fn prepare(
+pub(super) fn prepare(
     config: &Config,
     roots: UpperRoots,
     (workdir, features): (Workdir, Features),

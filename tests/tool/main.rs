@@ -13,6 +13,7 @@ mod command;
 mod histories;
 mod hostile;
 mod ranges;
+mod squash;
 mod weights;
 mod whereabouts;
 

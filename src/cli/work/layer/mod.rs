@@ -5,10 +5,11 @@ use clap::{Args, Subcommand};
 use super::super::report::Failure;
 
 mod du;
+mod squash;
 
-/// layers as things: what they weigh
+/// layers as things: what they weigh, and several made one
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  plyfs layer du ~/view")]
+#[command(after_help = "Examples:\n  plyfs layer du ~/view\n  plyfs layer squash top middle base out")]
 pub struct Layer {
     #[command(subcommand)]
     command: Command,
@@ -18,6 +19,7 @@ pub struct Layer {
 #[derive(Debug, Subcommand)]
 enum Command {
     Du(du::Weigh),
+    Squash(squash::Squash),
 }
 
 impl Layer {
@@ -28,6 +30,7 @@ impl Layer {
     pub fn run(self) -> Result<u8, Failure> {
         match self.command {
             Command::Du(du) => du.run(),
+            Command::Squash(squash) => squash.run(),
         }
     }
 }

@@ -1,0 +1,266 @@
+//! One layer that shows the same as a stack of them, over whatever lies below.
+//!
+//! The view of the stack is walked, and each of its objects made again. Only what hides or leads to something below the
+//! stack gets a mark: the lowest layer of the stack is an empty one, so that every search says where it would go on.
+//! Directories get their owner, mode and times at the end, when all is in them.
+
+mod object;
+
+use std::collections::{BTreeSet, HashMap};
+use std::ffi::CString;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::change::path_of;
+use super::diff::{join, list_upper};
+use crate::base::{Errno, Name, Result};
+use crate::format::mark::WhiteoutStyle;
+use crate::format::{Redirect, wh};
+use crate::layer::{DirPlace, Layer};
+use crate::merge::{
+    Answer, CookieKey, DirPart, DirView, Found, FoundDir, Layers, Places, Rest, Window, list, lookup_open,
+};
+use crate::sys::stat::{Stat, stat_at};
+use crate::sys::tree;
+use crate::upper::{Metadata, Staged, Upper};
+
+/// How layers are made one.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct How {
+    /// No layer will lie below: there are no whiteouts.
+    pub bottom: bool,
+    /// Files are links of those in the layers, where that can be.
+    pub link: bool,
+}
+
+/// What was made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Squashed {
+    /// Names of what is no directory.
+    pub files: u64,
+    /// Those that are links of files in the layers.
+    pub linked: u64,
+    /// Directories, without the root.
+    pub directories: u64,
+    /// Whiteouts and opaque directories.
+    pub hiding: u64,
+    /// Bytes of the files that were copied, or whose blocks are shared.
+    pub bytes: u64,
+}
+
+/// Why it cannot be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// The object, in the view; empty for the root.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    pub reason: String,
+    /// What to do; may be empty.
+    pub hint: &'static str,
+}
+
+/// Makes the objects of a stack anew in the empty layer `out`. The lowest layer of the stack must be an empty one.
+///
+/// # Errors
+/// [`Refused`]; then a part of it is in `out`.
+pub fn squash(layers: &Layers, out: &Upper, how: How) -> std::result::Result<Squashed, Refused> {
+    let key = CookieKey::random().map_err(|errno| refused(b"", errno, ""))?;
+    let mut squash = Squash {
+        layers,
+        out,
+        how,
+        key,
+        todo: Vec::new(),
+        finish: Vec::new(),
+        names: HashMap::new(),
+        made: Squashed::default(),
+    };
+    squash.all()?;
+    Ok(squash.made)
+}
+
+fn refused(path: &[u8], errno: Errno, hint: &'static str) -> Refused {
+    Refused { path: path_of(path), reason: errno.to_string(), hint }
+}
+
+/// What to do about an object that cannot be made again.
+const POWERLESS: &str = "only who may give files to its owner and make devices can: root, or podman unshare";
+
+/// A directory of the view.
+struct Node {
+    view: DirView,
+    /// Where the layers below the stack have it; `None`: it shows nothing of theirs.
+    below: Option<Vec<Name>>,
+    /// The same directory in the new layer.
+    to: Arc<DirPlace>,
+    path: Vec<u8>,
+}
+
+/// A directory that gets its metadata at the end.
+struct Finish {
+    to: Arc<DirPlace>,
+    from: Arc<DirPlace>,
+    stat: Stat,
+    path: Vec<u8>,
+}
+
+/// An object of a layer: the layer, and the inode number in it.
+type Object = (*const Layer, u64);
+
+struct Squash<'a> {
+    layers: &'a Layers,
+    out: &'a Upper,
+    how: How,
+    key: CookieKey,
+    todo: Vec<Node>,
+    finish: Vec<Finish>,
+    /// The first name in the new layer of each object with several.
+    names: HashMap<Object, (Arc<DirPlace>, CString)>,
+    made: Squashed,
+}
+
+impl Squash<'_> {
+    fn all(&mut self) -> std::result::Result<(), Refused> {
+        let view = self.layers.root.clone();
+        let failed = |errno| refused(b"", errno, "");
+        let top = view.top().map(|part| part.place.clone()).ok_or(Errno::EINVAL).map_err(failed)?;
+        let stat = top.stat_self().map_err(failed)?;
+        self.finish.push(Finish { to: self.out.root.clone(), from: top, stat, path: Vec::new() });
+        // A root that hides all below it ends the stack before its last layer.
+        let is_open = view.lowers.last().is_some_and(|part| part.level == self.layers.stack.last() && is_empty(part));
+        let is_opaque = !is_open && !self.how.bottom;
+        if is_opaque {
+            let root = self.out.root.fd().map_err(failed)?;
+            self.out.set_opaque(root.as_fd(), c".").map_err(failed)?;
+        }
+        self.todo.push(Node { view, below: is_open.then(Vec::new), to: self.out.root.clone(), path: Vec::new() });
+        while let Some(node) = self.todo.pop() {
+            self.dir(&node)?;
+        }
+        while let Some(dir) = self.finish.pop() {
+            self.finish(&dir).map_err(|errno| refused(&dir.path, errno, POWERLESS))?;
+        }
+        Ok(())
+    }
+
+    /// Makes what is in one directory.
+    fn dir(&mut self, node: &Node) -> std::result::Result<(), Refused> {
+        let at_dir = |errno| refused(&node.path, errno, "");
+        let listing = list(&node.view, &self.key, &Places::default(), Window::WHOLE).map_err(at_dir)?;
+        for (_, name, _) in listing.after(0) {
+            let path = join(&node.path, &name);
+            let looked = lookup_open(&self.layers.stack, &node.view, &name);
+            let (answer, rest) = looked.map_err(|errno| refused(&path, errno, "its marks lead nowhere"))?;
+            self.check_name(&name).map_err(|errno| refused(&path, errno, "the new layer can hold no such name"))?;
+            match answer {
+                Answer::Found(Found::Dir(found)) => {
+                    let made = self.new_dir(node, &name, (found, rest), &path);
+                    made.map_err(|errno| refused(&path, errno, POWERLESS))?;
+                }
+                Answer::Found(Found::Leaf(leaf)) => self.leaf(node, &name, (leaf, rest), &path)?,
+                Answer::Absent(_) => return Err(refused(&path, Errno::ESTALE, "somebody changes the layer")),
+            }
+        }
+        if node.below.is_none() || self.how.bottom {
+            return Ok(());
+        }
+        let shown: BTreeSet<Name> = listing.after(0).map(|(_, name, _)| name).collect();
+        self.whiteouts(node, &shown).map_err(at_dir)
+    }
+
+    /// Hides what the stack hides.
+    fn whiteouts(&mut self, node: &Node, shown: &BTreeSet<Name>) -> Result<()> {
+        let mut hidden = BTreeSet::new();
+        for (_, part) in node.view.parts(0) {
+            let whiteouts = list_upper(part)?.into_iter().filter_map(|(name, whiteout)| whiteout.then_some(name));
+            hidden.extend(whiteouts.filter(|name| !shown.contains(name)));
+        }
+        let dir = node.to.fd()?;
+        for name in hidden {
+            self.out.place_whiteout(dir.as_fd(), &name)?;
+            self.made.hiding += 1;
+        }
+        Ok(())
+    }
+
+    /// Where the layers below the stack have an object in a directory.
+    fn below(node: &Node, rest: Rest) -> Option<Vec<Name>> {
+        match rest {
+            Rest::End => None,
+            Rest::Path(path) => Some(path),
+            Rest::Name(name) => node.below.as_ref().map(|dir| [dir.as_slice(), &[name]].concat()),
+        }
+    }
+
+    /// The mark that leads from an object in a directory to `below`; `None`: its own name does.
+    fn redirect(node: &Node, name: &Name, below: &[Name]) -> Option<Redirect> {
+        let (last, above) = below.split_last()?;
+        match &node.below {
+            Some(dir) if dir == above && last == name => None,
+            Some(dir) if dir == above => Some(Redirect::Relative(last.clone())),
+            _ => Some(Redirect::Absolute(below.to_vec())),
+        }
+    }
+
+    /// A name that the new layer would take for a whiteout.
+    fn check_name(&self, name: &Name) -> Result<()> {
+        let is_wh = self.out.style == WhiteoutStyle::File && name.as_bytes().starts_with(wh::PREFIX);
+        if is_wh { Err(Errno::EINVAL) } else { Ok(()) }
+    }
+
+    /// Makes a directory that only this process's user can enter until it is finished.
+    fn new_dir(&mut self, node: &Node, name: &Name, (found, rest): (FoundDir, Rest), path: &[u8]) -> Result<()> {
+        if found.stat.ino == 0 {
+            log::warn!("{}: another mount covers it", path.escape_ascii());
+            return Err(Errno::EXDEV);
+        }
+        let dir = node.to.fd()?;
+        tree::mkdir_at(dir.as_fd(), name.as_c_str(), 0o700)?;
+        let to = node.to.child(name, stat_at(dir.as_fd(), name.as_c_str())?.ino);
+        let below = Self::below(node, rest);
+        self.mark_dir(node, name, below.as_deref())?;
+        if !found.protection.encode().is_empty() {
+            self.out.set_protattr(dir.as_fd(), name.as_c_str(), found.protection)?;
+        }
+        let from = found.view.top().map(|part| part.place.clone()).ok_or(Errno::EIO)?;
+        self.finish.push(Finish { to: to.clone(), from, stat: found.stat, path: path.to_vec() });
+        self.todo.push(Node { view: found.view, below, to, path: path.to_vec() });
+        self.made.directories += 1;
+        Ok(())
+    }
+
+    /// Says of a new directory what it shows of the layers below.
+    fn mark_dir(&mut self, node: &Node, name: &Name, below: Option<&[Name]>) -> Result<()> {
+        let dir = node.to.fd()?;
+        match below {
+            _ if self.how.bottom => {}
+            None if node.below.is_some() => {
+                self.out.set_opaque(dir.as_fd(), name.as_c_str())?;
+                self.made.hiding += 1;
+            }
+            None => {}
+            Some(below) => {
+                if let Some(redirect) = Self::redirect(node, name, below)
+                    && !self.out.set_redirect(dir.as_fd(), name.as_c_str(), &redirect)?
+                {
+                    return Err(Errno::EXDEV);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(&self, dir: &Finish) -> Result<()> {
+        let from = dir.from.fd()?;
+        let layers = (&*dir.from.layer, &*self.out.root.layer);
+        let metadata = Metadata::of(from.as_fd(), c".", dir.stat, layers)?;
+        let applied = metadata.apply(Staged::Open(dir.to.fd()?.as_fd()), false)?;
+        if applied.narrowed { Err(Errno::EPERM) } else { Ok(()) }
+    }
+}
+
+/// Whether a layer is the empty one.
+fn is_empty(part: &DirPart) -> bool {
+    list_upper(part).is_ok_and(|names| names.is_empty())
+}
