@@ -164,6 +164,12 @@ fn it_is_installed_where_programs_look() {
     }
     let helper = fs::read_link(scratch.path().join("sbin/mount.fuse.plyfs")).unwrap();
     assert_eq!(helper, Path::new("/usr/local/bin/plyfs"));
+    let mut command = Command::new("sh");
+    let gone =
+        command.arg(root().join("install.sh")).arg("uninstall").env("DESTDIR", scratch.path()).env_remove("PREFIX");
+    assert!(gone.status().unwrap().success());
+    let left = Command::new("find").arg(scratch.path()).args(["!", "-type", "d"]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&left.stdout), "", "left by uninstall");
     let absent =
         Command::new("sh").arg(root().join("install.sh")).env("BINARY", "/nonexistent/plyfs").output().unwrap();
     assert!(!absent.status.success() && String::from_utf8_lossy(&absent.stderr).contains("cargo build --release"));
