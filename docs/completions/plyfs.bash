@@ -16,7 +16,7 @@ _plyfs_flags() {
     diff) printf %s '-o --stat --names -p --patch -z --exit-code --json --color --store -q --quiet -h --help' ;;
     apply) printf %s '-o -n --dry-run --theirs --ours --resume --json --color --store -q --quiet -h --help' ;;
     commit) printf %s '-m --message -q --quiet -o --store -h --help' ;;
-    log) printf %s '--json -o --store -h --help' ;;
+    log) printf %s '--json --color -o --store -h --help' ;;
     undo) printf %s '-q --quiet -o --store -h --help' ;;
     redo) printf %s '-q --quiet -o --store -h --help' ;;
     layer) printf %s '-h --help' ;;

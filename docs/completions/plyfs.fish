@@ -221,9 +221,10 @@ complete -c plyfs -n '__fish_seen_subcommand_from commit' -s o -d 'The layers of
 complete -c plyfs -n '__fish_seen_subcommand_from commit' -l store -d 'Where sessions are kept ($XDG_STATE_HOME/plyfs)' -r
 complete -c plyfs -n '__fish_seen_subcommand_from commit' -s h -l help -d 'Print help'
 complete -c plyfs -n '__fish_seen_subcommand_from log' -l json -d 'Print one JSON object a line'
+complete -c plyfs -n '__fish_seen_subcommand_from log' -l color -d 'Print colours' -r
 complete -c plyfs -n '__fish_seen_subcommand_from log' -s o -d 'The layers of a view that is not mounted, as `mount` takes them' -x -a '(__plyfs_list)'
 complete -c plyfs -n '__fish_seen_subcommand_from log' -l store -d 'Where sessions are kept ($XDG_STATE_HOME/plyfs)' -r
-complete -c plyfs -n '__fish_seen_subcommand_from log' -s h -l help -d 'Print help'
+complete -c plyfs -n '__fish_seen_subcommand_from log' -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c plyfs -n '__fish_seen_subcommand_from undo' -s q -l quiet -d 'Say nothing'
 complete -c plyfs -n '__fish_seen_subcommand_from undo' -s o -d 'The layers of a view that is not mounted, as `mount` takes them' -x -a '(__plyfs_list)'
 complete -c plyfs -n '__fish_seen_subcommand_from undo' -l store -d 'Where sessions are kept ($XDG_STATE_HOME/plyfs)' -r

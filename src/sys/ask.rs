@@ -2,11 +2,14 @@
 //! carries data of one fixed size, so that the answer comes in pieces.
 #![allow(unsafe_code)]
 
+use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use rustix::ioctl::{Opcode, Updater, ioctl, opcode};
 
 use super::seam::{self, Call};
+use crate::base::sync::Mutex;
 use crate::base::{Errno, Result};
 
 /// Bytes of the answer in one piece.
@@ -52,6 +55,53 @@ pub fn piece(data: &[u8], answer: &[u8], stamp: u64) -> Result<Vec<u8>> {
     Ok(piece)
 }
 
+/// The daemon's side: answers of several pieces, each of which was made once.
+#[derive(Debug, Default)]
+pub struct Answers {
+    /// The last ones, by their stamps.
+    kept: Mutex<VecDeque<(u64, Vec<u8>)>>,
+    /// Answers until now.
+    made: AtomicU64,
+}
+
+/// Answers that are kept for those who read them at the same time.
+const KEPT: usize = 4;
+
+impl Answers {
+    /// What to answer to the question `data`; `make` makes the whole, where it is not known.
+    ///
+    /// # Errors
+    /// `EINVAL` for what is no such question.
+    pub fn piece(&self, data: &[u8], make: impl FnOnce() -> Vec<u8>) -> Result<Vec<u8>> {
+        let number = |at: usize| data.get(at..at + 8)?.first_chunk().map(|bytes| u64::from_ne_bytes(*bytes));
+        let (at, stamp) = (number(0).ok_or(Errno::EINVAL)?, number(16).unwrap_or_default());
+        let mut kept = self.kept.lock();
+        if at > 0
+            && let Some(place) = kept.iter().position(|(of, _)| *of == stamp)
+            && let Some((stamp, answer)) = kept.get(place)
+        {
+            let told = piece(data, answer, *stamp);
+            if at.saturating_add(PIECE as u64) >= answer.len() as u64 {
+                kept.remove(place);
+            }
+            return told;
+        }
+        drop(kept);
+        let answer = make();
+        // Its process: the next daemon tells of itself.
+        let stamp = u64::from(std::process::id()) << 32 | (self.made.fetch_add(1, Relaxed) & u64::from(u32::MAX));
+        let told = piece(data, &answer, stamp);
+        if answer.len() > PIECE {
+            kept = self.kept.lock();
+            kept.push_back((stamp, answer));
+            if kept.len() > KEPT {
+                kept.pop_front();
+            }
+        }
+        told
+    }
+}
+
 /// Asks the daemon of the view in which the directory `dir`, opened for reading, is.
 ///
 /// # Errors
@@ -60,7 +110,7 @@ pub fn ask(dir: BorrowedFd<'_>) -> Result<Vec<u8>> {
     seam::enter(Call::Process)?;
     let (mut answer, mut stamp, mut races) = (Vec::new(), None, 0);
     loop {
-        let mut piece = Piece { at: answer.len() as u64, total: 0, stamp: 0, bytes: [0; PIECE] };
+        let mut piece = Piece { at: answer.len() as u64, total: 0, stamp: stamp.unwrap_or(0), bytes: [0; PIECE] };
         // SAFETY: the number carries the size of the structure, any bytes of which are valid in each of its fields.
         unsafe { ioctl(dir, Updater::<OPCODE, Piece>::new(&mut piece)) }?;
         if piece.total > MOST || piece.at != answer.len() as u64 {
@@ -151,6 +201,24 @@ mod tests {
             assert_eq!((got.len(), &got[24..24 + expected.len()]), (4096, expected));
         }
         assert_eq!(piece(b"short", &answer, 7), Err(Errno::EINVAL));
+    }
+
+    #[test]
+    fn an_answer_is_made_once_and_kept_for_each_who_reads_it() {
+        let (answers, made) = (Answers::default(), AtomicU64::new(0));
+        let ask = |at: usize, stamp: u64| {
+            let make = || vec![made.fetch_add(1, Relaxed) as u8; PIECE + 5];
+            let got = answers.piece(&[at as u64, 0, stamp].map(u64::to_ne_bytes).concat(), make).unwrap();
+            (u64::from_ne_bytes(*got[16..].first_chunk().unwrap()), got[24])
+        };
+        let (one, two) = (ask(0, 0), ask(0, 0));
+        assert_ne!(one.0, two.0);
+        assert_eq!((ask(PIECE, one.0), ask(PIECE, two.0)), ((one.0, 0), (two.0, 1)));
+        // It is read to its end, and kept no more.
+        assert_eq!(ask(PIECE, one.0).1, 2);
+        let old = ask(0, 0);
+        (0..KEPT).for_each(|_| _ = ask(0, 0));
+        assert_ne!(ask(PIECE, old.0).0, old.0);
     }
 
     #[test]

@@ -249,19 +249,21 @@ pub(super) fn open_frozen(
     own: Namespace,
 ) -> Setup<Vec<(u64, Root)>> {
     let what = |commit: u64| format!("workdir={}: commit {commit}", dirs.work.display());
-    let broken = |Broken { commit, errno }: Broken| {
+    let broken = |broken: Broken| {
         let hint = "the upper layer stands on it: use the workdir with which it was made";
-        SetupError::new(what(commit), errno.to_string(), hint)
+        SetupError::new(what(broken.commit), broken.reason(), hint)
     };
     let unread = |errno: Errno| {
         let reason = format!("its mark {}: {errno}", own.key(Mark::On).to_string_lossy());
         SetupError::new(format!("upperdir={}", dirs.dir.display()), reason, "plyfs log tells what it stood on")
     };
-    let on = stand_of(top.fd.as_fd(), own).map_err(unread)?.on;
+    let stand = stand_of(top.fd.as_fd(), own).map_err(unread)?;
+    let on = stand.on;
     if on == 0 {
         return Ok(Vec::new());
     }
     let commits = Commits::open(roots.work.as_fd(), own).map_err(|errno| broken(Broken { commit: on, errno }))?;
+    commits.check(stand).map_err(broken)?;
     let chain = commits.chain(on).map_err(broken)?;
     chain
         .into_iter()

@@ -31,8 +31,18 @@ const MOST_COMMITS: u64 = 1 << 32;
 pub struct Broken {
     /// Its number; 0: the mark on the upper layer's root.
     pub commit: u64,
-    /// What opening or reading it said; `EINVAL`: its mark does not lead downwards.
+    /// What opening or reading it said; `EINVAL`: its mark does not lead downwards; `ESTALE`: it is another one.
     pub errno: Errno,
+}
+
+impl Broken {
+    /// In words.
+    pub fn reason(&self) -> String {
+        match self.errno {
+            Errno::ESTALE => "it is not the one that the layer stands on, but of the same number".to_owned(),
+            errno => errno.to_string(),
+        }
+    }
 }
 
 /// The commits in a work directory.
@@ -105,11 +115,25 @@ impl Commits {
         Ok(numbers)
     }
 
+    /// Whether the commit on which a layer stands is the one that it was made on.
+    ///
+    /// # Errors
+    /// `ESTALE`: it has another id.
+    pub fn check(&self, stand: Stand) -> std::result::Result<(), Broken> {
+        // What is said of a commit may be lost: it is one all the same.
+        let id = stand.id.filter(|_| stand.on != 0).zip(self.about(stand.on).ok().and_then(|about| about.id));
+        match id {
+            Some((one, other)) if one != other => Err(Broken { commit: stand.on, errno: Errno::ESTALE }),
+            _ => Ok(()),
+        }
+    }
+
     fn walk(&self, on: u64, take: &mut dyn FnMut(Frozen)) -> std::result::Result<(), Broken> {
         let mut next = on;
         while next != 0 {
             let broken = |errno| Broken { commit: next, errno };
             let frozen = self.frozen(next).map_err(broken)?;
+            self.check(frozen.stand)?;
             // A commit stands on an earlier one: so no chain has an end that it does not come to.
             if frozen.stand.on >= next {
                 return Err(broken(Errno::EINVAL));

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::commits::{Commits, Standing, Successor, open_dir};
 use crate::base::{Errno, Name, Result};
-use crate::format::commits::About;
+use crate::format::commits::{About, Stand};
 use crate::format::mark::Mark;
 use crate::sys::path::OFlags;
 use crate::sys::stat::stat_at;
@@ -70,7 +70,8 @@ impl Standing<'_> {
     /// # Errors
     /// What the system calls say; then nothing is left.
     pub fn prepare_taken(&self, paths: &[Path], (number, about): (u64, &About), on: u64) -> Result<Taken> {
-        let stand = |_| crate::format::commits::Stand { on, tip: None };
+        let id = Commits::open(self.workdir, self.namespace)?.about(on).ok().and_then(|about| about.id);
+        let stand = |_| Stand { on, tip: None, id };
         let successor = self.prepare(self.root, (number, about), stand)?;
         let root = successor.root.try_clone()?;
         let mut taken = Taken { moves: Vec::new(), made: Vec::new(), successor: Some(successor), synced: self.synced };

@@ -11,6 +11,14 @@ use crate::common::stack::prefix;
 use crate::common::*;
 use crate::engine::config;
 
+/// Puts the commit of another view in the place of one.
+fn swap(base: &Path, number: u64) {
+    let other = stack();
+    fs::rename(commit(base, number), base.join("old")).unwrap();
+    let dirs = [commit(other.path(), number), commit(base, number)];
+    assert!(std::process::Command::new("cp").arg("-a").args(dirs).status().unwrap().success());
+}
+
 /// What is done to a stack of two commits, and a part of what is said of it.
 type Row = (&'static str, fn(&Path), &'static str);
 
@@ -22,8 +30,10 @@ fn commit(base: &Path, number: u64) -> std::path::PathBuf {
     base.join(format!("work/commits/{number}"))
 }
 
-const ROWS: [Row; 12] = [
+const ROWS: [Row; 14] = [
     ("a commit that is not there", |base| mark(&base.join("upper"), "7"), "commit 7"),
+    ("a commit of another view", |base| swap(base, 2), "commit 2"),
+    ("a commit of another view below", |base| swap(base, 1), "commit 1"),
     ("a path", |base| mark(&base.join("upper"), "../../lower"), "plyfs.on"),
     ("a number with a sign", |base| mark(&base.join("upper"), "-1"), "plyfs.on"),
     ("a number without end", |base| mark(&base.join("upper"), &"9".repeat(60)), "plyfs.on"),
@@ -119,6 +129,32 @@ fn what_is_said_of_a_commit_may_be_anything() {
             assert_eq!(union.log().unwrap().commits.len(), 2);
         });
     }
+}
+
+/// As they were made by a version without ids.
+#[test]
+fn commits_without_ids_are_the_right_ones() {
+    let (one, two) = (stack(), stack());
+    let strip = |base: &Path| {
+        for (layer, on) in [(base.join("upper"), "2"), (commit(base, 2).join("layer"), "1")] {
+            mark(&layer, on);
+        }
+        for number in [1, 2] {
+            let about = commit(base, number).join("about");
+            let text = fs::read_to_string(&about).unwrap();
+            let words: Vec<_> = text.lines().next().unwrap().split(' ').take(2).collect();
+            fs::write(about, words.join(" ") + "\ntext").unwrap();
+        }
+    };
+    strip(one.path());
+    let open = |base: &Path| Union::open(config(&base.join("lower"), base)).map(|union| union.log().unwrap());
+    assert_eq!(open(one.path()).unwrap().commits.len(), 2);
+    // Half of them: what is not known is not refused.
+    strip(two.path());
+    mark(&two.path().join("upper"), "2 #00000000000000000000000000000007");
+    assert!(open(two.path()).is_ok());
+    crate::crash::take(one.path(), &plyfs::union::Step::Undo { to: None }).unwrap();
+    assert_eq!(open(one.path()).unwrap().commits.len(), 3);
 }
 
 /// The mark of a view is not among the attributes that its user sets.

@@ -78,6 +78,29 @@ fn a_commit_is_there_after_a_remount_and_told_by_show() {
 }
 
 #[test]
+fn the_texts_are_read_once_for_a_whole_answer() {
+    let stack = Stack::new(1);
+    let mount = stack.mount();
+    let text = "x".repeat(3900);
+    for number in 0..40 {
+        mount.write("a", number.to_string()).unwrap();
+        plyfs(&["commit", "-q", "-m", &text, mount.root().to_str().unwrap()]).unwrap();
+    }
+    let reads = || {
+        let io = fs::read_to_string(format!("/proc/{}/io", mount.pid().unwrap().as_raw_nonzero())).unwrap();
+        let line = io.lines().find_map(|line| line.strip_prefix("syscr: ")).unwrap();
+        line.parse::<u64>().unwrap()
+    };
+    let before = reads();
+    let log = about("log", mount.root()).unwrap();
+    assert_eq!(log.lines().filter(|line| line.ends_with(&text)).count(), 40);
+    // Each commit a few times, and the pieces of the answer; 1,600 where each piece reads them all.
+    assert!(reads() - before < 800, "{}", reads() - before);
+    let colored = plyfs(&["log", "--color=always", mount.root().to_str().unwrap()]).unwrap();
+    assert!(colored.starts_with("\u{1b}[1m* 40"), "{colored}");
+}
+
+#[test]
 fn a_supervised_view_takes_no_step_while_it_is_mounted() {
     let stack = Stack::new(1).option("supervise");
     let mount = stack.mount();

@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::super::commands::print;
 use super::super::json::{member, quoted};
+use super::super::paint::{Color, Paint};
 use super::super::report::{Failure, printable};
 use super::steps::Which;
 use crate::union::{Log as Commits, Logged};
@@ -25,6 +26,9 @@ pub struct Log {
     /// Print one JSON object a line
     #[arg(long)]
     json: bool,
+    /// Print colours
+    #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
+    color: Color,
     #[command(flatten)]
     which: Which,
 }
@@ -36,13 +40,16 @@ impl Log {
     /// There is no such view, or its commits cannot be read.
     pub fn run(self) -> Result<u8, Failure> {
         let log = self.which.find(self.view.as_deref())?.log()?;
-        print(&if self.json { log.commits.iter().map(json).collect() } else { text(&log) }).map(|()| 0)
+        print(&if self.json { log.commits.iter().map(json).collect() } else { text(&log, self.color.paint()) })
+            .map(|()| 0)
     }
 }
 
 /// `* 3  2026-11-30 20:15:01Z  before the upgrade`
-fn text(log: &Commits) -> String {
+fn text(log: &Commits, paint: Paint) -> String {
     let mut lines = String::new();
+    // What redo leads to; where the view stands on the lower layers that is all.
+    let mut is_above = true;
     let width = log.commits.first().map_or(1, |first| first.number.to_string().len());
     for Logged { number, about, here, .. } in &log.commits {
         let text = about.text.split(|&byte| byte == b'\n').next().unwrap_or_default();
@@ -53,7 +60,10 @@ fn text(log: &Commits) -> String {
             false => printable(text),
         };
         let line = format!("{} {number:>width$}  {}  {text}", if *here { "*" } else { " " }, time(about.seconds));
-        let _ = writeln!(lines, "{}", line.trim_end());
+        let line = line.trim_end();
+        is_above &= !here;
+        let line = if *here { paint.strong(line) } else { line.to_owned() };
+        let _ = writeln!(lines, "{}", if is_above { paint.faint(&line) } else { line });
     }
     if log.changed {
         lines.push_str("and changes that no commit has\n");

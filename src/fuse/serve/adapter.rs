@@ -39,6 +39,7 @@ pub struct Adapter {
     pub(super) splice: Option<Splice>,
     forgotten: Forgotten,
     described: Described,
+    answers: ask::Answers,
     peers: Peers,
 }
 
@@ -125,6 +126,7 @@ impl Adapter {
             splice: None,
             forgotten: Forgotten::default(),
             described,
+            answers: ask::Answers::default(),
             peers: Arc::new(Mutex::new(vec![Peer { live: live.clone(), files: open_files }])),
             live,
         }
@@ -165,12 +167,12 @@ impl Adapter {
 
     /// Answers the question what this mount is, with what was found out since it began.
     pub(super) fn describe(&self, union: &Union, question: &[u8]) -> Result<Vec<u8>> {
-        let mut told = self.described.clone();
-        steps::tell(union, &mut told);
-        told.add("option", if self.ahead.reads_files() { "prefetch=on" } else { "prefetch=off" });
-        // Its process: the next daemon tells of itself.
-        let stamp = u64::from(std::process::id()) << 32 | told.as_bytes().len() as u64;
-        ask::piece(question, told.as_bytes(), stamp)
+        self.answers.piece(question, || {
+            let mut told = self.described.clone();
+            steps::tell(union, &mut told);
+            told.add("option", if self.ahead.reads_files() { "prefetch=on" } else { "prefetch=off" });
+            told.as_bytes().to_vec()
+        })
     }
 
     /// A request arrived; `handle` has its reply. A bug costs one request, not the mount: the reply that a panic drops

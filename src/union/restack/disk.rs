@@ -17,6 +17,7 @@ use crate::format::commits::{About, MOST_TEXT, Stand, Why, number};
 use crate::format::mark::{Mark, Namespace};
 use crate::format::{Base, Decoded, Nlink, Origin, parse_index_name};
 use crate::sys::path::{OFlags, open_beneath, open_root};
+use crate::sys::random::random_bytes;
 use crate::sys::stat::stat_at;
 use crate::sys::{dirent, lock, xattr};
 use crate::union::Union;
@@ -156,7 +157,8 @@ impl Union {
             return Err(SetupError::new("-m", format!("the text is longer than {MOST_TEXT} bytes"), "say less"));
         }
         let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let about = About { seconds, why: aim.why, text };
+        let id = Some(u128::from_ne_bytes(random_bytes().map_err(failed("getrandom"))?));
+        let about = About { seconds, why: aim.why, id, text };
         let commits = self.commits()?;
         let on = |new| match aim.to.with(new) {
             // A file system that came later to a session has not all of its commits.
@@ -165,7 +167,8 @@ impl Union {
         };
         let stand_on = |new| {
             let on = on(new);
-            Stand { on, tip: aim.tip.map(|tip| tip.with(new)).filter(|&tip| tip > on) }
+            let id = if on == new { id } else { commits.about(on).ok().and_then(|about| about.id) };
+            Stand { on, tip: aim.tip.map(|tip| tip.with(new)).filter(|&tip| tip > on), id }
         };
         // The next root looks like that of the layer on which it stands; at the very bottom, like the first one above.
         let look = match stand_on(u64::MAX).on {
@@ -310,7 +313,8 @@ pub fn log_of(config: &Config) -> Setup<Log> {
 
 fn standpoint(root: BorrowedFd<'_>, commits: &Commits, own: Namespace) -> Setup<Standpoint> {
     let stand = stand_of(root, own).map_err(failed("upperdir"))?;
-    let broken = |Broken { commit, errno }| SetupError::new(format!("commit {commit}"), errno.to_string(), "");
+    let broken = |broken: Broken| SetupError::new(format!("commit {}", broken.commit), broken.reason(), "");
+    commits.check(stand).map_err(broken)?;
     let tip = stand.tip.filter(|&tip| tip > stand.on);
     let chain = |top| commits.numbers_beneath(top);
     // What a redo would lead to may be gone.

@@ -17,6 +17,7 @@ use crate::inode::Body;
 use crate::layer::{DirPlace, Place};
 use crate::merge::{self, Answer, DirPart, DirView, Found};
 use crate::sys::path::{OFlags, open_beneath};
+use crate::sys::random::random_bytes;
 use crate::sys::stat::{Stat, stat_at, stat_fd};
 use crate::sys::{dirent, xattr};
 use crate::union::Union;
@@ -99,7 +100,9 @@ impl Union {
         }
         let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let text = About::of_paths(&paths.iter().map(|path| joined(path)).collect::<Vec<_>>());
-        let about = About { seconds, why: Why::Paths, text };
+        let failed = |errno: Errno| SetupError::new("getrandom", errno.to_string(), "");
+        let id = Some(u128::from_ne_bytes(random_bytes().map_err(failed)?));
+        let about = About { seconds, why: Why::Paths, id, text };
         let number = self.next_number()?;
         let taken = standing
             .prepare_taken(&paths, (number, &about), on)

@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     fn at(on: u64, tip: Option<u64>, chain: &[u64]) -> Standpoint {
-        Standpoint { stand: Stand { on, tip }, chain: chain.to_vec() }
+        Standpoint { stand: Stand { on, tip, id: None }, chain: chain.to_vec() }
     }
 
     fn go(step: &Step, here: &Standpoint, changed: bool) -> Option<(Why, Number, Option<Number>)> {

@@ -143,8 +143,7 @@ impl Union {
             on if on == ready.successor.number => [&[on], &self.stands.frozen[..]].concat(),
             0 => Vec::new(),
             on => {
-                let broken =
-                    |Broken { commit, errno }| SetupError::new(format!("commit {commit}"), errno.to_string(), "");
+                let broken = |broken: Broken| SetupError::new(format!("commit {}", broken.commit), broken.reason(), "");
                 self.commits_now()?.numbers_beneath(on).map_err(broken)?
             }
         };
