@@ -289,3 +289,77 @@ fn an_undo_of_paths_that_is_killed_is_made_or_not() {
         assert!(stayed > 20 && went > 0, "{paths:?}: {stayed} {went}");
     }
 }
+
+/// Without an index all names of a lower file lead to the copy as long as the view is mounted.
+#[test]
+fn lower_hard_links_without_an_index_go_back_together() {
+    within(60, || {
+        let stack = Stack::new(1).option("index=off");
+        stack.lowers[0].file("l/one", "linked").hard_link("l/one", "l/two");
+        let mut mount = stack.mount();
+        mount.write("l/one", "changed").unwrap();
+        let mut held = File::open(mount.at("l/two")).unwrap();
+        if undo(&mount, &["l/one"]).is_ok() {
+            assert_eq!((mount.text("l/one"), mount.text("l/two")), ("linked".into(), "linked".into()));
+            let mut text = String::new();
+            held.read_to_string(&mut text).unwrap();
+            assert!(text == "changed" || text == "linked", "{text}");
+            mount.write("l/two", "again").unwrap();
+            drop(held);
+            mount.remount();
+            assert_eq!(mount.text("l/two"), "again");
+        }
+    });
+}
+
+#[test]
+fn programs_go_on_while_paths_are_taken_back() {
+    within(120, || {
+        let stack = stack();
+        let mount = stack.mount();
+        let (log, dir) = (mount.at("log"), mount.at("d/e"));
+        let mut file = File::options().create(true).append(true).open(&log).unwrap();
+        let append = move |over: &std::sync::atomic::AtomicBool| {
+            let mut lines = 0;
+            while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                file.write_all(format!("{lines}\n").as_bytes()).unwrap();
+                // What is taken back may go away under this at any moment, and is otherwise whole.
+                let made = fs::write(dir.join("g"), "made").and_then(|()| fs::rename(dir.join("g"), dir.join("i")));
+                if let Err(error) = made {
+                    assert_eq!(error.raw_os_error(), Some(libc::ENOENT), "{error}");
+                }
+                let read = fs::read_to_string(dir.join("h"));
+                assert_eq!(read.unwrap(), "h");
+                lines += 1;
+            }
+            lines
+        };
+        let mut taken = 0;
+        let lines = crate::live::beside(append, || {
+            for _ in 0..30 {
+                taken += usize::from(undo(&mount, &["d/e"]).is_ok());
+            }
+        });
+        assert!(taken > 10 && lines > 30, "{taken} {lines}");
+        let expected: String = (0..lines).map(|n| format!("{n}\n")).collect();
+        assert!(fs::read_to_string(log).unwrap() == expected);
+        let _ = undo(&mount, &["d/e"]);
+        assert_eq!((mount.text("d/e/g"), mount.has("d/e/i")), ("g".into(), false));
+    });
+}
+
+#[test]
+fn no_path_is_taken_back_beneath_a_mount() {
+    if who() == Who::User {
+        skip!("a normal user mounts nothing");
+    }
+    let stack = stack();
+    let mount = stack.mount();
+    sh(mount.root(), "echo n > a; mkdir -p m/on; echo n > d/n; mount -t tmpfs on m/on");
+    let error = undo(&mount, &["m"]).unwrap_err();
+    assert!(error.contains("something is mounted at or below it") && error.lines().count() == 1, "{error}");
+    undo(&mount, &["a", "d/n"]).unwrap();
+    sh(mount.root(), "umount m/on");
+    undo(&mount, &["m"]).unwrap();
+    assert!(!mount.has("m"));
+}

@@ -20,7 +20,7 @@ use super::splice::{self, Splice};
 use super::steps;
 use crate::base::described::Described;
 use crate::base::sync::Mutex;
-use crate::base::{Name, Result, panics};
+use crate::base::{Errno, Name, Result, panics};
 use crate::fuse::ahead::Ahead;
 use crate::fuse::turns::Turns;
 use crate::sys::{ask, process};
@@ -108,6 +108,12 @@ impl Notices for Kernel {
             log::warn!("the kernel did not drop the attributes of {}: {error}", id.0);
         }
     }
+}
+
+/// The kernel makes a file under a name that it has seen to be absent. Where an undo has brought the name back since, it is to
+/// look again: then it opens the file, or says `EEXIST` itself where that was not asked for.
+pub(super) fn looked_too_early(errno: Errno) -> Errno {
+    if errno == Errno::EEXIST { Errno::ESTALE } else { errno }
 }
 
 impl Adapter {
@@ -244,7 +250,9 @@ impl Adapter {
         name: &OsStr,
         what: Make<'_>,
     ) {
+        let is_file = matches!(what, Make::File { .. });
         let made = to_name(name).and_then(|name| union.make(&caller(req, umask), id(parent), &name, what));
+        let made = if is_file { made.map_err(looked_too_early) } else { made };
         answer(reply, made, |reply, entry| self.ttls.entry(reply, entry));
     }
 

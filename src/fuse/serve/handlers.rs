@@ -13,7 +13,7 @@ use fuser::{
     ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use super::adapter::{Adapter, to_name};
+use super::adapter::{Adapter, looked_too_early, to_name};
 use super::convert::{attr, caller, decode_dev, errno, id, set_time};
 use super::reply::{Plain, Plus, answer, done, written, xattr};
 use super::requests::Op;
@@ -320,6 +320,7 @@ impl Filesystem for Adapter {
             }
             let what = Make::File { mode: mode & 0o7777 };
             let made = to_name(name).and_then(|name| union.make(&caller(req, umask), id(dir), &name, what));
+            let made = made.map_err(looked_too_early);
             answer(reply, made, |reply, entry| self.open_files.created(reply, self.ttls, &entry));
         });
     }
