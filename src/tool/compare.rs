@@ -79,7 +79,7 @@ fn of_leaf<T>(leaf: &FoundLeaf, f: impl FnOnce(&Layer, BorrowedFd<'_>, &CStr) ->
 }
 
 /// The extended attributes of an object as users see them.
-fn xattrs(layer: &Layer, dir: BorrowedFd<'_>, name: &CStr) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
+pub(super) fn xattrs(layer: &Layer, dir: BorrowedFd<'_>, name: &CStr) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
     let naming = layer.naming();
     let mut all = BTreeMap::new();
     for stored in xattr::list_at(dir, name)? {

@@ -12,6 +12,7 @@ mod content;
 mod count;
 mod diff;
 pub mod du;
+pub mod export;
 mod renamed;
 mod source;
 pub(crate) mod squash;

@@ -12,6 +12,7 @@ mod cases;
 mod command;
 mod histories;
 mod hostile;
+mod images;
 mod ranges;
 mod squash;
 mod weights;

@@ -25,6 +25,13 @@ pub struct Part {
     of_session: bool,
 }
 
+impl Part {
+    /// Whether it is a file system of a session.
+    pub fn is_of_session(&self) -> bool {
+        self.of_session
+    }
+}
+
 /// A change, as it is told, and as it is in its view.
 pub struct Seen<'a> {
     /// With whole paths.

@@ -5,9 +5,10 @@ use clap::{Args, Subcommand};
 use super::super::report::Failure;
 
 mod du;
+mod export;
 mod squash;
 
-/// layers as things: what they weigh, and several made one
+/// layers as things: what they weigh, several made one, images
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  plyfs layer du ~/view\n  plyfs layer squash top middle base out")]
 pub struct Layer {
@@ -20,6 +21,7 @@ pub struct Layer {
 enum Command {
     Du(du::Weigh),
     Squash(squash::Squash),
+    Export(export::Give),
 }
 
 impl Layer {
@@ -31,6 +33,7 @@ impl Layer {
         match self.command {
             Command::Du(du) => du.run(),
             Command::Squash(squash) => squash.run(),
+            Command::Export(export) => export.run(),
         }
     }
 }

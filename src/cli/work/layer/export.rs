@@ -1,0 +1,328 @@
+//! `plyfs layer export`: layers as archives and images that other programs take.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{IsTerminal, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use clap::{ArgGroup, Args, ValueEnum};
+
+use super::super::super::commands::print;
+use super::super::super::daemon::say;
+use super::super::super::json::{member, quoted};
+use super::super::super::progress::Spinner;
+use super::super::super::report::Failure;
+use super::super::super::show;
+use super::super::super::told::{self, bytes, grouped};
+use super::super::changes::{self, Part};
+use crate::tool::export::{self, Compression, Export, Exported, Image, LeftOut, Place, Squeeze, Squeezed, Which, hex};
+
+/// The exit status if something had to be left out.
+const LOSSES: u8 = 4;
+/// The name of an image that was given none.
+const TAG: &str = "latest";
+
+/// layers as OCI images and archives: whole files, `.wh.` names, the same bytes each time
+#[derive(Debug, Args)]
+#[command(
+    group = ArgGroup::new("to").args(["tar", "oci"]).required(true),
+    after_help = "\
+Of a view, --oci has each of its layers, and --tar the upper one; of a session, both have what it
+has changed. Layers that are named must be followed by those that they stand on: only the first of
+them is in a --tar. No time is later than $SOURCE_DATE_EPOCH, if that is set
+
+Exit status: 0 done; 1 not done; 2 usage; 4 done, but something an archive cannot hold is left out
+
+Examples:
+  plyfs layer export --oci image:v2 ~/view
+  plyfs layer export --tar changes.tar ~/view
+  plyfs layer export --tar - --merged -o lowerdir=app:base | podman import - app"
+)]
+pub struct Give {
+    /// A mountpoint or a session, or layers, the topmost first (the view of the current directory)
+    #[arg(value_name = "VIEW|LAYER")]
+    words: Vec<PathBuf>,
+    /// The layers of a view that is not mounted, as `mount` takes them
+    #[arg(short = 'o', value_name = "OPTION,…", conflicts_with = "words")]
+    options: Vec<OsString>,
+    /// Write one layer as an archive (-: to standard output)
+    #[arg(long, value_name = "FILE")]
+    tar: Option<PathBuf>,
+    /// Write an OCI image layout, or add an image to it; TAG is latest if there is none
+    #[arg(long, value_name = "DIR[:TAG]")]
+    oci: Option<OsString>,
+    /// One layer with all that is seen, and nothing that is hidden
+    #[arg(long)]
+    merged: bool,
+    /// How layers are compressed (gzip with --oci, none with --tar)
+    #[arg(long, value_name = "HOW")]
+    compress: Option<How>,
+    /// Print one JSON object a layer
+    #[arg(long)]
+    json: bool,
+    /// Where sessions are kept ($XDG_STATE_HOME/plyfs)
+    #[arg(long, value_name = "DIR")]
+    store: Option<PathBuf>,
+}
+
+/// How layers are compressed.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum How {
+    /// Read by everything
+    Gzip,
+    /// Quicker to read
+    Zstd,
+    /// Not at all
+    None,
+}
+
+/// A layer that was written.
+struct Written {
+    squeezed: Squeezed,
+    exported: Exported,
+}
+
+impl Give {
+    /// Writes it.
+    ///
+    /// # Errors
+    /// There is no view; it cannot be read; it cannot be written.
+    pub fn run(self) -> Result<u8, Failure> {
+        let until = epoch()?;
+        let mut parts = self.parts()?;
+        let of_session = parts.iter().any(Part::is_of_session);
+        let levels = |part: &Part| export::levels(&part.layers);
+        let which: Vec<Which> = match parts.first() {
+            _ if self.merged && of_session => {
+                let reason = "a session has the whole machine below its changes";
+                return Err(Failure::usage("--merged", reason, "leave it out"));
+            }
+            _ if self.merged => vec![Which::Merged],
+            Some(part) if self.oci.is_some() && !of_session => levels(part).into_iter().map(Which::Level).collect(),
+            Some(part) => vec![Which::Level(self.topmost(part)?)],
+            None => return Err(Failure::refused("the session", "it has changed nothing", "")),
+        };
+        let _spinner = Spinner::new("exporting");
+        let written = match (&self.tar, &self.oci) {
+            (Some(file), _) => vec![self.write_tar(file, &mut parts, &which, until)?],
+            (None, Some(place)) => self.write_image(place_of(place), &mut parts, &which, until)?,
+            (None, None) => Vec::new(),
+        };
+        self.tell(&written)
+    }
+
+    /// The views that are meant.
+    fn parts(&self) -> Result<Vec<Part>, Failure> {
+        let is_view = match self.words.as_slice() {
+            [] => true,
+            [one] => changes::named(one, self.store.clone())?.is_some() || is_mountpoint(one),
+            _ => false,
+        };
+        let options = if is_view { self.options.clone() } else { vec![lowerdir(&self.words)?] };
+        let words = if is_view { self.words.as_slice() } else { &[] };
+        changes::find(&options, words, self.store.clone()).map(|(parts, _)| parts)
+    }
+
+    /// The layer that an archive has.
+    fn topmost(&self, part: &Part) -> Result<usize, Failure> {
+        let all = export::levels(&part.layers);
+        // Whoever names layers says which one is meant; those of a view without an upper layer are all alike.
+        match all.last() {
+            Some(level) if *level == 0 || all.len() == 1 || !self.words.is_empty() && self.options.is_empty() => {
+                Ok(*level)
+            }
+            _ => Err(Failure::usage(
+                "--tar",
+                "the view has no upper layer, and an archive is one layer",
+                "add --merged for all that is seen, or name an image by --oci",
+            )),
+        }
+    }
+
+    fn compression(&self) -> Compression {
+        match self.compress {
+            Some(How::Gzip) => Compression::Gzip,
+            Some(How::Zstd) => Compression::Zstd,
+            Some(How::None) => Compression::None,
+            None if self.oci.is_some() => Compression::Gzip,
+            None => Compression::None,
+        }
+    }
+
+    /// Writes one layer.
+    fn write(
+        &self,
+        out: impl Write + Send + 'static,
+        parts: &mut [Part],
+        which: Which,
+        until: Option<i64>,
+    ) -> Result<Written, Failure> {
+        let mut squeeze = Squeeze::new(out, self.compression()).map_err(|error| output("the archive", &error))?;
+        let mut export = Export::new(&mut squeeze, until);
+        let added = parts.iter_mut().try_for_each(|part| {
+            let before = part.before.as_os_str().as_bytes().to_vec();
+            export.add(&mut part.layers, which, &before)
+        });
+        let exported =
+            added.map_err(|failed| Failure::refused(told::line(&failed.path), failed.why, "nothing was written"));
+        let exported = exported.and_then(|()| {
+            export.finish().map(|(_, exported)| exported).map_err(|error| output("the archive", &error))
+        });
+        // If the output has failed, that is the reason.
+        let squeezed = squeeze.finish().map_err(|error| output("the archive", &error))?;
+        exported.map(|exported| Written { squeezed, exported })
+    }
+
+    fn write_tar(
+        &self,
+        to: &Path,
+        parts: &mut [Part],
+        which: &[Which],
+        until: Option<i64>,
+    ) -> Result<Written, Failure> {
+        let which = which.first().copied().unwrap_or(Which::Merged);
+        if to == Path::new("-") {
+            let stdout = std::io::stdout();
+            if stdout.is_terminal() {
+                return Err(Failure::usage("--tar -", "standard output is a terminal", "redirect it"));
+            }
+            return self.write(stdout, parts, which, until);
+        }
+        let name = to.file_name().ok_or_else(|| Failure::usage("--tar", "it is no name of a file", ""))?;
+        let undone = to.with_file_name(OsString::from_vec([&b"."[..], name.as_bytes(), b".undone"].concat()));
+        let failed = |error: std::io::Error| output(&told::line(to), &error);
+        let file = File::create(&undone).map_err(failed)?;
+        let again = file.try_clone().map_err(failed)?;
+        let written = self.write(file, parts, which, until).and_then(|written| {
+            again.sync_all().and_then(|()| std::fs::rename(&undone, to)).map_err(failed)?;
+            Ok(written)
+        });
+        written.inspect_err(|_| _ = std::fs::remove_file(&undone))
+    }
+
+    fn write_image(
+        &self,
+        place: Place,
+        parts: &mut [Part],
+        which: &[Which],
+        until: Option<i64>,
+    ) -> Result<Vec<Written>, Failure> {
+        let what = told::line(&place.dir);
+        let failed = |error: std::io::Error| output(&what, &error);
+        let mut image = Image::new(place).map_err(failed)?;
+        let mut all = Vec::new();
+        for &which in which {
+            let blob = image.blob().map_err(failed)?;
+            let written = self.write(blob.output().map_err(failed)?, parts, which, until)?;
+            image.add(blob, self.compression(), written.squeezed.clone()).map_err(failed)?;
+            all.push(written);
+        }
+        let digest = image.finish().map_err(failed)?;
+        if !self.json && self.oci.is_some() {
+            print(&format!("{digest}\n"))?;
+        }
+        Ok(all)
+    }
+
+    fn tell(&self, written: &[Written]) -> Result<u8, Failure> {
+        let mut losses = 0;
+        for Written { squeezed, exported } in written {
+            for LeftOut { path, what, loss } in &exported.left_out {
+                losses = losses.max(if *loss { LOSSES } else { 0 });
+                say(&format!("{}: left out: {what}", told::line(path)));
+            }
+            let line = self.line(squeezed, exported);
+            if self.tar.as_deref() == Some(Path::new("-")) { say(line.trim_end()) } else { print(&line)? }
+        }
+        Ok(losses)
+    }
+
+    fn line(&self, squeezed: &Squeezed, exported: &Exported) -> String {
+        let Squeezed { plain_digest, plain_size, size, .. } = squeezed;
+        if !self.json {
+            let (diff_id, entries) = (hex(plain_digest), grouped(exported.entries));
+            return format!("layer sha256:{diff_id}: {entries} entries, {} in {}\n", bytes(*plain_size), bytes(*size));
+        }
+        let digest =
+            |key: &str, digest: &[u8]| format!("{}:{}", quoted(key), quoted(&format!("sha256:{}", hex(digest))));
+        let left = exported.left_out.iter().map(|left| {
+            format!("{{{},\"what\":{}}}", member("path", left.path.as_os_str().as_bytes()), quoted(left.what))
+        });
+        format!(
+            "{{\"v\":1,{},\"plain_bytes\":{plain_size},{},\"bytes\":{size},\"entries\":{},\"left_out\":[{}]}}\n",
+            digest("diff_id", plain_digest),
+            digest("digest", &squeezed.digest),
+            exported.entries,
+            left.collect::<Vec<_>>().join(",")
+        )
+    }
+}
+
+fn output(what: &str, error: &std::io::Error) -> Failure {
+    Failure::refused(what, error.to_string(), "nothing was changed there")
+}
+
+/// Whether a view is mounted there.
+fn is_mountpoint(word: &Path) -> bool {
+    let Ok(real) = word.canonicalize() else { return false };
+    show::view_at(&real).is_ok_and(|(_, told)| told.all("mountpoint").any(|at| at == real.as_os_str().as_bytes()))
+}
+
+/// Layers as `mount` takes them.
+fn lowerdir(layers: &[PathBuf]) -> Result<OsString, Failure> {
+    let mut value = b"lowerdir=".to_vec();
+    for (count, layer) in layers.iter().enumerate() {
+        let path = std::path::absolute(layer).map_err(|error| output(&told::line(layer), &error))?;
+        if count > 0 {
+            value.push(b':');
+        }
+        for byte in path.as_os_str().as_bytes() {
+            if matches!(byte, b':' | b'\\' | b',') {
+                value.push(b'\\');
+            }
+            value.push(*byte);
+        }
+    }
+    Ok(OsString::from_vec(value))
+}
+
+/// The directory and the tag of `DIR[:TAG]`.
+fn place_of(word: &OsString) -> Place {
+    let bytes = word.as_bytes();
+    let parted = bytes.iter().rposition(|byte| *byte == b':').and_then(|at| {
+        let tag = std::str::from_utf8(bytes.get(at + 1..)?).ok()?;
+        let is_tag = !tag.is_empty() && !tag.contains('/') && at > 0;
+        is_tag.then(|| Some((bytes.get(..at)?, tag)))?
+    });
+    let (dir, tag) = parted.unwrap_or((bytes, TAG));
+    Place { dir: OsString::from_vec(dir.to_vec()).into(), tag: tag.to_owned() }
+}
+
+/// `SOURCE_DATE_EPOCH` ([its specification](https://reproducible-builds.org/specs/source-date-epoch/)).
+fn epoch() -> Result<Option<i64>, Failure> {
+    let Some(value) = std::env::var_os("SOURCE_DATE_EPOCH") else { return Ok(None) };
+    let seconds = value.to_str().and_then(|text| text.parse().ok());
+    let wrong = || Failure::usage("SOURCE_DATE_EPOCH", "it is no number of seconds", "as in 1700000000");
+    seconds.map(Some).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tag_stands_behind_the_last_colon() {
+        for (word, dir, tag) in [
+            ("d", "d", "latest"),
+            ("d:v1", "d", "v1"),
+            ("a:b/d", "a:b/d", "latest"),
+            ("a:b/d:v:2", "a:b/d:v", "2"),
+            ("d:", "d:", "latest"),
+            (":x", ":x", "latest"),
+        ] {
+            let expected = Place { dir: dir.into(), tag: tag.to_owned() };
+            assert_eq!(place_of(&word.into()), expected, "{word}");
+        }
+    }
+}
