@@ -4,10 +4,10 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use super::{DirPart, DirView, Found, FoundLeaf, Stack, lookup};
-use crate::base::{Name, Result};
+use crate::base::{Errno, Name, Result};
 use crate::format::OverrideKey;
 use crate::format::mark::Namespace;
-use crate::layer::IndexDir;
+use crate::layer::{IndexDir, Layer};
 use crate::merge::Answer;
 
 /// All layers of a view. Nothing is written through them, and somebody else may change them meanwhile.
@@ -77,8 +77,27 @@ impl Layers {
 
     /// Whether an object that is seen stands in one of the layers that hold changes.
     pub(crate) fn holds(&self, leaf: &FoundLeaf) -> bool {
-        let frozen = || self.stack.lowers.iter().take_while(|root| root.level < self.changed);
-        leaf.upper || frozen().any(|root| Arc::ptr_eq(&root.place.layer, &leaf.place.dir.layer))
+        leaf.upper || self.is_changed(&leaf.place.dir.layer)
+    }
+
+    /// Whether a layer is a commit that holds changes, or the upper one.
+    pub(crate) fn is_changed(&self, layer: &Arc<Layer>) -> bool {
+        self.sources(&self.root).any(|root| Arc::ptr_eq(&root.place.layer, layer))
+    }
+
+    /// The topmost part of the directory that is seen at a path.
+    ///
+    /// # Errors
+    /// `ENOENT`: there is none; as [`lookup`].
+    pub(crate) fn top_part(&self, path: &[u8]) -> Result<DirPart> {
+        let mut at = self.root.clone();
+        for name in path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
+            match lookup(&self.stack, &at, &Name::new(name)?)? {
+                Answer::Found(Found::Dir(dir)) => at = dir.view,
+                _ => return Err(Errno::ENOENT),
+            }
+        }
+        at.top().cloned().ok_or(Errno::ENOENT)
     }
 
     /// The roots of the lower layers on which the changes stand, the topmost first.

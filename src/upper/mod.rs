@@ -27,7 +27,7 @@ pub use metadata::{
 };
 pub use owners::{mark_of, mode_on_disk, set_mark};
 pub use records::{APPLY, INCOMPAT};
-pub use removal::remove;
+pub use removal::{children, remove};
 pub use stage::{Nursery, Temp, Widened, relocate};
 pub use workdir::{FIRST, WorkError, Workdir};
 

@@ -85,7 +85,11 @@ fn rmdir_in(dir: BorrowedFd<'_>, name: &CStr) -> Result<()> {
     }
 }
 
-pub(super) fn children(dir: BorrowedFd<'_>) -> Result<Vec<(CString, Kind)>> {
+/// The names in a directory, each with its type.
+///
+/// # Errors
+/// What the system calls say.
+pub fn children(dir: BorrowedFd<'_>) -> Result<Vec<(CString, Kind)>> {
     let mut found = Vec::new();
     let mut unknown = Vec::new();
     dirent::read_dir(dir, &mut |entry| {

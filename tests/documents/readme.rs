@@ -81,10 +81,11 @@ fn its_commands_run_as_a_normal_user() {
 
 /// The story of a session: what is typed, after what was there.
 const HOUSE: &str = "mkdir -p house/shed && cd house && echo rose >garden && echo rake >shed/tools && echo oak >floor";
-const STORY: [&str; 5] = [
+const STORY: [&str; 6] = [
     "plyfs run -n try-it --on . sh -c 'echo tulip >>garden; rm -r shed; echo soup >menu'",
-    "cat garden",
     "plyfs diff try-it",
+    "plyfs undo try-it shed",
+    "plyfs commit try-it -m 'a tulip and a menu'",
     "plyfs apply try-it",
     "cat garden",
 ];

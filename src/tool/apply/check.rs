@@ -31,7 +31,9 @@ pub(super) fn born(dir: &DirPlace, name: &Name) -> Result<Option<Time>> {
 /// Whether a lower object may have changed after `since`. Times of a file system are those of the last tick, so that the
 /// same one may be later; where nobody tells when it was, it may have.
 pub(super) fn is_later(lower: &Stat, since: Option<Time>) -> bool {
-    since.is_none_or(|since| lower.ctime >= since)
+    // One that keeps whole seconds may have cut off what makes it later.
+    let is = |since: Time| lower.ctime >= since || (lower.ctime.nsec == 0 && lower.ctime.sec >= since.sec);
+    since.is_none_or(is)
 }
 
 /// Why something may not be done, until its path is known.

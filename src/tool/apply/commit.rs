@@ -126,6 +126,7 @@ struct Steps<'a> {
 impl Steps<'_> {
     fn make(&self, step: &Step, losses: &mut Vec<Loss>) -> Outcome<()> {
         match step {
+            Step::Narrow { id, mode, path } => self.narrow(*id, *mode, path).at(path),
             Step::Take { slot, id, was, .. } => self.take(*slot, *id, was).at(was),
             Step::Delete { slot, old, path } => self.delete(*slot, old, path),
             Step::Put { slot, id, old, parent, path } => self.put(*slot, *id, (*old, *parent), path),
@@ -145,6 +146,26 @@ impl Steps<'_> {
         let token = Name::new(&self.journal.token)?;
         let staged = open_beneath(dir.as_fd(), token.as_c_str(), OFlags::PATH | OFlags::DIRECTORY)?;
         Ok((staged, slot_name(slot)?))
+    }
+
+    /// Takes permissions away from a directory, if it still is where it was.
+    fn narrow(&self, wanted: Id, most: u32, path: &[u8]) -> Result<()> {
+        let (dir, name) = match self.at(path) {
+            Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(()),
+            found => found?,
+        };
+        let Some(there) = stat_in(dir.as_fd(), name.as_c_str())?.filter(|there| there.ino == wanted.1) else {
+            return Ok(());
+        };
+        let mode = there.mode & 0o7777;
+        if !there.is_dir() || mode & !most == 0 {
+            return Ok(());
+        }
+        match tree::chmod_at(dir.as_fd(), name.as_c_str(), mode & most) {
+            // What cannot be kept is told at the end.
+            Err(Errno::EPERM) => Ok(()),
+            done => done,
+        }
     }
 
     /// Takes an object away from its path, if it is there.
@@ -181,7 +202,7 @@ impl Steps<'_> {
         if self.ours {
             return Ok(());
         }
-        let lower = self.layers.stack.lowers.first().ok_or(Errno::EINVAL).at(path)?;
+        let lower = self.layers.grounds().first().ok_or(Errno::EINVAL).at(path)?;
         let dir = || place_at(&lower.place, path);
         self.touched.check(old, (there, &dir), path)
     }
@@ -243,10 +264,11 @@ impl Steps<'_> {
 
     /// Gives a directory what the upper one has; what could not be kept.
     fn attributes(&self, all: bool, path: &[u8]) -> Result<Vec<String>> {
-        let (Some(lower), Some(upper)) = (self.layers.stack.lowers.first(), &self.layers.root.upper) else {
+        let (Some(lower), Some(upper)) = (self.layers.grounds().first(), &self.layers.root.upper) else {
             return Err(Errno::EINVAL);
         };
-        let place = place_at(&upper.place, path)?;
+        let place =
+            if self.layers.are_several() { self.layers.top_part(path)?.place } else { place_at(&upper.place, path)? };
         let stat = place.stat_self()?;
         let dir = open_dir(self.dirs.lower.as_fd(), path)?;
         let to = Object::Open(dir.as_fd());

@@ -53,6 +53,8 @@ pub(super) struct Was {
 /// One step. Paths are those of the view.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Step {
+    /// A directory below loses the permissions that are not in `mode`, before anything comes to it.
+    Narrow { id: Id, mode: u32, path: Vec<u8> },
     /// A directory is taken from its old path below.
     /// The directory there has the inode number `from`.
     Take { slot: Slot, id: Id, from: u64, was: Vec<u8> },
@@ -119,6 +121,7 @@ impl Step {
     fn line(&self) -> Vec<u8> {
         let at = |slot: &Slot, id: &Id| format!("{} {} {} {}", slot.anchor, slot.number, id.0, id.1);
         match self {
+            Self::Narrow { id, mode, path } => line(&format!("narrow {} {} {mode}", id.0, id.1), path),
             Self::Take { slot, id, from, was } => line(&format!("take {} {from}", at(slot, id)), was),
             Self::Put { slot, id, old, parent, path } => {
                 let old = old.unwrap_or_default();
@@ -141,6 +144,8 @@ impl Clean {
             Self::Name(path) => line("name", path),
             Self::Tree(path) => line("tree", path),
             Self::Dir(path) => line("dir", path),
+            Self::Stand => line("stand", b""),
+            Self::Commit(number) => line(&format!("commit {number}"), b""),
             Self::Index(name) => line("index", name),
             Self::Record(name) => line("record", name),
             Self::Mode(path, mode) => line(&format!("mode {mode}"), path),
@@ -227,6 +232,10 @@ impl Journal {
     fn take(&mut self, words: &mut Words<'_>) -> Option<()> {
         match words.word()?.as_slice() {
             b"anchor" => self.anchors.push(words.path()?),
+            b"narrow" => {
+                let (id, mode) = (words.id()?, words.number()?);
+                self.steps.push(Step::Narrow { id, mode, path: words.path()? });
+            }
             b"take" => {
                 let (slot, id, from) = (words.slot()?, words.id()?, words.number()?);
                 self.steps.push(Step::Take { slot, id, from, was: words.path()? });
@@ -246,6 +255,8 @@ impl Journal {
             b"name" => self.cleans.push(Clean::Name(words.path()?)),
             b"tree" => self.cleans.push(Clean::Tree(words.path()?)),
             b"dir" => self.cleans.push(Clean::Dir(words.path()?)),
+            b"stand" => self.cleans.push(Clean::Stand),
+            b"commit" => self.cleans.push(Clean::Commit(words.number()?)),
             b"index" => self.cleans.push(Clean::Index(words.path()?)),
             b"record" => self.cleans.push(Clean::Record(words.path()?)),
             b"mode" => {
@@ -464,6 +475,7 @@ mod tests {
             token: b".plyfs-apply-x".to_vec(),
             anchors: vec![b"".to_vec(), b"a b\n\\n".to_vec()],
             steps: vec![
+                Step::Narrow { id: (1, 2), mode: 0o700, path: b"d".to_vec() },
                 Step::Take { slot, id: (1, 2), from: 9, was: b"old name".to_vec() },
                 Step::Put { slot, id: (1, 2), old: None, parent: 0, path: b"\xff\n".to_vec() },
                 Step::Put { slot, id: (1, 2), old: Some(old), parent: 8, path: b"x".to_vec() },
@@ -476,6 +488,8 @@ mod tests {
                 Clean::Name(b"a".to_vec()),
                 Clean::Tree(b"b".to_vec()),
                 Clean::Dir(b"c".to_vec()),
+                Clean::Stand,
+                Clean::Commit(12),
                 Clean::Index(b"00fb".to_vec()),
                 Clean::Record(b"1".to_vec()),
                 Clean::Mode(b"c".to_vec(), 0o555),

@@ -19,6 +19,7 @@ mod reach;
 mod renames;
 mod same;
 mod select;
+mod several;
 mod since;
 mod stage;
 
@@ -125,6 +126,8 @@ struct DirStep {
     times: bool,
     /// It has changed below meanwhile, and keeps the times of that.
     later: bool,
+    /// The lower directory that has a wider mode, the widest that it may have from the beginning, and its path there now.
+    narrow: Option<(reach::Id, u32, Vec<u8>)>,
 }
 
 /// What is taken out of the upper layer, by its path there.
@@ -136,6 +139,10 @@ enum Clean {
     Tree(Vec<u8>),
     /// A directory, if it is empty by then.
     Dir(Vec<u8>),
+    /// The upper layer stands on the lower ones from now on, and on no commit.
+    Stand,
+    /// A commit.
+    Commit(u64),
     /// An entry of the index.
     Index(Vec<u8>),
     /// A record of blocks.

@@ -4,20 +4,20 @@ use std::collections::{HashMap, HashSet};
 
 use super::check::{Rights, born, is_later};
 use super::journal::Was;
-use super::reach::{Dirs, Id, id, is_within};
+use super::reach::{Dirs, Id, id};
 use super::renames::Told;
 use super::since;
 use super::{Act, At, Clean, Conflict, DirStep, Item, Old, Outcome, Refusal};
 use crate::base::Name;
 use crate::layer::{DirPlace, ListedName, NameSink, list_names};
 use crate::merge::{Answer, DirView, Found, FoundDir, FoundLeaf, Layers, lookup};
-use crate::sys::stat::Time;
+use crate::sys::stat::{Stat, Time};
 use crate::tool::Diff;
 use crate::tool::change::path_of;
 use crate::tool::content::data_of;
-use crate::tool::diff::{MOST_PATH, is_gone, join, list_upper, lower_path};
+use crate::tool::diff::{MOST_PATH, is_gone, join};
+use crate::tool::source::{self, Copies};
 
-use std::os::fd::AsFd;
 use std::sync::Arc;
 
 /// What is to be done.
@@ -36,6 +36,8 @@ pub struct Plan<'a> {
     pub(super) rights: Rights,
     /// The lower layer is the machine, which goes on.
     in_use: bool,
+    /// What files in commits are copies of.
+    copies: Copies,
     /// The latest time of change in each lower directory that goes.
     changed: HashMap<Id, Time>,
     /// Files of whose lower object no sign was found, each with its unit.
@@ -86,19 +88,11 @@ impl<'a> Plan<'a> {
             let reason = format!("it cannot be compared: {}", trouble.errno);
             return Err(Refusal { path: trouble.path.clone(), reason, hint: "", conflict: false });
         }
-        if !layers.commits.is_empty() {
-            let reason = "the upper layer stands on commits, whose changes cannot be applied yet";
-            return Err(Refusal::new(
-                b"",
-                reason,
-                "go back to before them by plyfs undo, or copy from the mounted view",
-            ));
-        }
         if layers.grounds().len() != 1 || !layers.stack.data_only.is_empty() {
-            let hint = "only changes of a view with one lower directory can be applied";
+            let hint = "make one of them by plyfs layer squash, or copy from the mounted view";
             return Err(Refusal::new(b"", "which of several lower layers is to change is not clear", hint));
         }
-        if layers.stack.lowers.iter().any(|part| part.place.layer.owners.is_some()) {
+        if layers.grounds().iter().any(|part| part.place.layer.owners.is_some()) {
             let reason =
                 "its owners and modes stand in attributes (xattr_permissions), which are not written to a lower layer";
             return Err(Refusal::new(b"", reason, "mount the upper layer as a further lower one instead"));
@@ -107,6 +101,7 @@ impl<'a> Plan<'a> {
         let (items, steps, cleans, conflicts) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let (moved, data, meant, left_out) = (HashMap::new(), Vec::new(), HashSet::new(), HashSet::new());
         let (lost, changed) = (Vec::new(), HashMap::new());
+        let copies = if layers.are_several() { Copies::of(layers).at(b"")? } else { Copies::default() };
         let mut plan = Self {
             layers,
             dirs,
@@ -118,6 +113,7 @@ impl<'a> Plan<'a> {
             data,
             rights,
             in_use,
+            copies,
             changed,
             lost,
             meant,
@@ -128,6 +124,7 @@ impl<'a> Plan<'a> {
         plan.walk(&told)?;
         plan.other_names()?;
         plan.rename_files(&told);
+        plan.clean_commits().at(b"")?;
         Ok(plan)
     }
 
@@ -145,8 +142,7 @@ impl<'a> Plan<'a> {
     fn scan(&mut self) -> Outcome<()> {
         let mut todo = vec![(self.layers.root.clone(), Vec::new(), Some(Vec::new()))];
         while let Some((dir, path, was)) = todo.pop() {
-            let Some(upper) = &dir.upper else { continue };
-            for (name, _) in list_upper(upper).at(&path)?.iter().filter(|(_, whiteout)| !whiteout) {
+            for (name, _) in self.names(&dir).at(&path)?.iter().filter(|(_, whiteout)| !whiteout) {
                 let path = join(&path, name);
                 let answer = lookup(&self.layers.stack, &dir, name).at(&path)?;
                 let Answer::Found(Found::Dir(child)) = answer else { continue };
@@ -154,22 +150,27 @@ impl<'a> Plan<'a> {
                     return Err(Refusal::errno(&path, crate::base::Errno::ENAMETOOLONG));
                 }
                 let here = was.as_ref().map(|was| join(was, name));
-                let elsewhere = lower_path(&child.view, was.as_deref()).filter(|was| Some(was) != here.as_ref());
+                let elsewhere = self.lower_path(&child.view, &path, was.as_deref())?;
+                let elsewhere = elsewhere.filter(|was| Some(was) != here.as_ref());
                 if let Some(was) = &elsewhere {
                     self.moved.insert(was.clone(), path.clone());
                 }
-                let merged = here.filter(|_| !child.view.lowers.is_empty());
+                let merged = here.filter(|_| self.layers.base_part(&child.view).is_some());
                 todo.push((child.view, path, elsewhere.or(merged)));
             }
         }
         Ok(())
     }
 
+    fn lower_path(&self, dir: &DirView, path: &[u8], within: Option<&[u8]>) -> Outcome<Option<Vec<u8>>> {
+        source::lower_path(self.layers, dir, path, within).at(path)
+    }
+
     fn walk(&mut self, told: &Told) -> Outcome<()> {
-        let place = self.layers.stack.lowers.first().map(|part| part.place.clone());
+        let place = self.layers.grounds().first().map(|part| part.place.clone());
         let ground = place.map(|place| Ground { place, path: Vec::new(), hidden: false });
         let view = self.layers.root.clone();
-        let covers = since::first_mount(self.dirs).at(b"")?;
+        let covers = self.first_mount().at(b"")?;
         let mut todo = vec![Node { view, path: Vec::new(), ground, nearest: Vec::new(), unit: None, covers }];
         while let Some(node) = todo.pop() {
             if node.path.len() > MOST_PATH {
@@ -184,21 +185,23 @@ impl<'a> Plan<'a> {
     }
 
     fn dir(&mut self, node: &Node, told: &Told, todo: &mut Vec<Node>) -> Outcome<()> {
-        let Some(upper) = &node.view.upper else { return Ok(()) };
         let (mut shown, mut changes) = (HashSet::new(), false);
-        for (name, whiteout) in list_upper(upper).at(&node.path)? {
+        for (name, whiteout) in self.names(&node.view).at(&node.path)? {
             let path = join(&node.path, &name);
             if whiteout {
                 changes |= self.whiteout(node, &name, &path)?;
                 continue;
             }
             match lookup(&self.layers.stack, &node.view, &name).at(&path)? {
-                Answer::Found(Found::Dir(dir)) if dir.view.upper.is_some() => {
+                Answer::Found(Found::Dir(dir)) if self.layers.sources(&dir.view).next().is_some() => {
                     changes |= self.found_dir(node, (&name, path), dir, told, todo)?;
                 }
-                Answer::Found(Found::Leaf(leaf)) if leaf.named => {
+                Answer::Found(Found::Leaf(mut leaf)) if self.is_meant(&leaf) => {
+                    self.copies.follow(self.layers, &mut leaf).at(&path)?;
                     changes |= self.leaf(node, &name, path, leaf, told)?
                 }
+                // One layer hides what another one has.
+                Answer::Absent(_) if self.layers.are_several() => changes |= self.whiteout(node, &name, &path)?,
                 Answer::Found(_) | Answer::Absent(_) => {}
             }
             shown.insert(name);
@@ -254,8 +257,7 @@ impl<'a> Plan<'a> {
     }
 
     fn whiteout(&mut self, node: &Node, name: &Name, path: &[u8]) -> Outcome<bool> {
-        let upper = node.view.upper.as_ref().map(|part| part.place.clone());
-        let since = upper.map(|place| born(&place, name)).transpose().at(path)?.flatten();
+        let since = self.births(&node.view, name).at(path)?;
         self.clean(node, Clean::Name(path.to_vec()), path);
         self.delete(node, name, since::earlier(since, node.covers))
     }
@@ -333,7 +335,7 @@ impl<'a> Plan<'a> {
             let reason = "a character device 0:0 would hide the name in a lower layer";
             return Err(Refusal::new(&path, reason, "remove it, or apply other paths"));
         }
-        let since = born(&leaf.place.dir, &leaf.place.name).at(&path)?;
+        let since = self.births_of(&leaf, &node.view, name).at(&path)?;
         let unit = node.unit(&path);
         self.clean(node, Clean::Name(path.clone()), &path);
         if let Some(entry) = &leaf.index {
@@ -343,6 +345,7 @@ impl<'a> Plan<'a> {
             self.clean(node, Clean::Record(blocks.record.as_bytes().to_vec()), &path);
         }
         let data = leaf.meta.as_ref().map(|_| data_of(self.layers, &leaf)).transpose().at(&path)?;
+        let data = data.filter(|(place, _)| !self.layers.is_changed(&place.dir.layer));
         if let Some((place, _)) = &data {
             self.data.push((unit.clone(), path.clone(), path_in_layer(&place.dir, &place.name)));
         }
@@ -400,14 +403,6 @@ impl<'a> Plan<'a> {
         self.layers.stack.is_gone(origin) || changed()
     }
 
-    fn born_of_dir(&self, view: &DirView) -> crate::base::Result<Option<Time>> {
-        let Some(part) = &view.upper else { return Ok(None) };
-        match part.place.parent() {
-            Some((parent, name)) => born(&parent, &name),
-            None => Ok(None),
-        }
-    }
-
     fn found_dir(
         &mut self,
         node: &Node,
@@ -419,8 +414,8 @@ impl<'a> Plan<'a> {
         let since = self.born_of_dir(&dir.view).at(&path)?;
         let within = node.ground.as_ref().map(|ground| ground.path.clone());
         let here = within.as_ref().map(|within| join(within, name));
-        let was = lower_path(&dir.view, within.as_deref()).filter(|was| Some(was) != here.as_ref());
-        let merged = dir.view.lowers.first().map(|part| part.place.clone());
+        let was = self.lower_path(&dir.view, &path, within.as_deref())?.filter(|was| Some(was) != here.as_ref());
+        let merged = self.layers.base_part(&dir.view).map(|part| part.place.clone());
         let covers = self.covers(node, &dir.view, since).at(&path)?;
         let mut all = told.differs(&path);
         let mut unit = node.unit.clone();
@@ -442,7 +437,7 @@ impl<'a> Plan<'a> {
         } else {
             unit = unit.or_else(|| Some(path.clone()));
             let since = since::earlier(since, node.covers);
-            if dir.view.redirect.is_some() || self.has_origin_and_is_not_opaque(&dir.view).at(&path)? {
+            if self.is_copy_of_gone(&dir.view).at(&path)? {
                 self.conflict(&path, node.unit(&path), "it is a copy of a directory that is gone below");
             }
             let (old, needs) = self.old(node, name)?;
@@ -465,16 +460,15 @@ impl<'a> Plan<'a> {
                 }
             }
         }
-        if node.unit.is_none() {
-            let clean = if unit.is_some() { Clean::Tree(path.clone()) } else { Clean::Dir(path.clone()) };
-            self.cleans.push((path.clone(), clean));
-        }
+        let clean = if unit.is_some() { Clean::Tree } else { Clean::Dir };
+        self.cleans.extend(node.unit.is_none().then(|| (path.clone(), clean(path.clone()))));
         let below = ground.as_ref().map(|ground| ground.place.stat_self()).transpose().at(&path)?;
         let mtimes = (below.map(|stat| stat.mtime), Some(dir.stat.mtime));
         let later = self.in_use && mtimes.0 > mtimes.1;
         let times = mtimes.0 != mtimes.1 || told.has(&path);
+        let narrow = ground.as_ref().zip(below).and_then(|(ground, below)| narrowed(ground, &below, &dir.stat));
         let of = unit.clone().unwrap_or_else(|| path.clone());
-        self.steps.push(DirStep { path: path.clone(), unit: of, all, times, later });
+        self.steps.push(DirStep { path: path.clone(), unit: of, all, times, later, narrow });
         let nearest = node.ground.as_ref().map_or(&node.nearest, |ground| &ground.path).clone();
         todo.push(Node { view: dir.view, path, ground, nearest, unit, covers });
         Ok(changes)
@@ -523,30 +517,13 @@ impl<'a> Plan<'a> {
         }
         Ok(())
     }
+}
 
-    fn has_origin_and_is_not_opaque(&self, view: &DirView) -> crate::base::Result<bool> {
-        let Some(part) = &view.upper else { return Ok(false) };
-        let fd = part.place.fd()?;
-        let marks = crate::layer::read_dir_marks(&part.place, fd.as_fd(), c".", true)?;
-        Ok(!marks.opaque && self.origin_of_dir(view)?.is_some())
-    }
-
-    /// The mark of an upper directory that says that it is a copy.
-    pub(super) fn origin_of_dir(&self, view: &DirView) -> crate::base::Result<Option<Vec<u8>>> {
-        let Some(part) = &view.upper else { return Ok(None) };
-        let key = part.place.layer.namespace.key(crate::format::mark::Mark::Origin);
-        crate::sys::xattr::get_at(part.place.fd()?.as_fd(), c".", key)
-    }
-
-    /// The directory that is applied as a whole and in which a path of the view lies, if there is one.
-    pub(super) fn unit_of(&self, path: &[u8]) -> Vec<u8> {
-        let above = self
-            .items
-            .iter()
-            .filter(|item| !matches!(item.act, Act::Leaf(_) | Act::Attribute(_) | Act::Delete | Act::Nothing));
-        let mut units = above.map(|item| &item.unit).filter(|unit| is_within(path, unit));
-        units.next().cloned().unwrap_or_else(|| path.to_vec())
-    }
+/// What a lower directory must lose before anything comes to it, if it is to have less than it has.
+fn narrowed(ground: &Ground, below: &Stat, above: &Stat) -> Option<(Id, u32, Vec<u8>)> {
+    // Who applies must be able to go on.
+    let mode = above.mode & 0o7777 | 0o700;
+    (below.mode & 0o7777 & !mode != 0).then(|| (id(below), mode, ground.path.clone()))
 }
 
 /// The path of an object in its layer.

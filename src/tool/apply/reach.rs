@@ -28,12 +28,12 @@ pub struct Dirs {
 }
 
 impl Dirs {
-    /// Opens the roots of the topmost lower and of the upper layer again, and the work directory at `work`.
+    /// Opens the roots of the topmost lower layer below all commits and of the upper layer again, and the work directory at `work`.
     ///
     /// # Errors
     /// `ESTALE`: other directories stand there now; `EINVAL` without an upper layer; those of open(2).
     pub fn open(layers: &Layers, work: &Path) -> Result<Self> {
-        let (Some(lower), Some(upper)) = (layers.stack.lowers.first(), &layers.root.upper) else {
+        let (Some(lower), Some(upper)) = (layers.grounds().first(), &layers.root.upper) else {
             return Err(Errno::EINVAL);
         };
         let again = |place: &crate::layer::DirPlace| -> Result<OwnedFd> {

@@ -97,7 +97,7 @@ impl Plan<'_> {
 
     /// Whether a file is a copy of the lower object in whose place an item comes.
     fn is_origin(&self, leaf: &FoundLeaf, item: &Item) -> bool {
-        let Some(root) = self.layers.stack.lowers.first() else { return false };
+        let Some(root) = self.layers.grounds().first() else { return false };
         let value = || {
             let (_, name) = split(&item.path).ok()??;
             let dir = open_dir(self.dirs.lower.as_fd(), &item.ground).ok()?;

@@ -20,6 +20,7 @@ impl Plan<'_> {
             true => self.conflicts.iter().map(|conflict| conflict.unit.clone()).collect(),
             false => HashSet::new(),
         };
+        self.check_whole((paths.is_empty() || paths.contains(&&b""[..])) && left_out.is_empty())?;
         (self.meant, self.left_out) = (paths.iter().map(|path| path.to_vec()).collect(), left_out.clone());
         let meant = self.meant.clone();
         let is_meant = |unit: &[u8]| meant.is_empty() || is_in(unit, &meant);

@@ -4,7 +4,7 @@
 //! has saved by a rename, a whiteout, a directory made anew) may have come in the place of an earlier one, which knew less
 //! of what is below. It covers it since some time after the directory was copied up, or after the first mount.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use super::Plan;
 use super::plan::Node;
@@ -26,15 +26,15 @@ pub(super) fn earlier(born: Option<Time>, covers: Option<Time>) -> Option<Time> 
 /// A time before the first change of the upper layer. `None`: it never was mounted with this work directory.
 ///
 /// It is that of the first mount, which makes `work` in the work directory and [marks](FIRST) it. Where another program has
-/// made `work`, or the upper layer was not empty then, it is the birth of the upper layer's root.
-pub(super) fn first_mount(dirs: &Dirs) -> Result<Option<Time>> {
+/// made `work`, or the upper layer was not empty then, it is the birth of `root`, that of the upper layer or of the lowest commit.
+pub(super) fn first_mount(dirs: &Dirs, root: BorrowedFd<'_>) -> Result<Option<Time>> {
     match stat_at(dirs.work.as_fd(), c"work") {
         Err(Errno::ENOENT) => Ok(None),
         Ok(_) => {
             let work = born_at(dirs.work.as_fd(), c"work")?;
             // A `work` that cannot be looked at has no mark.
             let is_first = matches!(xattr::get_at(dirs.work.as_fd(), c"work", FIRST), Ok(Some(_)));
-            if is_first { Ok(work) } else { Ok(earlier(work, born_at(dirs.upper.as_fd(), c".")?)) }
+            if is_first { Ok(work) } else { Ok(earlier(work, born_at(root, c".")?)) }
         }
         Err(errno) => Err(errno),
     }
@@ -44,6 +44,10 @@ pub(super) fn first_mount(dirs: &Dirs) -> Result<Option<Time>> {
 pub(super) fn forget(layers: &Layers, dirs: &Dirs) -> Result<()> {
     let Some(upper) = &layers.root.upper else { return Ok(()) };
     if !list_upper(upper)?.is_empty() {
+        return Ok(());
+    }
+    if stat_at(dirs.work.as_fd(), c"commits").is_ok() {
+        // An undo may lead back to what is older than the next mount.
         return Ok(());
     }
     match tree::rmdir_at(dirs.work.as_fd(), c"work") {
@@ -82,7 +86,7 @@ impl Plan<'_> {
 
     /// Since when an upper directory may cover what is below.
     pub(super) fn covers(&self, node: &Node, dir: &DirView, born: Option<Time>) -> Result<Option<Time>> {
-        let is_copy = !dir.lowers.is_empty() && self.origin_of_dir(dir)?.is_some();
+        let is_copy = self.layers.base_part(dir).is_some() && self.origin_of_dir(dir)?.is_some();
         Ok(if is_copy { born } else { node.covers })
     }
 

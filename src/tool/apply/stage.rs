@@ -209,7 +209,10 @@ impl<'a> Stager<'a> {
             |step: &&DirStep| step.all || (!step.later && (step.times || parents.contains(step.path.as_slice())));
         let mut dirs: Vec<_> = plan.steps.iter().filter(is_touched).map(|step| (step.all, step.path.clone())).collect();
         dirs.sort_by_key(|(_, path)| usize::MAX - depth(path));
-        self.steps = takes.into_iter().map(|(_, step)| step).chain(puts).chain(deletes).collect();
+        let narrow = |step: &DirStep| step.narrow.clone().filter(|_| step.all);
+        self.steps =
+            plan.steps.iter().filter_map(narrow).map(|(id, mode, path)| Step::Narrow { id, mode, path }).collect();
+        self.steps.extend(takes.into_iter().map(|(_, step)| step).chain(puts).chain(deletes));
         self.steps.extend(dirs.into_iter().map(|(all, path)| Step::Dir { all, path }));
         sync(self.dirs.lower.as_fd()).at(b"")
     }
@@ -327,7 +330,7 @@ impl<'a> Stager<'a> {
     }
 
     fn lower(&self) -> Result<std::sync::Arc<Layer>> {
-        self.layers.stack.lowers.first().map(|part| part.place.layer.clone()).ok_or(Errno::EINVAL)
+        self.layers.grounds().first().map(|part| part.place.layer.clone()).ok_or(Errno::EINVAL)
     }
 
     fn metadata(&self, leaf: &FoundLeaf, item: &Item) -> Result<Metadata> {

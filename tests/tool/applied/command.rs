@@ -98,7 +98,7 @@ fn a_view_in_use_is_refused_by_the_process_that_serves_it() {
 }
 
 #[test]
-fn an_upper_layer_on_commits_is_refused() {
+fn an_upper_layer_on_commits_is_applied_as_a_whole() {
     bounded(|| {
         let stack = Stack::new(1);
         stack.lowers[0].file("a", "1");
@@ -112,9 +112,12 @@ fn an_upper_layer_on_commits_is_refused() {
         }
         mount.unmount();
         let options = stack.layer_options("work");
-        let (code, told, line) = said(&plyfs(&["apply", "-o", &options]));
+        let (code, told, line) = said(&plyfs(&["apply", "-o", &options, "a"]));
         assert!(code == Some(1) && told.is_empty(), "{code:?} {told}");
-        assert!(line.contains("stands on commits") && line.lines().count() == 1, "{line}");
+        assert!(line.contains("as a whole only") && line.lines().count() == 1, "{line}");
         assert_eq!(stack.lowers[0].text("a"), "1");
+        let (code, told, line) = said(&plyfs(&["apply", "-o", &options]));
+        assert!(code == Some(0) && line.is_empty() && told == "applied 1 change: 1 modified\n", "{told} {line}");
+        assert_eq!(stack.lowers[0].text("a"), "2");
     });
 }

@@ -8,7 +8,7 @@ use plyfs::testing::seam::{self, Plan as Fault};
 use super::*;
 
 /// A stack with changes of every kind, which is not mounted.
-fn changed(options: &str) -> (Stack, Seen) {
+fn changed(options: &str, commits: bool) -> (Stack, Seen) {
     let mut stack = Stack::new(1);
     if !options.is_empty() {
         stack = stack.option(options);
@@ -23,12 +23,19 @@ fn changed(options: &str) -> (Stack, Seen) {
     mount.chmod("top", 0o600).unwrap();
     mount.remove_all("gone").unwrap();
     mount.link("d/a", "again").unwrap();
+    if commits {
+        crate::ranges::commit(&mount).unwrap();
+    }
     mount.unlink("d/b").unwrap();
     let _ = mount.rename("s", "z");
     let _ = mount.mkdir("s", 0o700);
     let _ = mount.write("s/new", "new");
     let _ = mount.write("z/t/w", "w");
     let _ = mount.unlink("z/v");
+    if commits {
+        mount.write("d/a", "54321").unwrap();
+        crate::ranges::commit(&mount).unwrap();
+    }
     mount.chmod("d/e", 0o700).unwrap();
     mount.remove_all("d/e").unwrap();
     mount.write("d/e", "a file now").unwrap();
@@ -70,8 +77,8 @@ fn check_between(now: &Seen, before: &Seen, after: &Seen) -> Result<(), String> 
     Ok(())
 }
 
-fn killed_at_each_call(options: &str) {
-    let (stack, expected) = changed(options);
+fn killed_at_each_call(options: &str, commits: bool) {
+    let (stack, expected) = changed(options, commits);
     let before = seen(&stack.lowers[0]);
     let whole = copy(&stack);
     let ours = || What { ours: true, ..What::default() };
@@ -108,24 +115,59 @@ fn killed_at_each_call(options: &str) {
             left_in(stack.lowers[0].root()).into_iter().filter(|name| name.starts_with(".plyfs")).collect();
         assert_eq!(staged, [""; 0], "killed at {at}");
         assert!(!stack.scratch.path().join("work/work/incompat").exists(), "killed at {at}");
+        assert!(!stack.scratch.path().join("work/commits").exists(), "killed at {at}");
     }
     assert_eq!(states.len(), 3, "each state was met: {states:?}");
 }
 
 #[test]
 fn an_apply_that_ends_at_any_call_is_resumed() {
-    within(600, || killed_at_each_call(""));
+    within(600, || killed_at_each_call("", false));
 }
 
 #[test]
 fn the_same_where_all_is_copied() {
-    within(600, || killed_at_each_call("redirect_dir=off,metacopy=off,index=off"));
+    within(600, || killed_at_each_call("redirect_dir=off,metacopy=off,index=off", false));
+}
+
+#[test]
+fn the_same_with_commits() {
+    within(600, || killed_at_each_call("", true));
+}
+
+#[test]
+fn nothing_comes_to_a_directory_before_it_is_closed() {
+    bounded(|| {
+        let stack = Stack::new(1);
+        stack.lowers[0].file("d/old", "").perm("d", 0o755);
+        stack.age();
+        pause();
+        let mut mount = stack.mount();
+        mount.chmod("d", 0o700).unwrap();
+        mount.write("d/secret", "secret").unwrap();
+        mount.unmount();
+        let ours = || What { ours: true, ..What::default() };
+        let (_, calls) = seam::with_plan(Fault::count(), || apply(&copy(&stack), ours()));
+        let mut came = 0;
+        for at in 0..calls {
+            let stack = copy(&stack);
+            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                seam::with_plan(Fault::dead_from(at), || apply(&stack, ours()).is_ok())
+            }));
+            if stack.lowers[0].root().join("d/secret").exists() {
+                came += 1;
+                let mode = std::fs::metadata(stack.lowers[0].root().join("d")).unwrap().mode();
+                assert_eq!(mode & 0o7777, 0o700, "killed at {at}");
+            }
+        }
+        assert!(came > 1, "it came {came} times");
+    });
 }
 
 #[test]
 fn a_call_that_fails_leaves_all_as_it_was_or_can_be_resumed() {
     within(600, || {
-        let (stack, expected) = changed("");
+        let (stack, expected) = changed("", false);
         let before = seen(&stack.lowers[0]);
         let ours = || What { ours: true, ..What::default() };
         let (_, calls) = seam::with_plan(Fault::count(), || apply(&copy(&stack), ours()));
@@ -157,7 +199,7 @@ fn a_call_that_fails_leaves_all_as_it_was_or_can_be_resumed() {
 #[test]
 fn an_upper_layer_is_not_mounted_until_its_apply_is_resumed() {
     bounded(|| {
-        let (stack, expected) = changed("");
+        let (stack, expected) = changed("", false);
         let (_, calls) =
             seam::with_plan(Fault::count(), || apply(&copy(&stack), What { ours: true, ..What::default() }));
         let stack = copy(&stack);

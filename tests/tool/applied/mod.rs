@@ -7,6 +7,7 @@ mod histories;
 mod kills;
 mod meanwhile;
 mod rights;
+mod several;
 
 use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
