@@ -89,6 +89,11 @@ impl Stack {
         self.home(origin).is_some_and(lost)
     }
 
+    /// Whether an origin names a file system of a layer.
+    pub fn knows(&self, origin: &Origin) -> bool {
+        self.home(origin).is_some()
+    }
+
     /// A root on the file system that an origin names: the only file system with the origin's UUID. For an origin
     /// without a UUID there must be only one file system.
     fn home(&self, origin: &Origin) -> Option<&DirPlace> {

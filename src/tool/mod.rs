@@ -7,6 +7,7 @@
 pub mod apply;
 pub(crate) mod beside;
 mod change;
+pub(crate) mod check;
 mod compare;
 mod content;
 mod count;

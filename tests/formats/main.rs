@@ -178,3 +178,61 @@ fn again_as_a_normal_user() {
 fn again_in_a_user_namespace() {
     legs::in_a_user_namespace();
 }
+
+/// Rows in which nothing is wrong with the layers: another option, or a use of them, is what the row is about.
+const SOUND: [&str; 27] = [
+    // What is left where the data was copied up.
+    "redirect on a file without metacopy",
+    "metacopy that is empty",
+    "metacopy with a header only",
+    "metacopy over two layers",
+    "metacopy that is written to",
+    "metacopy that is renamed",
+    "metacopy that is removed",
+    "data-only: datadir+=",
+    "metacopy with metacopy=off",
+    "metacopy with redirect to a path",
+    "metacopy with redirect to a name",
+    "metacopy in user.* with userxattr",
+    "nlink as it was written",
+    "nlink U+1",
+    "nlink L+0",
+    "nlink L-1",
+    "opaque y",
+    "whiteout mark where it counts",
+    "whiteout that is a device with a mode",
+    "origin that is empty",
+    "an escaped mark",
+    "an escaped mark of 250 bytes",
+    "the longest escaped mark",
+    "protattr a",
+    "protattr i",
+    "protattr ai",
+    "opaque of fuse-overlayfs 1 in a lower layer of root's",
+];
+
+#[test]
+fn plyfs_layer_check_finds_what_is_odd_about_each_layer() {
+    within(300, || {
+        let rows = [redirect::rows(), metacopy::rows(), index::rows(), marks::rows(), namespaces::rows()];
+        let mut wrong = Vec::new();
+        for row in rows.into_iter().flatten().filter(|row| possible(row).is_ok() && !row.lowers.contains("::")) {
+            let place = Place::new(&row);
+            let stack = &place.stack;
+            (row.make)(stack);
+            let layers = [stack.upper().root(), stack.lowers[0].root(), stack.lowers[1].root()];
+            let mut command = std::process::Command::new(mount::binary());
+            command.args(["layer", "check"]).args(layers).arg("--workdir").arg(stack.scratch.dir("work"));
+            if row.options.contains("userxattr") {
+                command.arg("--userxattr");
+            }
+            let done = command.output().unwrap();
+            let (out, said) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+            let expected = if SOUND.contains(&row.name.as_str()) { 0 } else { 1 };
+            if done.status.code() != Some(expected) || out.is_empty() != (expected == 0) {
+                wrong.push(format!("{}: {:?} {out}{said}", row.name, done.status.code()));
+            }
+        }
+        assert!(wrong.is_empty(), "{} rows:\n{}", wrong.len(), wrong.join("\n"));
+    });
+}

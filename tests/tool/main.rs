@@ -9,6 +9,7 @@ mod model;
 
 mod applied;
 mod cases;
+mod check;
 mod command;
 mod histories;
 mod hostile;

@@ -4,13 +4,16 @@ use clap::{Args, Subcommand};
 
 use super::super::report::Failure;
 
+mod check;
 mod du;
 mod export;
 mod squash;
 
-/// layers as things: what they weigh, several made one, images
+/// layers as things: what they weigh, several made one, what is wrong, images
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  plyfs layer du ~/view\n  plyfs layer squash top middle base out")]
+#[command(
+    after_help = "Examples:\n  plyfs layer du ~/view\n  plyfs layer squash top middle base out\n  plyfs layer check top middle base"
+)]
 pub struct Layer {
     #[command(subcommand)]
     command: Command,
@@ -22,6 +25,7 @@ enum Command {
     Du(du::Weigh),
     Squash(squash::Squash),
     Export(export::Give),
+    Check(check::Check),
 }
 
 impl Layer {
@@ -34,6 +38,7 @@ impl Layer {
             Command::Du(du) => du.run(),
             Command::Squash(squash) => squash.run(),
             Command::Export(export) => export.run(),
+            Command::Check(check) => check.run(),
         }
     }
 }
