@@ -65,7 +65,7 @@ pub fn is_left_out(one: &str, all: &[&str]) -> bool {
 }
 
 /// Root's mounts are made in a mount table of this run's own, so that none is left where it is interrupted.
-fn leave_no_mounts() {
+pub fn leave_no_mounts() {
     const ALONE: &str = "PLYFS_BENCH_ALONE";
     let unshare = || {
         let mut command = Command::new("unshare");

@@ -85,9 +85,11 @@ impl Drop for Mounted {
     }
 }
 
-/// The program: `PLYFS_TEST_BIN`, or what was built for the benches.
+/// The program: `PLYFS_TEST_BIN`, or what was built for the benches. An example is the daemon of its own.
 fn plyfs() -> PathBuf {
-    std::env::var_os("PLYFS_TEST_BIN").map_or_else(|| env!("CARGO_BIN_EXE_plyfs").into(), PathBuf::from)
+    let built = || option_env!("CARGO_BIN_EXE_plyfs").map(PathBuf::from);
+    let program = std::env::var_os("PLYFS_TEST_BIN").map(PathBuf::from).or_else(built);
+    program.unwrap_or_else(|| std::env::current_exe().expect("the path of this program"))
 }
 
 /// Who serves a mount.
