@@ -84,13 +84,17 @@ fn look_for(config: &Config, range: Range, what_for: For) -> Setup<(Layers, Vec<
         Some(to) => Some(known(config, to, range.of_session)?),
         None => None,
     };
+    let from = match range.from {
+        Some(from) => Some(known(config, from, range.of_session)?),
+        None => None,
+    };
     let what_for = match to {
-        Some(0) => return Err(no_changes(0, range.from.unwrap_or(0))),
+        Some(0) if from != Some(0) => return Err(no_changes(0, range.from.unwrap_or(0))),
+        Some(0) | None => what_for,
         Some(to) => For::LookingAt(to),
-        None => what_for,
     };
     let Roots { lowers, data_only, upper, locks, traps, written, frozen, .. } = open_roots(config, what_for)?;
-    let (changed, commits) = changed(config, range, to, &frozen)?;
+    let (changed, commits) = changed(from, to, &frozen)?;
     let own = own_namespace(config);
     let mut common = Common { looks: true, written, ..Common::new(config, own, FdCache::new(fd_limit())) };
     common.alone = upper.is_none() && lowers.len() + data_only.len() == 1;
@@ -150,12 +154,9 @@ fn known(config: &Config, number: u64, of_session: bool) -> Setup<u64> {
     Ok(before.unwrap_or(0))
 }
 
-/// How many layers hold the changes of a range, and the commits among them; `frozen` are those beneath the topmost layer.
-fn changed(config: &Config, range: Range, to: Option<u64>, frozen: &[u64]) -> Setup<(usize, Vec<u64>)> {
-    let from = match range.from {
-        None => return Ok((1, to.into_iter().collect())),
-        Some(from) => known(config, from, range.of_session)?,
-    };
+/// How many layers hold the changes from one commit to another, and the commits among them; `frozen` are those beneath the topmost layer.
+fn changed(from: Option<u64>, to: Option<u64>, frozen: &[u64]) -> Setup<(usize, Vec<u64>)> {
+    let Some(from) = from else { return Ok((1, to.into_iter().collect())) };
     if to == Some(from) {
         return Ok((0, Vec::new()));
     }

@@ -119,6 +119,76 @@ fn the_exit_status_tells_changes_and_what_could_not_be_compared() {
 }
 
 #[test]
+fn a_path_in_a_directory_that_is_gone_moved_or_replaced_is_told_by_that_directory() {
+    bounded(|| {
+        let stack = Stack::new(1);
+        stack.lowers[0].file("gone/sub/f", "").file("old/f", "").file("dir/f", "");
+        let mount = stack.mount();
+        std::fs::remove_dir_all(mount.root().join("gone")).unwrap();
+        std::fs::rename(mount.root().join("old"), mount.root().join("new")).unwrap();
+        std::fs::remove_dir_all(mount.root().join("dir")).unwrap();
+        mount.write("dir", "").unwrap();
+        let names = |path: &str| text(&diff(&stack.merged, &["--names", path]));
+        for (path, told) in [
+            ("gone/sub/f", "gone\n"),
+            ("gone/other", "gone\n"),
+            ("old/f", "new\n"),
+            ("new/f", "new\n"),
+            ("dir/f", "dir\n"),
+            ("elsewhere", ""),
+        ] {
+            assert_eq!(names(path), told, "{path}");
+        }
+    });
+}
+
+#[test]
+fn what_looks_like_a_range_and_is_none_is_refused() {
+    bounded(|| {
+        let stack = Stack::new(1);
+        let mount = stack.mount();
+        mount.write("..1", "").unwrap();
+        for word in ["..1", "01..2", "1..2..3", "1...2", "99999999999999999999..1", "..."] {
+            let out = diff(&stack.merged, &[word, "--exit-code"]);
+            let said = String::from_utf8_lossy(&out.stderr).into_owned();
+            let named = said.contains(&format!("{word}: it is no range of commits")) && said.lines().count() == 1;
+            assert!(out.status.code() == Some(2) && named, "{word}: {said}");
+        }
+        assert_eq!(diff(&stack.merged, &["0..0", "0..0"]).status.code(), Some(2), "two ranges");
+        assert_eq!(text(&diff(&stack.merged, &["--names", "./..1"])), "..1\n");
+        assert_eq!(text(&diff(&stack.merged, &["0..0"])), "no changes\n");
+    });
+}
+
+#[test]
+fn a_patch_names_each_file_as_patch_reads_it() {
+    bounded(|| {
+        let names: [&[u8]; 5] = [b"sp", b"sp ace", b"tab\tname", b"line\n\"quote\"", b"\xff\xc3\xa4"];
+        let stack = Stack::new(1);
+        let copy = tempfile::tempdir().unwrap();
+        for name in names.map(std::ffi::OsStr::from_bytes) {
+            std::fs::write(stack.lowers[0].at(name), "one\n").unwrap();
+            std::fs::write(copy.path().join(name), "one\n").unwrap();
+        }
+        let mount = stack.mount();
+        for name in &names[1..] {
+            std::fs::write(mount.root().join(std::ffi::OsStr::from_bytes(name)), "one\ntwo\n").unwrap();
+        }
+        let patch = diff(&stack.merged, &["-p", "-q"]).stdout;
+        std::fs::write(copy.path().join("patch"), patch).unwrap();
+        let Ok(out) = Command::new("patch").args(["-p1", "-i", "patch"]).current_dir(copy.path()).output() else {
+            skip!("patch is missing");
+        };
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stdout));
+        for name in names {
+            let expected = if name == b"sp" { "one\n" } else { "one\ntwo\n" };
+            let text = std::fs::read_to_string(copy.path().join(std::ffi::OsStr::from_bytes(name))).unwrap();
+            assert_eq!(text, expected, "{}", name.escape_ascii());
+        }
+    });
+}
+
+#[test]
 fn bytes_that_are_no_text_are_told_whole() {
     bounded(|| {
         let stack = Stack::new(1);

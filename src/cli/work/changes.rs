@@ -10,7 +10,7 @@ use crate::base::Errno;
 use crate::base::config::{Config, UpperDirs, XattrPermissions};
 use crate::session::{Place, Session, Store};
 use crate::sys::{mounts, namespace, process};
-use crate::tool::{self, Change, How, Layers};
+use crate::tool::{self, Change, How, Layers, Letter};
 use crate::union::Range;
 
 /// One view.
@@ -216,7 +216,8 @@ pub fn relative(path: &Path) -> PathBuf {
     path.components().filter(|part| matches!(part, Component::Normal(_))).collect()
 }
 
-/// Compares them. Only what is at or below one of `paths` is meant, if there are any. `counts`: files in renamed and deleted
+/// Compares them. Only what is at or below one of `paths` is meant, if there are any, and what takes away, moves or replaces a
+/// directory that one of them is in. `counts`: files in renamed and deleted
 /// directories are counted.
 ///
 /// # Errors
@@ -233,7 +234,10 @@ pub fn compare<'a>(parts: &'a [Part], paths: &[PathBuf], counts: bool) -> Result
         let whole = |path: &PathBuf| part.before.join(path);
         for own in found.changes {
             let told = Change { path: whole(&own.path), was: own.was.as_ref().map(whole), ..own.clone() };
-            if is_meant(&told.path) || told.was.as_ref().is_some_and(|was| is_meant(was)) {
+            let at = || [Some(&told.path), told.was.as_ref()].into_iter().flatten();
+            let is_whole = matches!(told.letter, Letter::Deleted | Letter::Renamed | Letter::Retyped);
+            let has = |dir: &PathBuf| paths.iter().any(|path| path.starts_with(dir));
+            if at().any(|path| is_meant(path) || (is_whole && has(path))) {
                 all.changes.push(Seen { told, own, layers: &part.layers });
             }
         }

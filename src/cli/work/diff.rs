@@ -81,7 +81,7 @@ impl Diff {
     /// # Errors
     /// There is no view, or it cannot be read.
     pub fn run(self) -> Result<u8, Failure> {
-        let (range, words) = self.range();
+        let (range, words) = self.range()?;
         let (parts, paths) = changes::find_for(&self.options, &words, self.shared.store.clone(), range)?;
         let spinner = Spinner::new("comparing");
         let found = changes::compare(&parts, &paths, !self.names && !self.nul)?;
@@ -98,15 +98,24 @@ impl Diff {
     }
 
     /// The range of commits among the words, which is the first or, behind a view, the second; and the others.
-    fn range(&self) -> (Range, Vec<PathBuf>) {
-        let mut words = self.words.clone();
-        for at in 0..words.len().min(2) {
-            if let Some(range) = words.get(at).and_then(|word| Range::parse(word.as_os_str().as_bytes())) {
-                words.remove(at);
-                return (range, words);
-            }
+    ///
+    /// # Errors
+    /// A second range, and a word that looks like a range and is none.
+    fn range(&self) -> Result<(Range, Vec<PathBuf>), Failure> {
+        let parse = |word: &PathBuf| Range::parse(word.as_os_str().as_bytes());
+        let (mut words, mut range) = (self.words.clone(), None);
+        if let Some(at) = words.iter().take(2).position(|word| parse(word).is_some()) {
+            range = parse(&words.remove(at));
         }
-        (Range::default(), words)
+        if let Some(word) = words.iter().find(|word| looks_like_range(word)) {
+            let reason = match parse(word) {
+                Some(_) => "one range of commits at most is taken, before all paths",
+                None => "it is no range of commits: A..B or A.., numbers as plyfs log tells them",
+            };
+            let hint = format!("a file of this name is ./{}", line(word));
+            return Err(Failure::usage(line(word), reason, hint));
+        }
+        Ok((range.unwrap_or_default(), words))
     }
 
     fn print(&self, seen: &[Seen<'_>]) -> Result<(), Failure> {
@@ -140,6 +149,33 @@ impl Diff {
     }
 }
 
+/// Digits and dots, `..` among them. The parent directory is none.
+fn looks_like_range(word: &Path) -> bool {
+    let word = word.as_os_str().as_bytes();
+    let plain = word.iter().all(|byte| byte.is_ascii_digit() || *byte == b'.');
+    plain && word != b".." && word.windows(2).any(|two| two == b"..")
+}
+
+/// A file's name in the head of a patch, as GNU diff writes it: a TAB ends a name with a space, and one with bytes that end
+/// lines or are no text is quoted.
+fn patch_name(side: &str, path: &Path) -> String {
+    let bytes = path.as_os_str().as_bytes();
+    let is_special = |byte: &u8| matches!(byte, 0..0x20 | 0x7f | b'"' | b'\\');
+    match std::str::from_utf8(bytes) {
+        Ok(text) if !bytes.iter().any(is_special) => {
+            format!("{side}/{text}{}", if text.contains(' ') { "\t" } else { "" })
+        }
+        _ => {
+            let quoted = |byte: &u8| match byte {
+                b'"' | b'\\' => format!("\\{}", char::from(*byte)),
+                0x20..0x7f => char::from(*byte).to_string(),
+                _ => format!("\\{byte:03o}"),
+            };
+            format!("\"{side}/{}\"", bytes.iter().map(quoted).collect::<String>())
+        }
+    }
+}
+
 /// The changed lines of a text file, as patch(1) takes them with `-p1`.
 fn patch(Seen { told, own: change, layers }: &Seen<'_>) -> Vec<u8> {
     let is_file = |kind: Kind| kind == Kind::File;
@@ -159,7 +195,7 @@ fn patch(Seen { told, own: change, layers }: &Seen<'_>) -> Vec<u8> {
     let text = |is: bool, side, path| if is { text(layers, side, path) } else { Ok(Some(String::new())) };
     let texts = (text(old, Side::Before, was), text(new, Side::After, &change.path));
     let name = |is: bool, side: &str, path: &Path| match is {
-        true => format!("{side}/{}", line(path)),
+        true => patch_name(side, path),
         false => "/dev/null".to_owned(),
     };
     let (a, b) = (name(old, "a", told.was.as_deref().unwrap_or(&told.path)), name(new, "b", &told.path));
