@@ -83,8 +83,10 @@ fn run(args: &Args) -> Done {
     if let Some(dir) = &args.html {
         fs::create_dir_all(dir).map_err(|error| format!("--html {}: {error}", dir.display()))?;
     }
-    for path in [&args.json, &args.csv].into_iter().flatten() {
-        fs::OpenOptions::new().create(true).append(true).open(path).map_err(|e| format!("{}: {e}", path.display()))?;
+    for (option, path) in [("--json", &args.json), ("--csv", &args.csv)] {
+        let Some(path) = path else { continue };
+        let opened = fs::OpenOptions::new().create(true).append(true).open(path);
+        opened.map_err(|error| format!("{option} {}: {error}", path.display()))?;
     }
     let run = match &args.from {
         Some(path) => Run::read(path)?,

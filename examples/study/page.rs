@@ -93,9 +93,9 @@ its name is known. All methods take turns, forwards and backwards, each turn ove
 own. <b>auto</b>: data is on disk before its name is (plyfs, the kernel's OverlayFS); <b>strict</b>: metadata, too; \
 <b>volatile</b>: nothing is synced. fuse-overlayfs syncs no copy in any case. The engine is plyfs without a mount. The lines \
 <i>a + b·size</i> are least squares on the medians of files that are not empty, weighted by 1/median², with standard \
-errors. <b>Upper</b>: bytes that \
-the copies take, <b>device</b>: bytes that reached the device until it was synced, whoever wrote them; both for each byte \
-that was changed (x), or in all where no data was.</p>\n\
+errors. <b>Upper</b>: bytes that the copies take, with blocks that they share with the lower files (reflink), \
+<b>device</b>: bytes that reached the device until it was synced, whoever wrote them; both for each byte that was changed \
+(x), or in all where no data was.</p>\n\
 <p><code>cargo run --release --example study -- --html DIR</code></p></section>\n";
 
 /// How cost grows with size: the plot, who is who, and the lines.
