@@ -14,6 +14,7 @@ mod count;
 mod diff;
 pub mod du;
 pub mod export;
+pub mod import;
 mod renamed;
 mod source;
 pub(crate) mod squash;

@@ -21,7 +21,7 @@ fn export(args: &[&str]) -> Output {
 }
 
 /// What an export that must be whole prints to standard error.
-fn exported(args: &[&str]) -> String {
+pub fn exported(args: &[&str]) -> String {
     let out = export(args);
     let said = String::from_utf8_lossy(&out.stderr).into_owned();
     assert_eq!(out.status.code(), Some(0), "{args:?}: {said}");
@@ -33,7 +33,7 @@ fn text(path: &Path) -> &str {
 }
 
 /// The layers of a stack, as the tools take them.
-fn options(stack: &Stack) -> String {
+pub fn options(stack: &Stack) -> String {
     let all: Vec<_> = std::iter::once(stack.layer_options("work")).chain(stack.options.iter().cloned()).collect();
     all.join(",")
 }
@@ -451,7 +451,7 @@ fn a_tag_is_replaced_and_others_stay() {
 }
 
 /// A file of so many MiB that hardly compresses.
-fn noise(mib: usize) -> Vec<u8> {
+pub fn noise(mib: usize) -> Vec<u8> {
     let mut state = 88_172_645_463_325_252_u64;
     let mut next = || {
         state ^= state << 13;

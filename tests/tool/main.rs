@@ -14,6 +14,7 @@ mod command;
 mod histories;
 mod hostile;
 mod images;
+mod imports;
 mod ranges;
 mod squash;
 mod weights;

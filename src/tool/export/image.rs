@@ -23,7 +23,7 @@ const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 /// By which an index names an image.
-const TAG: &str = "org.opencontainers.image.ref.name";
+pub(in crate::tool) const TAG: &str = "org.opencontainers.image.ref.name";
 
 /// Where an image goes: the directory of the layout, and its name in the index.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,7 +62,9 @@ impl Image {
         let dir = fs::canonicalize(&at.dir).or_else(|_| std::path::absolute(&at.dir))?;
         let (above, name) = dir.parent().zip(dir.file_name()).ok_or(io::ErrorKind::InvalidInput)?;
         let begin = format!("{UNDONE}{}.", name.to_string_lossy());
-        remove_undone(above, &begin);
+        for old in undone(above, &begin) {
+            let _ = fs::remove_dir_all(old);
+        }
         let stage = above.join(format!("{begin}{}", std::process::id()));
         fs::create_dir(&stage)?;
         let lock = File::open(&stage)?;
@@ -180,15 +182,14 @@ impl Drop for Image {
     }
 }
 
-/// Removes what exports have left that were broken off.
-fn remove_undone(dir: &Path, begin: &str) {
-    let Ok(entries) = fs::read_dir(dir) else { return };
-    for entry in entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(begin)) {
-        let is_free = |file: File| try_lock(file.as_fd()) == Ok(true);
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) && File::open(entry.path()).is_ok_and(is_free) {
-            let _ = fs::remove_dir_all(entry.path());
-        }
-    }
+/// The directories whose names begin so, and in which nobody works any more: those who did were broken off.
+pub(in crate::tool) fn undone(dir: &Path, begin: &str) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
+    let begins = entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(begin));
+    let is_free = |file: File| try_lock(file.as_fd()) == Ok(true);
+    let dirs = begins.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path());
+    dirs.filter(|dir| File::open(dir).map_or_else(|error| error.kind() == io::ErrorKind::PermissionDenied, is_free))
+        .collect()
 }
 
 /// An index with this manifest in the place of the one that had its tag.
@@ -215,7 +216,7 @@ fn media_type(how: Compression) -> &'static str {
 }
 
 /// The processor, as Go calls it.
-fn architecture() -> &'static str {
+pub(in crate::tool) fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",

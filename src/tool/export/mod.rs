@@ -14,7 +14,9 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 pub use self::image::{Blob, Image, Place};
+pub(super) use self::image::{TAG, architecture, undone};
 pub use self::squeeze::{Compression, Squeeze, Squeezed, hex};
+pub(super) use self::walk::MARKS;
 use super::Layers;
 
 /// What an archive is to hold.

@@ -54,7 +54,7 @@ pub struct Weigh {
 }
 
 /// Bytes, with a unit of 1024 or its powers.
-fn size(text: &str) -> Result<u64, String> {
+pub(super) fn size(text: &str) -> Result<u64, String> {
     let number = text.trim_end_matches(['K', 'M', 'G', 'T', 'i', 'B']);
     let power = match text.get(number.len()..).unwrap_or_default() {
         "" | "B" => 0,

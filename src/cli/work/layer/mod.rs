@@ -7,6 +7,7 @@ use super::super::report::Failure;
 mod check;
 mod du;
 mod export;
+mod import;
 mod squash;
 
 /// layers as things: what they weigh, several made one, what is wrong, images
@@ -26,6 +27,7 @@ enum Command {
     Squash(squash::Squash),
     Export(export::Give),
     Check(check::Check),
+    Import(import::Take),
 }
 
 impl Layer {
@@ -39,6 +41,7 @@ impl Layer {
             Command::Squash(squash) => squash.run(),
             Command::Export(export) => export.run(),
             Command::Check(check) => check.run(),
+            Command::Import(import) => import.run(),
         }
     }
 }
