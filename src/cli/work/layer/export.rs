@@ -71,7 +71,7 @@ pub struct Give {
 enum How {
     /// Read by everything
     Gzip,
-    /// Quicker to read
+    /// Larger than gzip
     Zstd,
     /// Not at all
     None,
