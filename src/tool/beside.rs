@@ -2,19 +2,23 @@
 //! goes when the next one begins.
 
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use crate::base::{Errno, Name, Result};
+use crate::sys::caller::own_ids;
+use crate::sys::dirent::read_dir;
 use crate::sys::path::{OFlags, open_beneath, open_root};
-use crate::sys::stat::{Kind, stat_at, stat_fd};
+use crate::sys::stat::{Kind, Stat, stat_at, stat_fd};
 use crate::sys::tree::RenameFlags;
 use crate::sys::{data, lock, tree};
 use crate::upper::{make_private, relocate, remove};
 
 /// What follows the name of a directory that is being made; a point stands before it.
 const SUFFIX: &str = ".plyfs-new";
+/// How each name in it begins. What holds other names is not removed: somebody else made it.
+const OWN: &[u8] = b".plyfs-";
 /// How often another process may take away what was just made.
 const RACES: usize = 8;
 
@@ -25,6 +29,8 @@ pub enum Taken {
     There,
     /// Another process is making it.
     Busy,
+    /// Something that this did not make has the name beside it.
+    Foreign,
     /// A system call failed.
     Failed(Errno),
 }
@@ -64,12 +70,13 @@ impl Beside {
         Ok(Self { parent, place: name.as_c_str().to_owned(), name: temp, path, dir })
     }
 
-    /// Makes an empty directory in it that only this process's user can enter; its path.
+    /// Makes an empty directory in it that only this process's user can enter; its path. On the disk its name has a prefix.
     ///
     /// # Errors
     /// What `mkdirat(2)` says.
     pub fn add(&self, name: &CStr) -> Result<PathBuf> {
-        tree::mkdir_at(self.dir.as_fd(), name, 0o700)?;
+        let name = own(name)?;
+        tree::mkdir_at(self.dir.as_fd(), &name, 0o700)?;
         Ok(self.path.join(std::ffi::OsStr::from_bytes(name.to_bytes())))
     }
 
@@ -78,6 +85,7 @@ impl Beside {
     /// # Errors
     /// `EEXIST`; what the system calls say.
     pub fn publish(self, name: &CStr) -> Result<()> {
+        let name = &own(name)?;
         data::syncfs(self.dir.as_fd())?;
         let (dir, parent) = (self.dir.as_fd(), self.parent.as_fd());
         let rename = |flags| relocate((dir, name), (parent, &self.place), flags);
@@ -110,33 +118,59 @@ fn make(parent: &OwnedFd, name: &CStr) -> std::result::Result<OwnedFd, Taken> {
         };
         let dir = match open_beneath(parent, name, OFlags::RDONLY | OFlags::DIRECTORY) {
             Err(Errno::ENOENT) => continue,
+            Err(Errno::ENOTDIR | Errno::ELOOP | Errno::EACCES | Errno::EXDEV) if !is_new => return Err(Taken::Foreign),
             dir => dir?,
         };
         if !lock::try_lock(dir.as_fd())? {
             return Err(Taken::Busy);
         }
-        let own = stat_fd(dir.as_fd())?;
-        if !stat_at(parent, name).is_ok_and(|stat| (stat.dev, stat.ino) == (own.dev, own.ino)) {
+        let found = stat_fd(dir.as_fd())?;
+        if !stat_at(parent, name).is_ok_and(|stat| (stat.dev, stat.ino) == (found.dev, found.ino)) {
             continue;
         }
         if is_new {
             make_private(dir.as_fd(), parent)?;
             return Ok(dir);
         }
+        if !is_own(dir.as_fd(), &found)? {
+            return Err(Taken::Foreign);
+        }
         remove(parent, name, Kind::Dir)?;
     }
     Err(Taken::Busy)
 }
 
+/// The name on the disk of a directory that is added.
+fn own(name: &CStr) -> Result<CString> {
+    CString::new([OWN, name.to_bytes()].concat()).map_err(|_| Errno::EINVAL)
+}
+
+/// Whether a killed process of this user can have left the directory. This holds at each instant of its making and of
+/// its removal.
+fn is_own(dir: BorrowedFd<'_>, stat: &Stat) -> Result<bool> {
+    let is_private = stat.mode & 0o777 == 0o700 && stat.uid == own_ids().0;
+    let mut own_names = true;
+    read_dir(dir, &mut |entry| {
+        let name = entry.name.to_bytes();
+        own_names &= [&b"."[..], b".."].contains(&name) || name.starts_with(OWN);
+        own_names
+    })?;
+    Ok(is_private && own_names)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
     fn what_is_made_appears_whole_and_what_a_killed_process_left_goes() {
         let here = tempfile::tempdir().unwrap();
         let (place, left) = (here.path().join("out"), here.path().join(".out.plyfs-new"));
-        std::fs::create_dir_all(left.join("layer/x")).unwrap();
+        std::fs::create_dir_all(left.join(".plyfs-layer/x")).unwrap();
+        let only_ours = || std::fs::set_permissions(&left, std::fs::Permissions::from_mode(0o700)).unwrap();
+        only_ours();
         let beside = Beside::begin(&place).unwrap();
         assert_eq!(std::fs::read_dir(&left).unwrap().count(), 0);
         assert_eq!(Beside::begin(&place).err(), Some(Taken::Busy));
@@ -145,6 +179,16 @@ mod tests {
         assert_eq!(std::fs::read(place.join("f")).unwrap(), b"x");
         assert!(!left.exists());
         assert_eq!(Beside::begin(&place).err(), Some(Taken::There));
+        std::fs::remove_dir_all(&place).unwrap();
+        std::fs::create_dir_all(left.join(".plyfs-layer")).unwrap();
+        assert_eq!(Beside::begin(&place).err(), Some(Taken::Foreign), "others may enter it");
+        only_ours();
+        std::fs::write(left.join("mine"), "").unwrap();
+        assert_eq!(Beside::begin(&place).err(), Some(Taken::Foreign), "a name of another's");
+        std::fs::remove_dir_all(&left).unwrap();
+        std::fs::write(&left, "").unwrap();
+        assert_eq!(Beside::begin(&place).err(), Some(Taken::Foreign), "a file");
+        std::fs::remove_file(&left).unwrap();
         let other = here.path().join("other");
         drop(Beside::begin(&other).unwrap().add(c"layer").unwrap());
         let made = Beside::begin(&other).unwrap();
@@ -152,6 +196,6 @@ mod tests {
         std::fs::write(other.join("mine"), "x").unwrap();
         made.add(c"layer").unwrap();
         assert!(made.publish(c"layer").is_err());
-        assert_eq!(std::fs::read_dir(here.path()).unwrap().count(), 2);
+        assert_eq!(std::fs::read_dir(here.path()).unwrap().count(), 1);
     }
 }

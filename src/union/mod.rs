@@ -69,7 +69,7 @@ pub use look::{Range, gather, hold, look, look_between};
 pub use open::OpenHow;
 pub use refusal::SetupError;
 pub use restack::{Done, Entered, Live, Log, Logged, Long, Step, log_of, step_together};
-pub use rivals::Rivals;
+pub use rivals::{Rivals, written};
 pub use setup::Builder;
 pub use types::{Attr, Caller, Entry, SetAttr};
 
@@ -94,7 +94,8 @@ pub struct Effect {
     pub metacopy: bool,
     /// An index keeps the names of a copied-up hard link together.
     pub index: bool,
-    /// The prefix of the extended attributes that hold the upper layer's marks, or `none`.
+    /// The prefix of the extended attributes that hold the upper layer's marks, or `none`; without an upper layer, of
+    /// those that are followed in the lower layers.
     pub marks: &'static str,
     /// The form of whiteouts in the upper layer: `device`, `xattr`, `wh`, or `none`.
     pub whiteouts: &'static str,
@@ -203,10 +204,10 @@ impl Union {
             },
             metacopy: upper.map_or(stack.follow_metacopy, |upper| upper.metacopy),
             index: stack.index.is_some(),
-            marks: match upper.map(Upper::namespace) {
-                Some(Some(Namespace::Trusted)) => "trusted.overlay",
-                Some(Some(Namespace::User)) => "user.overlay",
-                _ => "none",
+            marks: match upper.map_or_else(|| Some(stack.lowers.first()?.place.layer.believed), Upper::namespace) {
+                Some(Namespace::Trusted) => "trusted.overlay",
+                Some(Namespace::User) => "user.overlay",
+                None => "none",
             },
             whiteouts: match upper.map(|upper| upper.style) {
                 Some(WhiteoutStyle::Device) => "device",

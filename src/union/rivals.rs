@@ -60,6 +60,11 @@ impl Rivals {
         check(self, Shares::Nobody).map(drop)
     }
 
+    /// Whether it is one of these directories.
+    fn has(&self, dir: DirId) -> bool {
+        self.written.contains(&dir) || self.lowers.iter().any(|(lower, _)| *lower == dir)
+    }
+
     /// Starts a thread that logs when an OverlayFS of the kernel is mounted with one of these directories. The thread
     /// sleeps until the mount table of this namespace changes, and ends with the process.
     ///
@@ -75,6 +80,25 @@ impl Rivals {
         };
         std::thread::Builder::new().name("mounts".to_owned()).spawn(watch).map(drop)
     }
+}
+
+/// The upper and work directories of the overlays that are seen from here, but this process's own.
+pub fn written() -> HashSet<DirId> {
+    let mut all = HashSet::new();
+    for Tables { mounts, of } in in_use::tables() {
+        let root = of.map(|pid| others::ways_into(pid).0);
+        for mount in mounts.iter().filter(|mount| mount.kind == "overlay") {
+            let dirs = Dirs::parse(&mount.options, true);
+            for path in dirs.upper.iter().chain(&dirs.work) {
+                // As in `first_look`; joining leaves an absolute path as it is.
+                all.extend(mount.at.ancestors().skip(1).find_map(|base| look(root.as_deref(), &base.join(path))));
+            }
+        }
+    }
+    let own = std::process::id();
+    let is_other = |pid: u32| pid != own && others::name(pid).is_some_and(|name| name.contains("plyfs"));
+    all.extend(others::locks().iter().filter(|lock| is_other(lock.pid)).map(|lock| (lock.device, lock.ino)));
+    all
 }
 
 fn id(stat: &Stat) -> DirId {
@@ -238,7 +262,7 @@ fn first_look(mount: &MountEntry, of: Option<u32>, known: &mut Known, own: &Riva
         false => bases
             .iter()
             .map(|base| base.join(path))
-            .find_map(|path| look(root.as_deref(), &path).filter(|dir| own.written.contains(dir))),
+            .find_map(|path| look(root.as_deref(), &path).filter(|dir| own.has(*dir))),
     })
 }
 

@@ -383,6 +383,108 @@ fn what_cannot_be_squashed_is_refused_in_one_line() {
     });
 }
 
+/// What squash says on its last line, and its exit status.
+fn said(layers: &[&Path], out: &Path) -> (String, i32) {
+    let done = run(&[], layers, out);
+    let said = String::from_utf8(done.stderr).unwrap();
+    (said.lines().last().unwrap_or_default().to_owned(), done.status.code().unwrap())
+}
+
+#[test]
+fn what_somebody_else_has_beside_the_place_stays() {
+    bounded(|| {
+        let stack = Stack::read_only(1);
+        stack.lowers[0].file("a", "x");
+        let (layers, out) = ([stack.lowers[0].root()], stack.scratch.path().join("out"));
+        let beside = stack.scratch.path().join(".out.plyfs-new");
+        let make: [fn(&Path); 3] = [
+            |at| std::fs::create_dir(at).and_then(|()| std::fs::write(at.join("mine"), "x")).unwrap(),
+            |at| std::fs::write(at, "x").unwrap(),
+            |at| std::os::unix::fs::symlink(".", at).unwrap(),
+        ];
+        for make in make {
+            make(&beside);
+            let (line, status) = said(&layers, &out);
+            assert!(line.contains("rename or remove that") && status == 1, "{line}");
+            assert!(!beside.is_dir() || beside.is_symlink() || beside.join("mine").exists());
+            std::fs::remove_file(&beside).or_else(|_| std::fs::remove_dir_all(&beside)).unwrap();
+        }
+        squash(&[], &layers, &out);
+    });
+}
+
+#[test]
+fn what_a_mount_writes_is_refused_wherever_it_lies() {
+    bounded(|| {
+        let stack = Stack::new(1);
+        let at = |name: &str| stack.scratch.path().join(name);
+        ["p/up/x", "p/work", "p/kernel", "p/kwork", "m"].iter().for_each(|dir| {
+            std::fs::create_dir_all(at(dir)).unwrap();
+        });
+        let lower = stack.lowers[0].root();
+        let mount = Mount::with(
+            &format!(
+                "lowerdir={},upperdir={},workdir={}",
+                lower.display(),
+                at("p/up").display(),
+                at("p/work").display()
+            ),
+            &stack.scratch.dir("view"),
+            &at("log"),
+        );
+        for (layer, expected) in [("p", ": a mount has it"), ("p/up/x", "which a mount writes")] {
+            let (line, status) = said(&[&at(layer), lower], &at("out"));
+            assert!(line.contains(expected) && status == 1, "{layer}: {line}");
+        }
+        drop(mount);
+        let made = Command::new("mount")
+            .args(["-t", "overlay", "overlay", "m", "-o", "lowerdir=p/up,upperdir=p/kernel,workdir=p/kwork"])
+            .current_dir(stack.scratch.path())
+            .output()
+            .unwrap();
+        if !made.status.success() {
+            return say_skipped("no OverlayFS of the kernel here");
+        }
+        let told = ["p", "p/kernel"].map(|layer| (layer, said(&[&at(layer), lower], &at("out"))));
+        assert!(Command::new("umount").arg(at("m")).status().unwrap().success());
+        for (layer, (line, status)) in told {
+            assert!((line.contains("writes it") || line.contains("a mount has it")) && status == 1, "{layer}: {line}");
+        }
+    });
+}
+
+#[test]
+fn a_hint_follows_from_what_the_system_says() {
+    bounded(|| {
+        let stack = Stack::read_only(1);
+        let at = |name: &str| stack.scratch.path().join(name);
+        let layer = stack.lowers[0].root();
+        stack.lowers[0].file("big", vec![1; 2 << 20]).file(".wh..wh..opq", "");
+        if who() == Who::User {
+            stack.lowers[0].perm("big", 0);
+            let (line, _) = said(&[layer], &at("out"));
+            assert!(line.contains("big: ") && line.contains("must be able to read"), "{line}");
+            stack.lowers[0].perm("big", 0o600).dir("closed", 0);
+            let (line, _) = said(&[layer], &at("out"));
+            assert!(line.contains("must be able to read"), "{line}");
+            stack.lowers[0].chmod("closed", 0o700).unwrap();
+        } else {
+            std::fs::create_dir(at("small")).unwrap();
+            let tmpfs = |words: &[&str]| Command::new("mount").args(words).arg(at("small")).status().unwrap().success();
+            assert!(tmpfs(&["-t", "tmpfs", "-o", "size=1m", "tmpfs"]));
+            let (full, _) = said(&[layer], &at("small/out"));
+            Command::new("umount").arg(at("small")).status().unwrap();
+            let bound = tmpfs(&["--bind", layer.to_str().unwrap()]);
+            let (inside, status) = said(&[layer], &at("small/out"));
+            assert!(bound && Command::new("umount").arg(at("small")).status().unwrap().success());
+            assert!(full.contains("(make room on the file system of OUT)"), "{full}");
+            assert!(inside.contains("/out: it lies in") && status == 2, "{inside}");
+        }
+        let made = run(&[], &[layer], &at("out"));
+        assert!(String::from_utf8(made.stdout).unwrap().contains("1 whiteouts"));
+    });
+}
+
 #[test]
 fn a_killed_squash_leaves_nothing_but_what_the_next_one_cleans() {
     within(300, || {

@@ -81,3 +81,25 @@ fn another_name_of_a_changed_hard_link_is_in_the_index() {
         assert!(text.contains("1 lower  lower0/b") && text.contains("hidden by 0 (object)"), "{text}");
     });
 }
+
+/// Marks are followed as the mount follows them, which here has no upper layer to tell of.
+#[test]
+fn marks_in_the_layers_of_a_read_only_view_are_followed() {
+    bounded(|| {
+        let stack = Stack::new(1);
+        stack.lowers[0].file("z", "data");
+        let mut mount = stack.mount();
+        mount.chmod("z", 0o600).unwrap();
+        mount.unmount();
+        let (upper, lower) = (stack.upper().root(), stack.lowers[0].root());
+        let options = format!("lowerdir={}:{}", upper.display(), lower.display());
+        let view = Mount::with(&options, &stack.scratch.dir("view"), &stack.scratch.path().join("log"));
+        let at = view.root().join("z");
+        for words in [&["where"][..], &["layer", "du"]] {
+            let of = if words.len() == 1 { at.as_path() } else { view.root() };
+            let done = std::process::Command::new(mount::binary()).args(words).arg(of).output().unwrap();
+            let said = String::from_utf8_lossy(&done.stderr);
+            assert!(done.status.success(), "{words:?}: {said}");
+        }
+    });
+}

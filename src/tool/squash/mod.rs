@@ -6,7 +6,7 @@
 
 mod object;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::CString;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ use super::diff::{join, list_upper};
 use crate::base::{Errno, Name, Result};
 use crate::format::mark::WhiteoutStyle;
 use crate::format::{Redirect, wh};
-use crate::layer::{DirPlace, Layer};
+use crate::layer::{DirId, DirPlace, Layer};
 use crate::merge::{
     Answer, CookieKey, DirPart, DirView, Found, FoundDir, Layers, Places, Rest, Window, list, lookup_open,
 };
@@ -26,12 +26,14 @@ use crate::sys::tree;
 use crate::upper::{Metadata, Staged, Upper};
 
 /// How layers are made one.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct How {
     /// No layer will lie below: there are no whiteouts.
     pub bottom: bool,
     /// Files are links of those in the layers, where that can be.
     pub link: bool,
+    /// Directories that mounts write: a layer must not have one of them inside.
+    pub written: HashSet<DirId>,
 }
 
 /// What was made.
@@ -87,6 +89,26 @@ fn refused(path: &[u8], errno: Errno, hint: &'static str) -> Refused {
 /// What to do about an object that cannot be made again.
 const POWERLESS: &str = "only who may give files to its owner and make devices can: root, or podman unshare";
 
+/// What to do about an object that cannot be made, by what the system says of it.
+fn hint(errno: Errno) -> &'static str {
+    match errno {
+        Errno::EPERM => POWERLESS,
+        Errno::ENOSPC => "make room on the file system of OUT",
+        Errno::EDQUOT => "the quota of the user or project on the file system of OUT is used up",
+        Errno::EACCES => "who squashes must be able to read all of the layers",
+        _ => "",
+    }
+}
+
+/// What to do about an object that cannot be looked up.
+fn lookup_hint(errno: Errno) -> &'static str {
+    match errno {
+        Errno::EPERM => "its marks are in the namespace that is not followed: see --userxattr",
+        Errno::EIO | Errno::ESTALE | Errno::ELOOP => "its marks lead nowhere",
+        errno => hint(errno),
+    }
+}
+
 /// A directory of the view.
 struct Node {
     view: DirView,
@@ -123,7 +145,7 @@ struct Squash<'a> {
 impl Squash<'_> {
     fn all(&mut self) -> std::result::Result<(), Refused> {
         let view = self.layers.root.clone();
-        let failed = |errno| refused(b"", errno, "");
+        let failed = |errno| refused(b"", errno, hint(errno));
         let top = view.top().map(|part| part.place.clone()).ok_or(Errno::EINVAL).map_err(failed)?;
         let stat = top.stat_self().map_err(failed)?;
         self.finish.push(Finish { to: self.out.root.clone(), from: top, stat, path: Vec::new() });
@@ -133,30 +155,32 @@ impl Squash<'_> {
         if is_opaque {
             let root = self.out.root.fd().map_err(failed)?;
             self.out.set_opaque(root.as_fd(), c".").map_err(failed)?;
+            self.made.hiding += 1;
         }
         self.todo.push(Node { view, below: is_open.then(Vec::new), to: self.out.root.clone(), path: Vec::new() });
         while let Some(node) = self.todo.pop() {
             self.dir(&node)?;
         }
         while let Some(dir) = self.finish.pop() {
-            self.finish(&dir).map_err(|errno| refused(&dir.path, errno, POWERLESS))?;
+            self.finish(&dir).map_err(|errno| refused(&dir.path, errno, hint(errno)))?;
         }
         Ok(())
     }
 
     /// Makes what is in one directory.
     fn dir(&mut self, node: &Node) -> std::result::Result<(), Refused> {
-        let at_dir = |errno| refused(&node.path, errno, "");
+        let at_dir = |errno| refused(&node.path, errno, hint(errno));
+        self.check_unwritten(node)?;
         let listing = list(&node.view, &self.key, &Places::default(), Window::WHOLE).map_err(at_dir)?;
         for (_, name, _) in listing.after(0) {
             let path = join(&node.path, &name);
             let looked = lookup_open(&self.layers.stack, &node.view, &name);
-            let (answer, rest) = looked.map_err(|errno| refused(&path, errno, "its marks lead nowhere"))?;
+            let (answer, rest) = looked.map_err(|errno| refused(&path, errno, lookup_hint(errno)))?;
             self.check_name(&name).map_err(|errno| refused(&path, errno, "the new layer can hold no such name"))?;
             match answer {
                 Answer::Found(Found::Dir(found)) => {
                     let made = self.new_dir(node, &name, (found, rest), &path);
-                    made.map_err(|errno| refused(&path, errno, POWERLESS))?;
+                    made.map_err(|errno| refused(&path, errno, hint(errno)))?;
                 }
                 Answer::Found(Found::Leaf(leaf)) => self.leaf(node, &name, (leaf, rest), &path)?,
                 Answer::Absent(_) => return Err(refused(&path, Errno::ESTALE, "somebody changes the layer")),
@@ -167,6 +191,21 @@ impl Squash<'_> {
         }
         let shown: BTreeSet<Name> = listing.after(0).map(|(_, name, _)| name).collect();
         self.whiteouts(node, &shown).map_err(at_dir)
+    }
+
+    /// No mount may write a directory of the layers.
+    fn check_unwritten(&self, node: &Node) -> std::result::Result<(), Refused> {
+        if self.how.written.is_empty() {
+            return Ok(());
+        }
+        for (_, part) in node.view.parts(0) {
+            let stat = part.place.stat_self().map_err(|errno| refused(&node.path, errno, hint(errno)))?;
+            if self.how.written.contains(&(stat.dev, stat.ino)) {
+                let reason = "a mount has it as its upper layer or workdir".to_owned();
+                return Err(Refused { path: path_of(&node.path), reason, hint: "unmount that one first" });
+            }
+        }
+        Ok(())
     }
 
     /// Hides what the stack hides.

@@ -4,7 +4,7 @@ use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use super::{Node, POWERLESS, Refused, Squash, refused};
+use super::{Node, Refused, Squash, hint, refused};
 use crate::base::{Errno, Name, Result};
 use crate::format::{Metacopy, OverrideKey, Redirect};
 use crate::merge::{Data, FoundLeaf, MetaFile, Rest};
@@ -25,7 +25,7 @@ impl Squash<'_> {
         path: &[u8],
     ) -> std::result::Result<(), Refused> {
         let outside = self.outside(node, &leaf, rest, path)?;
-        let failed = |errno| refused(path, errno, POWERLESS);
+        let failed = |errno| refused(path, errno, hint(errno));
         self.made.files += 1;
         let object = (Arc::as_ptr(&leaf.place.dir.layer), leaf.stat.ino);
         if leaf.stat.nlink > 1

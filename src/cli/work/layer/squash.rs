@@ -1,5 +1,7 @@
 //! `plyfs layer squash`: several layers made one.
 
+use std::collections::HashSet;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -60,14 +62,22 @@ impl Squash {
         let failed = |errno: Errno| Failure::refused(out.clone(), errno.to_string(), "");
         let beside = Beside::begin(&self.out).map_err(|taken| refusal(&out, taken))?;
         let [below, layer, work] = [c"below", c"layer", c"work"].map(|name| beside.add(name));
-        let (layers, locks) = union::gather(&self.config(below.map_err(failed)?))?;
+        let below = below.map_err(failed)?;
+        let written = union::written();
+        self.check_above(&written)?;
+        let gathered = union::gather(&self.config(below.clone()));
+        let (layers, locks) = gathered.map_err(|error| match error.what.contains(&*below.to_string_lossy()) {
+            // What is wrong with the empty layer is wrong with its place: a bind mount may show one of the layers.
+            true => Failure::usage(out.clone(), error.reason, "name a place outside of the layers"),
+            false => error.into(),
+        })?;
         let dirs = UpperDirs { dir: layer.map_err(failed)?, work: work.map_err(failed)? };
         let userxattr = layers.has_user_marks();
         let fresh = Config { upper: Some(dirs), userxattr, fsync: Fsync::Auto, uuid: Uuid::Off, ..Config::default() };
         let made = {
             let upper = union::anew(&fresh, layers.owners())?;
             let _spinner = Spinner::new("squashing");
-            squash(&layers.with_index(), &upper, How { bottom: self.bottom, link: self.link })
+            squash(&layers.with_index(), &upper, How { bottom: self.bottom, link: self.link, written })
         };
         let made = made.map_err(|Refused { path, reason, hint }| {
             let what = if path.as_os_str().is_empty() { PathBuf::from(".") } else { path };
@@ -93,6 +103,20 @@ impl Squash {
         }
     }
 
+    /// No layer must lie in a directory that a mount writes.
+    fn check_above(&self, written: &HashSet<(u64, u64)>) -> Result<(), Failure> {
+        for layer in &self.layers {
+            let Ok(at) = layer.canonicalize() else { continue };
+            for above in at.ancestors().skip(1) {
+                if std::fs::metadata(above).is_ok_and(|stat| written.contains(&(stat.dev(), stat.ino()))) {
+                    let reason = format!("it lies in {}, which a mount writes", above.display());
+                    return Err(Failure::refused(layer.display().to_string(), reason, "unmount that one first"));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// The stack with an empty layer below.
     fn config(&self, below: PathBuf) -> Config {
         let mut lowers = self.layers.clone();
@@ -103,10 +127,21 @@ impl Squash {
 }
 
 fn refusal(out: &str, taken: Taken) -> Failure {
+    let hint = |errno| match errno {
+        Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES | Errno::EPERM | Errno::EROFS => {
+            "its parent must be a writable directory"
+        }
+        Errno::ENOSPC | Errno::EDQUOT => "make room on its file system",
+        _ => "",
+    };
     match taken {
         Taken::There => Failure::refused(out, "it is there already", "name a directory that does not exist"),
         Taken::Busy => Failure::refused(out, "another process is making it", "wait for that one"),
-        Taken::Failed(errno) => Failure::refused(out, errno.to_string(), "its parent must be a writable directory"),
+        Taken::Foreign => {
+            let reason = "something that no squash of this user has left is beside it, under the name .OUT.plyfs-new";
+            Failure::refused(out, reason, "rename or remove that")
+        }
+        Taken::Failed(errno) => Failure::refused(out, errno.to_string(), hint(errno)),
     }
 }
 
