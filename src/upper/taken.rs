@@ -64,14 +64,14 @@ fn last(path: &[Name]) -> Result<(&CStr, &[Name])> {
 }
 
 impl Standing<'_> {
-    /// Prepares a commit that stands on the commit `on` and that takes these paths. Nothing is taken yet. `number`: the least
+    /// Prepares a commit that stands where the upper layer does, and that takes these paths. Nothing is taken yet. `number`: the least
     /// number that it may have.
     ///
     /// # Errors
     /// What the system calls say; then nothing is left.
-    pub fn prepare_taken(&self, paths: &[Path], (number, about): (u64, &About), on: u64) -> Result<Taken> {
-        let id = Commits::open(self.workdir, self.namespace)?.about(on).ok().and_then(|about| about.id);
-        let stand = |_| Stand { on, tip: None, id };
+    pub fn prepare_taken(&self, paths: &[Path], (number, about): (u64, &About), from: Stand) -> Result<Taken> {
+        let id = Commits::open(self.workdir, self.namespace)?.about(from.on).ok().and_then(|about| about.id);
+        let stand = |_| Stand { id, ..from };
         let successor = self.prepare(self.root, (number, about), stand)?;
         let root = successor.root.try_clone()?;
         let mut taken = Taken { moves: Vec::new(), made: Vec::new(), successor: Some(successor), synced: self.synced };
@@ -156,6 +156,87 @@ impl Commits {
 
     fn has_taken(&self, number: u64) -> Result<()> {
         tree::unlink_at(self.at(number)?.as_fd(), TAKING)
+    }
+}
+
+/// Paths of a commit that are about to move into the upper layer again.
+#[derive(Debug)]
+pub struct Returning {
+    /// The paths.
+    pub paths: Vec<Path>,
+    /// The root of the commit's layer.
+    pub root: OwnedFd,
+    /// The commit to which redo led before.
+    pub tip: Option<u64>,
+    commits: Commits,
+    number: u64,
+    synced: bool,
+    upper: OwnedFd,
+}
+
+impl Standing<'_> {
+    /// Prepares to move the paths of a commit back.
+    ///
+    /// # Errors
+    /// What opening it says; `EINVAL`: it is no such commit.
+    pub fn prepare_return(&self, number: u64) -> Result<Returning> {
+        let commits = Commits::open(self.workdir, self.namespace)?;
+        let (frozen, about) = (commits.frozen(number)?, commits.about(number)?);
+        let paths = about.paths().into_iter().map(split).collect::<Result<Vec<Path>>>()?;
+        // The next mount settles only the last one.
+        if paths.is_empty() || commits.numbers()?.last() != Some(&number) {
+            return Err(Errno::EINVAL);
+        }
+        let (root, upper) = (open_dir(frozen.root.as_fd(), c".")?, open_dir(self.root, c".")?);
+        Ok(Returning { paths, root, tip: frozen.stand.tip, commits, number, synced: self.synced, upper })
+    }
+}
+
+impl Returning {
+    /// Moves the paths. A process that is killed on the way goes on with the next mount.
+    ///
+    /// # Errors
+    /// What the system calls say; then nothing has changed.
+    pub fn put_back(&mut self, upper: BorrowedFd<'_>) -> Result<()> {
+        let at = self.commits.at(self.number)?;
+        let marker = tree::create_at(at.as_fd(), TAKING, OFlags::WRONLY, 0o600)?;
+        if self.synced {
+            data::fsync(marker.as_fd())?;
+            data::fsync(at.as_fd())?;
+        }
+        for (done, path) in self.paths.iter().enumerate() {
+            let (name, above) = last(path)?;
+            let moved = dir_at(self.root.as_fd(), above).and_then(|from| {
+                let to = dir_at(upper, above)?;
+                tree::rename_at(from.as_fd(), name, to.as_fd(), name, RenameFlags::NOREPLACE)
+            });
+            if let Err(errno) = moved {
+                for path in self.paths.iter().take(done) {
+                    let (name, above) = last(path)?;
+                    let (from, to) = (dir_at(upper, above)?, dir_at(self.root.as_fd(), above)?);
+                    tree::rename_at(from.as_fd(), name, to.as_fd(), name, RenameFlags::NOREPLACE)?;
+                }
+                self.commits.has_taken(self.number)?;
+                return Err(errno);
+            }
+        }
+        Ok(())
+    }
+
+    /// Syncs what came back, and removes the commit, in which nothing is any more.
+    ///
+    /// # Errors
+    /// What the system calls say: then the next mount does it.
+    pub fn settle(&self) -> Result<()> {
+        for path in self.paths.iter().filter(|_| self.synced) {
+            data::fsync(dir_at(self.upper.as_fd(), last(path)?.1)?.as_fd())?;
+        }
+        for path in &self.paths {
+            let depths = (1..path.len()).rev();
+            depths.for_each(|depth| remove_dir(self.root.as_fd(), path.get(..depth).unwrap_or_default()));
+        }
+        self.commits.has_taken(self.number)?;
+        self.commits.remove_empty(self.number)
     }
 }
 

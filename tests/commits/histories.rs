@@ -47,8 +47,33 @@ fn later(what: &str, mut is: View, mut was: View, links: bool) -> Result<(), Str
     same(what, &is, &was)
 }
 
+/// A path that was taken back, and the view until then.
+type Taken = (Vec<u8>, View);
+
+fn is_at(path: &[u8], other: &[u8]) -> bool {
+    other == path || other.strip_prefix(path).is_some_and(|rest| rest[0] == b'/')
+}
+
+/// Whether one of the paths that were taken back, and nothing else, is there again.
+fn returned(before: &View, is: &View, taken: &[Taken], links: bool) -> Result<(), String> {
+    let mut why = "no path was taken back".to_owned();
+    for (path, then) in taken.iter().rev() {
+        let mut wanted = before.clone();
+        wanted.objects.retain(|other, _| !is_at(path, other));
+        let then = then.objects.iter().filter(|(other, _)| is_at(path, other));
+        wanted.objects.extend(then.map(|(other, object)| (other.clone(), object.clone())));
+        let mut is = is.clone();
+        (is.same, wanted.same) = Default::default();
+        match later("the view after the way back", is, wanted, links) {
+            Ok(()) => return Ok(()),
+            Err(differs) => why = differs,
+        }
+    }
+    Err(why)
+}
+
 /// Takes a step, and compares what is seen with what it must be.
-fn step(mount: &Mount, which: u8, seen: &mut Seen, links: bool) -> Result<String, String> {
+fn step(mount: &Mount, which: u8, seen: &mut Seen, (taken, links): (&[Taken], bool)) -> Result<String, String> {
     let before = view(mount);
     let at = mount.root();
     if which < 3 {
@@ -57,6 +82,9 @@ fn step(mount: &Mount, which: u8, seen: &mut Seen, links: bool) -> Result<String
         return same("the view after a commit", &view(mount), &before).map(|()| said);
     }
     let Ok(said) = about(if which < 6 { "undo" } else { "redo" }, at) else { return Ok("no way".into()) };
+    if said.contains("there again") {
+        return returned(&before, &view(mount), taken, links).map(|()| said);
+    }
     if let Some(kept) = number(&said, "kept as commit") {
         seen.insert(kept, before);
     }
@@ -65,7 +93,12 @@ fn step(mount: &Mount, which: u8, seen: &mut Seen, links: bool) -> Result<String
 }
 
 /// Takes one of the paths that are or were seen back, and compares: nothing else may change. `on`: the last commit.
-fn path(mount: &Mount, draw: usize, (seen, on): (&Seen, u64), links: bool) -> Result<String, String> {
+fn path(
+    mount: &Mount,
+    draw: usize,
+    (seen, on): (&Seen, u64),
+    (taken, links): (&mut Vec<Taken>, bool),
+) -> Result<String, String> {
     let (before, then) = (view(mount), &seen[&on]);
     let all: std::collections::BTreeSet<_> = before.objects.keys().chain(then.objects.keys()).skip(1).collect();
     let Some(path) = all.iter().nth(draw % all.len().max(1)).map(|path| path.to_vec()).filter(|path| !path.is_empty())
@@ -77,6 +110,7 @@ fn path(mount: &Mount, draw: usize, (seen, on): (&Seen, u64), links: bool) -> Re
     let is_at = |other: &[u8]| other == path || other.strip_prefix(&path[..]).is_some_and(|rest| rest[0] == b'/');
     let mut wanted = before.clone();
     if done.is_ok() {
+        taken.push((path.clone(), before.clone()));
         wanted.objects.retain(|other, _| !is_at(other));
         let then = then.objects.iter().filter(|(other, _)| is_at(other));
         wanted.objects.extend(then.map(|(other, object)| (other.clone(), object.clone())));
@@ -93,7 +127,7 @@ fn one(plans: &[Plan], ops: &[(Op, u8)], links: bool) -> Result<(), String> {
     let stack = build(plans);
     let mut mount = stack.mount();
     let mut seen = Seen::from([(0, view(&mount))]);
-    let (mut log, mut on, mut draw) = (String::new(), 0, 0);
+    let (mut log, mut on, mut draw, mut taken) = (String::new(), 0, 0, Vec::new());
     {
         let mut real = Real::new(&mount);
         for (op, which) in ops {
@@ -101,7 +135,7 @@ fn one(plans: &[Plan], ops: &[(Op, u8)], links: bool) -> Result<(), String> {
             let outcome = real.apply(&op);
             log += &format!("  {op:?}{}\n", if outcome.is_ok() { "" } else { " failed" });
             if *which < 8 {
-                let done = step(&mount, *which, &mut seen, links).map_err(|why| format!("{log}{why}"))?;
+                let done = step(&mount, *which, &mut seen, (&taken, links)).map_err(|why| format!("{log}{why}"))?;
                 log += &format!("  = {which} {done}\n");
                 on = number(&done, "is at commit").or(number(&done, "commit").filter(|_| *which < 3)).unwrap_or_else(
                     || {
@@ -110,7 +144,8 @@ fn one(plans: &[Plan], ops: &[(Op, u8)], links: bool) -> Result<(), String> {
                 );
             } else if *which < 14 {
                 draw += 7919 + usize::from(*which);
-                let done = path(&mount, draw, (&seen, on), links).map_err(|why| format!("{log}{which}: {why}"))?;
+                let done = path(&mount, draw, (&seen, on), (&mut taken, links))
+                    .map_err(|why| format!("{log}{which}: {why}"))?;
                 log += &format!("  = {which} {done}\n");
             }
         }

@@ -89,6 +89,11 @@ fn a_path_is_what_it_was_and_nothing_else_changes() {
                     sh(mount.root(), "ls -lR > /dev/null; ! cat a/x nowhere d/nowhere 2> /dev/null");
                 }
                 let before = view(&is);
+                undo(&is, paths).unwrap_or_else(|why| panic!("{at_the_path}: {why}"));
+                sh(is.root(), "ls -lR > /dev/null");
+                let again = about("redo", is.root()).unwrap_or_else(|why| panic!("{at_the_path}: redo: {why}"));
+                assert_eq!(again, "what was taken back is there again\n");
+                assert!(view(&is) == before, "{at_the_path}: after a redo {:#?}\nnot {before:#?}", view(&is));
                 let said = undo(&is, paths).unwrap_or_else(|why| panic!("{at_the_path}: {why}"));
                 let kept = if committed {
                     "is as at commit 1; what it was is kept as commit 2\n"
@@ -257,12 +262,32 @@ fn layers() -> tempfile::TempDir {
 
 #[test]
 fn an_undo_of_paths_that_is_killed_is_made_or_not() {
+    kill_at_each_call(&|base, paths| take(base, paths), &|_, _| {});
+}
+
+#[test]
+fn a_redo_of_paths_that_is_killed_is_made_or_not() {
+    let redo = |base: &Path, _: &[&str]| crate::crash::take(base, &Step::Redo);
+    kill_at_each_call(&redo, &|base, paths| take(base, paths).unwrap());
+}
+
+/// A step with these paths.
+type Take<'a> = &'a dyn Fn(&Path, &[&str]) -> Result<(), String>;
+
+/// Ends a step at each of its calls.
+fn kill_at_each_call(take: Take<'_>, prepare: &dyn Fn(&Path, &[&str])) {
     for paths in [&["a"][..], &["d/e/g"], &["d/f"], &["r", "s"], &["a", "d", "r", "s"]] {
+        let layers = || {
+            let scratch = layers();
+            prepare(scratch.path(), paths);
+            scratch
+        };
         let see = |base: &Path| -> engine::View { open(base).view().unwrap() };
         let scratch = layers();
         let before = see(scratch.path());
         take(scratch.path(), paths).unwrap();
         let after = see(scratch.path());
+        let left = fs::read_dir(scratch.path().join("work/commits")).unwrap().count();
         assert!(before != after);
         let (mut stayed, mut went) = (0, 0);
         for at in 0.. {
@@ -284,7 +309,7 @@ fn an_undo_of_paths_that_is_killed_is_made_or_not() {
             assert!(see(base) == after, "{paths:?} after a kill at call {at}");
             // Nothing is left of what was broken off.
             let commits = fs::read_dir(base.join("work/commits")).unwrap().count();
-            assert_eq!(commits, 1, "{paths:?} after a kill at call {at}");
+            assert_eq!(commits, left, "{paths:?} after a kill at call {at}");
         }
         assert!(stayed > 20 && went > 0, "{paths:?}: {stayed} {went}");
     }
@@ -362,4 +387,31 @@ fn no_path_is_taken_back_beneath_a_mount() {
     sh(mount.root(), "umount m/on");
     undo(&mount, &["m"]).unwrap();
     assert!(!mount.has("m"));
+}
+
+#[test]
+fn a_redo_moves_nothing_over_what_has_come_since() {
+    within(60, || {
+        let stack = stack();
+        let mut mount = stack.mount();
+        sh(mount.root(), "echo n > d/n; echo a > a; echo o > other");
+        undo(&mount, &["d/n"]).unwrap();
+        undo(&mount, &["a"]).unwrap();
+        mount.remount();
+        let redo = || about("redo", stack.merged.as_path());
+        sh(mount.root(), "echo since > a");
+        let error = redo().unwrap_err();
+        assert!(error.contains("it has changed since") && error.lines().count() == 1, "{error}");
+        undo(&mount, &["a"]).unwrap();
+        // Back in the order in which they went.
+        redo().unwrap();
+        assert_eq!(mount.text("a"), "since\n");
+        sh(mount.root(), "rm a; mv d k; mkdir d");
+        undo(&mount, &["a"]).unwrap();
+        mount.write("other", "more").unwrap();
+        let error = redo();
+        assert!(error.is_ok() && !mount.has("a"), "{error:?}");
+        assert!(redo().is_err());
+        assert_eq!((mount.has("k/n"), mount.text("other")), (false, "more".into()));
+    });
 }

@@ -108,6 +108,7 @@ fn tell_of_paths(done: &Done, quiet: bool) -> Result<u8, Failure> {
 
 fn tell(done: &Done, quiet: bool) -> Result<u8, Failure> {
     let at = match done.on {
+        _ if done.returned => "what was taken back is there again".to_owned(),
         0 => "the view has the lower layers as they are".to_owned(),
         on => format!("the view is at commit {on}"),
     };

@@ -16,6 +16,7 @@ const UNDO_PATHS: u64 = 5;
 /// The first number of an answer.
 const DONE: u64 = 1;
 const REFUSED: u64 = 2;
+const RETURNED: u64 = 3;
 
 /// The order for a step.
 pub fn order(step: &Step) -> Ordered {
@@ -51,9 +52,10 @@ pub(super) fn asked(uid: u32, question: &[u8]) -> Result<Step> {
 /// The answer to an order.
 pub(super) fn answer(done: std::result::Result<Done, SetupError>) -> Vec<u8> {
     let ordered = match done {
-        Ok(Done { made, on }) => {
-            Ordered { numbers: [DONE, on], bytes: made.unwrap_or_default().to_ne_bytes().to_vec() }
-        }
+        Ok(Done { made, on, returned }) => Ordered {
+            numbers: [if returned { RETURNED } else { DONE }, on],
+            bytes: made.unwrap_or_default().to_ne_bytes().to_vec(),
+        },
         Err(SetupError { what, reason, hint }) => {
             Ordered { numbers: [REFUSED, 0], bytes: [what, reason, hint].join("\0").into_bytes() }
         }
@@ -66,9 +68,9 @@ pub(super) fn answer(done: std::result::Result<Done, SetupError>) -> Vec<u8> {
 /// # Errors
 /// Why the step was not taken.
 pub fn done(answer: &Ordered) -> std::result::Result<Done, SetupError> {
-    if let [DONE, on] = answer.numbers {
+    if let [kind @ (DONE | RETURNED), on] = answer.numbers {
         let made = answer.bytes.first_chunk().map(|bytes| u64::from_ne_bytes(*bytes)).filter(|&made| made != 0);
-        return Ok(Done { made, on });
+        return Ok(Done { made, on, returned: kind == RETURNED });
     }
     let text = String::from_utf8_lossy(&answer.bytes).into_owned();
     let mut parts = text.split('\0').map(str::to_owned);

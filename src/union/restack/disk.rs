@@ -114,7 +114,7 @@ impl Union {
         upper.root.fd().map_err(failed("upperdir"))
     }
 
-    fn commits(&self) -> Setup<Commits> {
+    pub(super) fn commits(&self) -> Setup<Commits> {
         let workdir = self.stands.workdir.as_ref().ok_or(Errno::EROFS).map_err(failed("workdir"))?;
         Commits::open(workdir.as_fd(), self.stands.own).map_err(failed("workdir/commits"))
     }

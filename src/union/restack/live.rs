@@ -14,7 +14,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use super::disk::Ready;
-use super::{Done, Step};
+use super::{Done, Step, back};
 use crate::base::sync::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use crate::format::commits::Why;
 use crate::union::Union;
@@ -100,7 +100,7 @@ impl Live {
     }
 
     /// Closes all doors; `None`: somebody is inside and does not leave.
-    fn close(&self) -> Option<Closed<'_>> {
+    pub(super) fn close(&self) -> Option<Closed<'_>> {
         let deadline = Instant::now() + PATIENCE;
         let mut closed = Vec::with_capacity(DOORS);
         for door in &self.doors {
@@ -139,6 +139,7 @@ pub fn step_together(views: &[&Live], step: &Step, check: &dyn Fn() -> Setup<()>
     loop {
         let done = match (step, views) {
             (Step::UndoPaths { paths }, [view]) => try_paths(view, paths, check)?,
+            (Step::Redo, _) => try_redo(views, check)?,
             _ => try_step(views, step, check)?,
         };
         if let Some(done) = done {
@@ -194,6 +195,7 @@ fn try_step(views: &[&Live], step: &Step, check: &dyn Fn() -> Setup<()>) -> Setu
     Ok(first.map(|ready| Done {
         made: (ready.aim.why != Why::Empty).then_some(ready.successor.number),
         on: ready.stand.on,
+        returned: false,
     }))
 }
 
@@ -214,7 +216,21 @@ fn try_paths(view: &Live, paths: &[Vec<u8>], check: &dyn Fn() -> Setup<()>) -> S
     drop(closed);
     union.tidy_taken(&taking);
     union.tell_returned(&notes);
-    Ok(Some(Done { made: Some(taking.number()), on: taking.on }))
+    Ok(Some(Done { made: Some(taking.number()), on: taking.on, returned: false }))
+}
+
+/// One attempt to come forward: to paths that were taken back in one of the views, or to the next commit.
+fn try_redo(views: &[&Live], check: &dyn Fn() -> Setup<()>) -> Setup<Option<Done>> {
+    for view in views {
+        if view.enter().has_taken()? {
+            if view.long.load(SeqCst) > 0 {
+                return Ok(None);
+            }
+            let on = back::try_return(view, check)?;
+            return Ok(on.map(|on| Done { made: None, on, returned: true }));
+        }
+    }
+    try_step(views, &Step::Redo, check)
 }
 
 /// Prepares a step in each view, with whether something has changed there.

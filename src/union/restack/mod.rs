@@ -6,6 +6,7 @@
 //! [`Live`] is for: it holds the union that is served.
 
 mod aliases;
+mod back;
 mod disk;
 mod labels;
 mod live;
@@ -56,6 +57,8 @@ pub struct Done {
     pub made: Option<u64>,
     /// The commit that the view stands on now; 0: the lower layers.
     pub on: u64,
+    /// Paths that were taken back are there again.
+    pub returned: bool,
 }
 
 /// What commits need of how the union was set up.

@@ -11,7 +11,7 @@ use super::labels::Lost;
 use super::returned::Notes;
 use crate::base::{Errno, Name, Result};
 use crate::format::Redirect;
-use crate::format::commits::{About, MOST_TEXT, Why};
+use crate::format::commits::{About, MOST_TEXT, Stand, Why};
 use crate::format::mark::{Mark, Namespace, Opacity};
 use crate::inode::Body;
 use crate::layer::{DirPlace, Place};
@@ -22,6 +22,7 @@ use crate::sys::stat::{Stat, stat_at, stat_fd};
 use crate::sys::{dirent, xattr};
 use crate::union::Union;
 use crate::union::refusal::{Setup, SetupError};
+use crate::upper::commits::stand_of;
 use crate::upper::taken::{Path, Taken, dir_at, joined};
 
 /// Paths that are about to be taken.
@@ -80,7 +81,7 @@ impl Union {
     pub(super) fn make_ready_to_take(&self, paths: &[Vec<u8>]) -> Setup<Taking> {
         let root = self.root_fd()?;
         let standing = self.standing(&root)?;
-        let (paths, on) = (parse(paths)?, self.standpoint()?.stand.on);
+        let (paths, stand) = (parse(paths)?, self.standpoint()?.stand);
         if !self.has_empty_index() {
             let reason = "hard links of lower files were changed, and single paths cannot be taken back beside them";
             return Err(SetupError::new("index", reason, "plyfs commit first, and then go back as a whole"));
@@ -105,9 +106,9 @@ impl Union {
         let about = About { seconds, why: Why::Paths, id, text };
         let number = self.next_number()?;
         let taken = standing
-            .prepare_taken(&paths, (number, &about), on)
+            .prepare_taken(&paths, (number, &about), stand)
             .map_err(|errno| SetupError::new("workdir/commits", errno.to_string(), "nothing has changed"))?;
-        Ok(Taking { taken, moved_dirs, on })
+        Ok(Taking { taken, moved_dirs, on: stand.on })
     }
 
     /// Refuses a path at which the upper layer has nothing, or whose directories are not what they were.
@@ -196,6 +197,15 @@ impl Union {
             moves.push((path.clone(), held.ino, below));
         }
         taking.taken.take().map_err(failed)?;
+        // A redo leads back.
+        let (own, tip) = (self.stands.own, Some(taking.number()));
+        let marked = stand_of(root.as_fd(), own).and_then(|stand| {
+            let stand = Stand { tip, ..stand };
+            xattr::set_fd(root.as_fd(), own.key(Mark::On), stand.encode().as_bytes(), 0)
+        });
+        if let Err(errno) = marked {
+            log::warn!("a redo does not lead to what was taken back: {errno}");
+        }
         let places = self.places_of(&taking.taken, &moves);
         Ok(Some(places.map_or_else(
             |errno| {
@@ -309,11 +319,7 @@ impl Union {
         });
         let mut seeds = Vec::new();
         for (path, _, _) in moves {
-            let Some((name, above)) = path.split_last() else { continue };
-            let root = self.table.get(crate::inode::InodeId::ROOT);
-            let parent =
-                above.iter().try_fold(root, |at, name| Some(at.and_then(|at| self.table.by_name(at.id, name))));
-            seeds.extend(parent.flatten().map(|parent| (parent.id, name.clone())));
+            seeds.extend(self.seed(path));
         }
         self.returned(lost, &|_| false, seeds)
     }

@@ -191,8 +191,7 @@ impl Returning<'_> {
         let is_lost = |part: &DirPart| !now.parts(0).any(|(_, other)| is_one(part, other));
         let is_new = |part: &DirPart| !before.parts(0).any(|(_, other)| is_one(part, other));
         let lost: Vec<&DirPart> = before.parts(0).map(|(_, part)| part).filter(|part| is_lost(part)).collect();
-        let new: Vec<&DirPart> =
-            now.parts(0).map(|(_, part)| part).filter(|part| part.level > 0 && is_new(part)).collect();
+        let new: Vec<&DirPart> = now.parts(0).map(|(_, part)| part).filter(|part| is_new(part)).collect();
         // A part that has come or gone with another one, which hid it.
         let was_known = |part: &&&DirPart| !(self.is_added)(part);
         let uncovered = new.iter().any(|part| was_known(&part)) || lost.iter().any(|part| self.has(part));
