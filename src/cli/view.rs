@@ -1,7 +1,7 @@
 //! The view that a command is about: a mounted one, which its daemon describes, or the layers of `-o`. Its layers are
 //! opened to be looked at.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
@@ -91,14 +91,15 @@ impl View {
         let mut paths: Vec<PathBuf> =
             if words.is_empty() { Vec::new() } else { mount.inside(&first).into_iter().collect() };
         for word in others {
-            let path = if is_named && word.is_relative() { mount.at.join(plain(word)) } else { real(word)? };
+            let path = if is_named && word.is_relative() { real(&mount.at.join(word))? } else { real(word)? };
             paths.push(mount.inside(&path).ok_or_else(|| {
                 let reason = format!("it is not in the view at {}", mount.at.display());
                 Failure::usage(word.display().to_string(), reason, "name paths of one view")
             })?);
         }
+        let is_whole = !others.is_empty() && paths.iter().skip(1).any(|path| path.as_os_str().is_empty());
         paths.retain(|path| !path.as_os_str().is_empty());
-        Ok(Shown { dir, told, paths, is_named })
+        Ok(Shown { dir, told, paths, is_named, is_whole })
     }
 }
 
@@ -112,6 +113,8 @@ pub struct Shown {
     pub paths: Vec<PathBuf>,
     /// The first word was its mountpoint.
     pub is_named: bool,
+    /// A word behind it means all of it.
+    pub is_whole: bool,
 }
 
 /// The mount that a view was found by, which may show one of its directories only.
@@ -196,18 +199,23 @@ fn plain(path: &Path) -> PathBuf {
     })
 }
 
-/// A path without symbolic links above its last component. What is deleted has no directory any more.
+/// A path without symbolic links above its last component, and without `..`, which leads where the kernel says. What is
+/// deleted has no directory any more.
 fn real(path: &Path) -> Result<PathBuf, Failure> {
     let failed = |error: std::io::Error| Failure::refused(path.display().to_string(), error.to_string(), "");
     let whole = std::path::absolute(path).map_err(failed)?;
-    let whole = Path::new("/").join(plain(&whole));
-    let (mut above, mut below) = (whole.parent(), vec![whole.file_name().map(OsStr::to_owned).unwrap_or_default()]);
+    let Some(name) = whole.file_name() else { return whole.canonicalize().map_err(failed) };
+    let (mut above, mut below) = (whole.parent(), vec![name.to_owned()]);
     while let Some(dir) = above {
         if let Ok(mut real) = dir.canonicalize() {
             real.extend(below.iter().rev());
             return Ok(real);
         }
-        below.push(dir.file_name().map(OsStr::to_owned).unwrap_or_default());
+        let Some(name) = dir.file_name() else {
+            let reason = "`..` stands behind what is not there";
+            return Err(Failure::refused(path.display().to_string(), reason, "name it without"));
+        };
+        below.push(name.to_owned());
         above = dir.parent();
     }
     Ok(whole)

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use super::commits::{Commits, Standing, Successor, open_dir};
 use crate::base::{Errno, Name, Result};
 use crate::format::commits::{About, Stand};
-use crate::format::mark::Mark;
+use crate::format::mark::{Mark, Namespace};
 use crate::sys::path::OFlags;
 use crate::sys::stat::stat_at;
 use crate::sys::tree::{self, RenameFlags};
@@ -109,6 +109,24 @@ impl Standing<'_> {
         self.dress(dir, like, like, &marks)
     }
 
+    /// The directory at a path of a commit's layer, and the one of the upper layer, which is made anew where it is gone.
+    fn dirs_back(&self, layer: BorrowedFd<'_>, path: &[Name]) -> Result<(OwnedFd, OwnedFd)> {
+        let (mut from, mut to) = (open_dir(layer, c".")?, open_dir(self.root, c".")?);
+        for name in path.iter().map(Name::as_c_str) {
+            from = open_dir(from.as_fd(), name)?;
+            to = match open_dir(to.as_fd(), name) {
+                Err(Errno::ENOENT) => {
+                    tree::mkdir_at(to.as_fd(), name, 0o700)?;
+                    let made = open_dir(to.as_fd(), name)?;
+                    self.dress_like(made.as_fd(), from.as_fd())?;
+                    made
+                }
+                dir => dir?,
+            };
+        }
+        Ok((from, to))
+    }
+
     /// Moves paths back that were about to be taken when the process ended.
     pub(super) fn settle_taken(&self, commits: &Commits) -> Result<()> {
         let Some(&number) = commits.numbers()?.last() else { return Ok(()) };
@@ -132,7 +150,7 @@ impl Standing<'_> {
         }
         for (path, _) in paths.iter().zip(&there).filter(|(_, there)| **there) {
             let (name, above) = last(path)?;
-            let (from, to) = (dir_at(frozen.root.as_fd(), above)?, dir_at(self.root, above)?);
+            let (from, to) = self.dirs_back(frozen.root.as_fd(), above)?;
             tree::rename_at(from.as_fd(), name, to.as_fd(), name, RenameFlags::NOREPLACE)?;
         }
         for path in &paths {
@@ -142,6 +160,16 @@ impl Standing<'_> {
         commits.has_taken(number)?;
         commits.remove_empty(number)
     }
+}
+
+/// Whether paths were about to be taken, or to be put back, when the process ended: the upper layer is neither what it was nor
+/// what it is to be until the next mount.
+///
+/// # Errors
+/// What reading the work directory says.
+pub fn is_half_done(workdir: BorrowedFd<'_>, namespace: Namespace) -> Result<bool> {
+    let commits = Commits::open(workdir, namespace)?;
+    commits.numbers()?.last().map_or(Ok(false), |&number| commits.is_taking(number))
 }
 
 impl Commits {

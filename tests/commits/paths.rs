@@ -164,16 +164,66 @@ fn what_cannot_be_taken_back_is_one_line_and_changes_nothing() {
             (&["n"], "more names"),
             (&["n2"], "more names"),
             (&["3", "a"], "a number stands beside paths"),
+            (&["."], "it is the whole view"),
+            (&["d/.."], "it is the whole view"),
+            (&["a", "."], "it is the whole view"),
+            (&["../a"], "it is not in the view"),
         ] {
             let error = undo(&mount, paths).unwrap_err();
             assert!(error.contains(said) && error.lines().count() == 1, "{paths:?}: {error}");
         }
         assert!(view(&mount) == before);
         assert_eq!(fs::read_dir(stack.scratch.path().join("work/commits")).map_or(0, |all| all.count()), 0);
-        undo(&mount, &["n", "n2"]).unwrap_err();
+        // All names of a file go together, wherever they are.
+        undo(&mount, &["n", "n2"]).unwrap();
+        assert!(!mount.has("n") && !mount.has("n2"));
         sh(mount.root(), "echo changed > l/one");
         if stack.scratch.path().join("work/index").exists() {
             assert!(undo(&mount, &["a"]).unwrap_err().contains("hard links"));
+        }
+    });
+}
+
+/// The parent of a directory that a symlink leads to, as the kernel has it.
+#[test]
+fn two_dots_lead_where_the_kernel_says() {
+    within(60, || {
+        let stack = stack();
+        let mut mount = stack.mount();
+        sh(mount.root(), "echo n > d/f; echo n > f; ln -s d/e lk");
+        undo(&mount, &["lk/../f"]).unwrap();
+        assert_eq!((mount.text("d/f"), mount.text("f")), ("f".into(), "n\n".into()));
+        mount.unmount();
+        let options = stack.layer_options("work");
+        for path in ["lk/../f", "d/..", "."] {
+            plyfs(&["undo", path, "-o", &options]).unwrap_err();
+        }
+        assert_eq!(stack.mount().text("f"), "n\n");
+    });
+}
+
+/// Whichever marks a directory was made anew with.
+#[test]
+fn nothing_is_taken_back_in_a_directory_that_hides_what_is_below() {
+    within(60, || {
+        for opaque in ["trusted.overlay.opaque", "user.overlay.opaque", ".wh..wh..opq"] {
+            if opaque.starts_with("trusted") && who() != Who::Root {
+                continue;
+            }
+            let stack = stack();
+            stack.upper().file("d/f", "new");
+            match opaque.strip_prefix('.') {
+                Some(_) => stack.upper().file("d/.wh..wh..opq", ""),
+                None => stack.upper().with_xattr("d", opaque, b"y"),
+            };
+            let mount = stack.mount();
+            if mount.has("d/top") {
+                // This mark counts for nothing here.
+                continue;
+            }
+            let error = undo(&mount, &["d/f"]).unwrap_err();
+            assert!(error.contains("its directory d was made anew"), "{opaque}: {error}");
+            assert_eq!(mount.text("d/f"), "new");
         }
     });
 }
@@ -313,6 +363,31 @@ fn kill_at_each_call(take: Take<'_>, prepare: &dyn Fn(&Path, &[&str])) {
         }
         assert!(stayed > 20 && went > 0, "{paths:?}: {stayed} {went}");
     }
+}
+
+/// An apply would bring half of it below.
+#[test]
+fn no_tool_looks_at_a_layer_in_which_an_undo_of_paths_was_broken_off() {
+    let mut found = false;
+    for at in 0.. {
+        let scratch = layers();
+        let base = scratch.path();
+        let (_, calls) = with_plan(Plan::dead_from(at), || take(base, &["d/e/g", "r", "s"]));
+        assert!(calls > at, "never half done");
+        let has_taking = base.join("work/commits/1/taking").exists();
+        if has_taking && !base.join("upper/d/e/g").exists() {
+            let error = plyfs::union::look(&config(&base.join("lower"), base)).err().map(|error| error.to_string());
+            assert!(error.as_ref().is_some_and(|error| error.contains("was broken off")), "{error:?}");
+            // Whatever else has changed there, what was to be taken comes back.
+            fs::remove_dir_all(base.join("upper/d")).unwrap();
+            open(base);
+            assert_eq!(fs::read_to_string(base.join("upper/d/e/g")).unwrap(), "changed");
+            plyfs::union::look(&config(&base.join("lower"), base)).unwrap();
+            found = true;
+            break;
+        }
+    }
+    assert!(found);
 }
 
 /// Without an index all names of a lower file lead to the copy as long as the view is mounted.

@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -80,16 +80,22 @@ impl Which {
     /// There is none; the paths lie in several.
     pub fn find_with_paths(&self, words: &[PathBuf]) -> Result<(Target, Vec<PathBuf>), Failure> {
         if !self.options.is_empty() {
-            return Ok((self.find(None)?, words.iter().map(|path| changes::relative(path)).collect()));
+            let paths: Vec<PathBuf> = words.iter().map(|path| changes::relative(path)).collect();
+            check_plain(words)?;
+            if let Some(at) = paths.iter().position(|path| path.as_os_str().is_empty()) {
+                return Err(whole_view(words.get(at)));
+            }
+            return Ok((self.find(None)?, paths));
         }
         if let Some((first, paths)) = words.split_first()
             && let Some(session) = changes::named(first, self.store.clone())?
         {
+            check_plain(paths)?;
             return of_session_with_paths(&session, paths);
         }
-        let Shown { dir, paths, is_named, .. } = View::shown(words)?;
-        if paths.is_empty() && !is_named {
-            return Err(Failure::usage("undo", "it is the whole view", "name it by its mountpoint"));
+        let Shown { dir, paths, is_named, is_whole, .. } = View::shown(words)?;
+        if is_whole || (paths.is_empty() && !is_named) {
+            return Err(whole_view(words.last()));
         }
         Ok((Target::Served(dir), paths))
     }
@@ -99,6 +105,21 @@ impl Which {
         let abilities = Abilities { mounts_directly: process::is_admin(), ids_are_initial: process::ids_are_initial() };
         Ok(resolve::resolve(&words, None, Path::new("/"), Manner::default(), abilities)?.config)
     }
+}
+
+/// Refuses `..` in paths of a view that cannot be asked where that leads.
+fn check_plain(paths: &[PathBuf]) -> Result<(), Failure> {
+    match paths.iter().find(|path| path.components().any(|part| part == Component::ParentDir)) {
+        Some(path) => {
+            Err(Failure::usage(path.display().to_string(), "`..` may lead through a symlink", "name it without"))
+        }
+        None => Ok(()),
+    }
+}
+
+fn whole_view(word: Option<&PathBuf>) -> Failure {
+    let word = word.map_or_else(|| "undo".to_owned(), |word| word.display().to_string());
+    Failure::usage(word, "it is the whole view", "plyfs undo with the view alone goes back with that")
 }
 
 /// A session's file system in which all of these paths are.
@@ -120,7 +141,7 @@ fn of_session_with_paths(session: &Session, paths: &[PathBuf]) -> Result<(Target
     let inside = |path: &PathBuf| path.strip_prefix(changes::relative(&place.at)).map(Path::to_owned).ok();
     let inside: Vec<PathBuf> = whole.iter().filter_map(inside).collect();
     if inside.iter().any(|path| path.as_os_str().is_empty()) {
-        return Err(Failure::usage(first.display().to_string(), "it is the whole view", "plyfs undo without a path"));
+        return Err(whole_view(paths.first()));
     }
     Ok((of_session(session, Some((place, &whole)))?, inside))
 }

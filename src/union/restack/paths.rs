@@ -42,12 +42,29 @@ struct Below {
     ino: u64,
 }
 
+/// By its inode number, how many names of a file are in what is taken, how many it has, and the first path that has one.
+type Links = HashMap<u64, (u64, u64, Path)>;
+
 fn shown(path: &[Name]) -> String {
     String::from_utf8_lossy(&joined(path)).into_owned()
 }
 
 fn refused<T>(path: &[Name], reason: impl Into<String>, hint: impl Into<String>) -> Setup<T> {
     Err(SetupError::new(shown(path), reason, hint))
+}
+
+/// Whether anything says that a directory hides those below it: a view believes more marks than its own.
+fn is_opaque(dir: BorrowedFd<'_>) -> Result<bool> {
+    for namespace in [Namespace::Trusted, Namespace::User] {
+        let mark = xattr::get_at(dir, c".", namespace.key(Mark::Opaque))?;
+        if Opacity::parse(mark.as_deref()) == Opacity::Opaque {
+            return Ok(true);
+        }
+    }
+    match stat_at(dir, c".wh..wh..opq") {
+        Err(Errno::ENOENT) => Ok(false),
+        there => there.map(|_| true),
+    }
 }
 
 fn at(path: &[Name]) -> impl Fn(Errno) -> SetupError {
@@ -71,7 +88,11 @@ fn parse(paths: &[Vec<u8>]) -> Setup<Vec<Path>> {
     all.sort();
     all.dedup_by(|later, earlier| later.starts_with(earlier));
     if all.iter().map(|path| joined(path).len() + 1).sum::<usize>() > MOST_TEXT {
-        return Err(SetupError::new("the paths", format!("they have more than {MOST_TEXT} bytes"), "name fewer"));
+        return Err(SetupError::new(
+            "the paths",
+            format!("they have more than {MOST_TEXT} bytes"),
+            "name a directory, or some in each of several commands",
+        ));
     }
     Ok(all)
 }
@@ -137,7 +158,7 @@ impl Union {
             if mark(Mark::Redirect)?.is_some() {
                 return refused(path, format!("its directory {} was renamed", shown(here)), undo_that());
             }
-            if anew.is_none() && Opacity::parse(mark(Mark::Opaque)?.as_deref()) == Opacity::Opaque {
+            if anew.is_none() && is_opaque(dir.as_fd()).map_err(&failed)? {
                 anew = Some(here);
             }
         }
@@ -185,7 +206,7 @@ impl Union {
         if self.linked.moved_dirs.load(SeqCst) != taking.moved_dirs || !self.has_empty_index() {
             return Ok(None);
         }
-        let mut moves = Vec::new();
+        let (mut moves, mut links) = (Vec::new(), Links::new());
         for (path, parent) in taking.taken.parents() {
             let Some((name, above)) = path.split_last() else { return Ok(None) };
             let there = dir_at(root.as_fd(), above).and_then(|dir| stat_fd(dir.as_fd()));
@@ -193,8 +214,12 @@ impl Union {
             if there.map(|there| there.ino) != Ok(held.ino) || stat_at(parent, name.as_c_str()).is_err() {
                 return Ok(None);
             }
-            let below = self.look_through(path, parent, name)?;
+            let below = self.look_through(path, parent, name, &mut links)?;
             moves.push((path.clone(), held.ino, below));
+        }
+        if let Some((.., path)) = links.values().find(|(names, links, _)| names < links) {
+            let hint = "take all of its names back at once";
+            return refused(path, "a file has more names, elsewhere in the view", hint);
         }
         taking.taken.take().map_err(failed)?;
         // A redo leads back.
@@ -216,13 +241,12 @@ impl Union {
         )))
     }
 
-    /// The directories in what is taken. A file that has names elsewhere, too, is refused.
-    fn look_through(&self, path: &[Name], parent: BorrowedFd<'_>, name: &Name) -> Setup<Vec<Below>> {
+    /// The directories in what is taken, and what hard links are in it.
+    fn look_through(&self, path: &Path, parent: BorrowedFd<'_>, name: &Name, links: &mut Links) -> Setup<Vec<Below>> {
         let (failed, own) = (at(path), self.stands.own);
-        let mut links: HashMap<u64, (u64, u64)> = HashMap::new();
         let mut count = |dir: BorrowedFd<'_>, name: &Name, stat: &Stat| -> Result<()> {
             if stat.nlink > 1 && !is_whiteout(dir, name, stat, own)? {
-                links.entry(stat.ino).or_insert((0, stat.nlink)).0 += 1;
+                links.entry(stat.ino).or_insert_with(|| (0, stat.nlink, path.clone())).0 += 1;
             }
             Ok(())
         };
@@ -245,10 +269,7 @@ impl Union {
         } else {
             count(parent, name, &stat).map_err(&failed)?;
         }
-        match links.values().any(|(names, links)| names < links) {
-            true => refused(path, "a file has more names, elsewhere in the view", "take all of its names back at once"),
-            false => Ok(below),
-        }
+        Ok(below)
     }
 
     /// Where the directories are that hold what was taken, and those in it: by their inode numbers in the upper layer, and, for
