@@ -15,6 +15,7 @@ mod histories;
 mod hostile;
 mod images;
 mod imports;
+mod outputs;
 mod ranges;
 mod squash;
 mod weights;

@@ -335,7 +335,10 @@ impl Apply {
         }
         let line = match (found, dropped) {
             (true, _) => "the apply that was broken off is done\n",
-            (false, true) => "the apply that was broken off had changed nothing: start it again\n",
+            (false, true) => {
+                let reason = "the apply that was broken off had changed nothing";
+                return Err(Failure::refused("--resume", reason, "start it again, without --resume"));
+            }
             (false, false) => {
                 return Err(Failure::refused("--resume", "no apply was broken off", "leave it out to apply changes"));
             }

@@ -11,6 +11,7 @@ mod walk;
 
 use std::collections::HashMap;
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 pub use self::image::{Blob, Image, Place};
@@ -18,6 +19,8 @@ pub(super) use self::image::{TAG, architecture, undone};
 pub use self::squeeze::{Compression, Squeeze, Squeezed, hex};
 pub(super) use self::walk::MARKS;
 use super::Layers;
+use crate::merge::DirPart;
+use crate::sys::stat::stat_fd;
 
 /// What an archive is to hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,6 +102,17 @@ impl<W: Write> Export<W> {
     pub fn finish(self) -> io::Result<(W, Exported)> {
         Ok((self.archive.finish()?, self.done))
     }
+}
+
+/// The device and inode numbers of the roots of the layers that are written.
+///
+/// # Errors
+/// `EMFILE`, `ENFILE`, and what stat says.
+pub fn roots(layers: &Layers, which: Which) -> crate::base::Result<Vec<(u64, u64)>> {
+    let parts = layers.stack.lowers.iter().chain(&layers.root.upper);
+    let written = parts.filter(|part| matches!(which, Which::Merged) || which == Which::Level(part.level));
+    let id = |part: &DirPart| stat_fd(part.place.fd()?.as_fd()).map(|stat| (stat.dev, stat.ino));
+    written.map(id).collect()
 }
 
 /// The positions of the layers of a view, the lowest first: their order in an image.

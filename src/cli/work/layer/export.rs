@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{IsTerminal, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use clap::{ArgGroup, Args, ValueEnum};
@@ -103,6 +104,7 @@ impl Give {
             Some(part) => vec![Which::Level(self.topmost(part)?)],
             None => return Err(Failure::refused("the session", "it has changed nothing", "")),
         };
+        self.check_outside(&parts, &which)?;
         let _spinner = Spinner::new("exporting");
         let written = match (&self.tar, &self.oci) {
             (Some(file), _) => vec![self.write_tar(file, &mut parts, &which, until)?],
@@ -189,16 +191,50 @@ impl Give {
             }
             return self.write(stdout, parts, which, until);
         }
+        let failed = |error: std::io::Error| output(&told::line(to), &error);
+        // A symlink stays.
+        let to = &to.canonicalize().unwrap_or_else(|_| to.to_owned());
+        let old = std::fs::metadata(to).ok();
+        if old.as_ref().is_some_and(|old| !old.is_file() && !old.is_dir()) {
+            // A device or a pipe takes the bytes, and stays.
+            let out = File::options().write(true).open(to).map_err(failed)?;
+            return self.write(out, parts, which, until);
+        }
         let name = to.file_name().ok_or_else(|| Failure::usage("--tar", "it is no name of a file", ""))?;
         let undone = to.with_file_name(OsString::from_vec([&b"."[..], name.as_bytes(), b".undone"].concat()));
-        let failed = |error: std::io::Error| output(&told::line(to), &error);
-        let file = File::create(&undone).map_err(failed)?;
+        // What is left of an export that was broken off; nobody else's symlink is followed.
+        let _ = std::fs::remove_file(&undone);
+        let file = File::create_new(&undone).map_err(failed)?;
         let again = file.try_clone().map_err(failed)?;
         let written = self.write(file, parts, which, until).and_then(|written| {
-            again.sync_all().and_then(|()| std::fs::rename(&undone, to)).map_err(failed)?;
+            let kept = old.map_or(Ok(()), |old| again.set_permissions(old.permissions()));
+            kept.and_then(|()| again.sync_all()).and_then(|()| std::fs::rename(&undone, to)).map_err(failed)?;
             Ok(written)
         });
         written.inspect_err(|_| _ = std::fs::remove_file(&undone))
+    }
+
+    /// Refuses to write into a layer that is read, or into the view: the archive would have itself in it.
+    fn check_outside(&self, parts: &[Part], which: &[Which]) -> Result<(), Failure> {
+        let to = match (&self.tar, &self.oci) {
+            (Some(file), _) if file != Path::new("-") => file.clone(),
+            (None, Some(place)) => place_of(place).dir,
+            _ => return Ok(()),
+        };
+        let id = |path: &Path| {
+            std::fs::metadata(path).ok().filter(|stat| stat.is_dir()).map(|stat| (stat.dev(), stat.ino()))
+        };
+        let mut roots: Vec<(u64, u64)> = self.words.iter().filter_map(|word| id(word)).collect();
+        for (part, which) in parts.iter().flat_map(|part| which.iter().map(move |which| (part, *which))) {
+            let found = export::roots(&part.layers, which);
+            roots.extend(found.map_err(|errno| Failure::refused("the layers", errno.to_string(), ""))?);
+        }
+        let whole = std::path::absolute(&to).map_err(|error| output(&told::line(&to), &error))?;
+        let real = whole.ancestors().find_map(|path| path.canonicalize().ok()).unwrap_or_default();
+        match real.ancestors().filter_map(id).any(|dir| roots.contains(&dir)) {
+            true => Err(Failure::usage(told::line(&to), "it lies in what is exported", "write it elsewhere")),
+            false => Ok(()),
+        }
     }
 
     fn write_image(
