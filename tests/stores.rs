@@ -207,7 +207,10 @@ impl View {
 
 impl Drop for View {
     fn drop(&mut self) {
-        let _ = unmount_any(&self.scratch.path().join("merged"), true);
+        let at = self.scratch.path().join("merged");
+        // Ends what nobody answers any more: this process would wait for it when it ends, and the kernel's writeback with it.
+        let _ = rustix::mount::unmount(&at, rustix::mount::UnmountFlags::FORCE);
+        let _ = unmount_any(&at, true);
     }
 }
 
