@@ -65,6 +65,8 @@ pub struct Config {
     /// give no set-user-id, no capability and no device, whatever the flags of the mount are: those can be changed, and a
     /// copy in the upper layer is outside of the mount.
     pub doubts_marks: bool,
+    /// Whether names that begin with `.wh.` are whiteouts in the topmost layer, which is only read. `None`: its root tells.
+    pub wh_names: Option<bool>,
     /// How long the kernel may keep attributes and names in its caches.
     pub timeouts: Timeouts,
     /// About how many names of one directory may be in memory while it is listed; `None`: 262,144.

@@ -297,6 +297,7 @@ impl Wishes {
             xino: self.xino.unwrap_or_default(),
             ino32: self.ino32,
             userxattr: self.userxattr,
+            wh_names: None,
             redirect_dir: self.redirect_dir,
             // fuse-overlayfs 1.x shows no lower layer below a root directory that has the mark of an index.
             index: self.index.or(plain.then_some(false)),

@@ -1,5 +1,5 @@
 //! What can be said of layers by looking at them: no mount, no inodes. Nothing is changed but by [`apply`],
-//! and new layers are made by [`squash`].
+//! and new layers are made by [`squash`], by which [`convert`] writes one in another form.
 //!
 //! Whoever opens the layers hands them in as [`Layers`]: [`crate::union::look`]. A daemon may serve them meanwhile, so
 //! that a name that is gone by the time it is looked at is no error.
@@ -10,6 +10,7 @@ mod change;
 pub(crate) mod check;
 mod compare;
 mod content;
+pub(crate) mod convert;
 mod count;
 mod diff;
 pub mod du;

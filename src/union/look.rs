@@ -19,7 +19,7 @@ use crate::merge::{self, DirPart, DirView, Layers, Stack};
 use crate::sys::path::{OFlags, open_beneath, open_root};
 use crate::sys::stat::stat_fd;
 use crate::sys::xattr;
-use crate::upper::commits::Commits;
+use crate::upper::commits::{Commits, stand_of};
 use crate::upper::taken::is_half_done;
 
 /// Which changes of a view are looked at.
@@ -205,12 +205,32 @@ fn written_in(root: BorrowedFd<'_>, own: Namespace) -> Result<Namespace> {
     Ok(if !has(own) && has(own.other()) { own.other() } else { own })
 }
 
+/// What the marks on a layer's root tell of it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Written {
+    /// Only mounts with `user.*` marks wrote it.
+    pub by_user: bool,
+    /// It is an upper layer that stands on a commit, and is a part of what it shows.
+    pub on_commit: bool,
+}
+
+/// Reads the marks on the root of a layer, which need not be one.
+///
+/// # Errors
+/// What opening and reading it says.
+pub(crate) fn marks_on(path: &std::path::Path) -> Result<Written> {
+    let root = open_root(path)?;
+    let by_user = written_in(root.as_fd(), Namespace::Trusted)? == Namespace::User;
+    let on = |namespace| stand_of(root.as_fd(), namespace).map(|stand| stand.on > 0);
+    Ok(Written { by_user, on_commit: on(Namespace::Trusted)? || on(Namespace::User)? })
+}
+
 /// The root of the upper layer, which is read as it was written.
 fn upper_part(root: Root, common: &Common) -> Result<DirPart> {
     let past = Past::of(root.fd.as_fd())?;
     let style = remembered_style(root.fd.as_fd(), common.namespace)?.unwrap_or(WhiteoutStyle::Device);
     let wh_names = style == WhiteoutStyle::File || !past.overlay_style;
-    let layer = root.layer(common, &past, wh_names, Some(style));
+    let layer = root.layer(common, &past, common.wh_names.unwrap_or(wh_names), Some(style));
     let ino = stat_fd(root.fd.as_fd())?.ino;
     let (mut part, _) = merge::root_part(&DirPlace::root(layer, root.fd, ino), 0, false)?;
     part.xattr_whiteouts |= style == WhiteoutStyle::Xattr;

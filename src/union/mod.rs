@@ -53,11 +53,12 @@ mod xattr;
 
 pub use crate::base::{ViewGid, ViewUid};
 pub use crate::format::commits::number as commit_number;
+pub(crate) use crate::format::mark::{Namespace, WhiteoutStyle};
 pub use crate::inode::{InodeId, Journal};
 pub use crate::sys::stat::{Kind, SetTime, StatFs, Time};
 pub use crate::sys::tree::RenameFlags;
 pub use crate::upper::remove as remove_tree;
-pub(crate) use anew::anew;
+pub(crate) use anew::{Form, anew};
 pub use blocks::{Completed, Tender};
 pub use cached::Held;
 pub use change::Notices;
@@ -65,12 +66,14 @@ pub use create::{Make, symlink_target};
 pub use dir::{DirSink, ListedEntry};
 pub use io::{Seek, WriteHow};
 pub use long::Operation;
+pub(crate) use look::marks_on;
 pub use look::{Range, gather, hold, look, look_between};
 pub use open::OpenHow;
 pub use refusal::SetupError;
 pub use restack::{Done, Entered, Live, Log, Logged, Long, Step, log_of, step_together};
 pub use rivals::{Rivals, written};
 pub use setup::Builder;
+pub(crate) use setup::may_write_trusted;
 pub use types::{Attr, Caller, Entry, SetAttr};
 
 use std::sync::atomic::AtomicBool;
@@ -79,11 +82,10 @@ use std::sync::{Arc, OnceLock};
 use crate::base::config::{Fsync, Timeouts, XattrPermissions};
 use crate::base::sync::RwLock;
 use crate::base::{Errno, Result};
-use crate::format::mark::Namespace;
 use crate::inode::{Inode, Table, Topology};
 use crate::layer::{DirPlace, FdCache};
 use crate::merge::{CookieKey, Stack};
-use crate::upper::{Upper, WhiteoutStyle};
+use crate::upper::Upper;
 
 /// What came of the options that depend on what the layers can do, in the words of the options.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -79,6 +79,10 @@ pub(super) struct Common {
     pub namespace: Namespace,
     pub believed: Namespace,
     pub written: Arc<[HiddenDir]>,
+    /// The namespace by which attributes are named in an upper layer that takes no marks.
+    pub markless: Namespace,
+    /// How names that begin with `.wh.` are read in the topmost layer; `None`: as its root says.
+    pub wh_names: Option<bool>,
     /// The union has one layer, which is not written.
     pub alone: bool,
     /// The layers are only looked at.
@@ -97,6 +101,8 @@ impl Common {
             namespace: own,
             believed: own,
             written: Arc::default(),
+            markless: Namespace::User,
+            wh_names: config.wh_names,
             alone: false,
             looks: false,
             exact_dev: None,
@@ -172,7 +178,8 @@ impl Root {
         let path = self.path.clone();
         let failed = |errno: Errno| unreadable(&path, errno);
         let past = Past::of(self.fd.as_fd()).map_err(failed)?;
-        let layer = self.layer(common, &past, !past.overlay_style, None);
+        let said = common.wh_names.filter(|_| level == 1);
+        let layer = self.layer(common, &past, said.unwrap_or(!past.overlay_style), None);
         let ino = stat_fd(self.fd.as_fd()).map_err(failed)?.ino;
         let root = DirPlace::root(layer, self.fd, ino);
         merge::root_part(&root, level, below).map_err(failed)

@@ -444,7 +444,7 @@ pub(super) fn prepare(
     if !features.takes_casefold {
         common.exact_dev = stat_fd(root).ok().map(|stat| stat.dev);
     }
-    common.namespace = features.marks.unwrap_or(Namespace::User);
+    common.namespace = features.marks.unwrap_or(common.markless);
     let style = remembered_style(root, common.namespace)
         .map_err(failed)?
         .filter(|&style| features.writes(style))
@@ -582,7 +582,7 @@ fn index_failed(error: &IndexError) -> (String, &'static str) {
 }
 
 /// Whether this process may write `trusted.*`, which takes an administrator of the initial user namespace.
-pub(super) fn may_write_trusted() -> bool {
+pub(crate) fn may_write_trusted() -> bool {
     process::is_admin() && process::ids_are_initial()
 }
 

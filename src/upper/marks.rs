@@ -53,7 +53,7 @@ impl Upper {
     ///
     /// # Errors
     /// What the system calls say.
-    pub(super) fn set_xattr_whiteouts(&self, dir: BorrowedFd<'_>) -> Result<()> {
+    pub fn set_xattr_whiteouts(&self, dir: BorrowedFd<'_>) -> Result<()> {
         let (WhiteoutStyle::Xattr, Some(namespace)) = (self.style, self.namespace()) else { return Ok(()) };
         let key = namespace.key(Mark::Opaque);
         match xattr::get_at(dir, c".", key)? {

@@ -135,7 +135,7 @@ impl Metadata {
             if said == CAPABILITY.to_bytes() && from.hides_capability(dir, name)? {
                 continue;
             }
-            let stored = if from.owners == to.owners { key.clone() } else { to.naming().to_disk(&said)? };
+            let stored = if from.naming() == to.naming() { key.clone() } else { to.naming().to_disk(&said)? };
             match from.xattr(dir, name, &key) {
                 Ok(value) => xattrs.push((stored, value)),
                 Err(Errno::ENODATA | Errno::EOPNOTSUPP) => {}

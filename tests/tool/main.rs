@@ -11,6 +11,7 @@ mod applied;
 mod cases;
 mod check;
 mod command;
+mod converted;
 mod histories;
 mod hostile;
 mod images;

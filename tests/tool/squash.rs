@@ -38,7 +38,7 @@ fn refused(words: &[&str], layers: &[&Path], out: &Path) -> String {
 }
 
 /// What a read-only mount of these layers shows, and which names are one file.
-fn view(scratch: &Scratch, layers: &[&Path]) -> View {
+pub fn view(scratch: &Scratch, layers: &[&Path]) -> View {
     let lowers: Vec<_> = layers.iter().map(|layer| layer.to_str().unwrap()).collect();
     let mount =
         Mount::with(&format!("lowerdir={}", lowers.join(":")), &scratch.dir("view"), &scratch.path().join("log"));
@@ -46,7 +46,7 @@ fn view(scratch: &Scratch, layers: &[&Path]) -> View {
 }
 
 /// The objects of a tree, whose link counts are those of its names.
-fn look(tree: &Tree) -> View {
+pub fn look(tree: &Tree) -> View {
     let names = View::of(tree, Walk { times: true, ..Walk::default() }).same;
     View { same: names, ..View::of(tree, Walk { times: true, without_links: true, ..Walk::default() }) }
 }
@@ -271,14 +271,14 @@ fn compare(stack: &Stack, live: &View) -> Result<(), String> {
     check("--workdir", Some(out), live)
 }
 
-fn bare_root(view: &mut View) {
+pub fn bare_root(view: &mut View) {
     if let Some(root) = view.objects.get_mut(&b""[..]) {
         root.xattrs.retain(|key, _| !key.starts_with(prefix().as_bytes()));
     }
 }
 
 /// A layer with an object of each kind, and all that objects can have.
-fn all_kinds(stack: &Stack) -> Vec<PathBuf> {
+pub fn all_kinds(stack: &Stack) -> Vec<PathBuf> {
     let layer = &stack.lowers[0];
     layer.file("file", vec![1; 5000]).perm("file", 0o4751).with_xattr("file", "user.a", b"1");
     layer.hard_link("file", "dir/link").hard_link("file", "dir/again");

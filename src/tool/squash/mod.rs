@@ -5,6 +5,9 @@
 //! Directories get their owner, mode and times at the end, when all is in them.
 
 mod object;
+mod only;
+
+pub use only::Only;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::CString;
@@ -34,6 +37,8 @@ pub struct How {
     pub link: bool,
     /// Directories that mounts write: a layer must not have one of them inside.
     pub written: HashSet<DirId>,
+    /// Of the stack only what its topmost layer says is made.
+    pub only: Option<Only>,
 }
 
 /// What was made.
@@ -117,6 +122,8 @@ struct Node {
     /// The same directory in the new layer.
     to: Arc<DirPlace>,
     path: Vec<u8>,
+    /// Only what the topmost layer has in it is made.
+    own: bool,
 }
 
 /// A directory that gets its metadata at the end.
@@ -150,14 +157,18 @@ impl Squash<'_> {
         let stat = top.stat_self().map_err(failed)?;
         self.finish.push(Finish { to: self.out.root.clone(), from: top, stat, path: Vec::new() });
         // A root that hides all below it ends the stack before its last layer.
-        let is_open = view.lowers.last().is_some_and(|part| part.level == self.layers.stack.last() && is_empty(part));
+        let is_open = match &self.how.only {
+            Some(_) => view.parts(0).nth(1).is_some(),
+            None => view.lowers.last().is_some_and(|part| part.level == self.layers.stack.last() && is_empty(part)),
+        };
         let is_opaque = !is_open && !self.how.bottom;
         if is_opaque {
             let root = self.out.root.fd().map_err(failed)?;
             self.out.set_opaque(root.as_fd(), c".").map_err(failed)?;
             self.made.hiding += 1;
         }
-        self.todo.push(Node { view, below: is_open.then(Vec::new), to: self.out.root.clone(), path: Vec::new() });
+        let (to, own) = (self.out.root.clone(), self.how.only.is_some());
+        self.todo.push(Node { view, below: is_open.then(Vec::new), to, path: Vec::new(), own });
         while let Some(node) = self.todo.pop() {
             self.dir(&node)?;
         }
@@ -171,17 +182,17 @@ impl Squash<'_> {
     fn dir(&mut self, node: &Node) -> std::result::Result<(), Refused> {
         let at_dir = |errno| refused(&node.path, errno, hint(errno));
         self.check_unwritten(node)?;
-        let listing = list(&node.view, &self.key, &Places::default(), Window::WHOLE).map_err(at_dir)?;
-        for (_, name, _) in listing.after(0) {
+        let (shown, hidden) = match self.how.only.as_ref().filter(|_| node.own) {
+            Some(only) => only.names(&node.view, &node.path)?,
+            None => self.names(node).map_err(at_dir)?,
+        };
+        for name in shown {
             let path = join(&node.path, &name);
             let looked = lookup_open(&self.layers.stack, &node.view, &name);
             let (answer, rest) = looked.map_err(|errno| refused(&path, errno, lookup_hint(errno)))?;
             self.check_name(&name).map_err(|errno| refused(&path, errno, "the new layer can hold no such name"))?;
             match answer {
-                Answer::Found(Found::Dir(found)) => {
-                    let made = self.new_dir(node, &name, (found, rest), &path);
-                    made.map_err(|errno| refused(&path, errno, hint(errno)))?;
-                }
+                Answer::Found(Found::Dir(found)) => self.new_dir(node, &name, (found, rest), &path)?,
                 Answer::Found(Found::Leaf(leaf)) => self.leaf(node, &name, (leaf, rest), &path)?,
                 Answer::Absent(_) => return Err(refused(&path, Errno::ESTALE, "somebody changes the layer")),
             }
@@ -189,8 +200,21 @@ impl Squash<'_> {
         if node.below.is_none() || self.how.bottom {
             return Ok(());
         }
+        self.whiteouts(node, hidden)
+    }
+
+    /// The names in a directory that are made, and those that are hidden.
+    fn names(&self, node: &Node) -> Result<(Vec<Name>, BTreeSet<Name>)> {
+        let listing = list(&node.view, &self.key, &Places::default(), Window::WHOLE)?;
         let shown: BTreeSet<Name> = listing.after(0).map(|(_, name, _)| name).collect();
-        self.whiteouts(node, &shown).map_err(at_dir)
+        let mut hidden = BTreeSet::new();
+        if node.below.is_some() && !self.how.bottom {
+            for (_, part) in node.view.parts(0) {
+                let whiteouts = list_upper(part)?.into_iter().filter_map(|(name, whiteout)| whiteout.then_some(name));
+                hidden.extend(whiteouts.filter(|name| !shown.contains(name)));
+            }
+        }
+        Ok((listing.after(0).map(|(_, name, _)| name).collect(), hidden))
     }
 
     /// No mount may write a directory of the layers.
@@ -208,19 +232,25 @@ impl Squash<'_> {
         Ok(())
     }
 
-    /// Hides what the stack hides.
-    fn whiteouts(&mut self, node: &Node, shown: &BTreeSet<Name>) -> Result<()> {
-        let mut hidden = BTreeSet::new();
-        for (_, part) in node.view.parts(0) {
-            let whiteouts = list_upper(part)?.into_iter().filter_map(|(name, whiteout)| whiteout.then_some(name));
-            hidden.extend(whiteouts.filter(|name| !shown.contains(name)));
+    /// Hides names of the layers below.
+    fn whiteouts(&mut self, node: &Node, hidden: BTreeSet<Name>) -> std::result::Result<(), Refused> {
+        let at_dir = |errno| refused(&node.path, errno, hint(errno));
+        if hidden.is_empty() {
+            return Ok(());
         }
-        let dir = node.to.fd()?;
+        let dir = node.to.fd().map_err(at_dir)?;
         for name in hidden {
-            self.out.place_whiteout(dir.as_fd(), &name)?;
+            let placed = self.out.place_whiteout(dir.as_fd(), &name);
+            placed.map_err(|errno| {
+                let hint =
+                    if errno == Errno::EINVAL { "no whiteout of this form can have the name" } else { hint(errno) };
+                refused(&join(&node.path, &name), errno, hint)
+            })?;
             self.made.hiding += 1;
         }
-        Ok(())
+        // The kernel looks for marked files in a layer whose root has the mark, too.
+        let root = self.out.root.fd().map_err(at_dir)?;
+        self.out.set_xattr_whiteouts(root.as_fd()).map_err(at_dir)
     }
 
     /// Where the layers below the stack have an object in a directory.
@@ -249,24 +279,40 @@ impl Squash<'_> {
     }
 
     /// Makes a directory that only this process's user can enter until it is finished.
-    fn new_dir(&mut self, node: &Node, name: &Name, (found, rest): (FoundDir, Rest), path: &[u8]) -> Result<()> {
+    fn new_dir(
+        &mut self,
+        node: &Node,
+        name: &Name,
+        (found, rest): (FoundDir, Rest),
+        path: &[u8],
+    ) -> std::result::Result<(), Refused> {
+        let failed = |errno| refused(path, errno, hint(errno));
         if found.stat.ino == 0 {
             log::warn!("{}: another mount covers it", path.escape_ascii());
-            return Err(Errno::EXDEV);
+            return Err(failed(Errno::EXDEV));
         }
-        let dir = node.to.fd()?;
-        tree::mkdir_at(dir.as_fd(), name.as_c_str(), 0o700)?;
-        let to = node.to.child(name, stat_at(dir.as_fd(), name.as_c_str())?.ino);
-        let below = Self::below(node, rest);
-        self.mark_dir(node, name, below.as_deref())?;
-        if !found.protection.encode().is_empty() {
-            self.out.set_protattr(dir.as_fd(), name.as_c_str(), found.protection)?;
-        }
-        let from = found.view.top().map(|part| part.place.clone()).ok_or(Errno::EIO)?;
+        let (below, own) = match &self.how.only {
+            Some(only) => only.below(self.out, node, (name, path), (&found, rest))?,
+            None => (Self::below(node, rest), false),
+        };
+        self.make_dir(node, name, &found, below.as_deref()).map_err(failed)?;
+        let dir = node.to.fd().map_err(failed)?;
+        let to = node.to.child(name, stat_at(dir.as_fd(), name.as_c_str()).map_err(failed)?.ino);
+        let from = found.view.top().map(|part| part.place.clone()).ok_or(Errno::EIO).map_err(failed)?;
         self.finish.push(Finish { to: to.clone(), from, stat: found.stat, path: path.to_vec() });
-        self.todo.push(Node { view: found.view, below, to, path: path.to_vec() });
+        self.todo.push(Node { view: found.view, below, to, path: path.to_vec(), own });
         self.made.directories += 1;
         Ok(())
+    }
+
+    fn make_dir(&mut self, node: &Node, name: &Name, found: &FoundDir, below: Option<&[Name]>) -> Result<()> {
+        let dir = node.to.fd()?;
+        tree::mkdir_at(dir.as_fd(), name.as_c_str(), 0o700)?;
+        self.mark_dir(node, name, below)?;
+        if found.protection.encode().is_empty() {
+            return Ok(());
+        }
+        self.out.set_protattr(dir.as_fd(), name.as_c_str(), found.protection)
     }
 
     /// Says of a new directory what it shows of the layers below.
@@ -294,7 +340,11 @@ impl Squash<'_> {
         let from = dir.from.fd()?;
         let layers = (&*dir.from.layer, &*self.out.root.layer);
         let metadata = Metadata::of(from.as_fd(), c".", dir.stat, layers)?;
-        let applied = metadata.apply(Staged::Open(dir.to.fd()?.as_fd()), false)?;
+        let to = dir.to.fd()?;
+        if self.how.only.is_some() {
+            only::keep_impure(self.out, (&dir.from, from.as_fd()), to.as_fd())?;
+        }
+        let applied = metadata.apply(Staged::Open(to.as_fd()), false)?;
         if applied.narrowed { Err(Errno::EPERM) } else { Ok(()) }
     }
 }

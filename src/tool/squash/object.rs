@@ -4,7 +4,7 @@ use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use super::{Node, Refused, Squash, hint, refused};
+use super::{Node, Refused, Squash, hint, only, refused};
 use crate::base::{Errno, Name, Result};
 use crate::format::{Metacopy, OverrideKey, Redirect};
 use crate::merge::{Data, FoundLeaf, MetaFile, Rest};
@@ -60,6 +60,11 @@ impl Squash<'_> {
         let is_outside = |meta: &MetaFile| matches!(&meta.data, Data::Beneath(path) if path.is_empty());
         let Some(meta) = leaf.meta.as_ref().filter(|meta| is_outside(meta)) else { return Ok(None) };
         let refuse = |reason: &str, hint| Refused { path: path_of(path), reason: reason.to_owned(), hint };
+        if let Some(only) = &self.how.only
+            && let Some((reason, hint)) = only.refuses_data(self.out, meta.blocks.is_some())
+        {
+            return Err(refuse(reason, hint));
+        }
         let below = Self::below(node, rest);
         let below = below.ok_or_else(|| refuse("its data is in no layer (metacopy)", "name the layer that has it"))?;
         if self.how.bottom {
@@ -117,11 +122,13 @@ impl Squash<'_> {
                     Some(below) => self.meta_file(&file, leaf, Self::redirect(node, name, &below))?,
                     None => self.data(&file, leaf)?,
                 }
+                self.keep_origin(leaf, Staged::Open(file.as_fd()))?;
                 give(&metadata, Staged::Open(file.as_fd()), false)?;
             }
             (Some(owners), _) => self.stand_in((dir, name), leaf, (&metadata, owners), target)?,
             (None, Kind::Symlink) => {
                 tree::symlink_at(&target.unwrap_or_default(), dir, cname)?;
+                self.keep_origin(leaf, Staged::Named(dir, cname))?;
                 give(&metadata, Staged::Named(dir, cname), true)?;
             }
             (None, _) if leaf.device => {
@@ -131,10 +138,19 @@ impl Squash<'_> {
             }
             (None, kind) => {
                 tree::mknod_at(dir, cname, kind.to_mode() | 0o600, leaf.stat.rdev)?;
+                self.keep_origin(leaf, Staged::Named(dir, cname))?;
                 give(&metadata, Staged::Named(dir, cname), false)?;
             }
         }
         if leaf.protection.encode().is_empty() { Ok(()) } else { self.out.set_protattr(dir, cname, leaf.protection) }
+    }
+
+    /// In a layer that is only made anew its objects are copies of what they were copies of.
+    fn keep_origin(&self, leaf: &FoundLeaf, to: Staged<'_>) -> Result<()> {
+        match self.how.only {
+            Some(_) => only::keep_origin(self.out, (&leaf.place.dir, leaf.place.name.as_c_str()), to),
+            None => Ok(()),
+        }
     }
 
     fn data(&mut self, file: &OwnedFd, leaf: &FoundLeaf) -> Result<()> {

@@ -5,9 +5,11 @@ use clap::{Args, Subcommand};
 use super::super::report::Failure;
 
 mod check;
+mod convert;
 mod du;
 mod export;
 mod import;
+mod out;
 mod squash;
 
 /// layers as things: what they weigh, several made one, what is wrong, images
@@ -27,6 +29,7 @@ enum Command {
     Squash(squash::Squash),
     Export(export::Give),
     Check(check::Check),
+    Convert(convert::Convert),
     Import(import::Take),
 }
 
@@ -41,6 +44,7 @@ impl Layer {
             Command::Squash(squash) => squash.run(),
             Command::Export(export) => export.run(),
             Command::Check(check) => check.run(),
+            Command::Convert(convert) => convert.run(),
             Command::Import(import) => import.run(),
         }
     }

@@ -1,0 +1,203 @@
+//! `plyfs layer convert`: a layer in another form.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+
+use super::super::super::commands::print;
+use super::super::super::progress::Spinner;
+use super::super::super::report::Failure;
+use super::out::{check_above, check_place, json, refusal, refused, text};
+use crate::base::Errno;
+use crate::base::config::{Config, Fsync, UpperDirs, Uuid};
+use crate::tool::Layers;
+use crate::tool::beside::Beside;
+use crate::tool::convert::Dialect;
+use crate::tool::squash::{How, Only, squash};
+use crate::union::{self, Form, Namespace, WhiteoutStyle};
+
+/// Where marks are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Marks {
+    /// `trusted.overlay.*`: root's layers
+    Trusted,
+    /// `user.overlay.*`: those of other users, and of mounts with userxattr
+    User,
+    /// None: opaque directories hold .wh..wh..opq
+    Wh,
+}
+
+/// What hides a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Whiteouts {
+    /// 0/0 character devices
+    Device,
+    /// Empty files marked overlay.whiteout
+    Xattr,
+    /// .wh.NAME files
+    Wh,
+}
+
+/// How the layer is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum From {
+    /// Root's marks; .wh.NAME are files
+    Trusted,
+    /// Users' marks; .wh.NAME are files
+    User,
+    /// .wh.NAME are whiteouts, as in layers of docker, aufs and fuse-overlayfs
+    Wh,
+    /// A branch of unionfs-fuse
+    Unionfs,
+}
+
+/// a layer with other marks and whiteouts, which shows the same
+#[derive(Debug, Args)]
+#[command(after_help = "\
+OUT must not exist; it appears when all is in it. --marks alone: with devices, or .wh.NAME files
+for wh; --whiteouts alone: with the marks of who runs it, or none for wh.
+
+Exit status: 0 done; 1 not done, and nothing is left of it; 2 usage
+
+Examples:
+  plyfs layer convert --marks user upper out
+  plyfs layer convert --marks wh --flatten --lower app --lower base upper out
+  plyfs layer convert --whiteouts device --from unionfs branch out")]
+pub struct Convert {
+    /// Where the marks of OUT are
+    #[arg(long, value_enum, value_name = "WHERE", required_unless_present = "whiteouts")]
+    marks: Option<Marks>,
+    /// What hides names in OUT
+    #[arg(long, value_enum, value_name = "FORM")]
+    whiteouts: Option<Whiteouts>,
+    /// Bring up what the layer only refers to: contents of renamed directories, data of metacopy files
+    #[arg(long)]
+    flatten: bool,
+    /// A layer that it stands on, the topmost first
+    #[arg(long, value_name = "LAYER", requires = "flatten")]
+    lower: Vec<PathBuf>,
+    /// How the layer is read (as its root tells)
+    #[arg(long, value_enum, value_name = "HOW")]
+    from: Option<From>,
+    /// The layer is an upper one, and DIR is its workdir
+    #[arg(long, value_name = "DIR")]
+    workdir: Option<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    /// The layer
+    #[arg(value_name = "LAYER")]
+    layer: PathBuf,
+    /// The directory that is made
+    #[arg(value_name = "OUT")]
+    out: PathBuf,
+}
+
+impl Convert {
+    /// Makes it.
+    ///
+    /// # Errors
+    /// The layer is in use or cannot be read, or cannot be written in this form; then nothing is left of it.
+    pub fn run(self) -> Result<u8, Failure> {
+        let form = self.form()?;
+        check_place(&self.out, [&self.layer].into_iter().chain(&self.lower).chain(&self.workdir))?;
+        let out = self.out.display().to_string();
+        let failed = |errno: Errno| Failure::refused(out.clone(), errno.to_string(), "");
+        let beside = Beside::begin(&self.out).map_err(|taken| refusal(&out, taken))?;
+        let [below, layer, work] = [c"below", c"layer", c"work"].map(|name| beside.add(name));
+        let dirs = UpperDirs { dir: layer.map_err(failed)?, work: work.map_err(failed)? };
+        let written = union::written();
+        check_above([&self.layer].into_iter().chain(&self.lower), &written)?;
+        let (layers, locks) = union::gather(&self.source(below.map_err(failed)?)?)?;
+        let only = Only { flatten: self.flatten, dialect: self.dialect(&layers)? };
+        let made = {
+            let upper = union::anew(&self.target(dirs, form), layers.owners(), Some(form))?;
+            let _spinner = Spinner::new("converting");
+            let how = How { written, only: Some(only), ..How::default() };
+            squash(&layers.with_index(), &upper, how)
+        };
+        let made = made.map_err(refused)?;
+        beside.publish(c"layer").map_err(failed)?;
+        drop(locks);
+        print(&if self.json { json(&made) } else { text(&made) })?;
+        Ok(0)
+    }
+
+    /// The form that is asked for.
+    fn form(&self) -> Result<Form, Failure> {
+        let marks = self.marks.unwrap_or(match self.whiteouts {
+            Some(Whiteouts::Wh) => Marks::Wh,
+            _ if union::may_write_trusted() => Marks::Trusted,
+            _ => Marks::User,
+        });
+        let whiteouts = self.whiteouts.unwrap_or(if marks == Marks::Wh { Whiteouts::Wh } else { Whiteouts::Device });
+        if (marks, whiteouts) == (Marks::Wh, Whiteouts::Xattr) {
+            let reason = "a marked file needs marks, of which --marks wh has none";
+            return Err(Failure::usage("--whiteouts xattr", reason, "--marks trusted or --marks user"));
+        }
+        let marks = match marks {
+            Marks::Trusted => Some(Namespace::Trusted),
+            Marks::User => Some(Namespace::User),
+            Marks::Wh => None,
+        };
+        let style = match whiteouts {
+            Whiteouts::Device => WhiteoutStyle::Device,
+            Whiteouts::Xattr => WhiteoutStyle::Xattr,
+            Whiteouts::Wh => WhiteoutStyle::File,
+        };
+        Ok(Form { marks, style })
+    }
+
+    /// The layer with those below it, and with an empty one below all.
+    fn source(&self, below: PathBuf) -> Result<Config, Failure> {
+        let name = self.layer.display().to_string();
+        let failed =
+            |errno: Errno| Failure::refused(&name, errno.to_string(), "it must be a directory that can be read");
+        let written = union::marks_on(&self.layer).map_err(failed)?;
+        if written.on_commit {
+            let hint = "plyfs layer squash --workdir makes one layer of them";
+            return Err(Failure::refused(&name, "it stands on commits, which are parts of what it shows", hint));
+        }
+        let userxattr = match self.from {
+            Some(From::Trusted) => false,
+            Some(From::User) => true,
+            _ => written.by_user,
+        };
+        let wh_names = self.from.map(|from| from == From::Wh);
+        let mut lowers = self.lower.clone();
+        let upper = self.workdir.clone().map(|work| UpperDirs { dir: self.layer.clone(), work });
+        if upper.is_none() {
+            lowers.insert(0, self.layer.clone());
+        }
+        lowers.push(below);
+        Ok(Config { lowers, upper, userxattr, wh_names, ..Config::default() })
+    }
+
+    /// What is written. Other programs that know no redirects read what is flat.
+    fn target(&self, dirs: UpperDirs, form: Form) -> Config {
+        let userxattr = match form.marks {
+            Some(namespace) => namespace == Namespace::User,
+            None => !union::may_write_trusted(),
+        };
+        let plain = self.flatten;
+        Config { upper: Some(dirs), userxattr, plain, fsync: Fsync::Auto, uuid: Uuid::Off, ..Config::default() }
+    }
+
+    /// What else hides names in the layer.
+    fn dialect(&self, layers: &Layers) -> Result<Dialect, Failure> {
+        let is_said = self.from.is_some();
+        if !matches!(self.from, None | Some(From::Unionfs)) {
+            return Ok(Dialect::plain(is_said));
+        }
+        let failed = |errno: Errno| Failure::refused(shown(&self.layer), errno.to_string(), "");
+        let top = layers.root.top().ok_or(Errno::EIO).map_err(failed)?;
+        match Dialect::unionfs(top, is_said).map_err(failed)? {
+            Some(found) => Ok(found),
+            None => Ok(Dialect::plain(is_said)),
+        }
+    }
+}
+
+fn shown(path: &Path) -> String {
+    path.display().to_string()
+}

@@ -1,0 +1,142 @@
+//! What the topmost layer of a stack says, without the layers below: its own names, and what of them hides or leads to
+//! something below. With [`Only::flatten`] what it only refers to comes up instead.
+
+use std::collections::BTreeSet;
+use std::ffi::CStr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+use super::{Node, Refused, Squash, hint, refused};
+use crate::base::{Errno, Name, Result};
+use crate::format::mark::Mark;
+use crate::layer::{DirMarks, DirPlace, read_dir_marks};
+use crate::merge::{DirView, FoundDir, Rest};
+use crate::sys::xattr;
+use crate::tool::change::path_of;
+use crate::tool::convert::Dialect;
+use crate::tool::diff::list_upper;
+use crate::upper::{Staged, Upper};
+
+/// Of a stack only what its topmost layer says is made.
+#[derive(Debug, Clone, Default)]
+pub struct Only {
+    /// The content of redirected directories and the data of metacopy files come up. The layers below are in the stack.
+    pub flatten: bool,
+    /// What else hides names in the layer.
+    pub dialect: Dialect,
+}
+
+/// What to do about what is only referred to.
+const FLATTEN: &str = "--flatten with --lower LAYER… brings it up";
+const LOWER: &str = "name the layer that has it: --lower LAYER";
+
+/// Where the layers below have a directory, and whether only the names of the topmost layer are made in it.
+type Below = (Option<Vec<Name>>, bool);
+
+impl Only {
+    /// The names in a directory of the layer, and those that it hides.
+    pub(super) fn names(
+        &self,
+        view: &DirView,
+        path: &[u8],
+    ) -> std::result::Result<(Vec<Name>, BTreeSet<Name>), Refused> {
+        let failed = |errno| refused(path, errno, hint(errno));
+        let top = view.top().ok_or(Errno::EIO).map_err(failed)?;
+        let mut hidden = self.dialect.hidden_in(path);
+        let mut shown = BTreeSet::new();
+        for (name, whiteout) in list_upper(top).map_err(failed)? {
+            if self.dialect.is_metadata(path, &name) {
+                continue;
+            }
+            if whiteout {
+                self.dialect.check(top, path, &name)?;
+                hidden.insert(name);
+            } else {
+                shown.insert(name);
+            }
+        }
+        hidden.retain(|name| !shown.contains(name));
+        Ok((shown.into_iter().collect(), hidden))
+    }
+
+    /// What a directory of the layer shows of the layers below.
+    pub(super) fn below(
+        &self,
+        out: &Upper,
+        node: &Node,
+        (name, path): (&Name, &[u8]),
+        (found, rest): (&FoundDir, Rest),
+    ) -> std::result::Result<Below, Refused> {
+        if self.dialect.hides(&node.path, name) {
+            return Ok((None, true));
+        }
+        let refuse = |reason: &str, hint| Refused { path: path_of(path), reason: reason.to_owned(), hint };
+        if !self.flatten {
+            let below = Squash::below(node, rest);
+            let redirect = below.as_ref().and_then(|below| Squash::redirect(node, name, below));
+            if redirect.is_some() && !out.redirect {
+                return Err(refuse("its content is in another directory of the layers below (redirect)", FLATTEN));
+            }
+            return Ok((below, true));
+        }
+        let marks = marks(found, name).map_err(|errno| refused(path, errno, hint(errno)))?;
+        if marks.redirect.is_some() && found.view.parts(0).nth(1).is_none() && rest != Rest::End {
+            return Err(refuse("its content is in a layer that was not named (redirect)", LOWER));
+        }
+        // Of what was brought up all that is seen is made.
+        if !node.own || marks.opaque || marks.redirect.is_some() {
+            return Ok((None, node.own && marks.redirect.is_none()));
+        }
+        Ok((node.below.as_ref().map(|dir| [dir.as_slice(), std::slice::from_ref(name)].concat()), true))
+    }
+
+    /// Why a file whose data is not in the stack cannot be made.
+    pub(super) fn refuses_data(&self, out: &Upper, has_blocks: bool) -> Option<(&'static str, &'static str)> {
+        match (self.flatten, has_blocks) {
+            (true, _) => Some(("its data is in a layer that was not named (metacopy)", LOWER)),
+            (false, true) => Some(("a part of its data is in a layer below (copyup_block)", FLATTEN)),
+            (false, false) if !out.metacopy => Some(("its data is in a layer below (metacopy)", FLATTEN)),
+            (false, false) => None,
+        }
+    }
+}
+
+/// The marks of a directory that was found.
+fn marks(found: &FoundDir, name: &Name) -> Result<DirMarks> {
+    let top = found.view.top().ok_or(Errno::EIO)?;
+    match top.place.parent() {
+        // A redirect may have led to it by another name.
+        Some((parent, name)) => read_dir_marks(&top.place, parent.fd()?.as_fd(), name.as_c_str(), true),
+        None => read_dir_marks(&top.place, top.place.fd()?.as_fd(), name.as_c_str(), true),
+    }
+}
+
+/// Lets a copy say of which lower object its original is a copy: that object has not changed.
+pub(super) fn keep_origin(out: &Upper, from: (&DirPlace, &CStr), to: Staged<'_>) -> Result<()> {
+    let dir = from.0.fd()?;
+    let own = from.0.layer.namespace;
+    keep(out, (dir.as_fd(), from.1), (Mark::Origin, own.key(Mark::Origin)), to)
+}
+
+/// Lets a copy of a directory say that objects in it may be copies of lower ones.
+pub(super) fn keep_impure(
+    out: &Upper,
+    (place, from): (&Arc<DirPlace>, BorrowedFd<'_>),
+    to: BorrowedFd<'_>,
+) -> Result<()> {
+    keep(out, (from, c"."), (Mark::Impure, place.layer.namespace.key(Mark::Impure)), Staged::Open(to))
+}
+
+/// Copies a mark under the key that it has in the new layer. An object that takes none goes without.
+fn keep(out: &Upper, from: (BorrowedFd<'_>, &CStr), (mark, key): (Mark, &CStr), to: Staged<'_>) -> Result<()> {
+    let Some(namespace) = out.namespace() else { return Ok(()) };
+    let value = match xattr::get_at(from.0, from.1, key) {
+        Err(Errno::EACCES) => return Ok(()),
+        value => value?,
+    };
+    let Some(value) = value else { return Ok(()) };
+    match to.set_xattr(namespace.key(mark), &value) {
+        Err(Errno::EPERM | Errno::EOPNOTSUPP | Errno::ENOSPC | Errno::ERANGE | Errno::E2BIG | Errno::ENODATA) => Ok(()),
+        done => done,
+    }
+}

@@ -1,0 +1,423 @@
+//! `plyfs layer convert`: the layer in another form shows the same, to plyfs and to those for whom it is written.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use crate::common::*;
+use crate::model::layers::{build, plan, things, words};
+use crate::model::real::Real;
+use crate::model::{self, Op, Subject, changes};
+use crate::squash::look;
+
+const FUSE_OVERLAYFS: [&str; 2] = ["/usr/bin/fuse-overlayfs", "/work/h/fo20/bin/fuse-overlayfs"];
+
+/// Who reads a form besides plyfs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Reader {
+    /// The kernel's OverlayFS with these options.
+    Kernel(&'static str),
+    FuseOverlayfs,
+}
+
+/// A form, and how plyfs reads it.
+struct Form {
+    words: &'static [&'static str],
+    options: &'static str,
+    reader: Reader,
+    /// Marks that lead elsewhere can be written in it.
+    leads: bool,
+    /// How its private attributes begin.
+    prefix: &'static [&'static str],
+}
+
+const TRUSTED: &[&str] = &["trusted.overlay."];
+const USER: &[&str] = &["user.overlay.", "user.fuseoverlayfs.opaque"];
+const PLAIN: &str = "redirect_dir=off,metacopy=off";
+
+const FORMS: &[Form] = &[
+    Form { words: &["--marks", "trusted"], options: "", reader: Reader::Kernel(PLAIN), leads: true, prefix: TRUSTED },
+    Form {
+        words: &["--marks", "trusted", "--whiteouts", "xattr"],
+        options: "",
+        reader: Reader::Kernel(PLAIN),
+        leads: true,
+        prefix: TRUSTED,
+    },
+    Form {
+        words: &["--marks", "user"],
+        options: "userxattr",
+        reader: Reader::Kernel("userxattr"),
+        leads: true,
+        prefix: USER,
+    },
+    Form {
+        words: &["--marks", "user", "--whiteouts", "xattr"],
+        options: "userxattr",
+        reader: Reader::Kernel("userxattr"),
+        leads: true,
+        prefix: USER,
+    },
+    Form {
+        words: &["--marks", "user", "--whiteouts", "wh"],
+        options: "userxattr",
+        reader: Reader::FuseOverlayfs,
+        leads: true,
+        prefix: USER,
+    },
+    Form { words: &["--marks", "wh"], options: "", reader: Reader::FuseOverlayfs, leads: false, prefix: &[] },
+    Form {
+        words: &["--marks", "wh", "--whiteouts", "device"],
+        options: "",
+        reader: Reader::FuseOverlayfs,
+        leads: false,
+        prefix: &[],
+    },
+];
+
+/// Those that can be written here.
+fn forms() -> impl Iterator<Item = &'static Form> {
+    FORMS.iter().filter(|form| who() == Who::Root || form.prefix != TRUSTED)
+}
+
+fn run(words: &[&str], layer: &Path, out: &Path) -> Output {
+    Command::new(mount::binary()).args(["layer", "convert"]).args(words).arg(layer).arg(out).output().unwrap()
+}
+
+/// The words that name lower layers.
+fn flat<'a>(lowers: &[&'a Path]) -> Vec<&'a str> {
+    std::iter::once("--flatten").chain(lowers.iter().flat_map(|lower| ["--lower", lower.to_str().unwrap()])).collect()
+}
+
+fn convert(words: &[&str], layer: &Path, out: &Path) -> Result<Tree, String> {
+    let done = run(words, layer, out);
+    let said = String::from_utf8_lossy(&done.stderr).into_owned();
+    if done.status.success() { Ok(Tree::new(out)) } else { Err(format!("{words:?}: {said}")) }
+}
+
+/// The one line with which it is refused; nothing is left.
+fn refused(words: &[&str], layer: &Path, out: &Path) -> (String, i32) {
+    let done = run(words, layer, out);
+    let temp = out.with_file_name(format!(".{}.plyfs-new", out.file_name().unwrap().to_str().unwrap()));
+    assert!(!temp.exists() && !done.status.success(), "{words:?}");
+    let said = String::from_utf8(done.stderr).unwrap();
+    (said.lines().last().unwrap_or_default().to_owned(), done.status.code().unwrap())
+}
+
+fn lowerdir(layers: &[&Path], options: &str) -> String {
+    let lowers: Vec<_> = layers.iter().map(|layer| layer.to_str().unwrap()).collect();
+    let more = if options.is_empty() { String::new() } else { format!(",{options}") };
+    format!("lowerdir={}{more}", lowers.join(":"))
+}
+
+/// What a read-only mount of these layers by plyfs shows.
+fn view(scratch: &Scratch, layers: &[&Path], options: &str) -> View {
+    look(&Mount::with(&lowerdir(layers, options), &scratch.dir("view"), &scratch.path().join("log")))
+}
+
+/// What others show of them.
+fn foreign(scratch: &Scratch, layers: &[&Path], reader: Reader) -> Vec<(String, View)> {
+    let walk = Walk { times: true, foreign: true, without_links: true, ..Walk::default() };
+    let empty = scratch.fresh("empty");
+    // One lower layer alone is none for the kernel.
+    let layers: Vec<&Path> = layers.iter().copied().chain([empty.as_path()]).collect();
+    let at = scratch.dir("foreign");
+    let mut views = Vec::new();
+    match reader {
+        Reader::Kernel(options) => {
+            if let Ok(kernel) = Kernel::with(&lowerdir(&layers, options), &at) {
+                views.push((format!("the kernel, {options}"), View::of(&kernel, walk)));
+            }
+        }
+        Reader::FuseOverlayfs => {
+            for program in FUSE_OVERLAYFS.into_iter().filter(|program| Path::new(program).exists()) {
+                let log = scratch.path().join("log");
+                let mount = Mount::by(OsString::from(program), &lowerdir(&layers, ""), &at, &log).unwrap();
+                views.push((program.to_owned(), View::of(&mount, walk)));
+            }
+        }
+    }
+    views
+}
+
+/// What another program is to show: what it does not hide or tell is left out.
+fn plainly(view: &View) -> View {
+    let mut view = View { same: Default::default(), ..view.clone() };
+    for object in view.objects.values_mut() {
+        object.xattrs.retain(|key, _| !key.starts_with(b"user.overlay.") && !key.starts_with(b"trusted.overlay."));
+        object.nlink = 0;
+    }
+    view
+}
+
+/// The private attributes in a layer that this form does not have.
+fn strange(layer: &Tree, form: &Form) -> Vec<String> {
+    let mut strange = Vec::new();
+    let mut todo = vec![PathBuf::new()];
+    while let Some(dir) = todo.pop() {
+        for entry in std::fs::read_dir(layer.at(&dir)).unwrap().map(Result::unwrap) {
+            let path = dir.join(entry.file_name());
+            let listed =
+                Command::new("getfattr").args(["-h", "-d", "-m", "overlay"]).arg(entry.path()).output().unwrap();
+            let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+            let keys = listed.lines().filter(|line| line.starts_with("trusted.") || line.starts_with("user."));
+            let other = keys.filter(|key| !form.prefix.iter().any(|prefix| key.starts_with(prefix)));
+            strange.extend(other.map(|key| format!("{}: {key}", path.display())));
+            if entry.file_type().unwrap().is_dir() {
+                todo.push(path);
+            }
+        }
+    }
+    strange
+}
+
+/// What `layer check` finds.
+fn findings(layers: &[&Path], form: &Form) -> String {
+    let words: &[&str] = if form.prefix == USER && who() == Who::Root { &["--userxattr"] } else { &[] };
+    let done = Command::new(mount::binary()).args(["layer", "check"]).args(words).args(layers).output().unwrap();
+    let said = String::from_utf8_lossy(&done.stdout).into_owned();
+    let of_first = layers[0].to_str().unwrap();
+    said.lines().filter(|line| line.starts_with(of_first)).fold(String::new(), |all, line| all + line + "\n")
+}
+
+/// The layers as one.
+fn squashed(layers: &[&Path], out: &Path) {
+    let words = ["layer", "squash", "--bottom"];
+    let done = Command::new(mount::binary()).args(words).args(layers).arg(out).output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+}
+
+fn same(what: &str, seen: &View, expected: &View) -> Result<(), String> {
+    seen.difference(expected).map_or(Ok(()), |difference| Err(format!("{what}:\n{difference}")))
+}
+
+/// Converts a layer over others to each form, and compares what is shown with `before`.
+fn compare(scratch: &Scratch, layers: &[&Path], before: &View, leads: bool) -> Result<(), String> {
+    for (at, form) in forms().enumerate() {
+        for is_flat in [false, true] {
+            let mut words = form.words.to_vec();
+            if is_flat {
+                words.extend(flat(&layers[1..]));
+            }
+            let out = scratch.path().join(format!("out{at}{is_flat}"));
+            let made = convert(&words, layers[0], &out);
+            if !is_flat && !form.leads && leads {
+                match made {
+                    Err(why) if why.contains("--flatten") => continue,
+                    // It may have none that leads elsewhere.
+                    made => drop(made?),
+                }
+            } else {
+                made?;
+            }
+            let after: Vec<&Path> = [&[&*out], &layers[1..]].concat();
+            same(&format!("{words:?}"), &view(scratch, &after, form.options), before)?;
+            let other = strange(&Tree::new(&out), form);
+            if !other.is_empty() {
+                return Err(format!("{words:?}: {other:?}"));
+            }
+            let found = findings(&after, form);
+            if !found.is_empty() {
+                return Err(format!("{words:?}: {found}"));
+            }
+            if is_flat {
+                let base = scratch.path().join("base");
+                if !base.exists() {
+                    squashed(&layers[1..], &base);
+                }
+                // fuse-overlayfs 2.0 shows a directory below a file of its name in a layer between.
+                let over: Vec<&Path> =
+                    if form.reader == Reader::FuseOverlayfs { vec![&*out, &*base] } else { after.clone() };
+                for (who, seen) in foreign(scratch, &over, form.reader) {
+                    same(&format!("{words:?}, read by {who}"), &plainly(&seen), &plainly(before))?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_layer_of_any_history_shows_the_same_in_each_form() {
+    within(900, || {
+        let test = |(things, ops): &(Vec<Vec<_>>, Vec<Op>)| {
+            let stack = build(&plan(things, true));
+            let mut mount = stack.mount();
+            let mut real = Real::new(&mount);
+            for op in ops {
+                let step = op.resolve(&real.known());
+                let _ = real.apply(&step);
+            }
+            drop(real);
+            mount.unmount();
+            drop(mount);
+            let lowers = stack.lowers.iter().map(|layer| layer.root());
+            let layers: Vec<&Path> = std::iter::once(stack.upper().root()).chain(lowers).collect();
+            let before = view(&stack.scratch, &layers, "");
+            compare(&stack.scratch, &layers, &before, true)
+        };
+        let drawn = (things(), changes(30));
+        let words = |(things, _): &(Vec<Vec<_>>, Vec<Op>)| words(&plan(things, true));
+        model::check(10, 229, proptest::strategy::Strategy::boxed(drawn), test, words);
+    });
+}
+
+/// A stack whose upper layer has each mark that leads elsewhere.
+fn leading() -> Option<Stack> {
+    let stack = Stack::new(2);
+    stack.lowers[0].file("in", "inside").file("moved/in", "inside").file("moved/deep/in", "inside");
+    stack.lowers[1].file("out", "outside").file("moved/out", "outside").file("kept/x", "x").file("gone", "");
+    stack.age();
+    let mut mount = stack.mount();
+    if mount.rename("kept", "here").is_err() {
+        say_skipped("no redirects here");
+        return None;
+    }
+    ["in", "out"].iter().for_each(|name| mount.chmod(name, 0o600).unwrap());
+    mount.rename("out", "out2").unwrap();
+    mount.rename("moved", "there").unwrap();
+    mount.mkdir("dir", 0o755).unwrap();
+    mount.rename("there/deep", "dir/deep").unwrap();
+    mount.unlink("gone").unwrap();
+    mount.unmount();
+    Some(stack)
+}
+
+#[test]
+fn what_leads_elsewhere_is_kept_or_brought_up_or_refused_by_name() {
+    bounded(|| {
+        let Some(stack) = leading() else { return };
+        let layers = [stack.upper().root(), stack.lowers[0].root(), stack.lowers[1].root()];
+        let before = view(&stack.scratch, &layers, "");
+        compare(&stack.scratch, &layers, &before, true).unwrap();
+        let none = stack.scratch.path().join("none");
+        let (said, status) = refused(&["--marks", "wh"], layers[0], &none);
+        assert!(said.contains("--flatten") && status == 1, "{said}");
+        let (said, _) = refused(&["--marks", "wh", "--flatten"], layers[0], &none);
+        assert!(said.contains("in a layer that was not named") && said.contains("--lower"), "{said}");
+        let mut words = vec!["--marks", "wh"];
+        words.extend(flat(&layers[1..2]));
+        let (said, _) = refused(&words, layers[0], &none);
+        assert!(said.contains("in a layer that was not named"), "{said}");
+    });
+}
+
+type Fill = fn(&Stack);
+
+/// Each row: what a layer holds, how it is converted, and why it cannot be.
+#[test]
+fn what_cannot_be_said_in_a_form_is_refused() {
+    bounded(|| {
+        let table: [(&str, Fill, &[&str], &str, i32); 9] = [
+            (
+                "a name like a whiteout's",
+                |s| _ = s.lowers[0].file("d/.wh.x", ""),
+                &["--marks", "wh", "--from", "user"],
+                "d/.wh.x: ",
+                1,
+            ),
+            (
+                "a long name",
+                |s| _ = s.lowers[0].whiteout(&"x".repeat(253)),
+                &["--marks", "wh"],
+                "File name too long",
+                1,
+            ),
+            (
+                "a whiteout of such a name",
+                |s| _ = s.lowers[0].whiteout(".wh.x"),
+                &["--marks", "wh", "--from", "user"],
+                ".wh.x: ",
+                1,
+            ),
+            ("two forms", |s| _ = s.lowers[0].whiteout("x").file(".wh.y", ""), &["--marks", "wh"], "--from wh", 1),
+            ("no form", |_| (), &[], "--marks", 2),
+            ("marked files without marks", |_| (), &["--marks", "wh", "--whiteouts", "xattr"], "--whiteouts xattr", 2),
+            ("another's form", |_| (), &["--marks", "none"], "none", 2),
+            ("lower layers that are not asked", |_| (), &["--marks", "user", "--lower", "/"], "--flatten", 2),
+            (
+                "a layer that is not there",
+                |s| std::fs::remove_dir(s.lowers[0].root()).unwrap(),
+                &["--marks", "user"],
+                "No such file",
+                1,
+            ),
+        ];
+        for (what, fill, words, expected, code) in table {
+            let stack = Stack::read_only(1);
+            fill(&stack);
+            let done = run(words, stack.lowers[0].root(), &stack.scratch.path().join("out"));
+            let said = String::from_utf8_lossy(&done.stderr).into_owned();
+            assert!(said.contains(expected) && done.status.code() == Some(code), "{what}: {:?} {said}", done.status);
+            assert!(
+                !stack.scratch.path().join("out").exists() && !stack.scratch.path().join(".out.plyfs-new").exists()
+            );
+        }
+        if who() != Who::Root {
+            let stack = Stack::read_only(1);
+            let (said, _) = refused(&["--marks", "trusted"], stack.lowers[0].root(), &stack.scratch.path().join("out"));
+            assert!(said.contains("only root"), "{said}");
+        }
+    });
+}
+
+#[test]
+fn a_layer_that_is_in_use_is_refused() {
+    bounded(|| {
+        let stack = Stack::new(1);
+        stack.lowers[0].file("a", "x");
+        let out = stack.scratch.path().join("out");
+        let mut mount = stack.mount();
+        let daemon = mount.pid().unwrap().as_raw_nonzero().to_string();
+        let (said, _) = refused(&["--marks", "user"], stack.upper().root(), &out);
+        assert!(said.contains("in use by") && said.contains(&daemon), "{said}");
+        mount.unmount();
+        convert(&["--marks", "user"], stack.upper().root(), &out).unwrap();
+        let (said, status) = refused(&["--marks", "user"], stack.lowers[0].root(), &stack.lowers[0].at("in"));
+        assert!(said.contains("it lies in") && status == 2, "{said}");
+    });
+}
+
+#[test]
+fn every_kind_of_object_keeps_all_that_it_has() {
+    bounded(|| {
+        let stack = Stack::read_only(1);
+        let layers = crate::squash::all_kinds(&stack);
+        if who() == Who::User {
+            stack.lowers[0].perm("unreadable", 0o600);
+        }
+        let before = look(&Tree::new(&layers[0]));
+        for (at, form) in forms().enumerate() {
+            let out = convert(form.words, &layers[0], &stack.scratch.path().join(format!("out{at}"))).unwrap();
+            let mut after = look(&out);
+            after.objects.get_mut(&b""[..]).unwrap().xattrs.clear();
+            let escaped = after.objects.get_mut(&b"escaped"[..]).unwrap();
+            escaped.xattrs.retain(|key, _| key == b"user.containers.x");
+            after.assert_same(&before, &format!("{:?}", form.words));
+            assert!(out.stat("holes").unwrap().st_blocks < 1000, "the holes are filled");
+        }
+    });
+}
+
+/// Attributes that users have set, with names like those of marks, are theirs in each form.
+#[test]
+fn attributes_like_marks_are_still_the_users() {
+    bounded(|| {
+        let stack = Stack::new(1);
+        stack.lowers[0].file("f", "x");
+        let mut mount = stack.mount();
+        for key in
+            ["user.overlay.opaque", "user.overlay.x", "user.fuseoverlayfs.origin", "user.containers.override_stat"]
+        {
+            mount.set_xattr("f", key, b"v").unwrap();
+        }
+        let before = look(&mount);
+        mount.unmount();
+        let layers = [stack.upper().root(), stack.lowers[0].root()];
+        for (at, form) in forms().enumerate() {
+            let out = stack.scratch.path().join(format!("out{at}"));
+            convert(&[form.words, &flat(&layers[1..])].concat(), layers[0], &out).unwrap();
+            view(&stack.scratch, &[&out, layers[1]], form.options).assert_same(&before, &format!("{:?}", form.words));
+        }
+    });
+}
