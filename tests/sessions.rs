@@ -260,6 +260,27 @@ fn status_and_where_tell_what_a_session_has_and_from_where() {
 }
 
 #[test]
+fn the_parent_directory_in_a_path_of_a_session_leads_where_it_does_outside() {
+    if !can_run() {
+        return;
+    }
+    let place = Place::new();
+    fs::create_dir(place.here.join("dir/sub")).unwrap();
+    std::os::unix::fs::symlink("dir/sub", place.here.join("link")).unwrap();
+    place.said(&["-q", "-n", "x"], "echo more >>file; chmod 600 dir/f");
+    let here = place.here.strip_prefix("/").unwrap().display().to_string();
+    for (path, expected) in [("dir/../file", "file"), ("link/../f", "dir/f"), ("gone/./../file", "")] {
+        let out = place.plyfs("diff", &["x", "--names", path]).output().unwrap();
+        let names = String::from_utf8_lossy(&out.stdout).into_owned();
+        let whole = if expected.is_empty() { String::new() } else { format!("{here}/{expected}\n") };
+        assert_eq!(names, whole, "{path}: {}", stderr(&out));
+    }
+    let out = place.plyfs("diff", &["x", "gone/../file"]).output().unwrap();
+    let expected = "plyfs: gone/../file: `..` stands behind what is not there (name it without)\n";
+    assert_eq!((out.status.code(), stderr(&out).as_str()), (Some(1), expected));
+}
+
+#[test]
 fn a_session_that_is_half_applied_is_told_and_not_dropped() {
     if !can_run() {
         return;

@@ -187,8 +187,8 @@ fn path_of(bytes: &[u8]) -> PathBuf {
     OsString::from_vec(bytes.to_vec()).into()
 }
 
-/// A path from the root of a view, without `.` and `..`.
-fn plain(path: &Path) -> PathBuf {
+/// A path from the root of a view, or from `/` on, without that, `.` and `..`.
+pub fn plain(path: &Path) -> PathBuf {
     path.components().fold(PathBuf::new(), |mut plain, part| {
         match part {
             Component::Normal(name) => plain.push(name),
@@ -201,7 +201,10 @@ fn plain(path: &Path) -> PathBuf {
 
 /// A path without symbolic links above its last component, and without `..`, which leads where the kernel says. What is
 /// deleted has no directory any more.
-fn real(path: &Path) -> Result<PathBuf, Failure> {
+///
+/// # Errors
+/// `..` stands behind what is not there.
+pub fn real(path: &Path) -> Result<PathBuf, Failure> {
     let failed = |error: std::io::Error| Failure::refused(path.display().to_string(), error.to_string(), "");
     let whole = std::path::absolute(path).map_err(failed)?;
     let Some(name) = whole.file_name() else { return whole.canonicalize().map_err(failed) };

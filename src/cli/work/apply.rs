@@ -14,7 +14,7 @@ use super::super::json::{member, quoted};
 use super::super::progress::{Bar, Spinner};
 use super::super::report::Failure;
 use super::super::told;
-use super::super::view::View;
+use super::super::view::{View, plain};
 use super::changes;
 use super::shared::Shared;
 use crate::base::config::Config;
@@ -221,9 +221,10 @@ impl Apply {
                     say(&format!("{}: it is not mounted now, and its changes stay in the session", place.at.display()));
                     continue;
                 }
-                held.push(Held::new(&changes::config_of(&session, place), changes::relative(&place.at), true)?);
+                held.push(Held::new(&changes::config_of(&session, place), plain(&place.at), true)?);
             }
-            return Ok((held, paths.iter().map(|path| changes::whole(path)).collect(), Some(lock)));
+            let paths = paths.iter().map(|path| changes::whole(path)).collect::<Result<_, _>>()?;
+            return Ok((held, paths, Some(lock)));
         }
         let (config, paths) = View::named(&self.options, &self.words)?;
         Ok((vec![Held::new(&config, PathBuf::new(), false)?], paths, None))

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::path::{Component, Path, PathBuf};
 
 use super::super::report::Failure;
-use super::super::view::View;
+use super::super::view::{View, plain, real};
 use crate::base::Errno;
 use crate::base::config::{Config, UpperDirs, XattrPermissions};
 use crate::session::{Place, Session, Store};
@@ -76,16 +76,23 @@ pub fn find_for(
         && let Some((first, paths)) = words.split_first()
         && let Some(session) = named(first, store)?
     {
-        return Ok((of_session_for(&session, range)?, paths.iter().map(|path| whole(path)).collect()));
+        let paths = paths.iter().map(|path| whole(path)).collect::<Result<_, _>>()?;
+        return Ok((of_session_for(&session, range)?, paths));
     }
     let view = View::find_for(options, words, range)?;
     let upper = view.config.upper.as_ref().map(|upper| upper.dir.clone()).unwrap_or_default();
     Ok((vec![Part { before: PathBuf::new(), layers: view.layers, upper, of_session: false }], view.paths))
 }
 
-/// A path from `/` on, without it; `.` is the current directory.
-pub fn whole(path: &Path) -> PathBuf {
-    std::path::absolute(path).map(|path| relative(&path)).unwrap_or_default()
+/// A path from `/` on, without it; `.` is the current directory, and `..` leads where it does outside of the session.
+///
+/// # Errors
+/// `..` stands behind what is not there.
+pub fn whole(path: &Path) -> Result<PathBuf, Failure> {
+    if path.components().any(|part| part == Component::ParentDir) {
+        return Ok(plain(&real(path)?));
+    }
+    Ok(std::path::absolute(path).map(|path| plain(&path)).unwrap_or_default())
 }
 
 /// The session that a word names; one with a slash is a path.
@@ -130,7 +137,7 @@ fn of_session_for(session: &Session, range: Range) -> Result<Vec<Part>, Failure>
 /// # Errors
 /// As [`of_session`].
 pub fn at(session: &Session, path: &Path) -> Result<Option<(Part, PathBuf)>, Failure> {
-    let inside = |place: &Place| path.strip_prefix(relative(&place.at)).map(Path::to_owned).ok();
+    let inside = |place: &Place| path.strip_prefix(plain(&place.at)).map(Path::to_owned).ok();
     let all = places(session)?;
     let found = all.iter().filter_map(|place| Some((place, inside(place)?)));
     // The innermost one.
@@ -181,7 +188,7 @@ fn part_for(session: &Session, place: &Place, range: Range) -> Result<Part, Fail
     let upper = config.upper.as_ref().map(|upper| upper.dir.clone()).unwrap_or_default();
     let layers = crate::union::look_between(&config, range)?;
     check_whole(&layers, &session.name)?;
-    Ok(Part { before: relative(&place.at), layers, upper, of_session: true })
+    Ok(Part { before: plain(&place.at), layers, upper, of_session: true })
 }
 
 /// Refuses layers between which an apply was broken off: they show neither what was nor what is to be.
@@ -209,11 +216,6 @@ pub fn config_of(session: &Session, place: &Place) -> Config {
         xattr_permissions: (!is_root).then_some(XattrPermissions::Parents),
         ..Config::default()
     }
-}
-
-/// A path from `/` on, without it.
-pub fn relative(path: &Path) -> PathBuf {
-    path.components().filter(|part| matches!(part, Component::Normal(_))).collect()
 }
 
 /// Compares them. Only what is at or below one of `paths` is meant, if there are any, and what takes away, moves or replaces a

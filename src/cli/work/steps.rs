@@ -15,7 +15,7 @@ use super::super::grammar;
 use super::super::report::Failure;
 use super::super::resolve::{self, Abilities, Manner};
 use super::super::show;
-use super::super::view::{Shown, View};
+use super::super::view::{Shown, View, plain};
 use super::changes;
 use crate::base::Errno;
 use crate::base::config::Config;
@@ -80,7 +80,7 @@ impl Which {
     /// There is none; the paths lie in several.
     pub fn find_with_paths(&self, words: &[PathBuf]) -> Result<(Target, Vec<PathBuf>), Failure> {
         if !self.options.is_empty() {
-            let paths: Vec<PathBuf> = words.iter().map(|path| changes::relative(path)).collect();
+            let paths: Vec<PathBuf> = words.iter().map(|path| plain(path)).collect();
             check_plain(words)?;
             if let Some(at) = paths.iter().position(|path| path.as_os_str().is_empty()) {
                 return Err(whole_view(words.get(at)));
@@ -126,9 +126,9 @@ fn whole_view(word: Option<&PathBuf>) -> Failure {
 fn of_session_with_paths(session: &Session, paths: &[PathBuf]) -> Result<(Target, Vec<PathBuf>), Failure> {
     let failed = |errno: Errno| Failure::refused(session.name.clone(), errno.to_string(), "");
     let all = session.places().map_err(failed)?;
-    let whole: Vec<PathBuf> = paths.iter().map(|path| changes::whole(path)).collect();
+    let whole = paths.iter().map(|path| changes::whole(path)).collect::<Result<Vec<PathBuf>, _>>()?;
     let around = |path: &PathBuf| {
-        let around = all.iter().filter(|place| path.starts_with(changes::relative(&place.at)));
+        let around = all.iter().filter(|place| path.starts_with(plain(&place.at)));
         around.max_by_key(|place| place.at.components().count())
     };
     let Some(first) = whole.first() else { return Ok((of_session(session, None)?, Vec::new())) };
@@ -138,7 +138,7 @@ fn of_session_with_paths(session: &Session, paths: &[PathBuf]) -> Result<(Target
         let reason = "the paths are on several file systems of the session";
         return Err(Failure::refused(session.name.clone(), reason, "one at a time"));
     }
-    let inside = |path: &PathBuf| path.strip_prefix(changes::relative(&place.at)).map(Path::to_owned).ok();
+    let inside = |path: &PathBuf| path.strip_prefix(plain(&place.at)).map(Path::to_owned).ok();
     let inside: Vec<PathBuf> = whole.iter().filter_map(inside).collect();
     if inside.iter().any(|path| path.as_os_str().is_empty()) {
         return Err(whole_view(paths.first()));

@@ -55,7 +55,7 @@ impl Where {
     }
 
     fn tell_of_session(&self, session: &Session, path: &Path) -> Result<(), Failure> {
-        let whole = changes::whole(path);
+        let whole = changes::whole(path)?;
         let Some((part, inside)) = changes::at(session, &whole)? else {
             let hint = format!("plyfs status {} lists its file systems", session.name);
             return Err(Failure::refused(told::line(path), "the session does not cover it", hint));
