@@ -1,6 +1,6 @@
 //! Lists the names in one directory of a layer, and tells whiteouts from objects.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use super::marks::is_xattr_whiteout;
 use super::{DirPlace, Folding};
@@ -35,13 +35,28 @@ pub trait NameSink {
 /// # Errors
 /// What `openat2(2)` and `getdents64(2)` say.
 pub fn list_names(dir: &DirPlace, xattr_whiteouts: bool, sink: &mut dyn NameSink) -> Result<bool> {
-    let fd = match dir.open() {
-        Err(Errno::EXDEV) => return Ok(dir.layer.exact_names),
-        fd => fd?,
-    };
-    let folds = dir.layer.folding != Folding::Never && flags::is_casefolded(fd.as_fd());
+    match dir.open() {
+        Err(Errno::EXDEV) => Ok(dir.layer.exact_names),
+        fd => list_from(dir, fd?.as_fd(), xattr_whiteouts, sink),
+    }
+}
+
+/// As [`list_names`], where nobody else lists this [`DirPlace`] meanwhile: by the descriptor that it keeps.
+///
+/// # Errors
+/// As [`list_names`].
+pub fn list_names_alone(dir: &DirPlace, xattr_whiteouts: bool, sink: &mut dyn NameSink) -> Result<bool> {
+    match dir.fd_to_list() {
+        Some(fd) => list_from(dir, fd.as_fd(), xattr_whiteouts, sink),
+        None => list_names(dir, xattr_whiteouts, sink),
+    }
+}
+
+/// Lists a directory of a layer by a descriptor that is open for reading.
+fn list_from(dir: &DirPlace, fd: BorrowedFd<'_>, xattr_whiteouts: bool, sink: &mut dyn NameSink) -> Result<bool> {
+    let folds = dir.layer.folding != Folding::Never && flags::is_casefolded(fd);
     let mut failed = None;
-    dirent::read_dir(fd.as_fd(), &mut |entry| match list_one(dir, xattr_whiteouts, &entry, sink) {
+    dirent::read_dir(fd, &mut |entry| match list_one(dir, xattr_whiteouts, &entry, sink) {
         Ok(more) => more,
         Err(errno) => {
             failed = Some(errno);

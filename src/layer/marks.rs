@@ -35,6 +35,8 @@ pub struct DirMarks {
     pub redirect: Option<Redirect>,
     /// What `chattr` forbids, in the upper layer.
     pub protection: Protattr,
+    /// No extended attribute was listed that users see.
+    pub plain: bool,
 }
 
 /// Looks `name` up in one directory of a layer. `xattr_whiteouts` is that directory's mark.
@@ -67,16 +69,16 @@ pub(super) fn is_xattr_whiteout(dir: &DirPlace, name: &Name, stat: &Stat) -> Res
     if !stat.is_file() || stat.size != 0 {
         return Ok(false);
     }
-    let keys = keys_of(dir.fd()?.as_fd(), name.as_c_str())?;
+    let (keys, _) = keys_of(dir.fd()?.as_fd(), name.as_c_str())?;
     Ok(dir.layer.reads.iter().any(|namespace| has(&keys, namespace.key(Mark::Whiteout))))
 }
 
 /// The keys of an object's extended attributes. Where there are more than the kernel lists only those of marks are
-/// found: such an object can be seen and removed, but not copied.
-fn keys_of(at: BorrowedFd<'_>, name: &CStr) -> Result<Vec<Vec<u8>>> {
+/// found: such an object can be seen and removed, but not copied. Whether these are all.
+fn keys_of(at: BorrowedFd<'_>, name: &CStr) -> Result<(Vec<Vec<u8>>, bool)> {
     match xattr::list_at(at, name) {
-        Err(Errno::E2BIG) => keys_of_marks(at, name),
-        keys => keys,
+        Err(Errno::E2BIG) => Ok((keys_of_marks(at, name)?, false)),
+        keys => Ok((keys?, true)),
     }
 }
 
@@ -105,6 +107,11 @@ fn refused(at: &dyn std::fmt::Debug, malformed: Malformed) -> Errno {
 }
 
 impl Layer {
+    /// Whether users see none of these attributes.
+    fn are_private(&self, keys: &[Vec<u8>]) -> bool {
+        keys.iter().all(|key| self.naming().from_disk(key).is_none())
+    }
+
     /// The value of a mark that an object has.
     fn value(&self, at: BorrowedFd<'_>, name: &CStr, key: &CStr) -> Result<Vec<u8>> {
         Ok(self.attribute(at, name, key)?.unwrap_or_default())
@@ -167,7 +174,8 @@ pub fn read_dir_marks(place: &Arc<DirPlace>, at: BorrowedFd<'_>, name: &CStr, be
         return Ok(marks);
     }
     let layer = &place.layer;
-    let keys = keys_of(at, name)?;
+    let (keys, all) = keys_of(at, name)?;
+    marks.plain = all && layer.are_private(&keys);
     if keys.is_empty() && !(below && layer.wh_names) {
         return Ok(marks);
     }
@@ -215,6 +223,8 @@ pub struct LeafMarks {
     pub nlink: Option<Nlink>,
     /// What `chattr` forbids, in the upper layer.
     pub protection: Protattr,
+    /// No extended attribute was listed that users see.
+    pub plain: bool,
 }
 
 /// Reads all marks of an object other than a directory. `impure`: its directory says that it may have an origin.
@@ -244,11 +254,11 @@ fn read_leaf_marks_once(dir: &DirPlace, name: &Name, stat: &Stat, impure: bool) 
     }
     let fd = dir.fd()?;
     let (at, cname) = (fd.as_fd(), name.as_c_str());
-    let keys = match xattr::list_at(at, cname) {
-        Ok(keys) if keys.is_empty() => return Ok(LeafMarks { bare: layer.lists_attributes, ..marks }),
-        Err(Errno::E2BIG) => keys_of_marks(at, cname)?,
-        keys => keys?,
-    };
+    let (keys, all) = keys_of(at, cname)?;
+    marks.plain = all && layer.are_private(&keys);
+    if all && keys.is_empty() {
+        return Ok(LeafMarks { bare: layer.lists_attributes, ..marks });
+    }
     let here = || (dir, name);
     if stat.is_file() && layer.leads(&keys, Mark::Metacopy, &here())? {
         let value = layer.value(at, cname, layer.believed.key(Mark::Metacopy))?;

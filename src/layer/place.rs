@@ -85,29 +85,50 @@ impl DirPlace {
         if let Some(fd) = &*self.fd.lock() {
             return Ok(fd.clone());
         }
-        let mut fd = self.reopen();
+        let mut fd = self.reopen(OFlags::PATH);
         for _ in 0..RENAME_RACES {
             match fd {
                 // A directory on the way was renamed meanwhile. EXDEV: it left the directory in which the search began,
                 // or a mount is in the way.
-                Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ESTALE | Errno::EXDEV) => fd = self.reopen(),
+                Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ESTALE | Errno::EXDEV) => fd = self.reopen(OFlags::PATH),
                 Err(Errno::EMFILE | Errno::ENFILE) => {
                     self.layer.fds.evict_all();
-                    fd = self.reopen();
+                    fd = self.reopen(OFlags::PATH);
                 }
                 _ => break,
             }
         }
-        let fd = fd?;
-        *self.fd.lock() = Some(fd.clone());
-        self.layer.fds.opened(self.this.clone());
-        Ok(fd)
+        fd.map(|fd| self.keep(fd))
     }
 
-    fn reopen(&self) -> Result<Arc<OwnedFd>> {
+    fn keep(&self, fd: Arc<OwnedFd>) -> Arc<OwnedFd> {
+        *self.fd.lock() = Some(fd.clone());
+        self.layer.fds.opened(self.this.clone());
+        fd
+    }
+
+    /// Opens it for reading and keeps that descriptor as its own, which saves to open it a second time. Only one thread may
+    /// list the directory: the descriptor has one offset. `None`: it must be [opened](Self::open) by itself.
+    pub fn fd_to_list(&self) -> Option<Arc<OwnedFd>> {
+        if self.fd.lock().is_some() || !self.keeps_times() {
+            return None;
+        }
+        // It may not be read, or was renamed, or there are too many descriptors: the other way tells.
+        self.reopen(OFlags::RDONLY).ok().map(|fd| self.keep(fd))
+    }
+
+    /// Whether a reader changes no time of access by itself: that is a clone of the mount, or the upper layer.
+    fn keeps_times(&self) -> bool {
+        (self.layer.isolated && !self.layer.is_frozen()) || self.layer.is_upper()
+    }
+
+    /// Opens it, in one call for as many names as the kernel takes.
+    fn reopen(&self, how: OFlags) -> Result<Arc<OwnedFd>> {
         let (mut fd, names) = self.way()?;
-        for path in joined(&names) {
-            fd = Arc::new(open_beneath(fd.as_fd(), &path, OFlags::PATH | OFlags::DIRECTORY)?);
+        let mut paths = joined(&names).into_iter().peekable();
+        while let Some(path) = paths.next() {
+            let how = if paths.peek().is_some() { OFlags::PATH } else { how };
+            fd = Arc::new(open_beneath(fd.as_fd(), &path, how | OFlags::DIRECTORY)?);
         }
         // Another object may be in its place: a layer that is changed underneath, or a hostile race.
         if self.layer.may_be(self.ino, stat::stat_fd(fd.as_fd())?.ino) { Ok(fd) } else { Err(Errno::ESTALE) }
@@ -135,7 +156,7 @@ impl DirPlace {
     pub fn open(&self) -> Result<OwnedFd> {
         let (fd, flags) = (self.fd()?, OFlags::RDONLY | OFlags::DIRECTORY);
         // A layer's times of access stay as they are. A clone of the mount sees to that by itself.
-        if (self.layer.isolated && !self.layer.is_frozen()) || self.layer.is_upper() {
+        if self.keeps_times() {
             return open_beneath(fd.as_fd(), c".", flags);
         }
         let open = || match open_beneath(fd.as_fd(), c".", flags | OFlags::NOATIME) {

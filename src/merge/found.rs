@@ -89,6 +89,8 @@ pub struct FoundDir {
     pub lower: Option<Stat>,
     /// What `chattr` forbids on the upper part.
     pub protection: Protattr,
+    /// The lookup has listed no extended attribute of the topmost part, and of the topmost lower part, that users see.
+    pub plain: (bool, bool),
 }
 
 /// An object other than a directory that is seen.
@@ -117,6 +119,8 @@ pub struct FoundLeaf {
     pub protection: Protattr,
     /// It is known to have no extended attribute.
     pub bare: bool,
+    /// The lookup has listed no extended attribute that users see.
+    pub plain: bool,
 }
 
 impl FoundDir {
@@ -139,8 +143,8 @@ impl FoundLeaf {
     pub fn new_upper(place: Place, stat: Stat, device: bool) -> Self {
         let (origin, meta, index, nlink, lower) = (None, None, None, None, None);
         let protection = Protattr::default();
-        let (upper, named, bare) = (true, true, false);
-        Self { place, stat, upper, named, origin, device, meta, index, nlink, lower, protection, bare }
+        let (upper, named, bare, plain) = (true, true, false, false);
+        Self { place, stat, upper, named, origin, device, meta, index, nlink, lower, protection, bare, plain }
     }
 
     /// The link count in the union, if it is not the object's own.

@@ -161,6 +161,7 @@ struct Merged {
     upper: Option<DirPart>,
     redirect: Option<Redirect>,
     protection: Protattr,
+    plain: (bool, bool),
     lowers: Vec<DirPart>,
 }
 
@@ -314,14 +315,17 @@ impl<'a> Search<'a> {
     fn dir(&mut self, within: &DirPart, name: &Name, stat: Stat) -> Result<()> {
         let (part, marks) = self.dir_part(within, name, &stat)?;
         let protection = Protattr::default();
-        let none = || Merged { top: stat, lower: None, upper: None, redirect: None, protection, lowers: Vec::new() };
+        let (lowers, plain) = (Vec::new(), (marks.plain, false));
+        let none = || Merged { top: stat, lower: None, upper: None, redirect: None, protection, plain, lowers };
         let Partial::Dir(merged) = self.found.get_or_insert_with(|| Partial::Dir(none())) else { return Ok(()) };
         if part.level == 0 {
             merged.upper = Some(part);
             merged.redirect.clone_from(&marks.redirect);
             merged.protection = marks.protection;
         } else {
-            merged.lower.get_or_insert(stat);
+            if merged.lower.is_none() {
+                (merged.lower, merged.plain.1) = (Some(stat), marks.plain);
+            }
             merged.lowers.push(part);
         }
         self.stop |= marks.opaque;
@@ -451,6 +455,7 @@ impl<'a> Search<'a> {
                     stat: dir.top,
                     lower: dir.lower,
                     protection: dir.protection,
+                    plain: dir.plain,
                 })));
             }
             Some(Partial::Leaf(leaf)) => leaf,
@@ -488,7 +493,7 @@ fn make_leaf(place: Place, mut stat: Stat, marks: LeafMarks, upper: bool) -> (Fo
         blocks: marks.blocks,
         redirect: redirect.clone(),
     });
-    let LeafMarks { origin, device, nlink, protection, bare, .. } = marks;
+    let LeafMarks { origin, device, nlink, protection, bare, plain, .. } = marks;
     let leaf = FoundLeaf {
         place,
         stat,
@@ -502,6 +507,7 @@ fn make_leaf(place: Place, mut stat: Stat, marks: LeafMarks, upper: bool) -> (Fo
         lower: None,
         protection,
         bare,
+        plain,
     };
     (leaf, redirect)
 }

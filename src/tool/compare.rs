@@ -31,30 +31,31 @@ pub(super) fn leaves(layers: &Layers, new: &FoundLeaf, old: &FoundLeaf) -> Resul
     let mut what = if same { Vec::new() } else { vec![What::Data] };
     what.extend(attributes(&new.place.dir.layer, &new.stat, &old.stat));
     what.extend((new.stat.mtime != old.stat.mtime).then_some(What::Times));
-    // The lookup has listed the attributes, and found none of most.
-    let of = |leaf: &FoundLeaf| if leaf.bare { Ok(BTreeMap::new()) } else { of_leaf(leaf, xattrs) };
+    // The lookup has listed the attributes, and most objects have none but marks.
+    let of = |leaf: &FoundLeaf| if leaf.plain { Ok(BTreeMap::new()) } else { of_leaf(leaf, xattrs) };
     what.extend((of(new)? != of(old)?).then_some(What::Xattrs));
     Ok(what)
 }
 
-/// What differs between two directories besides their names and times.
+/// What differs between two directories besides their names and times. Of each its place, its attributes, and whether it is
+/// known to have no extended attribute that users see.
 ///
 /// # Errors
 /// What the layers' system calls say.
-pub(super) fn dirs(new: (&DirPlace, &Stat), old: (&DirPlace, &Stat)) -> Result<Vec<What>> {
+pub(super) fn dirs(new: (&DirPlace, &Stat, bool), old: (&DirPlace, &Stat, bool)) -> Result<Vec<What>> {
     if new.0.layer.carried.is_some() && [new.1.uid.0, new.1.gid.0].contains(&OVERFLOW_ID) {
         // It was only made for what it holds, by a daemon that could not name its owner.
         return Ok(Vec::new());
     }
     let mut what = attributes(&new.0.layer, new.1, old.1);
     // By the directory that holds it, which is open anyway.
-    let of = |place: &DirPlace| match place.parent() {
+    let of = |(place, _, plain): (&DirPlace, &Stat, bool)| match place.parent() {
         // A directory that another mount covers shows none.
-        _ if place.ino() == 0 => Ok(BTreeMap::new()),
+        _ if plain || place.ino() == 0 => Ok(BTreeMap::new()),
         Some((parent, name)) => xattrs(&place.layer, parent.fd()?.as_fd(), name.as_c_str()),
         None => xattrs(&place.layer, place.fd()?.as_fd(), c"."),
     };
-    what.extend((of(new.0)? != of(old.0)?).then_some(What::Xattrs));
+    what.extend((of(new)? != of(old)?).then_some(What::Xattrs));
     Ok(what)
 }
 

@@ -5,19 +5,22 @@
 //! ([`super::renamed`]), since a directory may be met before or after the name that it had.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use super::change::{path_of, size_of};
 use super::compare;
 use super::renamed::{Dir, Gone, New, Now};
 use super::source::{self, Copies};
 use super::{Change, Diff, Letter, Trouble, What};
+use crate::base::sync::Mutex;
 use crate::base::{Errno, Name, Result};
 use crate::format::Redirect;
-use crate::layer::{ListedName, NameSink, list_names};
+use crate::layer::{ListedName, NameSink, list_names_alone};
 use crate::merge::{
     Answer, CookieKey, DirPart, DirView, Found, FoundDir, FoundLeaf, Layers, Places, Stack, Window, list, lookup,
 };
 use crate::sys::stat::Kind;
+use crate::sys::{process, processors};
 
 /// What is to be found out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -33,6 +36,14 @@ pub struct How {
 /// An object whose marks make no sense is looked at so often again.
 const TRIES: usize = 3;
 
+/// So many directories are looked at before those that were found in them.
+const ROUND: usize = 4096;
+/// At most so many threads look at objects, and each has so many to look at that it pays.
+const MOST_THREADS: usize = 4;
+const FEW: usize = 64;
+/// Room for so many descriptors is made before that, as the kernel makes it slowly where threads share them.
+const DESCRIPTORS: usize = 8192;
+
 /// The longest path that is looked into, in bytes: a program can hardly reach further.
 pub(super) const MOST_PATH: usize = 1 << 16;
 
@@ -43,14 +54,15 @@ pub(super) const MOST_PATH: usize = 1 << 16;
 /// What listing the root says; what goes wrong below is among [`Diff::troubles`].
 pub fn diff(layers: &Layers, how: How) -> Result<Diff> {
     let plain = layers.are_several().then(|| layers.stack.without_index());
-    let mut walk = Walk::new(layers, plain.as_ref().unwrap_or(&layers.stack), how)?;
+    let mut walk = Walk::new(layers, plain.as_ref().unwrap_or(&layers.stack), how, CookieKey::random()?);
     if layers.sources(&layers.root).next().is_some() {
         source::names(layers, &layers.root)?;
         if layers.are_several() {
-            walk.copies = Copies::of(layers)?;
+            walk.copies = Arc::new(Copies::of(layers)?);
         }
         let old = Old { view: layers.below(), path: Vec::new(), hidden: false };
         walk.todo.push(Node::new(layers.root.clone(), Some(old), Vec::new()));
+        walk.threads = processors::count().clamp(1, MOST_THREADS);
         walk.all();
     }
     Ok(walk.finish())
@@ -89,7 +101,7 @@ pub(super) fn list_upper(part: &DirPart) -> Result<Vec<(Name, bool)>> {
         }
     }
     let mut names = Names(Vec::new());
-    list_names(&part.place, part.xattr_whiteouts, &mut names)?;
+    list_names_alone(&part.place, part.xattr_whiteouts, &mut names)?;
     Ok(names.0)
 }
 
@@ -131,7 +143,10 @@ pub(super) struct Walk<'a> {
     pub layers: &'a Layers,
     /// Where a lower hard link is what its layer has.
     plain: &'a Stack,
-    copies: Copies,
+    copies: Arc<Copies>,
+    /// How many threads share the work, and whether any did.
+    threads: usize,
+    has_shared: bool,
     pub how: How,
     pub key: CookieKey,
     todo: Vec<Node>,
@@ -148,13 +163,15 @@ pub(super) struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    fn new(layers: &'a Layers, plain: &'a Stack, how: How) -> Result<Self> {
-        Ok(Self {
+    fn new(layers: &'a Layers, plain: &'a Stack, how: How, key: CookieKey) -> Self {
+        Self {
             layers,
             plain,
-            copies: Copies::default(),
+            copies: Arc::default(),
+            threads: 1,
+            has_shared: false,
             how,
-            key: CookieKey::random()?,
+            key,
             todo: Vec::new(),
             opaque: Vec::new(),
             moved: HashSet::new(),
@@ -164,18 +181,15 @@ impl<'a> Walk<'a> {
             dirs: Vec::new(),
             troubles: Vec::new(),
             names: 0,
-        })
+        }
     }
 
     fn all(&mut self) {
         loop {
-            while let Some(node) = self.todo.pop() {
-                if node.path.len() > MOST_PATH {
-                    self.trouble(&node.path, Errno::ENAMETOOLONG);
-                    continue;
-                }
-                let path = node.path.clone();
-                self.done(&path, |walk| walk.dir(node));
+            while !self.todo.is_empty() {
+                // From the end, which keeps few directories waiting.
+                let nodes = self.todo.split_off(self.todo.len().saturating_sub(ROUND));
+                self.share(nodes, Self::node);
             }
             // Whether an opaque directory is a new one depends on where the one went that it hides.
             let opaque = std::mem::take(&mut self.opaque);
@@ -192,6 +206,57 @@ impl<'a> Walk<'a> {
         }
     }
 
+    /// Does a step for each item. Many are shared among threads, each of which notes by itself what it finds.
+    fn share<T: Send>(&mut self, items: Vec<T>, step: impl Fn(&mut Self, T) + Sync) {
+        let threads = self.threads.min(items.len() / FEW);
+        if threads > 1 && !std::mem::replace(&mut self.has_shared, true) {
+            process::reserve_descriptors(DESCRIPTORS);
+        }
+        let rest = Mutex::new(items.into_iter());
+        let work = |walk: &mut Self| {
+            // The lock is held for the time of the pop only.
+            while let Some(item) = { rest.lock().next() } {
+                step(walk, item);
+            }
+        };
+        let mut parts: Vec<Self> = (1..threads).map(|_| self.part()).collect();
+        std::thread::scope(|scope| {
+            let work = &work;
+            for part in &mut parts {
+                // Where no thread can be had there is less to share.
+                _ = std::thread::Builder::new().spawn_scoped(scope, move || work(part));
+            }
+            work(self);
+        });
+        parts.into_iter().for_each(|part| self.take(part));
+    }
+
+    /// A walk for another thread, which has found nothing yet.
+    fn part(&self) -> Self {
+        Self { copies: self.copies.clone(), ..Self::new(self.layers, self.plain, self.how, self.key) }
+    }
+
+    /// Adds what another thread has found.
+    fn take(&mut self, other: Self) {
+        self.todo.extend(other.todo);
+        self.opaque.extend(other.opaque);
+        self.moved.extend(other.moved);
+        self.changes.extend(other.changes);
+        self.gone.extend(other.gone);
+        self.new.extend(other.new);
+        self.dirs.extend(other.dirs);
+        self.troubles.extend(other.troubles);
+        self.names += other.names;
+    }
+
+    fn node(&mut self, node: Node) {
+        if node.path.len() > MOST_PATH {
+            return self.trouble(&node.path, Errno::ENAMETOOLONG);
+        }
+        let path = node.path.clone();
+        self.done(&path, |walk| walk.dir(node));
+    }
+
     /// Does a step of the walk, and notes what went wrong.
     pub fn done<T>(&mut self, path: &[u8], step: impl FnOnce(&mut Self) -> Result<T>) -> Option<T> {
         step(self).map_err(|errno| self.trouble(path, errno)).ok()
@@ -206,19 +271,15 @@ impl<'a> Walk<'a> {
     /// Compares what is in a directory.
     fn dir(&mut self, node: Node) -> Result<()> {
         let names_before = self.names;
-        let mut shown = HashSet::new();
-        for (name, whiteout) in source::names(self.layers, &node.view)? {
-            let path = join(&node.path, &name);
-            if whiteout {
-                self.done(&path, |walk| walk.absent(&node, &name));
-                continue;
-            }
-            self.done(&path, |walk| walk.object(&node, &name));
-            if node.old.as_ref().is_some_and(|old| old.hidden) {
-                shown.insert(name);
-            }
-        }
-        if let Some(old) = node.old.as_ref().filter(|old| old.hidden) {
+        let names = source::names(self.layers, &node.view)?;
+        let hidden = node.old.as_ref().filter(|old| old.hidden);
+        let is_shown = |(name, whiteout): &(Name, bool)| (!whiteout).then(|| name.clone());
+        let shown: HashSet<Name> = hidden.map(|_| names.iter().filter_map(is_shown).collect()).unwrap_or_default();
+        self.share(names, |walk, (name, whiteout)| {
+            let look = if whiteout { Self::absent } else { Self::object };
+            walk.done(&join(&node.path, &name), |walk| look(walk, &node, &name));
+        });
+        if let Some(old) = hidden {
             let listing = list(&old.view, &self.key, &Places::default(), Window::WHOLE)?;
             for (_, name, _) in listing.after(0).filter(|(_, name, _)| !shown.contains(name)) {
                 self.done(&join(&node.path, &name), |walk| walk.absent(&node, &name));
@@ -331,7 +392,7 @@ impl<'a> Walk<'a> {
             self.added(&node.path, Kind::Dir);
             node.old = None;
         } else if let (Some(one), Some(two)) = (new.view.top(), old.view.top()) {
-            node.what = compare::dirs((&one.place, &new.stat), (&two.place, &old.stat))?;
+            node.what = compare::dirs((&one.place, &new.stat, new.plain.0), (&two.place, &old.stat, old.plain.0))?;
             let of = |stat: &crate::sys::stat::Stat| (stat.mtime.sec, stat.mtime.nsec);
             let changed_below = self.how.in_use && of(&old.stat) > of(&new.stat);
             node.time = new.stat.mtime != old.stat.mtime && !changed_below;
@@ -422,5 +483,6 @@ pub(super) fn lower_path(dir: &DirView, within: Option<&[u8]>) -> Option<Vec<u8>
 fn merged_with(node: &Node, dir: &FoundDir) -> Option<FoundDir> {
     let merged = node.old.as_ref().is_some_and(|old| !old.hidden);
     let stat = dir.lower.filter(|_| merged && dir.view.redirect.is_none() && !dir.view.lowers.is_empty())?;
-    Some(FoundDir { view: dir.view.below(), stat, lower: Some(stat), protection: Default::default() })
+    let plain = (dir.plain.1, dir.plain.1);
+    Some(FoundDir { view: dir.view.below(), stat, lower: Some(stat), protection: Default::default(), plain })
 }

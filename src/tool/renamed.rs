@@ -125,11 +125,11 @@ impl Walk<'_> {
 
     fn renamed_dir(&mut self, Dir { path, was, found }: Dir) -> Result<()> {
         let (Some(new), Some(old)) = (found.view.top(), self.layers.base_part(&found.view)) else { return Ok(()) };
-        let stat = match found.lower.filter(|_| !self.layers.are_several()) {
-            Some(stat) => stat,
-            None => old.place.stat_self()?,
+        let (stat, plain) = match found.lower.filter(|_| !self.layers.are_several()) {
+            Some(stat) => (stat, found.plain.1),
+            None => (old.place.stat_self()?, false),
         };
-        let what = compare::dirs((&new.place, &found.stat), (&old.place, &stat))?;
+        let what = compare::dirs((&new.place, &found.stat, found.plain.0), (&old.place, &stat, plain))?;
         let counted = self.how.counts.then(|| count(self.layers, &found.view, &self.key, false)).transpose()?;
         self.change(Letter::Renamed, &path, Some(path_of(&was)), Kind::Dir, what);
         self.counted(counted.map(|count| count.files));

@@ -159,7 +159,7 @@ impl Union {
             let place = into.place.child(name, stat.ino);
             let upper = Some(DirPart { place, level: 0, xattr_whiteouts: into.xattr_whiteouts, impure: false });
             let view = DirView { upper, redirect: None, lowers: Arc::new([]) };
-            Found::Dir(FoundDir { view, stat, lower: None, protection: Default::default() })
+            Found::Dir(FoundDir { view, stat, lower: None, protection: Default::default(), plain: (false, false) })
         } else {
             let device = what.is_whiteout_like();
             if device {

@@ -239,7 +239,7 @@ impl Union {
                 let top = self.top.stat_self().ok()?;
                 let stat = Stat { mode: *mode, uid: *uid, gid: *gid, ino: *ino, nlink: 0, size: 0, blocks: 0, ..top };
                 let view = DirView { upper: None, redirect: None, lowers: Arc::new([]) };
-                let found = FoundDir { view, stat, lower: None, protection: Default::default() };
+                let found = FoundDir { view, stat, lower: None, protection: Default::default(), plain: (false, false) };
                 (Found::Dir(found), Name::new(b"removed").ok()?, false)
             }
         };

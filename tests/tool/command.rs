@@ -284,3 +284,44 @@ fn changes_are_told_since_the_last_commit_or_between_two() {
         }
     });
 }
+
+#[test]
+fn many_changes_are_the_same_however_many_threads_look() {
+    bounded(|| {
+        let stack = Stack::new(1);
+        let low = &stack.lowers[0];
+        for number in 0..200 {
+            low.file(&format!("d{number}/a"), "a").file(&format!("d{number}/b"), "b");
+            low.file(&format!("flat/{number}"), "flat").file(&format!("made/anew/{number}"), "old");
+        }
+        stack.age();
+        let mount = stack.mount();
+        for number in 0..200 {
+            match number % 5 {
+                0 => mount.write(format!("d{number}/a"), "longer").unwrap(),
+                1 => mount.write(format!("d{number}/new"), "").unwrap(),
+                2 => mount.unlink(format!("d{number}/b")).unwrap(),
+                3 => mount.rename(format!("d{number}"), format!("r{number}")).unwrap(),
+                _ => mount.chmod(format!("d{number}/a"), 0o600).unwrap(),
+            }
+            match number % 3 {
+                0 => mount.write(format!("flat/{number}"), "other").unwrap(),
+                1 => mount.unlink(format!("flat/{number}")).unwrap(),
+                _ => mount.rename(format!("flat/{number}"), format!("d0/from{number}")).unwrap(),
+            }
+        }
+        mount.remove_all("made/anew").unwrap();
+        mount.mkdir("made/anew", 0o755).unwrap();
+        (0..200).for_each(|number| mount.write(format!("made/anew/{}", number * 2), "new").unwrap());
+        let said = |processors: &str| {
+            let mut command = Command::new(mount::binary());
+            command.args(["diff", "--json"]).arg(&stack.merged).env("PLYFS_PROCESSORS", processors);
+            text(&command.output().unwrap())
+        };
+        let alone = said("1");
+        assert!(alone.lines().count() > 600, "{alone}");
+        for processors in ["2", "4", "9"] {
+            assert_eq!(said(processors), alone, "{processors} processors");
+        }
+    });
+}
