@@ -157,7 +157,7 @@ complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a commit -d 'freez
 complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a log -d 'the commits of a view, the last one first'
 complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a undo -d 'go back to a commit; what was there since is kept'
 complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a redo -d 'come forward again after an undo'
-complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a layer -d 'layers as things: what they weigh, several made one, what is wrong, images'
+complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a layer -d 'layers as things: their weight, several made one, what is wrong, images; add and remove'
 complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a status -d 'the views and the sessions, or what one of them is'
 complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a where -d 'which layers an object comes from, and what they hide'
 complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help run drop diff apply commit log undo redo layer status where' -s o -d 'options of the view; `\\,` is a comma in a value' -x -a '(__plyfs_list)'

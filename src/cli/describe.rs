@@ -1,6 +1,6 @@
 //! What a mount is: in one line for the mount table, and in full for `plyfs show`.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -64,6 +64,14 @@ impl Line {
 /// The bytes that a text takes in the mount table.
 fn room_of(text: &[u8]) -> usize {
     printable(text).bytes().map(|byte| if b" \t\n\\#".contains(&byte) { 4 } else { 1 }).sum()
+}
+
+/// The lower layers of a mounted view as the option of a mount names them.
+pub fn lowerdir(told: &Described) -> Vec<u8> {
+    let path = |path: &[u8]| escaped(Path::new(OsStr::from_bytes(path)), b",:\\");
+    let lowers: Vec<_> = told.all("lowerdir").map(path).collect();
+    let data = told.all("datadir").flat_map(|dir| [b"::".to_vec(), path(dir)].concat());
+    [&b"lowerdir="[..], &lowers.join(&b':')].concat().into_iter().chain(data).collect()
 }
 
 fn escaped(path: &Path, special: &[u8]) -> Vec<u8> {

@@ -170,6 +170,12 @@ impl LeafState {
         }
     }
 
+    /// Takes the lower object of an object that has an upper one out of the state.
+    pub fn take_lower(&mut self) -> Option<LeafObject> {
+        self.upper()?;
+        self.more.as_mut()?.lower.take()
+    }
+
     /// The upper object; `None`: there is none yet.
     pub fn upper(&self) -> Option<&LeafObject> {
         self.object.as_ref().filter(|object| object.place.is_upper())

@@ -1,6 +1,7 @@
 //! Inode numbers. They are unique over all layers, and wherever a layer gives one they stay the same over copy-up,
 //! rename and remount.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use crate::base::config::Xino;
@@ -29,7 +30,8 @@ const PRIVATE_SMALL: u64 = 1 << 31;
 /// Gives out inode numbers.
 #[derive(Debug)]
 pub struct Numbers {
-    systems: Vec<System>,
+    /// In their order; the last ones are free for those that layers bring later.
+    systems: Box<[OnceLock<Known>]>,
     xino: Xino,
     /// No number has more than 32 bits.
     small: bool,
@@ -38,8 +40,16 @@ pub struct Numbers {
     first_is_lower: AtomicBool,
 }
 
+/// A file system that numbers are given out for.
+#[derive(Debug)]
+struct Known {
+    system: System,
+    /// Another file system has its `st_dev` now.
+    replaced: AtomicBool,
+}
+
 /// A file system on which layers are.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct System {
     /// `st_dev` of a layer's root.
     pub dev: u64,
@@ -65,17 +75,41 @@ impl Numbers {
             }
         }
         let first = if small { PRIVATE_SMALL } else { PRIVATE };
+        let room = systems.len().max(MAX_SYSTEMS);
+        let mut systems = systems.into_iter();
+        let known = |system| Known { system, replaced: AtomicBool::new(false) };
+        let systems = (0..room).map(|_| systems.next().map(known).map_or_else(OnceLock::new, OnceLock::from)).collect();
         Self { systems, xino, small, next: AtomicU64::new(first), first_is_lower: AtomicBool::new(false) }
     }
 
     /// How many file systems the layers are on.
     pub fn systems(&self) -> usize {
-        self.systems.len()
+        self.known().count()
+    }
+
+    fn known(&self) -> impl Iterator<Item = &Known> {
+        self.systems.iter().map_while(OnceLock::get)
+    }
+
+    /// A layer on this file system joins the others. Numbers that were given out stay what they are.
+    pub fn add(&self, system: System) {
+        for known in self.known().filter(|known| known.system.dev == system.dev && !known.replaced.load(Relaxed)) {
+            if known.system.uuids == system.uuids || !known.system.lower {
+                return;
+            }
+            known.replaced.store(true, Relaxed);
+        }
+        let mut system = Some(Known { system, replaced: AtomicBool::new(false) });
+        for free in &self.systems {
+            let Some(known) = system.take() else { break };
+            system = free.set(known).err();
+        }
     }
 
     /// The number for an object of a layer; `None`: it has no number that lasts.
     pub fn of_object(&self, dev: u64, ino: u64) -> Option<InodeId> {
-        let system = self.systems.iter().position(|system| system.dev == dev)?;
+        let is_it = |known: &Known| known.system.dev == dev && !known.replaced.load(Relaxed);
+        let system = self.known().position(is_it)?;
         self.compose(system, ino)
     }
 
@@ -83,11 +117,15 @@ impl Numbers {
     /// mark without a UUID there must be only one file system with a lower layer.
     pub fn of_origin(&self, origin: &Origin) -> Option<InodeId> {
         let first = self.first_is_lower.load(Relaxed);
+        let systems = || {
+            let known = self.known().enumerate().filter(|(_, known)| !known.replaced.load(Relaxed));
+            known.map(|(at, known)| (at, &known.system))
+        };
         let lower = |(at, system): (usize, &System)| system.lower || (first && at == 0);
         let named = |(at, system): (usize, &System)| lower((at, system)) && system.uuids.contains(&origin.uuid);
-        let nameless = origin.is_nameless() && !self.systems.iter().enumerate().any(named);
+        let nameless = origin.is_nameless() && !systems().any(named);
         let counts = |one: (usize, &System)| if nameless { lower(one) } else { named(one) };
-        let mut same = self.systems.iter().enumerate().filter(|&one| counts(one));
+        let mut same = systems().filter(|&one| counts(one));
         match (same.next(), same.next()) {
             (Some((at, system)), None) => {
                 let ino = match system.handles {
@@ -166,6 +204,21 @@ mod tests {
             assert_eq!(numbers.of_object(dev, ino), None, "{why}");
         }
         assert_ne!(numbers.private(), numbers.private());
+    }
+
+    #[test]
+    fn a_layer_that_joins_brings_its_file_system() {
+        let numbers = Numbers::new([on(10, UUID)], Xino::Auto, false);
+        for _ in 0..2 {
+            numbers.add(on(20, [1; 16]));
+            numbers.add(on(10, UUID));
+            assert_eq!((numbers.systems(), numbers.of_object(20, 5)), (2, Some(InodeId(1 << 56 | 5))));
+        }
+        // Another file system with the number of one that is gone.
+        numbers.add(on(20, [2; 16]));
+        assert_eq!(numbers.of_object(20, 5), Some(InodeId(2 << 56 | 5)));
+        (0..200).for_each(|dev| numbers.add(on(1000 + dev, [3; 16])));
+        assert_eq!((numbers.systems(), numbers.of_object(1199, 5)), (MAX_SYSTEMS, None));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use super::body::{Added, LeafState};
 use super::shards::{Keyed, Named, Shards};
-use super::{Body, DirBody, Inode, InodeId, Journal, Key, LeafBody, Node, Numbers};
+use super::{Body, DirBody, Inode, InodeId, Journal, Key, LeafBody, Node, Numbers, System};
 use crate::base::sync::yield_now;
 use crate::base::{Few, Name};
 use crate::format::Namespace;
@@ -91,6 +91,29 @@ impl Table {
     /// A lower layer is on the file system of the upper one from now on.
     pub fn upper_has_lower_beside(&self) {
         self.numbers.first_is_lower();
+    }
+
+    /// How many file systems the layers are on.
+    pub fn systems(&self) -> usize {
+        self.numbers.systems()
+    }
+
+    /// A layer on this file system joins the others.
+    pub fn add_system(&self, system: System) {
+        self.numbers.add(system);
+    }
+
+    /// The lower object of a file that has an upper one is in a layer that is gone: nothing leads from there to the copy.
+    /// The inode may be held for the sake of its lower names: true, that hold is the caller's to take back.
+    pub fn drop_lower(&self, inode: &Arc<Inode>) -> bool {
+        let Body::Leaf(leaf) = &inode.body else { return false };
+        let (key, pinned) = {
+            let mut state = leaf.state.lock();
+            let key = state.take_lower().map(|lower| lower.key);
+            (key, state.set_pinned(false))
+        };
+        key.into_iter().for_each(|key| self.drop_key(inode, key));
+        pinned
     }
 
     /// Makes no hard-link key lead to `inode` any more.

@@ -3,6 +3,7 @@
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::Layer;
 use crate::base::{Errno, Result};
@@ -79,7 +80,12 @@ impl Layer {
     /// # Errors
     /// `EREMOTE`, as the kernel's OverlayFS; what opening it says, but for a directory that may not be read.
     pub fn check_folding(&self, at: BorrowedFd<'_>, name: &CStr) -> Result<()> {
-        if self.folding != Folding::Refused {
+        let is_refused = match self.folding {
+            Folding::Never => false,
+            Folding::Refused => true,
+            Folding::Alone => self.joined.load(Relaxed),
+        };
+        if !is_refused {
             return Ok(());
         }
         match open_beneath(at, name, OFlags::RDONLY | OFlags::DIRECTORY) {

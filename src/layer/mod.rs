@@ -55,6 +55,8 @@ pub struct Layer {
     pub lists_attributes: bool,
     /// Whether its directories may be case-insensitive.
     pub folding: Folding,
+    /// Others have joined the only layer.
+    pub joined: Arc<AtomicBool>,
     /// An object keeps its inode number for as long as it exists. Elsewhere (FUSE, vfat, CIFS) it may get another after
     /// the kernel forgot it.
     pub lasting_numbers: bool,
@@ -150,6 +152,7 @@ impl Layer {
             exact_names: self.exact_names,
             lists_attributes: self.lists_attributes,
             folding: self.folding,
+            joined: self.joined.clone(),
             lasting_numbers: self.lasting_numbers,
             nosuid: self.nosuid,
             owners: self.owners,

@@ -1,5 +1,6 @@
 //! The stack of layers: the roots from which absolute paths start, and where marks may lead.
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use super::DirPart;
@@ -52,6 +53,13 @@ impl Stack {
         }
     }
 
+    /// The same stack.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        let index = self.index.as_ref().map(|index| IndexDir::new(index.dir().clone()));
+        Self { index, ..self.without_index() }
+    }
+
     /// Refuses a directory of the layer at `level` that must not be there, as the kernel's OverlayFS does.
     ///
     /// # Errors
@@ -87,6 +95,15 @@ impl Stack {
         let lost =
             |root: &DirPlace| root.layer.handles == Handles::Tell && layer::resolve(root, origin) == Err(Errno::ESTALE);
         self.home(origin).is_some_and(lost)
+    }
+
+    /// Whether a mark `origin` names the root of a lower layer.
+    pub fn has_root(&self, mark: &[u8]) -> bool {
+        let names = |place: &DirPlace| {
+            let named = place.fd().and_then(|fd| layer::index_of(&place.layer, fd.as_fd(), c"."));
+            named.is_ok_and(|named| named.as_deref() == Some(mark))
+        };
+        self.lowers.iter().any(|root| names(&root.place))
     }
 
     /// Whether an origin names a file system of a layer.

@@ -254,6 +254,9 @@ impl Union {
             self.note_pinned(inode, leaf);
         }
         leaf.close();
+        if lacks_data(leaf) {
+            self.stir();
+        }
     }
 
     /// Moves a staged copy to its name; the parent keeps its times. `update` enters the copy into the live state, and

@@ -35,7 +35,7 @@ impl Spot<'_> {
     pub fn lies_in(&self, above: &Spot<'_>) -> bool {
         match (&self.place, &above.place) {
             (Some(inner), Some(outer)) => inner.is_in(outer),
-            _ => lies_in(self.fd, above.fd).unwrap_or(false),
+            _ => id(above.fd).and_then(|above| lies_in(self.fd, above)).unwrap_or(false),
         }
     }
 }
@@ -45,8 +45,8 @@ pub(super) fn id(fd: BorrowedFd<'_>) -> Result<DirId> {
 }
 
 /// [`Spot::lies_in`] by a walk upwards from `below`.
-fn lies_in(below: BorrowedFd<'_>, above: BorrowedFd<'_>) -> Result<bool> {
-    let (target, mut here) = (id(above)?, id(below)?);
+pub(super) fn lies_in(below: BorrowedFd<'_>, target: DirId) -> Result<bool> {
+    let mut here = id(below)?;
     let mut at = None;
     loop {
         if here == target {

@@ -5,6 +5,7 @@
 //! found out now, the marks of an upper layer that was used elsewhere tell it.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
 
 use super::roots::{Identity, Root, SUBVOLUMES, UpperRoots};
 use crate::base::config::Uuid;
@@ -21,7 +22,7 @@ const NONE: FsUuid = [0; 16];
 
 /// Finds out the identities of all layers. Returns notes for the user.
 pub(super) fn settle(wish: Uuid, lowers: &mut [Root], upper: Option<&mut UpperRoots>) -> Vec<String> {
-    let known = |root: &Root| if wish == Uuid::Off { NONE } else { uuid(root.fd.as_fd()) };
+    let known = |root: &Root| uuid_for(wish, root.fd.as_fd());
     for root in lowers.iter_mut() {
         let real = known(root);
         root.identity = Identity { real, written: real };
@@ -70,19 +71,29 @@ fn part_alike(lowers: &mut [Root]) -> Vec<String> {
     for (root, &(dev, identity, lasts)) in lowers.iter_mut().zip(&seen) {
         // Handles of a subvolume say which subvolume it is.
         let subvolumes = identity.real != NONE && magic(root.fd.as_fd()).is_some_and(|it| SUBVOLUMES.contains(&it));
-        let alike = |&&(other, theirs, last): &&(u64, Identity, bool)| {
+        let is_alike = |&&(other, theirs, last): &&(u64, Identity, bool)| {
             last && other != dev && theirs.written == identity.written && !subvolumes
         };
-        if lasts && seen.iter().any(|one| alike(&one)) {
+        if lasts && seen.iter().any(|one| is_alike(&one)) {
             root.handles = Handles::Passing;
-            notes.push(format!(
-                "lowerdir={} is on a file system that has no UUID, or that of another layer's: hard links of its files \
-                 part over a remount, and inode numbers of those that are copied up change",
-                root.path.display()
-            ));
+            notes.push(alike(&root.path));
         }
     }
     notes
+}
+
+/// The note on a layer whose file handles are given up.
+pub(super) fn alike(layer: &Path) -> String {
+    format!(
+        "lowerdir={} is on a file system that has no UUID, or that of another layer's: hard links of its files part \
+         over a remount, and inode numbers of those that are copied up change",
+        layer.display()
+    )
+}
+
+/// The UUID of the file system below a root as `wish` has it, or zeros.
+pub(super) fn uuid_for(wish: Uuid, root: BorrowedFd<'_>) -> FsUuid {
+    if wish == Uuid::Off { NONE } else { uuid(root) }
 }
 
 fn device(root: &Root) -> u64 {

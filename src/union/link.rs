@@ -45,6 +45,7 @@ impl Union {
                 }
                 state.upper().ok_or(Errno::ESTALE)?.key
             };
+            self.stir();
             self.table.add_key(&inode, key);
             self.table.add_name(&inode, &parent, name, None);
             names.added(&self.cookies, name, inode.kind);

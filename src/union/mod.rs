@@ -22,8 +22,10 @@ mod ground;
 mod identity;
 mod in_use;
 mod indexed;
+mod indexing;
 mod io;
 mod ioctl;
+mod joining;
 mod link;
 mod long;
 mod look;
@@ -70,13 +72,14 @@ pub(crate) use look::marks_on;
 pub use look::{Range, gather, hold, look, look_between};
 pub use open::OpenHow;
 pub use refusal::SetupError;
-pub use restack::{Done, Entered, Live, Log, Logged, Long, Step, log_of, step_together};
+pub use restack::{Done, Entered, LayerChange, LayerPlace, Live, Log, Logged, Long, Step, log_of, step_together};
 pub use rivals::{Rivals, written};
 pub use setup::Builder;
 pub(crate) use setup::may_write_trusted;
 pub use types::{Attr, Caller, Entry, SetAttr};
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, OnceLock};
 
 use crate::base::config::{Fsync, Timeouts, XattrPermissions};
@@ -180,6 +183,8 @@ pub struct Union {
     superseded: AtomicBool,
     /// What is known of the names of copied-up hard links.
     linked: restack::Linked,
+    /// Counts what may have made or moved a file whose data is in the layers below, once it is done.
+    stirred: AtomicU64,
     /// A commit has frozen a layer of which not all may be on disk.
     unsynced: AtomicBool,
 }
@@ -263,6 +268,15 @@ impl Union {
     pub fn layers_stay(&self) -> bool {
         let Timeouts { attr, entry, negative } = self.timeouts;
         [attr, entry, negative].iter().all(|timeout| *timeout == Timeouts::FOREVER)
+    }
+
+    /// Notes that something is done that may have made or moved a file whose data is in the layers below.
+    fn stir(&self) {
+        self.stirred.fetch_add(1, SeqCst);
+    }
+
+    fn stirred(&self) -> u64 {
+        self.stirred.load(SeqCst)
     }
 
     /// Whether nothing is ever synced.

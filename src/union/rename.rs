@@ -127,6 +127,7 @@ impl Rename<'_> {
                 _ => self.flags.contains(RenameFlags::WHITEOUT).then_some(Kind::Char),
             };
             self.enter(&mut names, &step, left);
+            union.stir();
         }
         let ended = names.first_mut().end();
         union.note_places(from.parent.id, names.first_mut());

@@ -134,6 +134,7 @@ impl Root {
             exact_names: EXACT_NAMES.contains(&self.magic) && !self.folds,
             lists_attributes: LISTS_ATTRIBUTES.contains(&self.magic),
             folding: if exact_dev { Folding::Never } else { Folding::of(self.magic, common.alone) },
+            joined: Default::default(),
             lasting_numbers: LASTING_NUMBERS.contains(&self.magic),
             uuid: self.identity.written,
             real_uuid: self.identity.real,

@@ -9,6 +9,8 @@ use std::sync::atomic::AtomicBool;
 use super::blocks::ByBlocks;
 use super::ground::Ground;
 use super::in_use;
+use super::indexing::open_index;
+use super::joining::Places;
 use super::owners::Owners;
 use super::past::Past;
 use super::refusal::{Setup, SetupError};
@@ -23,16 +25,14 @@ use crate::format::OverrideKey;
 use crate::format::journal::Record;
 use crate::format::mark::{Mark, Namespace, WhiteoutStyle};
 use crate::inode::{HardLinks, Journal, Numbers, System, Table};
-use crate::layer::{DirPlace, FdCache, HiddenDir, IndexDir};
+use crate::layer::{DirPlace, FdCache, HiddenDir};
 use crate::merge::{self, CookieKey, DirPart, DirView, Stack, Traps};
 use crate::sys::path::{OFlags, open_beneath};
 use crate::sys::random::random_bytes;
 use crate::sys::stat::stat_fd;
 use crate::sys::{process, xattr};
 use crate::upper::commits::Standing;
-use crate::upper::{
-    Belongings, Does, Features, Index, IndexError, Staged, Upper, WorkError, Workdir, mark_of, set_mark,
-};
+use crate::upper::{Does, Features, Staged, Upper, WorkError, Workdir, mark_of, set_mark};
 
 /// Puts a [`Config`] together.
 #[derive(Debug, Default)]
@@ -96,7 +96,7 @@ impl Union {
         if config.lowers.is_empty() {
             return Err(SetupError::new("lowerdir", "no lower layer is given", "give at least one: lowerdir=DIR"));
         }
-        let Roots { mut lowers, data_only, upper, locks, traps, written, frozen, mut notes } =
+        let Roots { mut lowers, data_only, upper, locks, traps, written, frozen, places, mut notes } =
             open_roots(&config, For::Serving)?;
         let numbers = number(&config, &lowers, upper.as_ref())?;
         let own = own_namespace(&config);
@@ -141,7 +141,7 @@ impl Union {
             None => (None, None),
         };
         let (written, fds) = (common.written.clone(), common.fds.clone());
-        let stands = Stands { config: config.clone(), frozen, written, workdir, own, common, locks };
+        let stands = Stands { config: config.clone(), frozen, written, workdir, own, common, locks, places };
         let union = Self::assemble(config, upper, stack, numbers, (fds, stands), notes, journal)?;
         union.restore();
         Ok(union)
@@ -206,6 +206,7 @@ impl Union {
             stands,
             superseded: AtomicBool::new(false),
             linked: Default::default(),
+            stirred: Default::default(),
             unsynced: AtomicBool::new(false),
         })
     }
@@ -221,6 +222,8 @@ pub(super) struct Roots {
     pub written: Arc<[HiddenDir]>,
     /// The commits that the upper layer stands on, whose layers are the first of `lowers`.
     pub frozen: Vec<u64>,
+    /// Where the directories are.
+    pub places: Places,
     notes: Vec<String>,
 }
 
@@ -230,6 +233,11 @@ pub(super) fn open_roots(config: &Config, what_for: For) -> Setup<Roots> {
     let ground = Ground::look();
     let mut upper = config.upper.as_ref().map(|dirs| open_upper(dirs, &ground)).transpose()?;
     fit::check((&lowers, &data_only), upper.as_ref(), config.xattr_permissions, &ground)?;
+    let places = if what_for == For::Serving {
+        Places::of((&lowers, &data_only), upper.as_ref(), &ground)
+    } else {
+        Places::default()
+    };
     let (mut notes, mut locks, mut frozen, mut at) = (Vec::new(), Vec::new(), Vec::new(), None);
     if let Some((upper, dirs)) = upper.as_ref().zip(config.upper.as_ref()) {
         notes.extend(overlap::check(lowers.iter().chain(&data_only), upper, &ground)?);
@@ -250,7 +258,7 @@ pub(super) fn open_roots(config: &Config, what_for: For) -> Setup<Roots> {
     let traps = overlap::traps(lowers.iter().chain(&data_only), upper.as_ref());
     let written = upper.as_ref().map(overlap::written).unwrap_or_default();
     if what_for == For::Copying {
-        return Ok(Roots { lowers, data_only, upper, locks, traps, written, frozen, notes });
+        return Ok(Roots { lowers, data_only, upper, locks, traps, written, frozen, places, notes });
     }
     let read_only = what_for != For::Serving;
     let upper = upper.zip(config.upper.as_ref()).map(|(roots, dirs)| match at {
@@ -266,7 +274,7 @@ pub(super) fn open_roots(config: &Config, what_for: For) -> Setup<Roots> {
         roots.into_iter().map(isolate).collect::<Vec<_>>()
     };
     let (lowers, data_only) = (isolated(lowers), isolated(data_only));
-    Ok(Roots { lowers, data_only, upper, locks, traps, written, frozen, notes })
+    Ok(Roots { lowers, data_only, upper, locks, traps, written, frozen, places, notes })
 }
 
 /// The namespace of the marks that are read and followed.
@@ -509,76 +517,6 @@ fn keep_uuid(root: BorrowedFd<'_>, namespace: Namespace, wish: Uuid) -> Result<(
     uuid[6] = uuid[6] & 0x0f | 0x40;
     uuid[8] = uuid[8] & 0x3f | 0x80;
     xattr::set_at(root, c".", key, &uuid, 0)
-}
-
-/// Opens the index, if the layers can have one. An index that cannot be had is an error with `index=on`, and a note
-/// otherwise.
-pub(super) fn open_index(
-    config: &Config,
-    upper: &Upper,
-    workdir: BorrowedFd<'_>,
-    stack: &Stack,
-    notes: &mut Vec<String>,
-) -> Setup<Option<IndexDir>> {
-    let (Some(lower), true) = (stack.lowers.first(), config.index != Some(false)) else { return Ok(None) };
-    let failed = |errno: Errno| SetupError::new("index", errno.to_string(), "leave it out, or say index=off");
-    let open = || -> std::result::Result<Index, IndexError> {
-        let namespace = upper.namespace().filter(|_| upper.features.links).ok_or(IndexError::NoHandles)?;
-        let (upper_fd, lower_fd) = (upper.root.fd()?, lower.place.fd()?);
-        let belongings = Belongings {
-            workdir,
-            upper: (&upper.root.layer, upper_fd.as_fd()),
-            lower: (&lower.place.layer, lower_fd.as_fd()),
-            namespace,
-            is_gone: &|origin| stack.is_gone(origin),
-        };
-        belongings.open()
-    };
-    match open() {
-        Ok(Index { dir: fd, lost }) => {
-            if lost {
-                notes.push(
-                    "workdir/index is new, but the upper layer had one: its hard links of lower files have parted"
-                        .into(),
-                );
-            }
-            let ino = stat_fd(fd.as_fd()).map_err(failed)?.ino;
-            Ok(Some(IndexDir::new(DirPlace::root(upper.root.layer.clone(), fd, ino))))
-        }
-        Err(error) => {
-            let (reason, hint) = index_failed(&error);
-            if config.index == Some(true) && error != IndexError::NoHandles {
-                return Err(SetupError::new("index=on", reason, hint));
-            }
-            notes.push(format!("index=off: {reason}; hard links of lower files part over a remount ({hint})"));
-            Ok(None)
-        }
-    }
-}
-
-fn index_failed(error: &IndexError) -> (String, &'static str) {
-    match error {
-        IndexError::OtherLower => (
-            "the upper layer was used with an index over another lower layer".into(),
-            "mount it over the same lower layers, or say index=off",
-        ),
-        IndexError::OtherUpper => (
-            "workdir/index belongs to another upper layer".into(),
-            "use the workdir of this upper layer, or an empty one",
-        ),
-        IndexError::Foreign(entry) => {
-            (format!("workdir/index/{entry} was not made by an overlay"), "remove it, or say index=off")
-        }
-        IndexError::OtherNamespace => (
-            "workdir/index was made with marks in the other namespace".into(),
-            "mount it as before (root writes trusted.*, or user.* with userxattr), or say index=off",
-        ),
-        IndexError::NoHandles => (
-            "the layers' file systems lack file handles, extended attributes or hard links".into(),
-            "nothing is to be done",
-        ),
-        IndexError::Failed(errno) => (format!("workdir/index: {errno}"), "check the directory, or say index=off"),
-    }
 }
 
 /// Whether this process may write `trusted.*`, which takes an administrator of the initial user namespace.

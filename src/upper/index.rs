@@ -60,6 +60,8 @@ pub struct Belongings<'a> {
     pub lower: (&'a Layer, BorrowedFd<'a>),
     /// The namespace of the marks.
     pub namespace: Namespace,
+    /// Whether a mark names the root of a lower layer that is not the topmost any more: another one was added.
+    pub is_lower: &'a dyn Fn(&[u8]) -> bool,
     /// Whether a lower object is known to be gone.
     pub is_gone: &'a dyn Fn(&Origin) -> bool,
 }
@@ -145,10 +147,19 @@ impl Belongings<'_> {
             None => Ok(false),
             Some(value) if value.is_empty() => Ok(false),
             Some(value) if value == expected => Ok(true),
+            Some(value) if mark == Mark::Origin && (self.is_lower)(&value) => Ok(true),
             // The mark was made where the UUID of the upper layer's file system was not known.
             Some(value) if mark == Mark::Upper && Origin::is_upper(&value) && agree(&value, expected) => Ok(true),
             Some(_) => Err(other),
         }
+    }
+
+    /// Makes the root of the upper layer name another lower layer, as the one that it names is removed from the view.
+    ///
+    /// # Errors
+    /// What reading and writing the mark says.
+    pub fn rename_lower(&self) -> std::result::Result<(), IndexError> {
+        Ok(xattr::set_at(self.upper.1, c".", self.key(Mark::Origin), &self.lower_mark()?, 0)?)
     }
 
     /// Checks all entries; returns those that must be removed.

@@ -262,7 +262,8 @@ impl Target {
     }
 }
 
-fn refused(errno: Errno) -> Failure {
+/// What a daemon that does not answer says.
+pub(super) fn refused(errno: Errno) -> Failure {
     let hint = match errno {
         Errno::EPERM | Errno::EACCES => "only its own user and root may",
         _ => "its daemon is of a version without commits",

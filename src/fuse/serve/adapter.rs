@@ -41,6 +41,8 @@ pub struct Adapter {
     described: Described,
     answers: ask::Answers,
     peers: Peers,
+    /// The view is one of a session, whatever others that has.
+    joined: bool,
 }
 
 /// The views that get commits together: those of one session, or one that stands alone.
@@ -134,6 +136,7 @@ impl Adapter {
             described,
             answers: ask::Answers::default(),
             peers: Arc::new(Mutex::new(vec![Peer { live: live.clone(), files: open_files }])),
+            joined: false,
             live,
         }
     }
@@ -147,6 +150,7 @@ impl Adapter {
     pub fn join(&mut self, peers: &Peers) {
         peers.lock().push(Peer { live: self.live.clone(), files: self.open_files.clone() });
         self.peers = peers.clone();
+        self.joined = true;
     }
 
     /// Takes a step, on a thread of its own: no request may be under way, this one neither.
@@ -155,9 +159,14 @@ impl Adapter {
             Ok(step) => step,
             Err(error) => return reply.error(errno(error)),
         };
+        if let (Step::Layers(change), true) = (&step, self.joined) {
+            let refused = steps::of_session(change.dir());
+            return reply.ioctl(0, &steps::answer(Err(refused)));
+        }
         let (peers, own) = (self.peers.lock().clone(), self.live.clone());
         let take = move || {
-            let is_asked = |peer: &&Peer| !matches!(step, Step::UndoPaths { .. }) || Arc::ptr_eq(&peer.live, &own);
+            let is_alone = matches!(step, Step::UndoPaths { .. } | Step::Layers(_));
+            let is_asked = |peer: &&Peer| !is_alone || Arc::ptr_eq(&peer.live, &own);
             let views: Vec<&Live> = peers.iter().filter(is_asked).map(|peer| &*peer.live).collect();
             let check = || peers.iter().try_for_each(|peer| peer.files.check_none_through());
             steps::answer(step_together(&views, &step, &check))
@@ -174,7 +183,7 @@ impl Adapter {
     /// Answers the question what this mount is, with what was found out since it began.
     pub(super) fn describe(&self, union: &Union, question: &[u8]) -> Result<Vec<u8>> {
         self.answers.piece(question, || {
-            let mut told = self.described.clone();
+            let mut told = steps::tell_layers(union, self.described.clone());
             steps::tell(union, &mut told);
             told.add("option", if self.ahead.reads_files() { "prefetch=on" } else { "prefetch=off" });
             told.as_bytes().to_vec()

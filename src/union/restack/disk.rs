@@ -23,6 +23,7 @@ use crate::sys::{dirent, lock, xattr};
 use crate::union::Union;
 use crate::union::refusal::{Setup, SetupError};
 use crate::union::setup::own_namespace;
+use crate::upper::Upper;
 use crate::upper::commits::{Broken, Commits, Looks, Standing, Successor, stand_of};
 
 /// What undo and redo lead to.
@@ -151,7 +152,7 @@ impl Union {
         let from = self.standpoint()?;
         let text = match step {
             Step::Commit { text } => text.clone(),
-            Step::Undo { .. } | Step::UndoPaths { .. } | Step::Redo => Vec::new(),
+            _ => Vec::new(),
         };
         if text.len() > MOST_TEXT {
             return Err(SetupError::new("-m", format!("the text is longer than {MOST_TEXT} bytes"), "say less"));
@@ -211,15 +212,24 @@ impl Union {
     /// Whether the upper layer has nothing that no commit can hold; false: what came since [`Union::make_whole`] must be
     /// completed first. No request is under way.
     pub(super) fn check_whole(&self) -> Setup<bool> {
-        let upper = self.upper().map_err(failed("upperdir"))?;
-        if upper.has_records() {
-            if !self.has_no_new_blocks() {
-                return Ok(false);
-            }
-            // What is left belongs to no file, or to one that was renamed while others were completed.
-            are_complete(self.complete_all().map_err(failed("copyup_block"))?)?;
+        if !self.has_whole_files()? {
+            return Ok(false);
         }
         self.are_all_linked().map_err(failed("workdir/index"))
+    }
+
+    /// Whether no file of the upper layer arrives by blocks; false: what came since must be completed first. No request is
+    /// under way.
+    pub(super) fn has_whole_files(&self) -> Setup<bool> {
+        if !self.upper().is_ok_and(Upper::has_records) {
+            return Ok(true);
+        }
+        if !self.has_no_new_blocks() {
+            return Ok(false);
+        }
+        // What is left belongs to no file, or to one that was renamed while others were completed.
+        are_complete(self.complete_all().map_err(failed("copyup_block"))?)?;
+        Ok(true)
     }
 
     /// The entries of the index with fewer links than names, as far as is known: some of the names may lead to them by the

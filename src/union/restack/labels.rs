@@ -36,6 +36,12 @@ impl Levels {
         let lowers = view.parts(0).filter_map(|(_, part)| kept(part)).collect();
         DirView { upper: None, redirect: None, lowers }
     }
+
+    /// The same, where the upper layer is the same.
+    pub fn beneath(&self, view: &DirView) -> DirView {
+        let lowers = self.view(&DirView { upper: None, redirect: None, lowers: view.lowers.clone() }).lowers;
+        DirView { lowers, ..view.clone() }
+    }
 }
 
 /// What a stack without some layers leaves to be looked at again.

@@ -14,7 +14,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use super::disk::Ready;
-use super::{Done, Step, back};
+use super::{Done, LayerChange, Step, back};
 use crate::base::sync::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use crate::format::commits::Why;
 use crate::union::Union;
@@ -136,9 +136,10 @@ impl Live {
 pub fn step_together(views: &[&Live], step: &Step, check: &dyn Fn() -> Setup<()>) -> Setup<Done> {
     let _steps: Vec<_> = views.iter().map(|view| view.step.lock()).collect();
     let deadline = Instant::now() + ENOUGH;
-    loop {
+    for attempt in 0.. {
         let done = match (step, views) {
             (Step::UndoPaths { paths }, [view]) => try_paths(view, paths, check)?,
+            (Step::Layers(change), [view]) => try_layers(view, change, attempt)?,
             (Step::Redo, _) => try_redo(views, check)?,
             _ => try_step(views, step, check)?,
         };
@@ -146,11 +147,12 @@ pub fn step_together(views: &[&Live], step: &Step, check: &dyn Fn() -> Setup<()>
             return Ok(done);
         }
         if Instant::now() > deadline {
-            let reason = "requests that take long are always under way, such as copies of large files";
-            return Err(SetupError::new("the view", reason, "try again when they are done"));
+            break;
         }
         sleep(PAUSE);
     }
+    let reason = "requests that take long are always under way, such as copies of large files";
+    Err(SetupError::new("the view", reason, "try again when they are done"))
 }
 
 /// One attempt; `None`: it must be made again.
@@ -179,12 +181,7 @@ fn try_step(views: &[&Live], step: &Step, check: &dyn Fn() -> Setup<()>) -> Setu
     let next = replace_all(&unions, &mut ready)?;
     let mut told = Vec::new();
     for ((doors, (next, notes)), union) in closed.into_iter().zip(next).zip(&unions) {
-        let next = Arc::new(next);
-        union.superseded.store(true, Relaxed);
-        for mut door in doors {
-            *door = next.clone();
-        }
-        told.push((next, notes));
+        told.push((replace(doors, union, next), notes));
     }
     drop(unions);
     for ((union, notes), ready) in told.iter().zip(&ready) {
@@ -217,6 +214,35 @@ fn try_paths(view: &Live, paths: &[Vec<u8>], check: &dyn Fn() -> Setup<()>) -> S
     union.tidy_taken(&taking);
     union.tell_returned(&notes);
     Ok(Some(Done { made: Some(taking.number()), on: taking.on, returned: false }))
+}
+
+/// One attempt to change the lower layers; `None`: it must be made again.
+fn try_layers(view: &Live, change: &LayerChange, attempt: usize) -> Setup<Option<Done>> {
+    if view.long.load(SeqCst) > 0 {
+        return Ok(None);
+    }
+    let union = view.enter().clone();
+    union.complete_blocks_there()?;
+    let layering = union.plan_layers(change)?;
+    let Some(closed) = view.close() else { return Ok(None) };
+    if !union.has_whole_files()? || !union.still_holds(&layering, change.dir(), attempt)? {
+        return Ok(None);
+    }
+    let (next, notes) = union.relayer(layering)?;
+    let next = replace(closed, &union, next);
+    drop(union);
+    next.tell_returned(&notes);
+    Ok(Some(Done { made: None, on: 0, returned: false }))
+}
+
+/// Opens the doors to another union.
+fn replace(closed: Closed<'_>, union: &Arc<Union>, next: Union) -> Arc<Union> {
+    let next = Arc::new(next);
+    union.superseded.store(true, Relaxed);
+    for mut door in closed {
+        *door = next.clone();
+    }
+    next
 }
 
 /// One attempt to come forward: to paths that were taken back in one of the views, or to the next commit.

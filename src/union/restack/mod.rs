@@ -7,8 +7,11 @@
 
 mod aliases;
 mod back;
+mod beneath;
+mod data;
 mod disk;
 mod labels;
+mod layers;
 mod live;
 mod mounted;
 mod paths;
@@ -18,11 +21,13 @@ mod swap;
 
 pub(super) use aliases::Linked;
 pub use disk::{Log, Logged, log_of};
+pub use layers::{LayerChange, LayerPlace};
 pub use live::{Entered, Live, Long, step_together};
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use super::joining::Places;
 use super::roots::Common;
 use crate::base::config::Config;
 use crate::format::mark::Namespace;
@@ -48,6 +53,8 @@ pub enum Step {
     },
     /// Forward by one, after an undo.
     Redo,
+    /// Other lower layers below the same changes.
+    Layers(LayerChange),
 }
 
 /// What has come of a step.
@@ -76,4 +83,6 @@ pub(super) struct Stands {
     pub common: Common,
     /// The locks on the upper and the work directory, which a view keeps even where it became read-only.
     pub locks: Vec<OwnedFd>,
+    /// Where the directories were when the union was set up.
+    pub places: Places,
 }

@@ -27,10 +27,10 @@ impl Union {
     }
 
     /// Refuses a step that takes away a name on which, or below which, something is mounted. `stack`: the layers after the
-    /// step, whose upper layer is empty.
-    pub(super) fn check_mounts(&self, stack: &Stack, mounts: &[PathBuf]) -> Setup<()> {
+    /// step; `root`: the root of the view then.
+    pub(super) fn check_mounts(&self, stack: &Stack, root: &DirView, mounts: &[PathBuf]) -> Setup<()> {
         for path in mounts {
-            if !self.stays(stack, path).unwrap_or(false) {
+            if !self.stays(stack, root, path).unwrap_or(false) {
                 let what = PathBuf::from("/").join(path).display().to_string();
                 let hint = format!("something is mounted at or below {what} of the view; unmount that first");
                 return Err(SetupError::new("mountpoint", format!("{} ({what})", Errno::EBUSY), hint));
@@ -40,9 +40,9 @@ impl Union {
     }
 
     /// Whether each name of a path leads where it led before.
-    fn stays(&self, stack: &Stack, path: &Path) -> Result<bool> {
+    fn stays(&self, stack: &Stack, root: &DirView, path: &Path) -> Result<bool> {
         let mut parent = self.table.get(InodeId::ROOT).ok_or(Errno::EIO)?;
-        let mut view = DirView { upper: None, redirect: None, lowers: stack.lowers.clone() };
+        let mut view = root.clone();
         for part in path.components() {
             let Component::Normal(part) = part else { continue };
             let name = Name::new(part.as_bytes())?;

@@ -95,6 +95,7 @@ pub(super) fn aim(step: &Step, here: &Standpoint, changed: bool, known: &dyn Fn(
         }
         // It leads nowhere: the view stays where it is.
         Step::UndoPaths { .. } => refused("undo", "paths are taken back in one view at a time", ""),
+        Step::Layers(_) => refused("layer", "layers join and go in one view at a time", ""),
         Step::Redo => {
             let none = |why| refused("redo", why, "plyfs log tells what there is");
             if changed && here.stand.tip.is_some() {

@@ -11,7 +11,7 @@ use super::labels::Lost;
 use crate::base::Name;
 use crate::inode::{Body, Inode, Key};
 use crate::layer::{ListedName, NameSink, list_names};
-use crate::merge::{self, Answer, DirPart, DirView, Found};
+use crate::merge::{self, Answer, Data, DirPart, DirView, Found};
 use crate::union::{InodeId, Union};
 
 /// What the kernel must be told.
@@ -171,8 +171,9 @@ impl Returning<'_> {
         let found = if self.removed.contains(&parent.id) { None } else { self.look(&parent, &name) };
         match found {
             Some(Found::Dir(found)) if is_same(&before, &found.view) => {
-                body.state.write().view = found.view.clone();
-                self.touch(inode.id, &before, &found.view);
+                let view = with_places_of(&before, found.view);
+                body.state.write().view = view.clone();
+                self.touch(inode.id, &before, &view);
             }
             _ => self.remove(inode, &parent, &name, &before),
         }
@@ -233,8 +234,19 @@ impl Returning<'_> {
             return false;
         }
         let Ok(leaf) = inode.leaf() else { return true };
-        let key = leaf.state.lock().current().ok().map(|object| object.key);
-        !matches!(self.look(parent, name), Some(Found::Leaf(found)) if Some(Key::of(&found.stat)) == key)
+        let (key, meta) = {
+            let state = leaf.state.lock();
+            // The data of an upper file is where it was: else the step would have been refused.
+            let meta = state.meta().filter(|_| state.upper().is_none()).cloned();
+            (state.current().ok().map(|object| object.key), meta)
+        };
+        match self.look(parent, name) {
+            Some(Found::Leaf(found)) if Some(Key::of(&found.stat)) == key => match (meta, found.meta) {
+                (Some(was), Some(is)) => !is_same_data(&was.data, &is.data),
+                _ => false,
+            },
+            _ => true,
+        }
     }
 }
 
@@ -252,9 +264,31 @@ impl NameSink for Listed<'_> {
     }
 }
 
+/// Whether the data of a file is where it was. A path in layers of data only leads where it led.
+fn is_same_data(was: &Data, is: &Data) -> bool {
+    match (was, is) {
+        (Data::At(was), Data::At(is)) => Key::of(&was.stat) == Key::of(&is.stat),
+        _ => true,
+    }
+}
+
 /// Whether two parts are one directory of one layer.
 fn is_one(one: &DirPart, other: &DirPart) -> bool {
     Arc::ptr_eq(&one.place.layer, &other.place.layer) && one.place.ino() == other.place.ino()
+}
+
+/// A directory that was found again, with those places that are known: their links follow renames.
+fn with_places_of(before: &DirView, now: DirView) -> DirView {
+    let known = |part: &DirPart| {
+        let same = before.parts(0).find(|(_, other)| is_one(part, other));
+        let place = same.map_or(&part.place, |(_, other)| &other.place).clone();
+        DirPart { place, ..part.clone() }
+    };
+    DirView {
+        upper: now.upper.as_ref().map(known),
+        redirect: now.redirect,
+        lowers: now.lowers.iter().map(known).collect(),
+    }
 }
 
 /// Whether a directory is still the same: it has a part in common with what it was.

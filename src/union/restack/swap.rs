@@ -15,10 +15,11 @@ use crate::layer::{DirPlace, Layer};
 use crate::merge::{DirPart, DirView, Stack, Traps};
 use crate::sys::stat::stat_fd;
 use crate::union::blocks::{ByBlocks, Completed};
+use crate::union::indexing::open_index;
 use crate::union::refusal::{Setup, SetupError};
 use crate::union::roots::open_one_frozen;
-use crate::union::setup::open_index;
 use crate::union::{Union, ground};
+use crate::upper::Upper;
 use crate::upper::commits::{Broken, Commits};
 
 fn failed(errno: Errno) -> SetupError {
@@ -43,23 +44,34 @@ impl Union {
     /// # Errors
     /// Files that arrive by blocks cannot be completed; some names of hard links cannot be found or made.
     pub(super) fn make_whole(&self) -> Setup<()> {
-        let Ok(upper) = self.upper() else { return Ok(()) };
-        if upper.has_records() {
-            let mut done = self.complete_those_there().map_err(failed)?;
-            // What was renamed or removed meanwhile is no failure.
-            for _ in 0..PASSES {
-                if done.failed > 0 {
-                    done = self.complete_those_there().map_err(failed)?;
-                }
-            }
-            are_complete(done)?;
+        if self.upper().is_err() {
+            return Ok(());
         }
+        self.complete_blocks_there()?;
         if self.has_unlinked().map_err(failed)? || self.check_names().is_err() {
             let links =
                 |errno: Errno| SetupError::new("hard links of lower files", errno.to_string(), "nothing has changed");
             self.alias_all_names().map_err(links)?;
         }
         Ok(())
+    }
+
+    /// Completes the files that arrive by blocks. Requests go on meanwhile.
+    ///
+    /// # Errors
+    /// Some cannot be completed.
+    pub(super) fn complete_blocks_there(&self) -> Setup<()> {
+        if !self.upper().is_ok_and(Upper::has_records) {
+            return Ok(());
+        }
+        let mut done = self.complete_those_there().map_err(failed)?;
+        // What was renamed or removed meanwhile is no failure.
+        for _ in 0..PASSES {
+            if done.failed > 0 {
+                done = self.complete_those_there().map_err(failed)?;
+            }
+        }
+        are_complete(done)
     }
 
     /// Does a step on disk, and makes the union for it. Nothing in memory has changed yet.
@@ -73,7 +85,10 @@ impl Union {
         let chain = self.layers_after(ready)?;
         if !ready.mounts.is_empty() {
             let parts = chain.iter().map(|(_, part)| part.clone()).collect();
-            self.check_mounts(&self.stack_of(parts, ready).map_err(failed)?, &ready.mounts)?;
+            let stack = self.stack_of(parts, ready).map_err(failed)?;
+            // The next upper layer is empty.
+            let root = DirView { upper: None, redirect: None, lowers: stack.lowers.clone() };
+            self.check_mounts(&stack, &root, &ready.mounts)?;
         }
         ready.successor.exchange().map_err(|errno| {
             SetupError::new("upperdir", errno.to_string(), "the directory that holds it must be writable")
@@ -108,11 +123,17 @@ impl Union {
             }
         }
         let stands = self.stands_after(ready, chain.iter().map(|(number, _)| *number).collect()).map_err(failed)?;
-        Ok(Union {
+        Ok(self.next(Some(next), stack, stands))
+    }
+
+    /// A union that goes on where this one ends.
+    pub(super) fn next(&self, upper: Option<Upper>, stack: Stack, stands: Stands) -> Union {
+        let top = upper.as_ref().map(|upper| &upper.root).or_else(|| Some(&stack.lowers.first()?.place));
+        Union {
             table: self.table.clone(),
+            top: top.unwrap_or(&self.top).clone(),
             stack,
-            top: next.root.clone(),
-            upper: Some(next),
+            upper,
             work: self.work.clone(),
             fds: self.fds.clone(),
             cookies: self.cookies,
@@ -133,8 +154,9 @@ impl Union {
             stands,
             superseded: AtomicBool::new(false),
             linked: Default::default(),
+            stirred: Default::default(),
             unsynced: AtomicBool::new(self.unsynced.load(Relaxed)),
-        })
+        }
     }
 
     /// The frozen layers after a step, with their numbers, the topmost first. Their levels are set later.
@@ -204,6 +226,7 @@ impl Union {
             own: old.own,
             common: old.common.clone(),
             locks,
+            places: old.places.clone(),
         })
     }
 

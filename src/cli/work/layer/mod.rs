@@ -4,6 +4,7 @@ use clap::{Args, Subcommand};
 
 use super::super::report::Failure;
 
+mod change;
 mod check;
 mod convert;
 mod du;
@@ -12,10 +13,10 @@ mod import;
 mod out;
 mod squash;
 
-/// layers as things: what they weigh, several made one, what is wrong, images
+/// layers as things: their weight, several made one, what is wrong, images; add and remove
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  plyfs layer du ~/view\n  plyfs layer squash top middle base out\n  plyfs layer check top middle base"
+    after_help = "Examples:\n  plyfs layer du ~/view\n  plyfs layer squash top middle base out\n  plyfs layer check top middle base\n  plyfs layer add ~/view ~/patches"
 )]
 pub struct Layer {
     #[command(subcommand)]
@@ -31,6 +32,8 @@ enum Command {
     Check(check::Check),
     Convert(convert::Convert),
     Import(import::Take),
+    Add(change::Add),
+    Remove(change::Remove),
 }
 
 impl Layer {
@@ -46,6 +49,8 @@ impl Layer {
             Command::Check(check) => check.run(),
             Command::Convert(convert) => convert.run(),
             Command::Import(import) => import.run(),
+            Command::Add(add) => add.run(),
+            Command::Remove(remove) => remove.run(),
         }
     }
 }
