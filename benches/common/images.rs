@@ -22,6 +22,7 @@ pub const EXT4: Kind =
 pub const XFS: Kind = Kind { name: "xfs", mkfs: &["mkfs.xfs", "-qf"], mount: "loop" };
 pub const XFS_WITHOUT_REFLINKS: Kind =
     Kind { name: "xfs-without-reflinks", mkfs: &["mkfs.xfs", "-qf", "-m", "reflink=0"], mount: "loop" };
+pub const F2FS: Kind = Kind { name: "f2fs", mkfs: &["mkfs.f2fs", "-qf"], mount: "loop,nodiscard" };
 pub const BTRFS: Kind = Kind { name: "btrfs", mkfs: &["mkfs.btrfs", "-qf"], mount: "loop,nodiscard" };
 
 /// Mounted as long as the value lives.

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, PermissionsExt, chown};
 use std::path::Path;
 
-use plyfs::union::{Caller, InodeId, RenameFlags, SetAttr, WriteHow};
+use plyfs::union::{Caller, InodeId, RenameFlags, SetAttr, ViewGid, WriteHow};
 use plyfs::{Errno, Union};
 use rustix::fs::XattrFlags;
 
@@ -14,6 +14,14 @@ use crate::raw::SharedMap;
 
 /// What is written where data is changed.
 const PIECE: [u8; 4096] = [0x33; 4096];
+
+/// A file that the engine has looked up.
+#[derive(Clone, Copy)]
+pub struct Known<'a> {
+    pub id: InodeId,
+    pub dir: InodeId,
+    pub name: &'a str,
+}
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Change {
@@ -83,8 +91,8 @@ impl Change {
     }
 
     /// The same, asked of the engine; `None` where it is done by a mount only.
-    pub fn in_engine(self, union: &Union, (id, file): (InodeId, &str), size: u64) -> Option<Result<(), Errno>> {
-        let (caller, root) = (Caller::this_process(), InodeId::ROOT);
+    pub fn in_engine(self, union: &Union, file: &Known<'_>, size: u64) -> Option<Result<(), Errno>> {
+        let (caller, Known { id, dir, name: known }) = (Caller::this_process(), *file);
         let set = |set: SetAttr| union.setattr(&caller, id, &set).map(drop);
         let write = |at| union.write(&caller, id, at, &PIECE, WriteHow::default()).map(drop);
         Some(match self {
@@ -92,13 +100,15 @@ impl Change {
             Self::Append => write(size),
             Self::Truncate => set(SetAttr { size: Some(size / 2), ..SetAttr::default() }),
             Self::Chmod => set(SetAttr { mode: Some(0o600), ..SetAttr::default() }),
+            Self::Chown => set(SetAttr { gid: Some(ViewGid(another_group())), ..SetAttr::default() }),
             Self::Setxattr => union.setxattr(&caller, id, b"user.study", b"1", 0),
             Self::Rename => {
-                let to = name(&format!("{file}.renamed"));
-                union.rename(&caller, root, &name(file), root, &to, RenameFlags::empty())
+                let to = name(&format!("{known}.renamed"));
+                union.rename(&caller, dir, &name(known), dir, &to, RenameFlags::empty())
             }
-            Self::Link => union.link(&caller, id, root, &name(&format!("{file}.linked"))).map(drop),
-            Self::Chown | Self::Mmap => return None,
+            Self::Link => union.link(&caller, id, dir, &name(&format!("{known}.linked"))).map(drop),
+            // A mapping is the kernel's: the engine sees the write of its pages.
+            Self::Mmap => return None,
         })
     }
 }

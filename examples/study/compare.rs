@@ -16,7 +16,7 @@ pub fn print(one: &Run, other: &Run) -> Done {
     if pairs.is_empty() {
         return Err("the two runs have measured nothing in common (place, change, size and method)".into());
     }
-    let head = ["place", "change", "method", "size", "A", "B", "B to A", "p"];
+    let head = ["place", "change", "extra", "method", "size", "A", "B", "B to A", "p"];
     let mut rows = vec![head.map(str::to_owned)];
     for (a, b) in &pairs {
         let p = crate::stats::rank_test(&a.nanos, &b.nanos);
@@ -27,6 +27,7 @@ pub fn print(one: &Run, other: &Run) -> Done {
         rows.push([
             a.place.clone(),
             a.change.clone(),
+            a.extra.clone(),
             a.label(),
             size(a.size as f64),
             time(a.median()),

@@ -13,9 +13,12 @@ mod raw;
 
 mod change;
 mod compare;
+mod extra;
 mod machine;
+mod markdown;
 mod measure;
 mod methods;
+mod neighbour;
 mod page;
 mod places;
 mod plan;
@@ -44,7 +47,10 @@ struct Args {
     /// Measure on the file system of this directory (repeatable; default: TMPDIR)
     #[arg(long, value_name = "DIR")]
     on: Vec<PathBuf>,
-    /// Measure on new file systems in memory (root): ext4, xfs, xfs-without-reflinks, btrfs, tmpfs, or all
+    /// Have the lower layers there, on another file system: what is copied must be read and written
+    #[arg(long, value_name = "DIR")]
+    lower: Option<PathBuf>,
+    /// Measure on new file systems in memory (root): ext4, xfs, xfs-without-reflinks, btrfs, f2fs, tmpfs, xfs-over-ext4, or all
     #[arg(long, value_name = "KIND", value_delimiter = ',')]
     make: Vec<String>,
     /// Up to 16 MiB, within two minutes
@@ -59,11 +65,14 @@ struct Args {
     /// Write each sample
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
+    /// Write tables of medians, as docs/figures.md has them
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
     /// Write the page DIR/index.html
     #[arg(long, value_name = "DIR")]
     html: Option<PathBuf>,
     /// Measure nothing: show what a run has written with --json
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["on", "make", "quick", "budget"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["on", "lower", "make", "quick", "budget"])]
     from: Option<PathBuf>,
     /// Measure nothing: say what differs between two files of --json, and how surely
     #[arg(long, num_args = 2, value_names = ["A", "B"], exclusive = true)]
@@ -83,7 +92,7 @@ fn run(args: &Args) -> Done {
     if let Some(dir) = &args.html {
         fs::create_dir_all(dir).map_err(|error| format!("--html {}: {error}", dir.display()))?;
     }
-    for (option, path) in [("--json", &args.json), ("--csv", &args.csv)] {
+    for (option, path) in [("--json", &args.json), ("--csv", &args.csv), ("--markdown", &args.markdown)] {
         let Some(path) = path else { continue };
         let opened = fs::OpenOptions::new().create(true).append(true).open(path);
         opened.map_err(|error| format!("{option} {}: {error}", path.display()))?;
@@ -98,6 +107,9 @@ fn run(args: &Args) -> Done {
     }
     if let Some(path) = &args.csv {
         write(path, &run.to_csv())?;
+    }
+    if let Some(path) = &args.markdown {
+        write(path, &markdown::tables(&run))?;
     }
     if let Some(dir) = &args.html {
         write(&dir.join("index.html"), &page::page(&run))?;

@@ -6,11 +6,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use plyfs::union::InodeId;
-
-use crate::change::Change;
+use crate::change::{Change, Known};
 use crate::common::Layers;
-use crate::common::engine::name;
+use crate::common::engine::{name, walk};
+use crate::extra::Extra;
 use crate::methods::{Method, Standing};
 use crate::places::Place;
 use crate::results::Series;
@@ -21,11 +20,12 @@ const MOST_SAMPLES: usize = 400;
 /// Bytes that one batch may copy, beyond its first file.
 const MOST_BYTES: u64 = 64 << 20;
 
-/// Lower files of one size in one place.
+/// Lower files of one size, with the same beside their data, in one place.
 pub struct Group<'a> {
     pub place: &'a Place,
     pub layers: &'a Layers,
     pub size: u64,
+    pub extra: Extra,
     pub change: Change,
 }
 
@@ -73,13 +73,19 @@ impl Group<'_> {
         }
     }
 
+    fn in_words(&self) -> String {
+        let size = crate::units::size(self.size as f64);
+        let extra = if self.extra == Extra::Nothing { String::new() } else { format!(", {}", self.extra.name()) };
+        format!("{}, {size}{extra}", self.change.name())
+    }
+
     fn found(&self, methods: &[Method], seen: Vec<Seen>) -> Found {
         let (mut series, mut skipped) = (Vec::new(), Vec::new());
         for (method, seen) in methods.iter().zip(seen) {
             let count = seen.nanos.len();
             if count == 0 {
                 let why = seen.failed.unwrap_or_else(|| "no time was left".into());
-                let what = format!("{}, {}", self.change.name(), crate::units::size(self.size as f64));
+                let what = self.in_words();
                 // Nothing is wrong with what the engine is never asked for.
                 if !why.is_empty() {
                     skipped.push(format!("{}: {what}: {}: {why}", self.place.name, method.label()));
@@ -91,6 +97,7 @@ impl Group<'_> {
                 method: method.name.clone(),
                 durability: method.durability.name().to_owned(),
                 change: self.change.name().to_owned(),
+                extra: self.extra.name().to_owned(),
                 size: self.size,
                 changed: self.change.bytes(),
                 upper: seen.upper as f64 / count as f64,
@@ -111,7 +118,7 @@ impl Group<'_> {
         let before = self.place.device_bytes();
         let (mut spent, mut count) = (Duration::ZERO, 0);
         while count < files(self.size) && (count == 0 || spent < share) {
-            match self.one(&standing, &format!("file{count}")) {
+            match self.one(&standing, &self.extra.path(count)) {
                 Ok(time) => {
                     seen.nanos.push(time.as_nanos() as f64);
                     spent += time;
@@ -133,10 +140,13 @@ impl Group<'_> {
     fn one(&self, standing: &Standing, file: &str) -> Result<Duration, String> {
         match standing {
             Standing::Engine(union) => {
-                let entry = union.lookup(InodeId::ROOT, &name(file)).map_err(|error| format!("{error:?}"))?;
-                let id = entry.ok_or("the file is not there")?.id;
+                let (dirs, last) = file.rsplit_once('/').unwrap_or(("", file));
+                let dirs: Vec<_> = dirs.split_terminator('/').map(name).collect();
+                let dir = walk(union, &dirs);
+                let entry = union.lookup(dir, &name(last)).map_err(|error| format!("{error:?}"))?;
+                let known = Known { id: entry.ok_or("the file is not there")?.id, dir, name: last };
                 let start = Instant::now();
-                let done = self.change.in_engine(union, (id, file), self.size).ok_or("")?;
+                let done = self.change.in_engine(union, &known, self.size).ok_or("")?;
                 let time = start.elapsed();
                 done.map(|()| time).map_err(|error| format!("{error:?}"))
             }
@@ -155,7 +165,15 @@ impl Group<'_> {
 
 /// Bytes that the files below take, each counted once.
 fn taken(dir: &Path) -> u64 {
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    let files = entries.filter_map(|entry| entry.metadata().ok()).filter(fs::Metadata::is_file);
-    files.map(|stat| (stat.ino(), stat.blocks() * 512)).collect::<HashMap<_, _>>().values().sum()
+    let (mut dirs, mut files) = (vec![dir.to_owned()], HashMap::new());
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            match entry.metadata() {
+                Ok(stat) if stat.is_dir() => dirs.push(entry.path()),
+                Ok(stat) if stat.is_file() => drop(files.insert(stat.ino(), stat.blocks() * 512)),
+                _ => {}
+            }
+        }
+    }
+    files.values().sum()
 }

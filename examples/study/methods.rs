@@ -99,6 +99,10 @@ impl Method {
         (methods, skipped)
     }
 
+    pub fn is_mount(&self) -> bool {
+        matches!(self.by, By::Mount(_))
+    }
+
     /// Over an empty upper layer; `None` where it cannot be mounted with these options.
     pub fn stand(&self, layers: &Layers) -> Option<Standing> {
         match &self.by {

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use crate::extra::Extra;
 use crate::plot::{Curve, Frame, plot};
 use crate::results::{Run, Series};
 use crate::table::{in_words, written};
@@ -73,7 +74,8 @@ pub fn page(run: &Run) -> String {
         for change in run.sweeps(text("name")) {
             sweep(&mut html, run, (text("name"), change), &looks);
         }
-        bars(&mut html, run, text("name"), &looks);
+        kinds(&mut html, run, text("name"), &looks);
+        neighbours(&mut html, run, text("name"));
         numbers(&mut html, run, text("name"));
         html += "</section>\n";
     }
@@ -147,27 +149,40 @@ fn in_full(change: &str) -> &str {
     }
 }
 
-/// The kinds of change at the size at which there are most.
-fn bars(html: &mut String, run: &Run, place: &str, looks: &[Look]) {
-    let here: Vec<&Series> = run.series.iter().filter(|one| one.place == place).collect();
-    let kinds = |size: u64| {
-        let mut found: Vec<&str> = Vec::new();
-        for one in here.iter().filter(|one| one.size == size) {
-            if !found.contains(&one.change.as_str()) {
-                found.push(&one.change);
-            }
+/// The kinds of change at the size at which there are most, and what the files may have at that size.
+fn kinds(html: &mut String, run: &Run, place: &str, looks: &[Look]) {
+    let here: Vec<&Series> = run.series.iter().filter(|one| one.place == place && one.is_plain()).collect();
+    let at = run.most_changes_at(place);
+    let mut names: Vec<&str> = Vec::new();
+    for one in here.iter().filter(|one| one.size == at) {
+        if !names.contains(&one.change.as_str()) {
+            names.push(&one.change);
         }
-        found
-    };
-    let Some(at) = here.iter().map(|one| one.size).max_by_key(|size| kinds(*size).len()) else { return };
-    if kinds(at).len() < 2 {
+    }
+    let of = |kind: &str| here.iter().copied().filter(|one| one.size == at && one.change == kind).collect();
+    let groups: Vec<_> = names.into_iter().map(|kind| (in_full(kind), of(kind))).collect();
+    bars(html, &format!("By kind of change, files of {}", size(at as f64)), &groups, looks);
+    for change in ["middle", "chmod"] {
+        let with = |extra: Extra| {
+            let is = |one: &&Series| one.size == at && one.change == change && one.extra == extra.name();
+            run.series.iter().filter(|one| one.place == place && is(one)).collect::<Vec<_>>()
+        };
+        let groups = Extra::ALL.map(|extra| (extra.in_full(), with(extra)));
+        let groups: Vec<_> = groups.into_iter().filter(|(_, all)| !all.is_empty()).collect();
+        let heading = format!("By what the file has: {}, files of {}", in_full(change), size(at as f64));
+        bars(html, &heading, &groups, looks);
+    }
+}
+
+/// Bars of methods, a group below the other; one alone has nothing to be compared with.
+fn bars(html: &mut String, heading: &str, groups: &[(&str, Vec<&Series>)], looks: &[Look]) {
+    if groups.len() < 2 {
         return;
     }
-    let _ = writeln!(html, "<h3>By kind of change, files of {}</h3>\n<div class='kinds'>", size(at as f64));
-    for kind in kinds(at) {
-        let all: Vec<_> = here.iter().filter(|one| one.size == at && one.change == kind).collect();
+    let _ = writeln!(html, "<h3>{heading}</h3>\n<div class='kinds'>");
+    for (name, all) in groups {
         let most = all.iter().map(|one| one.median()).fold(1.0, f64::max);
-        let _ = writeln!(html, "<div class='kind'><h4>{}</h4>", in_full(kind));
+        let _ = writeln!(html, "<div class='kind'><h4>{name}</h4>");
         for one in all {
             let label = methods::label(&one.method, &one.durability);
             let Some(look) = looks.iter().find(|look| look.label == label) else { continue };
@@ -187,14 +202,41 @@ fn bars(html: &mut String, run: &Run, place: &str, looks: &[Look]) {
     *html += "</div>\n";
 }
 
+/// What others wait for.
+fn neighbours(html: &mut String, run: &Run, place: &str) {
+    let all = run.neighbours(place);
+    let Some((one, _)) = all.first() else { return };
+    let _ = writeln!(
+        html,
+        "<h3>What a neighbour waits for</h3>\n<p>One stat(2) each millisecond, of names that nobody has asked for yet, in the same \
+         view: alone, and while files of {} are changed.</p><div class='wide-table'><table><tr><th>method</th><th>alone</th><th>p99</th>\
+         <th>meanwhile</th><th>p99</th><th>maximum</th></tr>",
+        size(one.size as f64)
+    );
+    for (alone, meanwhile) in all {
+        let _ = writeln!(
+            html,
+            "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
+            escape(&alone.label()),
+            time(alone.median()),
+            time(alone.quantile(0.99)),
+            time(meanwhile.median()),
+            time(meanwhile.quantile(0.99)),
+            time(meanwhile.quantile(1.0))
+        );
+    }
+    *html += "</table></div>\n";
+}
+
 fn numbers(html: &mut String, run: &Run, place: &str) {
-    *html += "<details><summary>All numbers</summary><div class='wide-table'><table><tr><th>change</th><th>size</th>\
+    *html += "<details><summary>All numbers</summary><div class='wide-table'><table><tr><th>change</th><th>extra</th><th>size</th>\
               <th>method</th><th>median</th><th>p99</th><th>maximum</th><th>samples</th><th>upper</th><th>device</th></tr>\n";
     for one in run.series.iter().filter(|one| one.place == place) {
         let _ = writeln!(
             html,
-            "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
+            "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
             one.change,
+            one.extra,
             size(one.size as f64),
             escape(&one.label()),
             time(one.median()),

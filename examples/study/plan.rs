@@ -5,32 +5,62 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::change::Change;
+use crate::common::Layers;
+use crate::extra::Extra;
 use crate::measure::{Group, files};
 use crate::methods::Method;
+use crate::neighbour::Neighbour;
 use crate::places::{Place, Wanted};
 use crate::results::Run;
 use crate::{Args, Done, common, machine, units};
 
 /// Bytes.
 const QUICK_SIZES: [u64; 5] = [0, 4 << 10, 64 << 10, 1 << 20, 16 << 20];
-const SIZES: [u64; 7] = [0, 4 << 10, 64 << 10, 1 << 20, 16 << 20, 256 << 20, 1 << 30];
+const SIZES: [u64; 8] = [0, 4 << 10, 64 << 10, 1 << 20, 16 << 20, 256 << 20, 1 << 30, 4 << 30];
 /// At which all changes are measured.
 const ALL_CHANGES_AT: u64 = 1 << 20;
+const NEIGHBOUR_AT: u64 = 256 << 20;
+const QUICK_NEIGHBOUR_AT: u64 = 16 << 20;
 const QUICK_BUDGET: u64 = 110;
 const SECONDS_EACH: u64 = 20;
 /// For what is made in memory: the largest file, its copy, and what is not freed yet.
 const QUICK_MIB: u64 = 1024;
 const MIB: u64 = 4096;
 
-/// Each size with what is done to its files.
-fn groups(quick: bool) -> Vec<(u64, Vec<Change>)> {
+/// Lower files that are alike, and what is measured with them.
+struct Batch {
+    size: u64,
+    extra: Extra,
+    changes: Vec<Change>,
+    /// Whether it is measured, too, what another program waits for.
+    neighbour: bool,
+}
+
+impl Batch {
+    /// How many things it measures.
+    fn count(&self) -> usize {
+        self.changes.len() + usize::from(self.neighbour)
+    }
+
+    fn in_words(&self) -> String {
+        let size = units::size(self.size as f64);
+        if self.extra == Extra::Nothing { size } else { format!("{size}, {}", self.extra.name()) }
+    }
+}
+
+fn batches(quick: bool) -> Vec<Batch> {
     let sizes: &[u64] = if quick { &QUICK_SIZES } else { &SIZES };
-    let changes = |size: u64| match size {
-        ALL_CHANGES_AT => Change::ALL.to_vec(),
-        _ if quick => vec![Change::Middle],
-        _ => vec![Change::Middle, Change::Chmod],
-    };
-    sizes.iter().map(|size| (*size, changes(*size))).collect()
+    let neighbour_at = if quick { QUICK_NEIGHBOUR_AT } else { NEIGHBOUR_AT };
+    let few = if quick { vec![Change::Middle] } else { vec![Change::Middle, Change::Chmod] };
+    let plain = sizes.iter().map(|size| Batch {
+        size: *size,
+        extra: Extra::Nothing,
+        changes: if *size == ALL_CHANGES_AT { Change::ALL.to_vec() } else { few.clone() },
+        neighbour: *size == neighbour_at,
+    });
+    let extras = Extra::ALL.into_iter().filter(|extra| *extra != Extra::Nothing);
+    let extras = extras.map(|extra| Batch { size: ALL_CHANGES_AT, extra, changes: few.clone(), neighbour: false });
+    plain.chain(extras).collect()
 }
 
 /// What is left to do, for the bar and for the share of the next one.
@@ -55,6 +85,10 @@ impl Clock {
         self.end.saturating_duration_since(Instant::now()).div_f64(self.left.max(1) as f64)
     }
 
+    fn is_over(&self) -> bool {
+        Instant::now() > self.end
+    }
+
     fn begin(&self, what: &str) {
         let left = self.share().as_secs_f64() * self.left as f64;
         self.bar.set_position((self.all - self.left) as u64);
@@ -66,31 +100,66 @@ impl Clock {
     }
 }
 
-fn measure_place(run: &mut Run, place: &Place, methods: &[Method], quick: bool, clock: &mut Clock) {
-    for (size, changes) in groups(quick) {
-        let needed = 3 * size * files(size) as u64;
-        let named = units::size(size as f64);
-        if needed > place.room() || Instant::now() > clock.end {
-            let why = if needed > place.room() { "there is no room for it" } else { "no time was left" };
-            run.skipped.push(format!("{}: {named}: {why}", place.name));
-            clock.done(changes.len());
-            continue;
+/// One place, with what is common to all that is measured there.
+struct Turn<'a> {
+    run: &'a mut Run,
+    place: &'a Place,
+    methods: &'a [Method],
+    clock: &'a mut Clock,
+}
+
+impl Turn<'_> {
+    fn skip(&mut self, what: &str, why: &str, count: usize) {
+        self.run.skipped.push(format!("{}: {what}: {why}", self.place.name));
+        self.clock.done(count);
+    }
+
+    fn begin(&self, what: &str) {
+        self.clock.begin(&format!("{}: {what}", self.place.name));
+    }
+
+    fn measure(&mut self, batch: &Batch) {
+        let Batch { size, extra, .. } = *batch;
+        if 3 * size * files(size) as u64 > self.place.room() {
+            return self.skip(&batch.in_words(), "there is no room for it", batch.count());
         }
-        clock.begin(&format!("{}: files of {named}", place.name));
-        let layers = place.layers(size, files(size));
-        for change in changes {
-            if Instant::now() > clock.end {
-                run.skipped.push(format!("{}: {}, {named}: no time was left", place.name, change.name()));
-                clock.done(1);
+        if self.clock.is_over() {
+            return self.skip(&batch.in_words(), "no time was left", batch.count());
+        }
+        self.begin(&format!("files of {}", batch.in_words()));
+        let layers = match self.place.layers(size, files(size), extra) {
+            Ok(layers) => layers,
+            Err(why) => return self.skip(&batch.in_words(), &why, batch.count()),
+        };
+        for change in &batch.changes {
+            let what = format!("{}, {}", change.name(), batch.in_words());
+            if self.clock.is_over() {
+                self.skip(&what, "no time was left", 1);
                 continue;
             }
-            clock.begin(&format!("{}: {}, {named}", place.name, change.name()));
-            let group = Group { place, layers: &layers, size, change };
-            let (series, skipped) = group.measure(methods, clock.share(), clock.end);
-            run.series.extend(series);
-            run.skipped.extend(skipped);
-            clock.done(1);
+            self.begin(&what);
+            let group = Group { place: self.place, layers: &layers, size, extra, change: *change };
+            let (series, skipped) = group.measure(self.methods, self.clock.share(), self.clock.end);
+            self.run.series.extend(series);
+            self.run.skipped.extend(skipped);
+            self.clock.done(1);
         }
+        if batch.neighbour {
+            self.neighbour(&layers, size);
+        }
+    }
+
+    fn neighbour(&mut self, layers: &Layers, size: u64) {
+        let what = "what a neighbour's stat takes";
+        if self.clock.is_over() {
+            return self.skip(what, "no time was left", 1);
+        }
+        self.begin(what);
+        match Neighbour::new(self.place, layers, size) {
+            Ok(one) => self.run.series.extend(one.measure(self.methods, self.clock.share(), self.clock.end)),
+            Err(error) => self.run.skipped.push(format!("{}: {what}: {error}", self.place.name)),
+        }
+        self.clock.done(1);
     }
 }
 
@@ -104,7 +173,8 @@ pub fn carry_out(args: &Args) -> Done<Run> {
     peers.retain(|name| name.starts_with("fuse-overlayfs") || name == "kernel-overlayfs");
     peers.dedup();
     let mut run = Run { machine: machine::describe(&peers), places: Vec::new(), series: Vec::new(), skipped };
-    let each: usize = groups(args.quick).iter().map(|(_, changes)| changes.len()).sum();
+    let batches = batches(args.quick);
+    let each: usize = batches.iter().map(Batch::count).sum();
     let count = each * wanted.len();
     let budget = args.budget.unwrap_or(if args.quick { QUICK_BUDGET } else { SECONDS_EACH * count as u64 });
     let mut clock = Clock::new(Duration::from_secs(budget), count);
@@ -114,7 +184,8 @@ pub fn carry_out(args: &Args) -> Done<Run> {
                 run.places.push(serde_json::json!({
                     "name": place.name, "file_system": place.file_system, "copies": place.copies,
                 }));
-                measure_place(&mut run, &place, &methods, args.quick, &mut clock);
+                let mut turn = Turn { run: &mut run, place: &place, methods: &methods, clock: &mut clock };
+                batches.iter().for_each(|batch| turn.measure(batch));
             }
             Err(why) => {
                 run.skipped.push(why);

@@ -1,16 +1,18 @@
 //! What a run has found, and its two forms on the disk.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
 use serde_json::{Value, json};
 
+use crate::extra::Extra;
 use crate::stats::{self, Fit};
-use crate::{Done, methods};
+use crate::{Done, methods, neighbour};
 
 /// Changes when a reader of the JSON would have to.
-const SCHEMA: &str = "plyfs-study-1";
+const SCHEMA: &str = "plyfs-study-2";
 
 /// The first changes of files that are alike, by one method.
 #[derive(Clone)]
@@ -19,6 +21,8 @@ pub struct Series {
     pub method: String,
     pub durability: String,
     pub change: String,
+    /// What the file has beside its data: a word of [`crate::extra::Extra`].
+    pub extra: String,
     /// Bytes of the lower file.
     pub size: u64,
     /// Bytes of data that one change changes.
@@ -44,15 +48,25 @@ impl Series {
         stats::quantile(&self.nanos, share)
     }
 
+    /// Whether it is the change of a file that has nothing but its data.
+    pub fn is_plain(&self) -> bool {
+        self.extra == Extra::Nothing.name() && !self.is_neighbour()
+    }
+
+    /// Whether it is what another program waits for, and not the change itself.
+    pub fn is_neighbour(&self) -> bool {
+        neighbour::WORDS.contains(&self.change.as_str())
+    }
+
     /// What is the same in another run.
-    pub fn key(&self) -> (&str, &str, u64, &str, &str) {
-        (&self.place, &self.change, self.size, &self.method, &self.durability)
+    pub fn key(&self) -> (&str, &str, &str, u64, &str, &str) {
+        (&self.place, &self.change, &self.extra, self.size, &self.method, &self.durability)
     }
 
     fn to_json(&self) -> Value {
         json!({
             "place": self.place, "method": self.method, "durability": self.durability, "change": self.change,
-            "size_bytes": self.size, "changed_bytes": self.changed,
+            "extra": self.extra, "size_bytes": self.size, "changed_bytes": self.changed,
             "upper_bytes": self.upper, "device_bytes": self.device,
             "median_ns": self.median(), "p99_ns": self.quantile(0.99), "max_ns": self.quantile(1.0),
             "samples_ns": self.nanos,
@@ -66,6 +80,7 @@ impl Series {
             method: text("method")?,
             durability: text("durability")?,
             change: text("change")?,
+            extra: text("extra")?,
             size: value["size_bytes"].as_u64()?,
             changed: value["changed_bytes"].as_u64()?,
             upper: value["upper_bytes"].as_f64()?,
@@ -153,12 +168,12 @@ impl Run {
 
     /// One sample a line.
     pub fn to_csv(&self) -> String {
-        let mut text = String::from("place,method,durability,change,size_bytes,nanoseconds\n");
+        let mut text = String::from("place,method,durability,change,extra,size_bytes,nanoseconds\n");
         for one in &self.series {
-            let Series { place, method, durability, change, size, .. } = one;
+            let Series { place, method, durability, change, extra, size, .. } = one;
             let place = place.replace('"', "\"\"");
             for nanos in &one.nanos {
-                let _ = writeln!(text, "\"{place}\",\"{method}\",{durability},{change},{size},{nanos}");
+                let _ = writeln!(text, "\"{place}\",\"{method}\",{durability},{change},{extra},{size},{nanos}");
             }
         }
         text
@@ -167,8 +182,9 @@ impl Run {
     /// What was measured by size, in one place: each change with at least three sizes.
     pub fn sweeps(&self, place: &str) -> Vec<&str> {
         let mut found: Vec<&str> = Vec::new();
-        for one in self.series.iter().filter(|one| one.place == place) {
-            let same = |other: &&Series| other.place == place && other.change == one.change;
+        let here = |one: &&Series| one.place == place && one.is_plain();
+        for one in self.series.iter().filter(here) {
+            let same = |other: &&Series| here(other) && other.change == one.change;
             let mut sizes: Vec<_> = self.series.iter().filter(same).map(|other| other.size).collect();
             sizes.sort_unstable();
             sizes.dedup();
@@ -190,9 +206,27 @@ impl Run {
         labels
     }
 
+    /// The size (bytes) at which most kinds of change were measured, the smallest of several; 0 where there is none.
+    pub fn most_changes_at(&self, place: &str) -> u64 {
+        let mut changes: BTreeMap<u64, BTreeSet<&str>> = BTreeMap::new();
+        for one in self.series.iter().filter(|one| one.place == place && one.is_plain()) {
+            changes.entry(one.size).or_default().insert(&one.change);
+        }
+        let most = changes.values().map(BTreeSet::len).max().unwrap_or(0);
+        changes.iter().find(|(_, all)| all.len() == most).map_or(0, |(size, _)| *size)
+    }
+
+    /// What a neighbour waits for, alone and meanwhile, by each method.
+    pub fn neighbours(&self, place: &str) -> Vec<(&Series, &Series)> {
+        let [alone, meanwhile] = neighbour::WORDS
+            .map(|word| self.series.iter().filter(|one| one.place == place && one.change == word).collect::<Vec<_>>());
+        let beside = |one: &&Series| meanwhile.iter().find(|other| other.label() == one.label()).copied();
+        alone.iter().copied().filter_map(|one| Some((one, beside(&one)?))).collect()
+    }
+
     /// Sizes and medians of one method.
     pub fn points(&self, place: &str, change: &str, label: &str) -> Vec<(f64, f64)> {
-        let is = |one: &&Series| one.place == place && one.change == change && one.label() == label;
+        let is = |one: &&Series| one.place == place && one.change == change && one.is_plain() && one.label() == label;
         let mut points: Vec<_> = self.series.iter().filter(is).map(|one| (one.size as f64, one.median())).collect();
         points.sort_by(|one, other| one.0.total_cmp(&other.0));
         points

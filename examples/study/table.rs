@@ -14,7 +14,19 @@ pub fn print(run: &Run) {
     for place in &run.places {
         let text = |key: &str| place[key].as_str().unwrap_or("?");
         println!("\n{}: {}, which copies by {}\n", text("name"), text("file_system"), text("copies"));
-        let head = ["change", "method", "durability", "size", "median", "p99", "maximum", "samples", "upper", "device"];
+        let head = [
+            "change",
+            "extra",
+            "method",
+            "durability",
+            "size",
+            "median",
+            "p99",
+            "maximum",
+            "samples",
+            "upper",
+            "device",
+        ];
         let mut rows = vec![head.map(str::to_owned)];
         rows.extend(run.series.iter().filter(|one| one.place == text("name")).map(row));
         columns(&rows);
@@ -25,9 +37,10 @@ pub fn print(run: &Run) {
     }
 }
 
-fn row(one: &Series) -> [String; 10] {
+fn row(one: &Series) -> [String; 11] {
     [
         one.change.clone(),
+        one.extra.clone(),
         one.method.clone(),
         one.durability.clone(),
         size(one.size as f64),
@@ -41,7 +54,7 @@ fn row(one: &Series) -> [String; 10] {
 }
 
 /// Columns of names.
-const LEFT: usize = 3;
+const LEFT: usize = 4;
 
 /// Names at the left, numbers at the right.
 pub fn columns<const N: usize>(rows: &[[String; N]]) {

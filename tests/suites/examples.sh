@@ -41,7 +41,7 @@ mkdir "$base/page"
 # Where a sync costs nothing: all of it has its turn.
 fast=$base
 [ ! -w /dev/shm ] || fast=/dev/shm
-example study -- --quick --budget 12 --on "$fast" --json "$base/study.json" --csv "$base/study.csv" --html "$base/page" >"$base/said" 2>"$base/skipped"
+example study -- --quick --budget 40 --on "$fast" --json "$base/study.json" --csv "$base/study.csv" --html "$base/page" --markdown "$base/study.md" >"$base/said" 2>"$base/skipped"
 python3 - "$base" <<'END'
 import csv, json, sys
 base = sys.argv[1]
@@ -54,12 +54,20 @@ for method, durability in methods:
 assert "http" not in page and "<script" not in page, "the page needs something from elsewhere"
 samples = sum(len(one["samples_ns"]) for one in run["series"])
 assert samples == sum(1 for _ in csv.DictReader(open(f"{base}/study.csv"))), "the CSV has other samples"
-whole = [one for one in run["series"] if one["method"] == "plyfs" and one["size_bytes"] == 1 << 20]
+whole = [one for one in run["series"] if (one["method"], one["size_bytes"], one["extra"]) == ("plyfs", 1 << 20, "nothing")]
 for one in whole:
     grows = one["change"] not in ("chmod", "chown", "setxattr", "rename", "link")
     least, most = (1 << 19, 3 << 20) if grows else (0, 1 << 16)
     assert least <= one["upper_bytes"] <= most, one
 assert len({one["change"] for one in whole}) > 3 and run["machine"]["cpu"] and run["places"][0]["file_system"]
+extras = {one["extra"] for one in run["series"] if one["change"] == "middle"}
+assert extras == {"nothing", "xattrs", "acl", "holes", "links", "depth"}, (extras, run["skipped"])
+words = {one["change"] for one in run["series"]}
+assert "stat-meanwhile" in words or any("there is no room" in why for why in run["skipped"]), run["skipped"]
+holes = [one["upper_bytes"] for one in run["series"] if (one["method"], one["extra"]) == ("plyfs", "holes")]
+assert holes and max(holes) < 1 << 18, holes
+table = open(f"{base}/study.md").read()
+assert "| middle, 1 MiB | nothing | xattrs | acl | holes | links | depth |" in table and "| engine (auto) |" in table, table
 
 # Two lines that cross at 9000 bytes, and the same with the one a tenth slower.
 def known(file, slower):
@@ -67,7 +75,7 @@ def known(file, slower):
     for method, a, b in ("first", 3000, 2 * slower), ("second", 12000, 1):
         for size in 4096, 8192, 65536, 1048576:
             samples = [a + b * size + wobble for wobble in range(-5, 6)]
-            series.append({"place": "p", "method": method, "durability": "auto", "change": "middle", "size_bytes": size,
+            series.append({"place": "p", "method": method, "durability": "auto", "change": "middle", "extra": "nothing", "size_bytes": size,
                            "changed_bytes": 4096, "upper_bytes": size, "device_bytes": None, "samples_ns": samples})
     json.dump({**run, "skipped": [], "places": [{"name": "p"}], "series": series}, open(f"{base}/{file}", "w"))
 known("known.json", 1)
