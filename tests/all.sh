@@ -47,8 +47,8 @@ finish() {
     exit
 }
 
-section "formatting" cargo fmt --check
-section "clippy" cargo clippy --release --all-targets -- -D warnings
+section "formatting" cargo fmt --all --check
+section "clippy" cargo clippy --release --all-targets --workspace -- -D warnings
 if $quick; then
     section "tests" cargo test --release --no-fail-fast --lib --test house --test engine --test cli --test regressions \
         --test traps --test requests --test data_path --test differential

@@ -12,7 +12,9 @@ says() {
     grep -qE -- "$2" "$base/said" || { echo "$1 does not say: $2"; cat "$base/said"; exit 1; }
 }
 
-example house
+# Without criterion and proptest.
+cargo run --release --quiet -p house
+! cargo tree -p house -e normal,build | grep -E "criterion|proptest"
 mkdir "$base"/{lower,upper,work,view}
 echo hello >"$base/lower/greeting"
 echo gone >"$base/lower/deleted"

@@ -32,7 +32,7 @@ mkdir -p "$at/repo/tests" "$at/bin"
 cp -r "$repo/docs" "$at/repo"
 cp -r "$suites" "$at/repo/tests"
 build() { (cd "$repo" && cargo "$@" 2>&1) | tee /dev/stderr; }
-build build --release --bins --example house >"$base/built"
+build build --release --bins -p plyfs -p house >"$base/built"
 # shellcheck disable=SC2046
 build test --release --no-run $(printf -- '--test %s ' "${programs[@]}") >"$base/built"
 for name in "${programs[@]}"; do
@@ -40,7 +40,7 @@ for name in "${programs[@]}"; do
     [ -n "$program" ] || exit 1
     (cd "$repo" && cp "$program" "$at/bin/$name")
 done
-cp "$plyfs" "$(dirname "$plyfs")/examples/house" "$at/bin"
+cp "$plyfs" "$(dirname "$plyfs")/house" "$at/bin"
 strip "$at"/bin/*
 ! have pjdfstest || cp "$(command -v pjdfstest)" "$at/bin"
 cat >"$at/settings" <<SETTINGS

@@ -1,6 +1,6 @@
 //! The building site: two layers of material, one upper layer where the house is built, and what a union makes of them.
 //!
-//! `cargo run --release --example house` works as root, as a normal user with fusermount3, and without it in a user
+//! `cargo run --release -p house` works as root, as a normal user with fusermount3, and without it in a user
 //! namespace of its own.
 
 use std::error::Error;
