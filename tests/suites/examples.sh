@@ -53,6 +53,11 @@ methods = {(one["method"], one["durability"]) for one in run["series"]}
 assert ("engine", "auto") in methods and ("plyfs", "strict") in methods, methods
 for method, durability in methods:
     assert f"{method} ({durability})" in page, f"the page lacks {method} ({durability})"
+try:
+    import jsonschema
+    jsonschema.validate(run, json.load(open("examples/study/schema.json")))
+except ImportError:
+    print("SKIPPED: the schema of the study: python3-jsonschema is not there")
 assert "http" not in page and "<script" not in page, "the page needs something from elsewhere"
 samples = sum(len(one["samples_ns"]) for one in run["series"])
 assert samples == sum(1 for _ in csv.DictReader(open(f"{base}/study.csv"))), "the CSV has other samples"
