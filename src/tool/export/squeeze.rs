@@ -8,8 +8,8 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 
 use flate2::{Compress, Crc, FlushCompress, Status};
-use ruzstd::encoding::{CompressionLevel, compress_to_vec};
 use sha2::{Digest as _, Sha256};
+use zstd::bulk::Compressor;
 
 /// The size of a chunk in bytes.
 const CHUNK: usize = 1 << 20;
@@ -61,7 +61,9 @@ pub struct Squeeze {
     /// One for each thread, which take turns.
     to: Vec<SyncSender<Vec<u8>>>,
     turn: usize,
-    plain: Sha256,
+    how: Compression,
+    /// Of what is not compressed the writer has the digest.
+    plain: Option<Sha256>,
     plain_size: u64,
     writer: JoinHandle<io::Result<([u8; 32], u64)>>,
 }
@@ -83,7 +85,8 @@ impl Squeeze {
         }
         let writer = thread::Builder::new().spawn(move || write(out, how, &from))?;
         let chunk = Vec::with_capacity(CHUNK);
-        Ok(Self { chunk, to, turn: 0, plain: Sha256::new(), plain_size: 0, writer })
+        let plain = (how != Compression::None).then(Sha256::new);
+        Ok(Self { chunk, to, turn: 0, how, plain, plain_size: 0, writer })
     }
 
     fn send(&mut self) -> io::Result<()> {
@@ -99,13 +102,16 @@ impl Squeeze {
     /// # Errors
     /// What the output says.
     pub fn finish(mut self) -> io::Result<Squeezed> {
-        if !self.chunk.is_empty() {
+        // Without a frame it would be no zstd file.
+        let has_none = self.how == Compression::Zstd && self.turn == 0;
+        if !self.chunk.is_empty() || has_none {
             // What is wrong the writer tells.
             let _ = self.send();
         }
         drop(std::mem::take(&mut self.to));
         let (digest, size) = self.writer.join().map_err(|_| io::Error::other("a thread has ended"))??;
-        Ok(Squeezed { plain_digest: self.plain.finalize().into(), plain_size: self.plain_size, digest, size })
+        let plain_digest = self.plain.map_or(digest, |plain| plain.finalize().into());
+        Ok(Squeezed { plain_digest, plain_size: self.plain_size, digest, size })
     }
 }
 
@@ -113,7 +119,9 @@ impl Write for Squeeze {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let len = bytes.len().min(CHUNK - self.chunk.len());
         let taken = bytes.get(..len).unwrap_or_default();
-        self.plain.update(taken);
+        if let Some(plain) = &mut self.plain {
+            plain.update(taken);
+        }
         self.plain_size += len as u64;
         self.chunk.extend_from_slice(taken);
         if self.chunk.len() == CHUNK {
@@ -130,6 +138,7 @@ impl Write for Squeeze {
 /// Compresses chunk after chunk.
 fn work(how: Compression, chunks: &Receiver<Vec<u8>>, done: &SyncSender<io::Result<Done>>) {
     let mut deflate = Compress::new(flate2::Compression::default(), false);
+    let mut zstd = None;
     for chunk in chunks {
         let mut crc = Crc::new();
         let bytes = match how {
@@ -138,7 +147,7 @@ fn work(how: Compression, chunks: &Receiver<Vec<u8>>, done: &SyncSender<io::Resu
                 crc.update(&chunk);
                 deflated(&mut deflate, &chunk)
             }
-            Compression::Zstd => Ok(compress_to_vec(chunk.as_slice(), CompressionLevel::Fastest)),
+            Compression::Zstd => framed(&mut zstd, &chunk),
         };
         if done.send(bytes.map(|bytes| Done { bytes, crc })).is_err() {
             return;
@@ -161,6 +170,15 @@ fn deflated(deflate: &mut Compress, chunk: &[u8]) -> io::Result<Vec<u8>> {
             Status::Ok | Status::BufError => bytes.reserve(chunk.len() / 4 + 1024),
         }
     }
+}
+
+/// A chunk as a frame.
+fn framed(zstd: &mut Option<Compressor<'static>>, chunk: &[u8]) -> io::Result<Vec<u8>> {
+    let zstd = match zstd {
+        Some(zstd) => zstd,
+        None => zstd.insert(Compressor::new(zstd::DEFAULT_COMPRESSION_LEVEL)?),
+    };
+    zstd.compress(chunk)
 }
 
 /// Writes the chunks in their order.
@@ -224,13 +242,7 @@ mod tests {
         match how {
             Compression::None => plain.extend_from_slice(bytes),
             Compression::Gzip => drop(flate2::read::GzDecoder::new(bytes).read_to_end(&mut plain).unwrap()),
-            Compression::Zstd => {
-                let mut rest = bytes;
-                while !rest.is_empty() {
-                    let mut frame = ruzstd::decoding::StreamingDecoder::new(&mut rest).unwrap();
-                    frame.read_to_end(&mut plain).unwrap();
-                }
-            }
+            Compression::Zstd => plain = zstd::decode_all(bytes).unwrap(),
         }
         plain
     }

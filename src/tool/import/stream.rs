@@ -5,9 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use flate2::bufread::MultiGzDecoder;
-use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
-use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 use sha2::{Digest as _, Sha256};
+use zstd::stream::read::Decoder;
 
 /// The first bytes of what is compressed.
 const GZIP: [u8; 2] = [0x1f, 0x8b];
@@ -63,14 +62,15 @@ type Input = BufReader<Summed<Box<dyn Read + Send>>>;
 
 /// The plain bytes of a layer.
 pub(super) struct Stream {
-    from: Summed<Kind>,
+    from: Kind,
     room: Room,
 }
 
 enum Kind {
+    /// Its plain bytes are those that come in.
     Plain(Input),
-    Gzip(Box<MultiGzDecoder<Input>>),
-    Zstd(Box<Frames>),
+    Gzip(Box<Summed<MultiGzDecoder<Input>>>),
+    Zstd(Box<Summed<Decoder<'static, Input>>>),
 }
 
 impl Stream {
@@ -80,13 +80,13 @@ impl Stream {
         let mut input = BufReader::with_capacity(ROOM, Summed::new(from));
         let begin = input.fill_buf()?;
         let kind = if begin.starts_with(&GZIP) {
-            Kind::Gzip(Box::new(MultiGzDecoder::new(input)))
+            Kind::Gzip(Box::new(Summed::new(MultiGzDecoder::new(input))))
         } else if begin.starts_with(&ZSTD) {
-            Kind::Zstd(Box::new(Frames { input, decoder: FrameDecoder::new(), in_frame: false }))
+            Kind::Zstd(Box::new(Summed::new(Decoder::with_buffer(input)?)))
         } else {
             Kind::Plain(input)
         };
-        Ok(Self { from: Summed::new(kind), room })
+        Ok(Self { from: kind, room })
     }
 
     /// Reads to the end; the digests of the plain bytes, and of those that came in.
@@ -95,14 +95,14 @@ impl Stream {
     /// What reading says.
     pub fn finish(mut self) -> io::Result<([u8; 32], [u8; 32])> {
         io::copy(&mut self, &mut io::sink())?;
-        let Summed { inner, sum } = self.from;
-        let mut input = match inner {
-            Kind::Plain(input) => input,
-            Kind::Gzip(gzip) => gzip.into_inner(),
-            Kind::Zstd(frames) => frames.input,
+        let (mut input, plain) = match self.from {
+            Kind::Plain(input) => (input, None),
+            Kind::Gzip(summed) => (summed.inner.into_inner(), Some(summed.sum)),
+            Kind::Zstd(summed) => (summed.inner.finish(), Some(summed.sum)),
         };
         io::copy(&mut input, &mut io::sink())?;
-        Ok((sum.finalize().into(), input.into_inner().digest()))
+        let stored = input.into_inner().digest();
+        Ok((plain.map_or(stored, |sum| sum.finalize().into()), stored))
     }
 }
 
@@ -119,42 +119,7 @@ impl Read for Kind {
         match self {
             Self::Plain(input) => input.read(buffer),
             Self::Gzip(gzip) => gzip.read(buffer),
-            Self::Zstd(frames) => frames.read(buffer),
-        }
-    }
-}
-
-/// The frames of a zstd file, one after the other.
-struct Frames {
-    input: Input,
-    decoder: FrameDecoder,
-    in_frame: bool,
-}
-
-impl Read for Frames {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            if self.in_frame {
-                while self.decoder.can_collect() == 0 && !self.decoder.is_finished() {
-                    let one = BlockDecodingStrategy::UptoBlocks(1);
-                    self.decoder.decode_blocks(&mut self.input, one).map_err(io::Error::other)?;
-                }
-                let len = self.decoder.read(buffer)?;
-                if len > 0 || buffer.is_empty() {
-                    return Ok(len);
-                }
-                self.in_frame = false;
-            }
-            if self.input.fill_buf()?.is_empty() {
-                return Ok(0);
-            }
-            match self.decoder.reset(&mut self.input) {
-                Ok(()) => self.in_frame = true,
-                Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame { length, .. })) => {
-                    io::copy(&mut (&mut self.input).take(length.into()), &mut io::sink())?;
-                }
-                Err(error) => return Err(io::Error::other(error)),
-            }
+            Self::Zstd(zstd) => zstd.read(buffer),
         }
     }
 }
