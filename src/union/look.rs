@@ -2,7 +2,6 @@
 //! be done beside the daemon that serves the view.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::{Duration, Instant};
 
 use super::past::Past;
 use super::refusal::{Setup, SetupError};
@@ -20,7 +19,7 @@ use crate::sys::path::{OFlags, open_beneath, open_root};
 use crate::sys::stat::stat_fd;
 use crate::sys::xattr;
 use crate::upper::commits::{Commits, stand_of};
-use crate::upper::taken::is_half_done;
+use crate::upper::taken::is_broken_off;
 
 /// Which changes of a view are looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -53,6 +52,14 @@ impl Range {
 /// [`SetupError`] names the option or path, the reason and a way out.
 pub fn look(config: &Config) -> Setup<Layers> {
     look_between(config, Range::default())
+}
+
+/// As [`look`], even if an undo of paths was broken off in the upper layer.
+///
+/// # Errors
+/// As [`look`].
+pub fn look_at_all(config: &Config) -> Setup<Layers> {
+    look_for(config, Range::default(), For::Checking).map(|(layers, _)| layers)
 }
 
 /// As [`look`], for these changes.
@@ -98,7 +105,9 @@ fn look_for(config: &Config, range: Range, what_for: For) -> Setup<(Layers, Vec<
     let Roots { lowers, data_only, upper, locks, traps, written, frozen, .. } = open_roots(config, what_for)?;
     let (changed, commits) = changed(from, to, &frozen)?;
     let own = own_namespace(config);
-    if let Some(roots) = &upper {
+    if let Some(roots) = &upper
+        && what_for != For::Checking
+    {
         check_done(roots, own)?;
     }
     let mut common = Common { looks: true, written, ..Common::new(config, own, FdCache::new(fd_limit())) };
@@ -139,22 +148,15 @@ fn look_for(config: &Config, range: Range, what_for: For) -> Setup<(Layers, Vec<
     Ok((if changed > 1 { layers.with_index() } else { layers }, locks))
 }
 
-/// The time for which an undo or a redo of paths that is under way is waited for.
-const PATIENCE: Duration = Duration::from_secs(1);
-
 /// Refuses an upper layer in which an undo of paths, or the redo of one, was broken off. Who may not read the work directory is
 /// not told.
 fn check_done(roots: &UpperRoots, own: Namespace) -> Setup<()> {
-    let deadline = Instant::now() + PATIENCE;
-    while let Ok(true) = is_half_done(roots.work.as_fd(), own) {
-        if Instant::now() > deadline {
-            let reason = "an undo or redo of paths was broken off in it";
-            let hint = "mount the view once, which goes back to what was before";
-            return Err(SetupError::new(format!("upperdir={}", roots.upper.path.display()), reason, hint));
-        }
-        std::thread::sleep(Duration::from_millis(10));
+    if !is_broken_off(roots.work.as_fd(), own) {
+        return Ok(());
     }
-    Ok(())
+    let reason = "an undo or redo of paths was broken off in it";
+    let hint = "mount the view once, which goes back to what was before";
+    Err(SetupError::new(format!("upperdir={}", roots.upper.path.display()), reason, hint))
 }
 
 /// The commit that is meant by a number: that of this number, if there is one.

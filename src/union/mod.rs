@@ -69,7 +69,7 @@ pub use dir::{DirSink, ListedEntry};
 pub use io::{Seek, WriteHow};
 pub use long::Operation;
 pub(crate) use look::marks_on;
-pub use look::{Range, gather, hold, look, look_between};
+pub use look::{Range, gather, hold, look, look_at_all, look_between};
 pub use open::OpenHow;
 pub use refusal::SetupError;
 pub use restack::{Done, Entered, LayerChange, LayerPlace, Live, Log, Logged, Long, Step, log_of, step_together};

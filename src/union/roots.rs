@@ -64,7 +64,9 @@ pub(super) enum For {
     Serving,
     /// To be looked at, which another process may serve meanwhile.
     Looking,
-    /// The same, with the layer of this commit as the upper one.
+    /// The same, whatever may be wrong.
+    Checking,
+    /// As [`For::Looking`], with the layer of this commit as the upper one.
     LookingAt(u64),
     /// To be copied, or linked: the upper layer is locked, and the layers are in no clones of their mounts, as no link leads
     /// from one mount to another.

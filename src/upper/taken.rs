@@ -6,6 +6,7 @@
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use super::commits::{Commits, Standing, Successor, open_dir};
 use crate::base::{Errno, Name, Result};
@@ -18,6 +19,9 @@ use crate::sys::{data, xattr};
 
 /// The name of the file in a commit that is about to take its paths.
 pub(super) const TAKING: &CStr = c"taking";
+
+/// The time for which an undo or a redo of paths that is under way is waited for.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A path, from the root of a layer on; it has a last component.
 pub type Path = Vec<Name>;
@@ -167,9 +171,21 @@ impl Standing<'_> {
 ///
 /// # Errors
 /// What reading the work directory says.
-pub fn is_half_done(workdir: BorrowedFd<'_>, namespace: Namespace) -> Result<bool> {
+fn is_half_done(workdir: BorrowedFd<'_>, namespace: Namespace) -> Result<bool> {
     let commits = Commits::open(workdir, namespace)?;
     commits.numbers()?.last().map_or(Ok(false), |&number| commits.is_taking(number))
+}
+
+/// Whether an undo of paths, or the redo of one, was broken off. One that is under way is waited for.
+pub fn is_broken_off(work: BorrowedFd<'_>, namespace: Namespace) -> bool {
+    let deadline = Instant::now() + PATIENCE;
+    while let Ok(true) = is_half_done(work, namespace) {
+        if Instant::now() > deadline {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    false
 }
 
 impl Commits {

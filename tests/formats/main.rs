@@ -57,11 +57,15 @@ fn path_of(layer: &Layer) -> String {
     layer.root().display().to_string()
 }
 
-/// What the binary under test answers; an error is a failure in any case.
-fn ask_ours(row: &Row) -> Result<String, String> {
+/// What the binary under test answers, of the layers as they are, or after `plyfs layer check --repair`; an error is a failure
+/// in any case.
+fn ask_ours(row: &Row, repairs: bool) -> Result<String, String> {
     let place = Place::new(row);
     let stack = &place.stack;
     (row.make)(stack);
+    if repairs {
+        check(row, stack, &["--repair"]);
+    }
     let before: Vec<View> = stack.lowers.iter().map(|l| view::layer(l.root())).collect();
     let log = stack.scratch.path().join("log");
     let mounted = Mount::try_with(&options(stack, row.lowers, row.options), &stack.merged, &log);
@@ -83,10 +87,11 @@ fn ask_ours(row: &Row) -> Result<String, String> {
         }
     };
     let said = std::fs::read_to_string(&log).unwrap_or_default();
-    if let Some(word) = row.says.iter().find(|word| !said.contains(*word)) {
+    let (says, once) = if repairs { (&[][..], None) } else { (row.says, row.once) };
+    if let Some(word) = says.iter().find(|word| !said.contains(*word)) {
         return Err(format!("{answer}, and it does not say {word:?}: {said}"));
     }
-    if let Some(word) = row.once.filter(|word| said.lines().filter(|line| line.contains(word)).count() != 1) {
+    if let Some(word) = once.filter(|word| said.lines().filter(|line| line.contains(word)).count() != 1) {
         return Err(format!("{answer}, and it does not say {word:?} in one line: {said}"));
     }
     for (layer, before) in stack.lowers.iter().zip(&before) {
@@ -97,15 +102,38 @@ fn ask_ours(row: &Row) -> Result<String, String> {
     Ok(answer)
 }
 
-/// What the kernel's OverlayFS answers.
-fn ask_the_kernel(row: &Row) -> String {
+/// Runs `plyfs layer check` on the layers of a row: its exit status, its findings, and what it says besides.
+fn check(row: &Row, stack: &Stack, words: &[&str]) -> (Option<i32>, String, String) {
+    let (lowers, data) = row.lowers.split_at(row.lowers.find("::").unwrap_or(row.lowers.len()));
+    let paths = |digits: &str| {
+        let layers = digits.chars().filter_map(|digit| digit.to_digit(10));
+        layers.map(|n| stack.lowers[n as usize].root().to_owned()).collect::<Vec<_>>()
+    };
+    let mut command = std::process::Command::new(mount::binary());
+    command.args(["layer", "check"]).args(words).arg("--workdir").arg(stack.scratch.dir("work"));
+    command.arg(stack.upper().root()).args(paths(lowers));
+    paths(data).iter().for_each(|dir| _ = command.arg("--datadir").arg(dir));
+    if row.options.contains("userxattr") {
+        command.arg("--userxattr");
+    }
+    let done = command.output().unwrap();
+    let [out, said] = [done.stdout, done.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    (done.status.code(), out, said)
+}
+
+/// What the kernel's OverlayFS answers, of the layers as they are, or after `plyfs layer check --repair`. `None`: a finding
+/// has said that it answers otherwise then.
+fn ask_the_kernel(row: &Row, repairs: bool) -> Option<String> {
     let place = Place::new(row);
     let stack = &place.stack;
     (row.make)(stack);
-    match Kernel::with(&options(stack, row.lowers, row.options), &stack.merged) {
+    if repairs && check(row, stack, &["--repair"]).1.contains("removed; plyfs does not show it; the kernel lists it") {
+        return None;
+    }
+    Some(match Kernel::with(&options(stack, row.lowers, row.options), &stack.merged) {
         Ok(kernel) => probe::ask(&kernel, stack, row.probe),
         Err(e) => format!("refused {}", code(Errno::from_io_error(&e).unwrap())),
-    }
+    })
 }
 
 /// Whether the binary under test has what the row is about.
@@ -140,7 +168,7 @@ fn hostile_and_broken_layers_get_the_documented_answer() {
         for row in rows.filter(|row| row.name.contains(&chosen)) {
             let theirs = match &row.kernel {
                 Theirs::Asked(answer, _) if kernel && (!row.fs_verity || verity::usable().is_ok()) => {
-                    let got = ask_the_kernel(&row);
+                    let got = ask_the_kernel(&row, false).unwrap();
                     if got != answer.unwrap_or(row.ours) {
                         wrong.push(format!("{}: the kernel answers {got:?}", row.name));
                     }
@@ -149,7 +177,7 @@ fn hostile_and_broken_layers_get_the_documented_answer() {
                 _ => "not asked".into(),
             };
             let ours = match possible(&row) {
-                Ok(()) => ask_ours(&row),
+                Ok(()) => ask_ours(&row, false),
                 Err(why) => {
                     *skipped.entry(why.clone()).or_insert(0) += 1;
                     Ok(why)
@@ -180,7 +208,7 @@ fn again_in_a_user_namespace() {
 }
 
 /// Rows in which nothing is wrong with the layers: another option, or a use of them, is what the row is about.
-const SOUND: [&str; 27] = [
+const SOUND: [&str; 30] = [
     // What is left where the data was copied up.
     "redirect on a file without metacopy",
     "metacopy that is empty",
@@ -190,6 +218,10 @@ const SOUND: [&str; 27] = [
     "metacopy that is renamed",
     "metacopy that is removed",
     "data-only: datadir+=",
+    "data-only: data that is there",
+    "data-only: metacopy not asked for",
+    // For plyfs.
+    "data-only: a redirect in the upper layer",
     "metacopy with metacopy=off",
     "metacopy with redirect to a path",
     "metacopy with redirect to a name",
@@ -216,21 +248,39 @@ fn plyfs_layer_check_finds_what_is_odd_about_each_layer() {
     within(300, || {
         let rows = [redirect::rows(), metacopy::rows(), index::rows(), marks::rows(), namespaces::rows()];
         let mut wrong = Vec::new();
-        for row in rows.into_iter().flatten().filter(|row| possible(row).is_ok() && !row.lowers.contains("::")) {
+        for row in rows.into_iter().flatten().filter(|row| possible(row).is_ok()) {
             let place = Place::new(&row);
-            let stack = &place.stack;
-            (row.make)(stack);
-            let layers = [stack.upper().root(), stack.lowers[0].root(), stack.lowers[1].root()];
-            let mut command = std::process::Command::new(mount::binary());
-            command.args(["layer", "check"]).args(layers).arg("--workdir").arg(stack.scratch.dir("work"));
-            if row.options.contains("userxattr") {
-                command.arg("--userxattr");
-            }
-            let done = command.output().unwrap();
-            let (out, said) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+            (row.make)(&place.stack);
+            let (status, out, said) = check(&row, &place.stack, &[]);
             let expected = if SOUND.contains(&row.name.as_str()) { 0 } else { 1 };
-            if done.status.code() != Some(expected) || out.is_empty() != (expected == 0) {
-                wrong.push(format!("{}: {:?} {out}{said}", row.name, done.status.code()));
+            if status != Some(expected) || out.is_empty() != (expected == 0) {
+                wrong.push(format!("{}: {status:?} {out}{said}", row.name));
+            }
+        }
+        assert!(wrong.is_empty(), "{} rows:\n{}", wrong.len(), wrong.join("\n"));
+    });
+}
+
+#[test]
+fn a_repair_changes_no_answer() {
+    within(300, || {
+        if !mount::is_plyfs() {
+            skip!("the answers are those of plyfs");
+        }
+        let rows =
+            [redirect::rows(), metacopy::rows(), index::rows(), marks::rows(), namespaces::rows(), owners::rows()];
+        let kernel = who() == Who::Root && Kernel::usable();
+        let mut wrong = Vec::new();
+        for row in rows.into_iter().flatten().filter(|row| possible(row).is_ok()) {
+            let ours = ask_ours(&row, true);
+            if ours.as_deref() != Ok(row.ours) {
+                wrong.push(format!("{}: {ours:?}, not {:?}", row.name, row.ours));
+            }
+            let Theirs::Asked(answer, _) = &row.kernel else { continue };
+            let expected = answer.unwrap_or(row.ours);
+            let theirs = if kernel { ask_the_kernel(&row, true) } else { None };
+            if let Some(theirs) = theirs.filter(|theirs| theirs != expected) {
+                wrong.push(format!("{}: the kernel answers {theirs:?}, not {expected:?}", row.name));
             }
         }
         assert!(wrong.is_empty(), "{} rows:\n{}", wrong.len(), wrong.join("\n"));

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use crate::common::stack::Layer;
-use crate::common::{Stack, Tree};
+use crate::common::{Stack, Tree, mount};
 use crate::model::layers::{Kind, Plan, build, fill};
 
 const MIB: usize = 1 << 20;
@@ -96,4 +97,22 @@ pub fn staged(stack: &Stack) -> usize {
     let work = Tree::new(stack.scratch.path().join("work/work"));
     let kept = |name: &String| work.stat(name).is_ok_and(|stat| stat.st_mode & 0o170_000 != 0o020_000);
     left_in_workdir(stack).iter().filter(|name| kept(name)).count()
+}
+
+/// What `plyfs layer check` finds in the layers: each kind, and the line.
+pub fn findings(stack: &Stack) -> Vec<(String, String)> {
+    if !mount::is_plyfs() {
+        return Vec::new();
+    }
+    let mut command = Command::new(mount::binary());
+    command.args(["layer", "check", "--json", "--workdir"]).arg(stack.scratch.path().join("work"));
+    command.arg(stack.upper().root()).args(stack.lowers.iter().map(|layer| layer.root()));
+    let out = command.output().unwrap();
+    let (lines, said) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    let kind = |line: &str| {
+        let found: serde_json::Value = serde_json::from_str(line).unwrap();
+        found["kind"].as_str().unwrap().to_owned()
+    };
+    let found = lines.lines().map(|line| (kind(line), line.to_owned()));
+    found.chain(said.lines().map(|line| ("trouble".to_owned(), line.to_owned()))).collect()
 }

@@ -13,7 +13,7 @@ use rustix::process::{Signal, kill_process};
 
 use crate::common::view::Numbers;
 use crate::common::*;
-use crate::layers::{Marks, left_in_workdir, marks, moved, stack, staged, write_large};
+use crate::layers::{Marks, findings, left_in_workdir, marks, moved, stack, staged, write_large};
 use crate::model::layers::Plan;
 use crate::verdict::{Came, Look, settle};
 use crate::worker::{Habits, Worker};
@@ -23,6 +23,11 @@ const WORKERS: usize = 6;
 const KILLS: u64 = 5;
 /// A kill comes up to this many ms after the load has begun; half of them within a twentieth.
 const LONGEST: f64 = 900.0;
+
+/// The findings of `plyfs layer check` that a kill may leave, until the next mount.
+const LEFT: [&str; 3] = ["leftover", "orphan", IDLE];
+/// A record of blocks that was made before its file; it stays until `plyfs complete`.
+const IDLE: &str = "idle-record";
 
 /// With which options the daemon runs: the first half of all kills with none.
 fn ways() -> Vec<&'static str> {
@@ -46,6 +51,7 @@ pub struct Report {
     came: BTreeMap<String, u64>,
     kernel_views: u64,
     staged: usize,
+    found: BTreeMap<String, u64>,
     sorts: BTreeMap<String, u64>,
     pub wrong: Vec<String>,
 }
@@ -63,7 +69,7 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{} kills; acknowledged before them {:?}, {} writes synced", self.kills, self.done, self.synced)?;
         writeln!(f, "begun at a kill: {:?}; came out as {:?}", self.begun, self.came)?;
-        writeln!(f, "{} objects stood in workdir after the kills", self.staged)?;
+        writeln!(f, "{} objects stood in workdir after the kills; findings {:?}", self.staged, self.found)?;
         write!(f, "{} views compared with the kernel's; differences: {:?}", self.kernel_views, self.sorts)
     }
 }
@@ -191,6 +197,13 @@ impl Life {
             running.into_iter().filter_map(|thread| thread.join().unwrap().err()).collect()
         });
         mount.unmount();
+        // What `plyfs layer check` says of a killed mount is what docs/layers.md says that it leaves.
+        for (kind, line) in findings(&self.stack) {
+            *report.found.entry(kind.clone()).or_default() += 1;
+            if !LEFT.contains(&kind.as_str()) {
+                report.wrong("a finding after a kill", &line);
+            }
+        }
         report.staged += staged(&self.stack);
         report.kills += 1;
         failures.iter().for_each(|words| report.wrong("while it lived", words));
@@ -229,6 +242,9 @@ impl Life {
             report.wrong("a name of nobody", &path);
         }
         mount.unmount();
+        for (_, line) in findings(&self.stack).into_iter().filter(|(kind, _)| kind != IDLE) {
+            report.wrong("a finding after the next mount", &line);
+        }
         self.compare_with_the_kernel(&seen, report);
         if marks(&self.stack) != self.marks {
             report.wrong("a lower layer was written to", self.way);

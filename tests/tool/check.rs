@@ -95,6 +95,71 @@ fn a_finding_is_a_line_with_what_both_do_and_repair_changes_no_view() {
 }
 
 #[test]
+fn an_undo_that_was_broken_off_is_a_finding_until_the_next_mount() {
+    bounded(|| {
+        let stack = Stack::new(1);
+        stack.lowers[0].file("f", "x");
+        let mut mount = stack.mount();
+        mount.write("f", "changed").unwrap();
+        let commit = Command::new(mount::binary()).arg("commit").arg(mount.root()).output().unwrap();
+        if !commit.status.success() {
+            return say_skipped("no commits here");
+        }
+        mount.unmount();
+        assert_eq!(check_stack(&stack, &[]), (0, String::new()));
+        std::fs::write(stack.scratch.path().join("work/commits/1/taking"), "").unwrap();
+        let (status, said) = check_stack(&stack, &[]);
+        assert_eq!((status, said.lines().count()), (1, 1), "{said}");
+        assert!(said.contains("work/commits: an undo or redo of paths that was broken off;"), "{said}");
+        let (status, said) = check_stack(&stack, &["--repair"]);
+        assert!(status == 1 && said.contains("mount the view once"), "{said}");
+        stack.mount().unmount();
+        assert_eq!(check_stack(&stack, &[]), (0, String::new()));
+    });
+}
+
+#[test]
+fn repair_removes_marks_that_say_nothing_and_what_is_left_in_the_index() {
+    bounded(|| {
+        let stack = Stack::new(1);
+        let mark = |name: &str| format!("{}{name}", prefix());
+        stack.lowers[0].file("f", "x").file("count", "x").dir("d", 0o755);
+        stack.lowers[0].with_xattr("f", &mark("opaque"), b"y").with_xattr("f", &mark("plyfs.device"), b"c0:0");
+        stack.lowers[0].with_xattr("d", &mark("metacopy"), b"").with_xattr("count", &mark("nlink"), b"U-9");
+        // These may say something to somebody.
+        stack.lowers[0].with_xattr("d", &mark("opaque"), b"z").with_xattr("d", &mark("new"), b"1");
+        std::fs::write(stack.scratch.dir("work/index").join("#7"), "x").unwrap();
+        let (status, said) = check_stack(&stack, &["--repair"]);
+        assert_eq!((status, said.lines().count(), said.matches("; removed;").count()), (1, 7, 5), "{said}");
+        let left = |name: &str| {
+            let all = stack.lowers[0].xattrs(name).unwrap();
+            all.iter().filter(|key| key.starts_with(prefix().as_bytes())).count()
+        };
+        assert_eq!(["f", "d", "count"].map(left), [0, 2, 0]);
+        let (status, said) = check_stack(&stack, &[]);
+        assert_eq!((status, said.lines().count()), (1, 2), "{said}");
+    });
+}
+
+#[test]
+fn data_in_data_only_layers_is_found() {
+    bounded(|| {
+        let stack = Stack::read_only(2);
+        let mark = |name: &str| format!("{}{name}", prefix());
+        stack.lowers[0].file("f", "1234").with_xattr("f", &mark("metacopy"), b"");
+        stack.lowers[0].with_xattr("f", &mark("redirect"), b"/data/f");
+        stack.lowers[1].file("data/f", "1234");
+        let [top, data] = [0, 1].map(|at| stack.lowers[at].root());
+        assert_eq!(check(&["--datadir", data.to_str().unwrap()], &[top]), (0, String::new()));
+        let (status, said) = check(&[], &[top]);
+        assert!(status == 1 && said.contains("f: a metacopy file whose data is in no layer"), "{said}");
+        stack.lowers[1].write("data/f", "12345").unwrap();
+        let (status, said) = check(&["--datadir", data.to_str().unwrap()], &[top]);
+        assert!(status == 1 && said.contains("f: a metacopy file of 4 bytes, and its data has 5"), "{said}");
+    });
+}
+
+#[test]
 fn what_the_table_of_formats_lacks_is_found_too() {
     bounded(|| {
         type Fill = fn(&Stack);

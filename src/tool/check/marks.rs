@@ -69,6 +69,7 @@ impl Check<'_> {
         }
         let is_opaque = set.contains(&(Mark::Opaque, b"y".to_vec()));
         for (mark, value) in &set {
+            let before = self.found.findings.len();
             if stat.is_dir() {
                 self.of_dir((*mark, value), is_opaque, path);
             } else {
@@ -84,8 +85,26 @@ impl Check<'_> {
                 }
                 _ => {}
             }
+            if self.repairs && self.found.findings.len() > before && self.says_nothing(*mark, stat) {
+                let removed = xattr::remove_at(fd.as_fd(), name.as_c_str(), own.key(*mark));
+                self.repaired(path, removed);
+            }
         }
         Ok(())
+    }
+
+    /// Whether a mark that was found wrong says nothing to anybody, as it is on an object of another type than it is made
+    /// for, or is a link count that no file can have, in a layer without an index.
+    fn says_nothing(&self, mark: Mark, stat: &Stat) -> bool {
+        match mark {
+            Mark::Metacopy | Mark::Whiteout | Mark::Device | Mark::Blocks if stat.is_dir() => true,
+            Mark::Metacopy => !stat.is_file(),
+            Mark::Redirect => !stat.is_file() && !stat.is_dir(),
+            Mark::Opaque | Mark::Impure => !stat.is_dir(),
+            Mark::Device => !stat.is_file() || stat.size != 0,
+            Mark::Nlink => stat.is_dir() || self.layers.work.is_none(),
+            _ => false,
+        }
     }
 
     /// The object that one was copied from.

@@ -16,6 +16,7 @@ use crate::sys::stat::{Stat, stat_at};
 use crate::sys::xattr;
 use crate::tool::change::path_of;
 use crate::upper::remove;
+use crate::upper::taken::is_broken_off;
 
 /// `upper/records.rs`
 const RECORDS: &CStr = c"work/incompat/plyfs.blocks";
@@ -28,17 +29,22 @@ impl Check<'_> {
         self.found.findings.push(Finding { path, in_work: true, kind, what, plyfs, kernel, repaired: false });
     }
 
+    /// Removes what the last finding is about.
+    fn removed(&mut self, dir: &OwnedFd, name: &Name, path: &str) {
+        if self.repairs {
+            let removed = stat_at(dir.as_fd(), name.as_c_str())
+                .and_then(|stat| remove(dir.as_fd(), name.as_c_str(), stat.kind()));
+            self.repaired(path.as_bytes(), removed);
+        }
+    }
+
     /// Looks at the work directory.
     pub(super) fn work(&mut self, work: BorrowedFd<'_>, root: &Arc<DirPlace>) -> Result<()> {
         if let Some(dir) = open(work, c"work")? {
             for name in list(dir.as_fd())?.into_iter().filter(|name| name.as_bytes() != b"incompat") {
                 let path = format!("work/{}", name.as_os_str().display());
                 self.find_in_work("leftover", &path, "a leftover of a mount that did not end in order", REMOVED);
-                if self.repairs {
-                    let removed = stat_at(dir.as_fd(), name.as_c_str())
-                        .and_then(|stat| remove(dir.as_fd(), name.as_c_str(), stat.kind()));
-                    self.repaired(path.as_bytes(), removed);
-                }
+                self.removed(&dir, &name, &path);
             }
         }
         if let Some(incompat) = open(work, c"work/incompat")? {
@@ -60,6 +66,10 @@ impl Check<'_> {
                 self.find_in_work(kind, &format!("work/incompat/{}", name.as_os_str().display()), what, hint);
             }
         }
+        if is_broken_off(work, root.layer.namespace) {
+            let deeds = ("goes back to what was before, at the next mount", "shows what is half done");
+            self.find_in_work("undo-pending", "commits", "an undo or redo of paths that was broken off", deeds);
+        }
         self.records(work)?;
         match open(work, c"index")? {
             Some(index) => self.index(&index, root),
@@ -73,7 +83,7 @@ impl Check<'_> {
         let there = dir.map_or(Ok(Vec::new()), |dir| list(dir.as_fd()))?;
         for name in there.iter().filter(|name| !self.records.contains(*name)).cloned().collect::<Vec<_>>() {
             let path = format!("work/incompat/plyfs.blocks/{}", name.as_os_str().display());
-            let deeds = ("keeps it", "refuses the mount (EINVAL)");
+            let deeds = ("keeps it, until plyfs complete", "refuses the mount (EINVAL)");
             self.find_in_work("idle-record", &path, "a record of blocks that belongs to no file", deeds);
         }
         let lost: Vec<Name> = self.records.iter().filter(|name| !there.contains(name)).cloned().collect();
@@ -117,6 +127,7 @@ impl Check<'_> {
         let path = format!("index/{}", name.as_os_str().display());
         if name.as_bytes().starts_with(b"#") {
             self.find_in_work("leftover", &path, "a leftover of a mount that did not end in order", REMOVED);
+            self.removed(index, name, &path);
             return Ok(());
         }
         let Ok(origin) = parse_index_name(name.as_bytes()) else {
@@ -171,6 +182,7 @@ impl Check<'_> {
         match Nlink::parse(&value) {
             Ok(mark) if stat.nlink == 1 && mark.links(1, Some(u64::from(u32::MAX / 2))).is_none() => {
                 self.find_in_work("orphan", path, "no name leads to it", removed);
+                self.removed(index, name, path);
             }
             _ => {
                 let before = self.found.findings.len();

@@ -37,7 +37,10 @@ pub struct Check {
     /// The first layer is an upper one, and DIR is its workdir
     #[arg(long, value_name = "DIR")]
     workdir: Option<PathBuf>,
-    /// Remove whiteouts that hide nothing, and leftovers in the workdir; no mount may use the layers
+    /// A data-only layer below all of them, as lowerdir=…::DIR has it; may be given again
+    #[arg(long, value_name = "DIR")]
+    datadir: Vec<PathBuf>,
+    /// Remove what hides nothing, says nothing, or is left over; no mount may use the layers
     #[arg(long)]
     repair: bool,
     /// As root, the marks are user.overlay.*
@@ -59,7 +62,7 @@ impl Check {
             let config = self.config(at);
             // What repairs writes to the layers, of which others are to be read only.
             let (layers, _locks) =
-                if self.repair { union::gather(&config)? } else { (union::look(&config)?, Vec::new()) };
+                if self.repair { union::gather(&config)? } else { (union::look_at_all(&config)?, Vec::new()) };
             let layer = self.layers.get(at).cloned().unwrap_or_default();
             let failed =
                 |errno: crate::base::Errno| Failure::refused(layer.display().to_string(), errno.to_string(), "");
@@ -82,7 +85,7 @@ impl Check {
         let mut lowers: Vec<PathBuf> = self.layers.iter().skip(at).cloned().collect();
         let work = self.workdir.clone().filter(|_| at == 0);
         let upper = work.map(|work| UpperDirs { dir: lowers.remove(0), work });
-        Config { lowers, upper, userxattr: self.userxattr, ..Config::default() }
+        Config { lowers, data_only: self.datadir.clone(), upper, userxattr: self.userxattr, ..Config::default() }
     }
 }
 
