@@ -4,7 +4,9 @@
 //! [sparse format 1.0](https://www.gnu.org/software/tar/manual/html_node/PAX-1.html) does).
 //!
 //! The bytes depend on what the objects show only: a hole is a part of 64 KiB that has no other bytes than 0, whatever the
-//! file system has made of it.
+//! file system has made of it. Layers of images have no holes, as
+//! [their format](https://github.com/opencontainers/image-spec/blob/main/layer.md#file-attributes) says: what podman has
+//! unpacked from such an archive it cannot write again.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -67,12 +69,14 @@ impl std::error::Error for Changed {}
 pub(super) struct Archive<W: Write> {
     out: W,
     until: Option<i64>,
+    /// Holes are told, and take no room.
+    sparse: bool,
     buffer: Vec<u8>,
 }
 
 impl<W: Write> Archive<W> {
-    pub fn new(out: W, until: Option<i64>) -> Self {
-        Self { out, until, buffer: vec![0; PART] }
+    pub fn new(out: W, until: Option<i64>, sparse: bool) -> Self {
+        Self { out, until, sparse, buffer: vec![0; PART] }
     }
 
     /// Ends the archive: one that was broken off has no such end.
@@ -99,7 +103,8 @@ impl<W: Write> Archive<W> {
             Some((format!("SCHILY.xattr.{key}"), value.clone()))
         }));
         let parts = match body {
-            Body::File(content, size) => self.parts_of(content, *size)?,
+            Body::File(content, size) if self.sparse => self.parts_of(content, *size)?,
+            Body::File(_, size) => Parts::whole(*size),
             _ => Parts::whole(0),
         };
         header.set_entry_type(kind_of(body));

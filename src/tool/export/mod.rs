@@ -70,9 +70,10 @@ pub struct Export<W: Write> {
 }
 
 impl<W: Write> Export<W> {
-    /// An archive that goes to `out`. `until`: no time in it is later (seconds since 1970, `SOURCE_DATE_EPOCH`).
-    pub fn new(out: W, until: Option<i64>) -> Self {
-        let archive = entry::Archive::new(out, until);
+    /// An archive that goes to `out`. `until`: no time in it is later (seconds since 1970, `SOURCE_DATE_EPOCH`). `sparse`: holes
+    /// take no room, which the format of images does not want.
+    pub fn new(out: W, until: Option<i64>, sparse: bool) -> Self {
+        let archive = entry::Archive::new(out, until, sparse);
         Self { archive, links: HashMap::new(), done: Exported::default() }
     }
 

@@ -299,7 +299,7 @@ impl Unpack<'_> {
         self.room.take(entry.size.saturating_sub(data))?;
         let file = tree::create_at(dir.as_fd(), name.as_c_str(), OFlags::WRONLY, 0o600)?;
         let mut buffer = vec![0; ROOM];
-        let mut end = 0;
+        let (mut end, mut has_hole) = (0, false);
         for (start, len) in std::mem::take(&mut entry.parts) {
             let mut at = start;
             end = start + len;
@@ -310,11 +310,16 @@ impl Unpack<'_> {
                     return Err(wrong("a content that is too short"));
                 }
                 let bytes = buffer.get(..read).unwrap_or_default();
-                pwrite_all(file.as_fd(), bytes, at)?;
+                // Holes have come as zeros.
+                if bytes.iter().any(|byte| *byte != 0) {
+                    pwrite_all(file.as_fd(), bytes, at)?;
+                } else {
+                    has_hole = true;
+                }
                 at += read as u64;
             }
         }
-        if end != entry.size || entry.size == 0 {
+        if has_hole || end != entry.size {
             truncate(file.as_fd(), entry.size)?;
         }
         self.give(dir.as_fd(), name.as_c_str(), &entry.path.clone(), Attributes::of(entry), false)

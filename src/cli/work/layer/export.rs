@@ -72,7 +72,7 @@ pub struct Give {
 enum How {
     /// Read by everything
     Gzip,
-    /// Larger than gzip
+    /// Smaller and faster than gzip; older programs do not read it
     Zstd,
     /// Not at all
     None,
@@ -160,20 +160,26 @@ impl Give {
         which: Which,
         until: Option<i64>,
     ) -> Result<Written, Failure> {
-        let mut squeeze = Squeeze::new(out, self.compression()).map_err(|error| output("the archive", &error))?;
-        let mut export = Export::new(&mut squeeze, until);
+        let mut squeeze = Squeeze::new(out, self.compression()).map_err(|error| self.broken(&error))?;
+        let mut export = Export::new(&mut squeeze, until, self.tar.is_some());
         let added = parts.iter_mut().try_for_each(|part| {
             let before = part.before.as_os_str().as_bytes().to_vec();
             export.add(&mut part.layers, which, &before)
         });
         let exported =
             added.map_err(|failed| Failure::refused(told::line(&failed.path), failed.why, "nothing was written"));
-        let exported = exported.and_then(|()| {
-            export.finish().map(|(_, exported)| exported).map_err(|error| output("the archive", &error))
-        });
+        let exported =
+            exported.and_then(|()| export.finish().map(|(_, exported)| exported).map_err(|error| self.broken(&error)));
         // If the output has failed, that is the reason.
-        let squeezed = squeeze.finish().map_err(|error| output("the archive", &error))?;
+        let squeezed = squeeze.finish().map_err(|error| self.broken(&error))?;
         exported.map(|exported| Written { squeezed, exported })
+    }
+
+    /// An archive that was begun.
+    fn broken(&self, error: &std::io::Error) -> Failure {
+        let is_given_away = self.tar.as_deref() == Some(Path::new("-"));
+        let hint = if is_given_away { "the archive is not whole" } else { "nothing was changed there" };
+        Failure::refused("the archive", error.to_string(), hint)
     }
 
     fn write_tar(
