@@ -78,6 +78,7 @@ fi
 section "pjdfstest" bash tests/suites/pjdfstest.sh
 section "fsx" bash tests/suites/fsx.sh
 section "podman" bash tests/suites/podman.sh
+section "images" bash tests/suites/images.sh
 section "clients" env PLYFS_CLIENTS="bubblewrap apt docker" bash tests/suites/clients.sh
 
 finish

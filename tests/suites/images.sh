@@ -1,0 +1,152 @@
+#!/usr/bin/env bash
+# Images beside the programs that others use: what `plyfs layer export` writes is unpacked by umoci and run by podman, what
+# buildah, umoci and skopeo (docker-archive) write is imported; each time the trees are equal. A line for each case. Root;
+# umoci, skopeo, buildah and podman by apt where they are missing. About 20 seconds.
+set -euo pipefail
+suites=$(cd "$(dirname "$0")" && pwd)
+. "$suites/lib.sh"
+
+skip() { echo "SKIPPED: images: $1"; exit 0; }
+[ "$(id -u)" = 0 ] || skip "root mounts and unpacks"
+# Mounts of its own.
+if [ -z "${PLYFS_IMAGES_APART:-}" ]; then
+    exec env PLYFS_IMAGES_APART=1 unshare -m --propagation private bash "$0"
+fi
+# crun takes no machine with both versions of cgroups.
+if mountpoint -q /sys/fs/cgroup/unified; then umount /sys/fs/cgroup/unified; fi
+need "$plyfs" 'cargo build --release'
+missing=$(get_packages umoci:umoci skopeo:skopeo buildah:buildah podman:podman setcap:libcap2-bin setfacl:acl \
+    getfattr:attr busybox:busybox-static) || skip "$missing"
+
+make_base
+cd "$base"
+export BUILDAH_ISOLATION=chroot STORAGE_DRIVER=vfs
+store=(--root "$base/store" --runroot "$base/runroot")
+wrong=0
+
+# tree DIR: all that it shows, but for the root itself, which unpackers make.
+tree() {
+    (
+        cd "$1"
+        find . -mindepth 1 ! -type d -printf '%P %y %m %U:%G %s %n %T@ %l\n' -o -mindepth 1 -printf '%P %y %m %U:%G %T@\n' | sort
+        find . -mindepth 1 -type f -printf '%P\0' | sort -z | xargs -0r sha256sum
+        # Which names are one file.
+        find . -type f -links +1 -printf '%i %P\n' | sort | awk '{ all[$1] = all[$1] " " $2 } END { for (i in all) print all[i] }' | sort
+        find . -mindepth 1 -printf '%P\0' | sort -z | xargs -0r getfattr -h -d -m '^(user|security|system)\.' -e hex -- 2>/dev/null |
+            grep -v '^security.selinux'
+    ) | sed 's/\(\.[0-9]*[1-9]\)0*\b/\1/'
+}
+
+# same NAME DIR DIR
+same() {
+    if diff <(tree "$2") <(tree "$3") >"$base/diff"; then
+        echo "$1: equal"
+    else
+        echo "$1: DIFFERENT"
+        head -20 "$base/diff"
+        wrong=1
+    fi
+}
+
+# quiet COMMAND…: what it says is shown only if it fails.
+quiet() { "$@" >"$base/said" 2>&1 || { cat "$base/said"; return 1; }; }
+
+# view NAME IMAGE...: imports it, and mounts it at NAME.
+view() {
+    local name=$1
+    shift
+    mkdir -p "$name"
+    "$plyfs" layer import --print-lowerdir "$@" "$name.layers" >"$name.list"
+    "$plyfs" -o "lowerdir=@$base/$name.list" "$name"
+}
+
+# Two layers with something of each kind, and a view whose upper layer renames, changes and deletes.
+mkdir -p low top up work view
+busybox_root "$base/low"
+mkdir -p low/d/sub low/gone low/opaque
+head -c 300000 /dev/urandom >low/d/large
+printf secret >low/gone/secret
+ln low/d/large low/d/again
+ln -s ../large low/d/sub/link
+truncate -s 3M low/d/hole
+printf end >>low/d/hole
+mkfifo low/d/fifo
+mknod low/d/null c 1 3
+printf x >low/d/caps
+setcap cap_net_raw+ep low/d/caps
+setfacl -m u:12:r low/d/caps
+setfacl -d -m u:12:rwx low/d/sub
+setfattr -n user.a -v b low/d/large
+printf old >low/opaque/old
+chown 100000:3000000 low/d/sub
+mkdir -p "top/$(printf 'n%.0s' $(seq 200))/$(printf 'm%.0s' $(seq 200))"
+printf deep >"top/$(printf 'n%.0s' $(seq 200))/$(printf 'm%.0s' $(seq 200))/deep"
+find low top -exec touch -h -d '2020-01-02 03:04:05' {} +
+"$plyfs" -o lowerdir=top:low,upperdir=up,workdir=work view
+mv view/d view/moved
+rm -r view/gone
+rm -r view/opaque
+mkdir view/opaque
+printf new >view/opaque/new
+chmod 600 view/moved/hole
+printf more >>view/etc/passwd
+find view -xdev -newermt '2021-01-01' -exec touch -h -d '2022-01-02 03:04:05' {} +
+
+for compress in gzip zstd none; do
+    "$plyfs" layer export --oci "out-$compress:v1" --compress "$compress" view >/dev/null
+    # umoci reads no zstd (0.4).
+    if [ "$compress" != zstd ]; then
+        quiet umoci unpack --image "out-$compress:v1" "unpacked-$compress"
+        same "export --compress $compress, umoci unpack" view "unpacked-$compress/rootfs"
+    fi
+    id=$(podman "${store[@]}" pull -q "oci:out-$compress:v1" 2>/dev/null)
+    at=$(podman "${store[@]}" image mount "$id")
+    same "export --compress $compress, podman pull" view "$at"
+    podman "${store[@]}" image unmount "$id" >/dev/null
+done
+"$plyfs" layer export --oci flat:v1 --merged view >/dev/null
+quiet umoci unpack --image flat:v1 unpacked-flat
+same "export --merged, umoci unpack" view unpacked-flat/rootfs
+
+said=$(podman "${store[@]}" run --rm --network none --cgroups disabled --ulimit nofile=1024:1024 --ulimit nproc=1024:1024 "$id" /bin/sh -c 'cat /opaque/new /etc/passwd | tail -1' 2>"$base/said") || true
+case $said in
+    *more) echo "podman run: it sees what the view has" ;;
+    *) echo "SKIPPED: images: podman run: $(tail -1 "$base/said")" ;;
+esac
+
+# What umoci has made: its own repack of what it unpacked, changed.
+cp -r --preserve=all out-gzip umoci
+mv unpacked-gzip bundle
+rm -r bundle/rootfs/moved/sub bundle/rootfs/opaque
+mkdir bundle/rootfs/opaque
+printf umoci | tee bundle/rootfs/opaque/x >bundle/rootfs/new
+ln bundle/rootfs/new bundle/rootfs/new2
+# It knows its bundle by the image's directory, which is another one now.
+quiet umoci unpack --image umoci:v1 bundle2
+rm -r bundle2/rootfs && mv bundle/rootfs bundle2/rootfs
+quiet umoci repack --image umoci:v2 bundle2
+quiet umoci unpack --image umoci:v2 umoci-again
+view umoci-view umoci:v2
+same "umoci repack, import" umoci-again/rootfs umoci-view
+
+# What buildah has made, as OCI layout and as docker's archive.
+buildah() { command buildah "${store[@]}" "$@"; }
+from=$(buildah from oci:out-gzip:v1 2>/dev/null)
+at=$(buildah mount "$from")
+rm -r "$at/moved/sub" "$at/srv"
+mkdir "$at/srv"
+printf buildah >"$at/srv/b"
+ln "$at/srv/b" "$at/srv/c"
+buildah umount "$from" >/dev/null
+quiet buildah commit -q "$from" oci:buildah:v3
+quiet umoci unpack --image buildah:v3 buildah-again
+view buildah-view buildah:v3
+same "buildah commit, import" buildah-again/rootfs buildah-view
+quiet skopeo copy -q --insecure-policy oci:buildah:v3 docker-archive:docker.tar:image:v3
+view docker-view docker.tar
+same "skopeo copy to docker-archive, import" buildah-again/rootfs docker-view
+quiet skopeo copy -q --insecure-policy oci:buildah:v3 oci-archive:oci.tar:v3
+view archive-view oci.tar
+same "skopeo copy to oci-archive, import" buildah-again/rootfs archive-view
+
+exit "$wrong"
