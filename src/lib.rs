@@ -117,6 +117,7 @@ pub use union::{SetupError, Union};
 #[doc(hidden)]
 pub mod testing {
     pub use crate::base::sync;
+    pub use crate::session::{Steps, finish_steps};
     pub use crate::sys::{data, lent, mount, newer, process, seam, xattr};
 
     /// The marks, for `tests/fuzz`.

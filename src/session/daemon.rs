@@ -57,7 +57,7 @@ impl Daemon<'_> {
         process::raise_open_files();
         process::return_large_memory();
         let Self { orders, unions, open, session, remove, held } = self;
-        obey(&orders, unions, open).into_iter().for_each(|serving| drop(serving.join()));
+        obey((&orders, session), unions, open).into_iter().for_each(|serving| drop(serving.join()));
         if let Err(errno) = session.forget_mounts() {
             log::info!("{}: {errno}", session.dir.display());
         }
@@ -78,7 +78,11 @@ impl Daemon<'_> {
 }
 
 /// Does what it is told until the command begins; the threads that serve.
-fn obey(orders: &UnixStream, unions: Vec<(&Path, OwnedFd)>, open: Open<'_>) -> Vec<JoinHandle<()>> {
+fn obey(
+    (orders, session): (&UnixStream, &Session),
+    unions: Vec<(&Path, OwnedFd)>,
+    open: Open<'_>,
+) -> Vec<JoinHandle<()>> {
     let mut unions: Vec<_> = unions.into_iter().map(|(at, device)| (at, Some(device), None)).collect();
     let mut serving = Vec::new();
     let peers = Peers::default();
@@ -88,6 +92,7 @@ fn obey(orders: &UnixStream, unions: Vec<(&Path, OwnedFd)>, open: Open<'_>) -> V
             match open(at) {
                 Ok(mut union) => {
                     union.adapter.join(&peers);
+                    union.adapter.live().record_in(Arc::new(session.steps()));
                     *opened = Some(union);
                     DONE.to_owned()
                 }

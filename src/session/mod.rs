@@ -8,6 +8,7 @@ use std::io::Write;
 
 mod daemon;
 mod ground;
+mod record;
 mod stage;
 mod store;
 
@@ -15,6 +16,7 @@ pub use daemon::Opened;
 use ground::{Ground, Spot};
 
 pub use ground::Wishes;
+pub use record::{Steps, finish_steps};
 pub use stage::{Command, Run, preflight, start, start_beside};
 pub use store::{Place, Session, Store};
 

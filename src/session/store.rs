@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `places` | a line for each file system: its number, which one it is (`f_fsid`), and where it is mounted, with newlines and backslashes escaped |
 //! | `NUMBER/upper`, `NUMBER/work` | what was changed there |
+//! | `step` | a step of all file systems that is being taken, or was broken off ([`super::record`]) |
 //! | `root` | an empty directory, on which the view is built |
 //! | `lock` | held while the session is in use |
 //! | `mounts` | while the session is in use: the mount namespace of its processes, as `/proc/PID/ns/mnt` names it, and the source of its mounts there, which no other has |
@@ -171,7 +172,7 @@ fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 impl Session {
-    /// Holds the session for this process and those that it forks; `None`: it is in use.
+    /// Holds the session for this process and those that it forks; `None`: it is in use. A step that was broken off is ended.
     ///
     /// # Errors
     /// Those of open(2) and flock(2); `ENOENT` for a session that was removed just now.
@@ -182,7 +183,24 @@ impl Session {
             return Ok(None);
         }
         let (held, there) = (file.metadata()?, fs::metadata(&path)?);
-        if (held.dev(), held.ino()) == (there.dev(), there.ino()) { Ok(Some(file.into())) } else { Err(Errno::ENOENT) }
+        if (held.dev(), held.ino()) != (there.dev(), there.ino()) {
+            return Err(Errno::ENOENT);
+        }
+        super::finish_steps(&self.dir)?;
+        Ok(Some(file.into()))
+    }
+
+    /// Ends a step that was broken off, if there is one and nobody uses the session.
+    ///
+    /// # Errors
+    /// As [`Session::lock`].
+    pub fn finish_step(&self) -> Result<()> {
+        if super::record::is_there(&self.dir) { self.lock().map(drop) } else { Ok(()) }
+    }
+
+    /// Where steps of all of its file systems are written down.
+    pub fn steps(&self) -> super::Steps {
+        super::Steps(self.dir.clone())
     }
 
     /// Whether something was changed in it.

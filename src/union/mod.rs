@@ -72,7 +72,9 @@ pub(crate) use look::marks_on;
 pub use look::{Range, gather, hold, look, look_at_all, look_between};
 pub use open::OpenHow;
 pub use refusal::SetupError;
-pub use restack::{Done, Entered, LayerChange, LayerPlace, Live, Log, Logged, Long, Step, log_of, step_together};
+pub use restack::{
+    Done, Entered, Exchange, LayerChange, LayerPlace, Live, Log, Logged, Long, Record, Step, log_of, step_together,
+};
 pub use rivals::{Rivals, written};
 pub use setup::Builder;
 pub(crate) use setup::may_write_trusted;

@@ -106,7 +106,12 @@ pub fn named(word: &Path, store: Option<PathBuf>) -> Result<Option<Session>, Fai
         return Ok(None);
     }
     let sessions = Store::find_all(store).map_err(|errno| Failure::refused("--store", errno.to_string(), ""))?;
-    Ok(sessions.into_iter().find(|session| Path::new(&session.name) == word))
+    let found = sessions.into_iter().find(|session| Path::new(&session.name) == word);
+    if let Some(session) = &found {
+        let hint = "a step of all its file systems was broken off, and must be ended first";
+        session.finish_step().map_err(|errno| Failure::refused(session.name.clone(), errno.to_string(), hint))?;
+    }
+    Ok(found)
 }
 
 /// The file systems of a session that have changes, and are mounted where they were.

@@ -21,7 +21,7 @@ use crate::base::Errno;
 use crate::base::config::Config;
 use crate::base::described::Described;
 use crate::fuse::serve::steps;
-use crate::session::{Command, Place, Session, start_beside};
+use crate::session::{Command, Place, Session, Steps, start_beside};
 use crate::sys::{ask, follow, mount, process, stat};
 use crate::union::{Done, Live, Log, Logged, Step, Union, log_of, step_together};
 
@@ -40,8 +40,9 @@ pub struct Which {
 pub enum Target {
     /// A directory in it, whose daemon answers.
     Served(OwnedFd),
-    /// Nobody serves it: how each of its unions is opened, and the lock that keeps others away.
-    Kept { configs: Vec<Config>, _lock: Option<OwnedFd> },
+    /// Nobody serves it: how each of its unions is opened, and of a session where steps are written down, and the lock that
+    /// keeps others away.
+    Kept { configs: Vec<Config>, session: Option<(Arc<Steps>, OwnedFd)> },
 }
 
 /// The most time for which a session that is about to begin or to end is waited for.
@@ -58,7 +59,7 @@ impl Which {
                 let reason = "-o names the view already";
                 return Err(Failure::usage(word.display().to_string(), reason, "leave one of the two out"));
             }
-            return Ok(Target::Kept { configs: vec![self.config()?], _lock: None });
+            return Ok(Target::Kept { configs: vec![self.config()?], session: None });
         }
         if let Some(word) = word
             && let Some(session) = changes::named(word, self.store.clone())?
@@ -163,7 +164,7 @@ fn of_session(session: &Session, only: Option<(&Place, &[PathBuf])>) -> Result<T
         if let Some(lock) = session.lock().map_err(failed)? {
             let is_there = |place: &&_| changes::is_there(place);
             let configs = places.iter().filter(is_there).map(|place| changes::config_of(session, place)).collect();
-            return Ok(Target::Kept { configs, _lock: Some(lock) });
+            return Ok(Target::Kept { configs, session: Some((Arc::new(session.steps()), lock)) });
         }
         if let Some(pid) = session.somebody() {
             let root = PathBuf::from(format!("/proc/{}/root", pid.as_raw_nonzero()));
@@ -232,8 +233,12 @@ impl Target {
                 let answer = ask::order(dir.as_fd(), &steps::order(step)).map_err(refused)?;
                 Ok(steps::done(&answer)?)
             }
-            Self::Kept { configs, .. } => {
-                let open = |config: &Config| Ok(Live::new(Arc::new(Union::open(config.clone())?)));
+            Self::Kept { configs, session } => {
+                let open = |config: &Config| {
+                    let live = Live::new(Arc::new(Union::open(config.clone())?));
+                    session.iter().for_each(|(steps, _)| live.record_in(steps.clone()));
+                    Ok(live)
+                };
                 let lives = configs.iter().map(open).collect::<Result<Vec<Live>, Failure>>()?;
                 let views: Vec<&Live> = lives.iter().collect();
                 Ok(step_together(&views, step, &|| Ok(()))?)

@@ -14,6 +14,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use super::disk::Ready;
+use super::record::{self, Record};
 use super::{Done, LayerChange, Step, back};
 use crate::base::sync::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use crate::format::commits::Why;
@@ -27,6 +28,8 @@ pub struct Live {
     long: AtomicUsize,
     /// Held for a step.
     step: Mutex<Steps>,
+    /// Where steps are written down that this view takes together with others.
+    record: Mutex<Option<Arc<dyn Record>>>,
 }
 
 /// The type that [`Live::step`] guards, by which the order of the locks knows that lock.
@@ -79,7 +82,16 @@ impl Live {
     /// Serves this union at first.
     pub fn new(union: Arc<Union>) -> Self {
         let doors = (0..DOORS).map(|_| Door(RwLock::new(union.clone()))).collect();
-        Self { doors, long: AtomicUsize::new(0), step: Mutex::new(Steps) }
+        Self { doors, long: AtomicUsize::new(0), step: Mutex::new(Steps), record: Mutex::new(None) }
+    }
+
+    /// Steps that this view takes together with others are written down there.
+    pub fn record_in(&self, record: Arc<dyn Record>) {
+        *self.record.lock() = Some(record);
+    }
+
+    pub(super) fn record(&self) -> Option<Arc<dyn Record>> {
+        self.record.lock().clone()
     }
 
     /// The union that is served now: no other one is until the value is dropped. A thread may enter twice.
@@ -166,6 +178,7 @@ fn try_step(views: &[&Live], step: &Step, check: &dyn Fn() -> Setup<()>) -> Setu
     }
     let prepared = prepare(&unions, step)?;
     let (mut ready, changed): (Vec<Ready>, Vec<bool>) = prepared.into_iter().unzip();
+    let record = record::note(views, &unions, &ready)?;
     let mut closed = Vec::new();
     for view in views {
         let Some(doors) = view.close() else { return Ok(None) };
@@ -178,7 +191,9 @@ fn try_step(views: &[&Live], step: &Step, check: &dyn Fn() -> Setup<()>) -> Setu
         }
     }
     check()?;
+    let recorded = record::begin(record)?;
     let next = replace_all(&unions, &mut ready)?;
+    drop(recorded);
     let mut told = Vec::new();
     for ((doors, (next, notes)), union) in closed.into_iter().zip(next).zip(&unions) {
         told.push((replace(doors, union, next), notes));

@@ -16,6 +16,7 @@ mod live;
 mod mounted;
 mod paths;
 mod plan;
+mod record;
 mod returned;
 mod swap;
 
@@ -23,6 +24,7 @@ pub(super) use aliases::Linked;
 pub use disk::{Log, Logged, log_of};
 pub use layers::{LayerChange, LayerPlace};
 pub use live::{Entered, Live, Long, step_together};
+pub use record::{Exchange, Record};
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
