@@ -115,6 +115,36 @@ fn a_path_of_a_session_is_taken_back_from_everywhere() {
     });
 }
 
+#[test]
+fn a_step_that_was_broken_off_is_ended_by_the_next_command() {
+    if !can_run() {
+        return;
+    }
+    let place = Place::new();
+    place.run("echo two > file; $PLYFS commit -q; echo three > file");
+    let (of_s, record) = (place.0.path().join("store/s"), place.0.path().join("store/s/step"));
+    // As it is between two exchanges.
+    let waits = of_s.join("0/work/commits/2");
+    let break_off = || {
+        fs::create_dir_all(waits.join("layer")).unwrap();
+        let ino = std::os::unix::fs::MetadataExt::ino(&fs::metadata(waits.join("layer")).unwrap());
+        fs::write(&record, format!("0 2 {ino}\n")).unwrap();
+    };
+    for args in
+        [&["log", "s"][..], &["diff", "s"], &["where", "s", "file"], &["status"], &["run", "-q", "-n", "s", "true"]]
+    {
+        break_off();
+        place.plyfs(args).output().unwrap();
+        assert!(!record.exists() && waits.join("layer/").read_dir().unwrap().next().is_some(), "{args:?}");
+        fs::remove_dir(of_s.join("0/upper")).unwrap();
+        fs::rename(waits.join("layer"), of_s.join("0/upper")).unwrap();
+    }
+    fs::write(&record, "nonsense").unwrap();
+    let out = place.plyfs(&["log", "s"]).output().unwrap();
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(out.status.code() == Some(1) && said.starts_with("plyfs: s: ") && said.lines().count() == 1, "{said}");
+}
+
 /// The store lies in what the view covers: no upper layer, old or new, is shown in it.
 #[test]
 fn the_next_upper_layer_is_hidden_as_the_first_one_was() {

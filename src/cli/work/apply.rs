@@ -191,7 +191,10 @@ impl Apply {
         if stops {
             let count = conflicts.len();
             let s = if count == 1 { "" } else { "s" };
-            say(&format!("{count} conflict{s}: nothing was changed (--theirs leaves them out, --ours overrides them)"));
+            // What stands in commits is applied as a whole only.
+            let is_apart = |job: &Job<'_>| job.plan.conflicts().is_empty() || !job.plan.is_whole_only();
+            let theirs = if jobs.iter().all(is_apart) { "--theirs leaves them out, " } else { "" };
+            say(&format!("{count} conflict{s}: nothing was changed ({theirs}--ours overrides them)"));
             return Ok(CONFLICT);
         }
         if self.dry_run {

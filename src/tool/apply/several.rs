@@ -87,9 +87,14 @@ impl Plan<'_> {
         xattr::get_at(part.place.fd()?.as_fd(), c".", key)
     }
 
+    /// Whether no part of it can be left out: it stands in commits.
+    pub fn is_whole_only(&self) -> bool {
+        self.layers.are_several()
+    }
+
     /// Refuses a part of what stands in commits.
     pub(super) fn check_whole(&self, is_whole: bool) -> super::Outcome<()> {
-        if is_whole || !self.layers.are_several() {
+        if is_whole || !self.is_whole_only() {
             return Ok(());
         }
         let reason = "its commits can be applied as a whole only";

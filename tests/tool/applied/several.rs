@@ -49,6 +49,9 @@ fn what_has_changed_below_since_the_first_of_several_changes_is_a_conflict() {
         let paths: Vec<&str> = found.iter().map(|line| line.split_once(':').unwrap().0).collect();
         let expected = ["d", "d/y", "gone", "moved", "saved", "taken", "twice"];
         assert_eq!(paths, expected, "{found:?}");
+        // What stands in commits can be applied as a whole only.
+        let told = plyfs(&["apply", "-o", &stack.layer_options("work")]);
+        assert!(told.ends_with("\nplyfs: 7 conflicts: nothing was changed (--ours overrides them)\n"), "{told}");
     });
 }
 
