@@ -90,23 +90,42 @@ impl Joined {
 
     /// The view is that of a fresh mount of these layers, by plyfs and by the kernel.
     pub fn check(&self, what: &str) {
+        self.checked(what).unwrap_or_else(|why| panic!("{why}"));
+    }
+
+    /// As [`Joined::check`]; what differs.
+    pub fn checked(&self, what: &str) -> Result<(), String> {
         let is = without_links(&self.mount);
         let lowers = [self.changed(), vec![self.lowerdir()]].concat().join(":");
         let (at, log) = (self.stack.scratch.dir("fresh"), self.stack.scratch.path().join("log of fresh"));
         let fresh = Mount::with(&format!("lowerdir={lowers}"), &at, &log);
-        differ(what, &is, &without_links(&fresh));
+        differs(what, &is, &without_links(&fresh))?;
         drop(fresh);
         // The kernel takes no single layer.
         if who() == Who::Root && lowers.contains(':') && std::env::var_os("PLYFS_TEST_OPTIONS").is_none() {
             let options = format!("lowerdir={lowers},redirect_dir=on,metacopy=on,xino=on");
-            let kernel = Kernel::with(&options, &self.stack.scratch.dir("kernel")).unwrap();
-            differ(&format!("{what}, by the kernel"), &is, &without_links(&kernel));
+            let kernel = Kernel::with(&options, &self.stack.scratch.dir("kernel"));
+            let kernel = kernel.map_err(|error| format!("{what}: -o {options}: {error}"))?;
+            // It lists a whiteout that hides nothing.
+            let seen = View { wrong: is.wrong.clone(), ..without_links(&kernel) };
+            differs(&format!("{what}, by the kernel"), &is, &seen)?;
         }
+        Ok(())
     }
 
     /// The same of a mount with the upper layer, with all that is seen.
-    pub fn check_by_remount(mut self, what: &str) {
-        let is = view(&self.mount);
+    pub fn check_by_remount(self, what: &str) {
+        self.checked_by_remount(what, true).unwrap_or_else(|why| panic!("{why}"));
+    }
+
+    /// As [`Joined::check_by_remount`]; what differs. Link counts where `links`.
+    pub fn checked_by_remount(mut self, what: &str, links: bool) -> Result<(), String> {
+        let seen = |tree: &Tree| {
+            let mut seen = view(tree);
+            seen.objects.values_mut().filter(|_| !links).for_each(|object| object.nlink = 0);
+            seen
+        };
+        let is = seen(&self.mount);
         let mut said = self.mount.unmount();
         assert!(said.take().is_none_or(|status| status.success()), "{}", self.mount.messages());
         assert!(!self.mount.messages().contains("panic"), "{}", self.mount.messages());
@@ -114,18 +133,27 @@ impl Joined {
         self.stack.lowers = lowers;
         let fresh = self.stack.mount();
         assert!(!fresh.messages().contains("index=off"), "{}", fresh.messages());
-        differ(&format!("{what}, after a remount"), &is, &view(&fresh));
+        differs(&format!("{what}, after a remount"), &is, &seen(&fresh))
     }
 }
 
 pub fn differ(what: &str, is: &View, was: &View) {
+    differs(what, is, was).unwrap_or_else(|why| panic!("{why}"));
+}
+
+fn differs(what: &str, is: &View, was: &View) -> Result<(), String> {
     let paths = is.objects.keys().chain(was.objects.keys());
     let differs = paths.filter(|path| is.objects.get(*path) != was.objects.get(*path));
     let lines: Vec<_> = differs
         .map(|path| format!("{}: {:?}, not {:?}", path.escape_ascii(), is.objects.get(path), was.objects.get(path)))
         .collect();
-    assert!(lines.is_empty(), "{what}:\n{}", lines.join("\n"));
-    assert!(is == was, "{what}:\n{:?} not {:?}\n{:?} {:?}", is.same, was.same, is.wrong, was.wrong);
+    if !lines.is_empty() {
+        return Err(format!("{what}:\n{}", lines.join("\n")));
+    }
+    if is != was {
+        return Err(format!("{what}:\n{:?} not {:?}\n{:?} {:?}", is.same, was.same, is.wrong, was.wrong));
+    }
+    Ok(())
 }
 
 /// Four layers with all kinds of names in common.

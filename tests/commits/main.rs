@@ -19,6 +19,7 @@ mod links;
 mod live;
 mod modes;
 mod paths;
+mod relayered;
 mod sessions;
 mod words;
 

@@ -34,9 +34,9 @@ pub type Plan = BTreeMap<String, Kind>;
 /// An object as drawn.
 #[derive(Clone, Debug)]
 pub struct Thing {
-    path: Vec<u8>,
-    kind: u8,
-    n: u8,
+    pub path: Vec<u8>,
+    pub kind: u8,
+    pub n: u8,
 }
 
 /// Two or three lower layers, the top one first.

@@ -1,7 +1,7 @@
 //! Finds the files of one layer whose data is in the layers below it, and would be elsewhere over other layers. The walk takes
 //! as long as the layer is large, however large those below are.
 
-use crate::base::{Name, Result};
+use crate::base::{Errno, Name, Result};
 use crate::inode::Key;
 use crate::layer::{ListedName, NameSink, list_names, read_leaf_marks};
 use crate::merge::{self, Answer, Data, DirPart, DirView, Found, FoundLeaf, Stack};
@@ -43,7 +43,7 @@ impl Level<'_> {
         while let Some((path, now, then)) = left.pop() {
             let Some(part) = now.parts(0).map(|(_, part)| part).find(|part| part.level == self.level) else { continue };
             let mut names = Names::default();
-            list_names(&part.place, part.xattr_whiteouts, &mut names)?;
+            unless_gone(list_names(&part.place, part.xattr_whiteouts, &mut names).map(drop))?;
             for name in names.0 {
                 if let Some((now, then)) = self.look(part, (&now, &then), &path, &name)? {
                     left.push(([&path[..], &[name]].concat(), now, then));
@@ -61,7 +61,9 @@ impl Level<'_> {
         path: &[Name],
         name: &Name,
     ) -> Result<Option<(DirView, DirView)>> {
-        let Some(stat) = part.place.stat(name)? else { return Ok(None) };
+        let mut there = None;
+        unless_gone(part.place.stat(name).map(|stat| there = stat))?;
+        let Some(stat) = there else { return Ok(None) };
         let counts = stat.is_dir() || (stat.is_file() && has_data_below(part, name, &stat));
         if !counts {
             return Ok(None);
@@ -75,6 +77,14 @@ impl Level<'_> {
             _ => self.changed.push([path, std::slice::from_ref(name)].concat()),
         }
         Ok(None)
+    }
+}
+
+/// What was removed meanwhile has nothing to lose, and what was renamed is seen to have been.
+fn unless_gone(done: Result<()>) -> Result<()> {
+    match done {
+        Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ESTALE) => Ok(()),
+        done => done,
     }
 }
 
