@@ -184,6 +184,26 @@ fn what_cannot_be_taken_back_is_one_line_and_changes_nothing() {
     });
 }
 
+/// A daemon owns what its user has closed to himself.
+#[test]
+fn a_closed_directory_elsewhere_is_in_no_paths_way() {
+    within(60, || {
+        let stack = stack();
+        let mount = stack.mount();
+        sh(mount.root(), "echo new > a; mkdir -p c/c/k; mv r c/c/s; chmod 000 c/c/k; chmod 100 c/c; chmod 000 c");
+        undo(&mount, &["a"]).unwrap();
+        assert_eq!((mount.text("a").as_str(), mount.mode("c")), ("a", 0));
+        // What is in it counts.
+        let error = undo(&mount, &["r"]).unwrap_err();
+        assert!(error.contains("it was renamed to c/c/s"), "{error}");
+        mount.chmod("c", 0o700).unwrap();
+        assert_eq!(mount.mode("c/c"), 0o100);
+        mount.chmod("c/c", 0o700).unwrap();
+        assert_eq!(mount.mode("c/c/k"), 0);
+        mount.chmod("c/c/k", 0o700).unwrap();
+    });
+}
+
 /// The parent of a directory that a symlink leads to, as the kernel has it.
 #[test]
 fn two_dots_lead_where_the_kernel_says() {

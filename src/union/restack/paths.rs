@@ -2,6 +2,7 @@
 //! as a commit of its own. The stack stays as it is.
 
 use std::collections::{HashMap, HashSet};
+use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
@@ -188,7 +189,7 @@ impl Union {
     fn check_renames(&self, root: BorrowedFd<'_>, paths: &[Path]) -> Setup<()> {
         let failed = |errno: Errno| SetupError::new("upperdir", errno.to_string(), "nothing has changed");
         let is_taken = |path: &Path| paths.iter().any(|taken| path.starts_with(taken));
-        for (is, was) in renamed_dirs(root, self.stands.own).map_err(failed)? {
+        for (is, was) in self.renamed_dirs(root).map_err(failed)? {
             let hint = |other: &Path| format!("name {} as well: both or none", shown(other));
             match (is_taken(&is), is_taken(&was)) {
                 (true, false) => return refused(&is, format!("it was renamed from {}", shown(&was)), hint(&was)),
@@ -254,12 +255,12 @@ impl Union {
         let mut below = Vec::new();
         if stat.is_dir() {
             below.push(Below { parent: None, name: name.clone(), ino: stat.ino });
-            let mut left = vec![(0, open(parent, name).map_err(&failed)?)];
+            let mut left = vec![(0, open(parent, name.as_c_str()).map_err(&failed)?)];
             while let Some((at, dir)) = left.pop() {
                 for name in children(dir.as_fd()).map_err(&failed)? {
                     let stat = stat_at(dir.as_fd(), name.as_c_str()).map_err(&failed)?;
                     if stat.is_dir() {
-                        left.push((below.len(), open(dir.as_fd(), &name).map_err(&failed)?));
+                        left.push((below.len(), open(dir.as_fd(), name.as_c_str()).map_err(&failed)?));
                         below.push(Below { parent: Some(at), name, ino: stat.ino });
                     } else {
                         count(dir.as_fd(), &name, &stat).map_err(&failed)?;
@@ -367,8 +368,8 @@ struct Places {
     holders: Vec<Arc<DirPlace>>,
 }
 
-fn open(dir: BorrowedFd<'_>, name: &Name) -> Result<OwnedFd> {
-    open_beneath(dir, name.as_c_str(), OFlags::RDONLY | OFlags::DIRECTORY)
+fn open(dir: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd> {
+    open_beneath(dir, name, OFlags::RDONLY | OFlags::DIRECTORY)
 }
 
 fn children(dir: BorrowedFd<'_>) -> Result<Vec<Name>> {
@@ -386,35 +387,67 @@ fn is_whiteout(dir: BorrowedFd<'_>, name: &Name, stat: &Stat, own: Namespace) ->
     Ok(stat.is_whiteout() || (stat.is_file() && stat.size == 0 && by_mark()?))
 }
 
-/// The directories of the upper layer that were renamed: where each is, and where the layers below have it.
-fn renamed_dirs(root: BorrowedFd<'_>, own: Namespace) -> Result<Vec<(Path, Path)>> {
-    let mut renamed = Vec::new();
-    let mut left = vec![(Arc::new(dir_at(root, &[])?), Path::new(), Path::new())];
-    let mut known = HashSet::new();
-    while let Some((dir, is, was)) = left.pop() {
-        if !known.insert(stat_fd(dir.as_fd())?.ino) {
-            continue;
-        }
-        for name in children(dir.as_fd())? {
-            if !stat_at(dir.as_fd(), name.as_c_str())?.is_dir() {
+/// A directory of the upper layer: where it is, and where the layers below have it.
+struct Dir {
+    fd: OwnedFd,
+    is: Path,
+    was: Path,
+}
+
+impl Union {
+    /// The directories of the upper layer that were renamed: where each is, and where the layers below have it.
+    fn renamed_dirs(&self, root: BorrowedFd<'_>) -> Result<Vec<(Path, Path)>> {
+        let mut renamed = Vec::new();
+        let mut left = vec![Dir { fd: dir_at(root, &[])?, is: Path::new(), was: Path::new() }];
+        let mut known = HashSet::new();
+        while let Some(dir) = left.pop() {
+            if !known.insert(stat_fd(dir.fd.as_fd())?.ino) {
                 continue;
             }
-            let is = [&is[..], std::slice::from_ref(&name)].concat();
-            let below = |name: &Name| [&was[..], std::slice::from_ref(name)].concat();
-            let mark = xattr::get_at(dir.as_fd(), name.as_c_str(), own.key(Mark::Redirect))?;
-            let was = match mark.map(|mark| Redirect::parse(&mark)) {
-                None | Some(Err(_)) => below(&name),
-                Some(Ok(to)) => {
-                    let was = match to {
-                        Redirect::Absolute(path) => path,
-                        Redirect::Relative(name) => below(&name),
-                    };
-                    renamed.push((is.clone(), was.clone()));
-                    was
-                }
-            };
-            left.push((Arc::new(open(dir.as_fd(), &name)?), is, was));
+            for (name, fd) in self.while_open(dir.fd.as_fd(), || dirs_in(dir.fd.as_fd()))? {
+                let key = self.stands.own.key(Mark::Redirect);
+                let mark = self.while_open(fd.as_fd(), || xattr::get_fd(fd.as_fd(), key))?;
+                let is = [&dir.is[..], std::slice::from_ref(&name)].concat();
+                let below = |name: &Name| [&dir.was[..], std::slice::from_ref(name)].concat();
+                let was = match mark.and_then(|mark| Redirect::parse(&mark).ok()) {
+                    None => below(&name),
+                    Some(to) => {
+                        let was = match to {
+                            Redirect::Absolute(path) => path,
+                            Redirect::Relative(name) => below(&name),
+                        };
+                        renamed.push((is.clone(), was.clone()));
+                        was
+                    }
+                };
+                left.push(Dir { fd, is, was });
+            }
+        }
+        Ok(renamed)
+    }
+
+    /// Looks into a directory of the upper layer that its owner may have closed to himself: the daemon owns it, too. `look`
+    /// looks into no other one.
+    fn while_open<T>(&self, dir: BorrowedFd<'_>, look: impl Fn() -> Result<T>) -> Result<T> {
+        let layer = &self.upper()?.root.layer;
+        match look() {
+            Err(Errno::EACCES) if layer.widens => {
+                let looked = layer.widened(dir, c".", 0o500, &look);
+                looked.map_err(|errno| if errno == Errno::EPERM { Errno::EACCES } else { errno })
+            }
+            looked => looked,
         }
     }
-    Ok(renamed)
+}
+
+/// The directories in one.
+fn dirs_in(dir: BorrowedFd<'_>) -> Result<Vec<(Name, OwnedFd)>> {
+    let mut dirs = Vec::new();
+    for name in children(open(dir, c".")?.as_fd())? {
+        if stat_at(dir, name.as_c_str())?.is_dir() {
+            let fd = open_beneath(dir, name.as_c_str(), OFlags::PATH | OFlags::DIRECTORY)?;
+            dirs.push((name, fd));
+        }
+    }
+    Ok(dirs)
 }
