@@ -15,8 +15,8 @@ use crate::tool::change::path_of;
 use crate::tool::diff::join;
 use crate::tool::squash::Refused;
 
-/// The directory in which unionfs-fuse keeps what it hides, in the root of a branch.
-const UNIONFS: &[u8] = b".unionfs";
+/// The directories in which unionfs-fuse keeps what it hides, in the root of a branch: since 3.0, and before.
+const UNIONFS: [&[u8]; 2] = [b".unionfs-fuse", b".unionfs"];
 /// What follows a hidden name there.
 const HIDDEN: &[u8] = b"_HIDDEN~";
 
@@ -46,17 +46,20 @@ impl Dialect {
         if !is_said && !root.place.layer.wh_names {
             return Ok(None);
         }
-        let name = Name::new(UNIONFS)?;
-        let dir = root.place.stat_on_disk(&name)?.filter(|stat| stat.is_dir());
-        let Some(stat) = dir else { return Ok(None) };
+        let mut todo = Vec::new();
+        for name in UNIONFS {
+            let name = Name::new(name)?;
+            if let Some(stat) = root.place.stat_on_disk(&name)?.filter(|stat| stat.is_dir()) {
+                todo.push((root.place.child(&name, stat.ino), Vec::new()));
+            }
+        }
         let mut hidden: BTreeMap<Vec<u8>, BTreeSet<Name>> = BTreeMap::new();
-        let mut todo = vec![(root.place.child(&name, stat.ino), Vec::new())];
         while let Some((dir, path)) = todo.pop() {
             for name in names(&dir)? {
                 if let Some(of) = name.as_bytes().strip_suffix(HIDDEN).and_then(|of| Name::new(of).ok()) {
                     hidden.entry(path.clone()).or_default().insert(of);
                 }
-                // What is hidden in a directory `a` is in `.unionfs/a`.
+                // What is hidden in a directory `a` is in a directory `a` there.
                 if let Some(stat) = dir.stat_on_disk(&name)?.filter(|stat| stat.is_dir()) {
                     let below = join(&path, &name);
                     todo.push((dir.child(&name, stat.ino), below));
@@ -72,6 +75,15 @@ impl Dialect {
         self.unionfs.as_ref().and_then(|all| all.get(dir)).cloned().unwrap_or_default()
     }
 
+    /// The directories in a directory in which something is hidden, and which the layer need not have.
+    pub(in crate::tool) fn dirs_in(&self, dir: &[u8]) -> BTreeSet<Name> {
+        let Some(all) = &self.unionfs else { return BTreeSet::new() };
+        let before = if dir.is_empty() { Vec::new() } else { [dir, b"/"].concat() };
+        let below = all.range(before.clone()..).take_while(|(path, _)| path.starts_with(&before));
+        let first = |path: &Vec<u8>| Name::new(path.get(before.len()..)?.split(|byte| *byte == b'/').next()?).ok();
+        below.filter_map(|(path, _)| first(path)).collect()
+    }
+
     /// Whether a directory of the layer hides those below. To unionfs-fuse an object counts before what hides its name, which
     /// still hides the layers below.
     pub(in crate::tool) fn hides(&self, dir: &[u8], name: &Name) -> bool {
@@ -80,7 +92,7 @@ impl Dialect {
 
     /// Whether a name is no object that anybody sees.
     pub(in crate::tool) fn is_metadata(&self, dir: &[u8], name: &Name) -> bool {
-        self.unionfs.is_some() && dir.is_empty() && name.as_bytes() == UNIONFS
+        self.unionfs.is_some() && dir.is_empty() && UNIONFS.contains(&name.as_bytes())
     }
 
     /// Refuses a second form of whiteouts, which may be files that users have made.

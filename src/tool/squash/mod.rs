@@ -183,7 +183,7 @@ impl Squash<'_> {
         let at_dir = |errno| refused(&node.path, errno, hint(errno));
         self.check_unwritten(node)?;
         let (shown, hidden) = match self.how.only.as_ref().filter(|_| node.own) {
-            Some(only) => only.names(&node.view, &node.path)?,
+            Some(only) => only.names(self.layers, node)?,
             None => self.names(node).map_err(at_dir)?,
         };
         for name in shown {
@@ -292,7 +292,7 @@ impl Squash<'_> {
             return Err(failed(Errno::EXDEV));
         }
         let (below, own) = match &self.how.only {
-            Some(only) => only.below(self.out, node, (name, path), (&found, rest))?,
+            Some(only) => only.below((self.layers, self.out), node, (name, path), (&found, rest))?,
             None => (Self::below(node, rest), false),
         };
         self.make_dir(node, name, &found, below.as_deref()).map_err(failed)?;

@@ -10,11 +10,11 @@ use super::{Node, Refused, Squash, hint, refused};
 use crate::base::{Errno, Name, Result};
 use crate::format::mark::Mark;
 use crate::layer::{DirMarks, DirPlace, read_dir_marks};
-use crate::merge::{DirView, FoundDir, Rest};
+use crate::merge::{Answer, Found, FoundDir, Layers, Rest, lookup};
 use crate::sys::xattr;
 use crate::tool::change::path_of;
 use crate::tool::convert::Dialect;
-use crate::tool::diff::list_upper;
+use crate::tool::diff::{join, list_upper};
 use crate::upper::{Staged, Upper};
 
 /// Of a stack only what its topmost layer says is made.
@@ -37,32 +37,56 @@ impl Only {
     /// The names in a directory of the layer, and those that it hides.
     pub(super) fn names(
         &self,
-        view: &DirView,
-        path: &[u8],
+        layers: &Layers,
+        node: &Node,
     ) -> std::result::Result<(Vec<Name>, BTreeSet<Name>), Refused> {
+        let path = node.path.as_slice();
         let failed = |errno| refused(path, errno, hint(errno));
-        let top = view.top().ok_or(Errno::EIO).map_err(failed)?;
         let mut hidden = self.dialect.hidden_in(path);
         let mut shown = BTreeSet::new();
-        for (name, whiteout) in list_upper(top).map_err(failed)? {
-            if self.dialect.is_metadata(path, &name) {
-                continue;
-            }
-            if whiteout {
-                self.dialect.check(top, path, &name)?;
-                hidden.insert(name);
-            } else {
-                shown.insert(name);
+        if let Some(top) = node.view.top().filter(|part| part.level == level_of(layers)) {
+            for (name, whiteout) in list_upper(top).map_err(failed)? {
+                if self.dialect.is_metadata(path, &name) {
+                    continue;
+                }
+                if whiteout {
+                    self.dialect.check(top, path, &name)?;
+                    hidden.insert(name);
+                } else {
+                    shown.insert(name);
+                }
             }
         }
         hidden.retain(|name| !shown.contains(name));
+        let lent: Vec<Name> = self.dialect.dirs_in(path).into_iter().filter(|name| !hidden.contains(name)).collect();
+        for name in lent.into_iter().filter(|_| node.below.is_some()) {
+            if !shown.contains(&name) && self.is_dir_below(layers, node, &name)? {
+                shown.insert(name);
+            }
+        }
         Ok((shown.into_iter().collect(), hidden))
+    }
+
+    /// Whether a directory in which something is hidden is in the layers below, if the layer does not have it.
+    fn is_dir_below(&self, layers: &Layers, node: &Node, name: &Name) -> std::result::Result<bool, Refused> {
+        let path = join(&node.path, name);
+        if !self.flatten {
+            let reason = "something is hidden in it, and the layer does not have the directory".to_owned();
+            return Err(Refused {
+                path: path_of(&path),
+                reason,
+                hint: "name the layers below: --flatten --lower LAYER",
+            });
+        }
+        let found = lookup(&layers.stack, &node.view, name);
+        let found = found.map_err(|errno| refused(&path, errno, hint(errno)))?;
+        Ok(matches!(found, Answer::Found(Found::Dir(_))))
     }
 
     /// What a directory of the layer shows of the layers below.
     pub(super) fn below(
         &self,
-        out: &Upper,
+        (layers, out): (&Layers, &Upper),
         node: &Node,
         (name, path): (&Name, &[u8]),
         (found, rest): (&FoundDir, Rest),
@@ -79,6 +103,11 @@ impl Only {
             }
             return Ok((below, true));
         }
+        let here = || node.below.as_ref().map(|dir| [dir.as_slice(), std::slice::from_ref(name)].concat());
+        if node.own && found.view.top().is_some_and(|part| part.level != level_of(layers)) {
+            // It was only lent by the layers below.
+            return Ok((here(), true));
+        }
         let marks = marks(found, name).map_err(|errno| refused(path, errno, hint(errno)))?;
         if marks.redirect.is_some() && found.view.parts(0).nth(1).is_none() && rest != Rest::End {
             return Err(refuse("its content is in a layer that was not named (redirect)", LOWER));
@@ -87,7 +116,7 @@ impl Only {
         if !node.own || marks.opaque || marks.redirect.is_some() {
             return Ok((None, node.own && marks.redirect.is_none()));
         }
-        Ok((node.below.as_ref().map(|dir| [dir.as_slice(), std::slice::from_ref(name)].concat()), true))
+        Ok((here(), true))
     }
 
     /// Why a file whose data is not in the stack cannot be made.
@@ -99,6 +128,11 @@ impl Only {
             (false, false) => None,
         }
     }
+}
+
+/// The position of the topmost layer.
+fn level_of(layers: &Layers) -> usize {
+    layers.root.top().map_or(0, |part| part.level)
 }
 
 /// The marks of a directory that was found.
