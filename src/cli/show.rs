@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::json::{member, quoted};
@@ -9,7 +10,7 @@ use super::report::{Failure, printable};
 use crate::base::Errno;
 use crate::base::described::Described;
 use crate::sys::mount::Flags;
-use crate::sys::{ask, mount};
+use crate::sys::{ask, mount, mounts};
 
 /// Asks, and writes down what it says.
 ///
@@ -61,6 +62,19 @@ pub fn ask(at: &Path) -> Result<Described, Errno> {
 /// Whether only something that is no view of plyfs answers so.
 pub fn is_no_view(errno: Errno) -> bool {
     [libc::ENOTTY, libc::ENOSYS, libc::EINVAL, libc::EOPNOTSUPP].contains(&errno.raw())
+}
+
+/// What a mount of plyfs is called in the mount table, by either of its names.
+const KINDS: [&str; 2] = ["fuse.plyfs", "fuse.fuse-overlayfs"];
+
+/// Where a view of plyfs is mounted in this namespace that has the directory `layer` as one of its layers.
+pub fn view_with(layer: &Path) -> Option<String> {
+    let is_it =
+        |path: &[u8]| Path::new(std::ffi::OsStr::from_bytes(path)).canonicalize().is_ok_and(|path| path == layer);
+    let has = |told: &Described| ["lowerdir", "datadir", "upperdir"].iter().any(|key| told.all(key).any(is_it));
+    let views = mounts::table().unwrap_or_default().into_iter().filter(|mount| KINDS.contains(&&*mount.kind));
+    let mut at = views.map(|mount| mount.at).filter(|at| ask(at).is_ok_and(|told| has(&told)));
+    at.next().map(|at| at.display().to_string())
 }
 
 /// The directory `at` of a view, and what its daemon tells.

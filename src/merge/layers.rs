@@ -1,6 +1,6 @@
 //! All layers of a view, opened to be looked at.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use super::{DirPart, DirView, Found, FoundLeaf, Stack, lookup};
@@ -9,6 +9,8 @@ use crate::format::OverrideKey;
 use crate::format::mark::Namespace;
 use crate::layer::{IndexDir, Layer};
 use crate::merge::Answer;
+use crate::sys::dirent::read_dir;
+use crate::sys::stat::Kind;
 
 /// All layers of a view. Nothing is written through them, and somebody else may change them meanwhile.
 #[derive(Debug)]
@@ -33,6 +35,20 @@ impl Layers {
     pub fn with_index(mut self) -> Self {
         self.stack.index = self.index.take().or(self.stack.index);
         self
+    }
+
+    /// How many hard links of lower files the index has: names of which the upper layer may not have.
+    ///
+    /// # Errors
+    /// What listing the index says.
+    pub(crate) fn indexed(&self) -> Result<usize> {
+        let Some(index) = self.index.as_ref().or(self.stack.index.as_ref()) else { return Ok(0) };
+        let mut count = 0;
+        read_dir(index.dir().open()?.as_fd(), &mut |entry| {
+            count += usize::from(entry.kind != Some(Kind::Char) && entry.kind != Some(Kind::Dir));
+            true
+        })?;
+        Ok(count)
     }
 
     /// Whether the marks of the topmost layer are `user.overlay.*`.

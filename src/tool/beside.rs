@@ -56,11 +56,26 @@ impl Beside {
     /// # Errors
     /// [`Taken`]
     pub fn begin(place: &Path) -> std::result::Result<Self, Taken> {
+        Self::open(place, false)
+    }
+
+    /// Makes one beside the directory `place`, which it is to replace.
+    ///
+    /// # Errors
+    /// As [`Beside::begin`]; `ENOTDIR`; `EXDEV` for the root of a mount.
+    pub fn instead_of(place: &Path) -> std::result::Result<Self, Taken> {
+        Self::open(place, true)
+    }
+
+    fn open(place: &Path, is_there: bool) -> std::result::Result<Self, Taken> {
         let name = Name::new(place.file_name().ok_or(Errno::EINVAL)?.as_bytes())?;
         let above = place.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let parent = open_root(above)?;
         match stat_at(parent.as_fd(), name.as_c_str()) {
-            Err(Errno::ENOENT) => {}
+            Err(Errno::ENOENT) if !is_there => {}
+            Ok(stat) if is_there && !stat.is_dir() => return Err(Errno::ENOTDIR.into()),
+            Ok(stat) if is_there && stat.dev != stat_fd(parent.as_fd())?.dev => return Err(Errno::EXDEV.into()),
+            Ok(_) if is_there => {}
             found => return Err(found.map_or_else(Taken::Failed, |_| Taken::There)),
         }
         let temp = [b".", name.as_bytes(), SUFFIX.as_bytes()].concat();
@@ -94,6 +109,21 @@ impl Beside {
             Err(Errno::EINVAL) => rename(RenameFlags::empty())?,
             done => done?,
         }
+        let above = open_beneath(parent, c".", OFlags::RDONLY | OFlags::DIRECTORY);
+        above.and_then(|above| data::fsync(above.as_fd()))
+    }
+
+    /// Writes all to the disk, and puts the directory `name` of it in the place of the one that is there, in one step. That one
+    /// goes.
+    ///
+    /// # Errors
+    /// `EINVAL` where the file system cannot exchange names; `EBUSY` for a mountpoint; what the system calls say. Then the place
+    /// is as it was.
+    pub fn replace(self, name: &CStr) -> Result<()> {
+        let name = &own(name)?;
+        data::syncfs(self.dir.as_fd())?;
+        let parent = self.parent.as_fd();
+        relocate((self.dir.as_fd(), name), (parent, &self.place), RenameFlags::EXCHANGE)?;
         let above = open_beneath(parent, c".", OFlags::RDONLY | OFlags::DIRECTORY);
         above.and_then(|above| data::fsync(above.as_fd()))
     }

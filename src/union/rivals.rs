@@ -60,6 +60,14 @@ impl Rivals {
         check(self, Shares::Nobody).map(drop)
     }
 
+    /// Looks for other overlays that have the upper layer as any of their layers.
+    ///
+    /// # Errors
+    /// There is one.
+    pub fn check_alone(&self) -> Setup<()> {
+        check(self, Shares::Nothing).map(drop)
+    }
+
     /// Whether it is one of these directories.
     fn has(&self, dir: DirId) -> bool {
         self.written.contains(&dir) || self.lowers.iter().any(|(lower, _)| *lower == dir)
@@ -182,6 +190,8 @@ enum Shares {
     Readers,
     /// No overlay that writes it.
     Nobody,
+    /// The same, and no overlay has our upper layer as a lower one.
+    Nothing,
 }
 
 fn check(own: &Rivals, shares: Shares) -> Setup<Vec<String>> {
@@ -192,13 +202,17 @@ fn check(own: &Rivals, shares: Shares) -> Setup<Vec<String>> {
             let reason = format!("{who} has it or its workdir as {option}: each would show old data of the other's");
             Err(SetupError::new(&upper, reason, format!("{end}, or use other directories")))
         }
+        Shared::ItsLower if shares == Shares::Nothing => {
+            let end = if end.is_empty() { "unmount that one first".to_owned() } else { end };
+            Err(SetupError::new(own.upper[0].display().to_string(), format!("in use by {who} as a lower layer"), end))
+        }
         Shared::ItsLower => {
             notes.push(format!("{upper} is a lower layer of {who}, which may show old data of what is changed here"));
             Ok(())
         }
         Shared::OurLower(at) => {
             let lower = own.lowers.get(at).map(|(_, path)| path.display().to_string()).unwrap_or_default();
-            if shares == Shares::Nobody {
+            if shares != Shares::Readers {
                 let end = if end.is_empty() { "unmount that one first".to_owned() } else { end };
                 return Err(SetupError::new(lower, format!("in use by {who}, which writes it"), end));
             }

@@ -1,20 +1,25 @@
 //! `plyfs layer convert`: a layer in another form.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
 use super::super::super::commands::print;
+use super::super::super::daemon::say;
 use super::super::super::progress::Spinner;
 use super::super::super::report::Failure;
+use super::super::super::show;
 use super::out::{check_above, check_place, json, refusal, refused, text};
 use crate::base::Errno;
 use crate::base::config::{Config, Fsync, UpperDirs, Uuid};
 use crate::tool::Layers;
-use crate::tool::beside::Beside;
+use crate::tool::beside::{Beside, Taken};
 use crate::tool::convert::Dialect;
 use crate::tool::squash::{How, Only, squash};
-use crate::union::{self, Form, Namespace, WhiteoutStyle};
+use crate::union::{self, Form, Namespace, Rivals, WhiteoutStyle};
+
+/// The exit status if something was lost.
+const LOSSES: u8 = 4;
 
 /// Where marks are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -57,12 +62,13 @@ enum From {
 OUT must not exist; it appears when all is in it. --marks alone: with devices, or .wh.NAME files
 for wh; --whiteouts alone: with the marks of who runs it, or none for wh.
 
-Exit status: 0 done; 1 not done, and nothing is left of it; 2 usage
+Exit status: 0 done; 1 not done, and nothing is left of it; 2 usage; 4 done, but hard links parted
 
 Examples:
   plyfs layer convert --marks user upper out
   plyfs layer convert --marks wh --flatten --lower app --lower base upper out
-  plyfs layer convert --whiteouts device --from unionfs branch out")]
+  plyfs layer convert --whiteouts device --from unionfs branch out
+  plyfs layer convert --marks user --in-place lower")]
 pub struct Convert {
     /// Where the marks of OUT are
     #[arg(long, value_enum, value_name = "WHERE", required_unless_present = "whiteouts")]
@@ -89,8 +95,11 @@ pub struct Convert {
     #[arg(value_name = "LAYER")]
     layer: PathBuf,
     /// The directory that is made
-    #[arg(value_name = "OUT")]
-    out: PathBuf,
+    #[arg(value_name = "OUT", required_unless_present = "in_place", conflicts_with = "in_place")]
+    out: Option<PathBuf>,
+    /// Replace the layer; nothing may be mounted on it
+    #[arg(long)]
+    in_place: bool,
 }
 
 impl Convert {
@@ -100,27 +109,87 @@ impl Convert {
     /// The layer is in use or cannot be read, or cannot be written in this form; then nothing is left of it.
     pub fn run(self) -> Result<u8, Failure> {
         let form = self.form()?;
-        check_place(&self.out, [&self.layer].into_iter().chain(&self.lower).chain(&self.workdir))?;
-        let out = self.out.display().to_string();
+        let place = match &self.out {
+            Some(out) => out.clone(),
+            None => self.place()?,
+        };
+        let out = place.display().to_string();
         let failed = |errno: Errno| Failure::refused(out.clone(), errno.to_string(), "");
-        let beside = Beside::begin(&self.out).map_err(|taken| refusal(&out, taken))?;
+        let others = self.lower.iter().chain(&self.workdir);
+        check_place(&place, others.chain(Some(&self.layer).filter(|_| !self.in_place)))?;
+        let beside = if self.in_place { Beside::instead_of(&place) } else { Beside::begin(&place) };
+        let beside = beside.map_err(|taken| self.taken(&out, taken))?;
         let [below, layer, work] = [c"below", c"layer", c"work"].map(|name| beside.add(name));
         let dirs = UpperDirs { dir: layer.map_err(failed)?, work: work.map_err(failed)? };
         let written = union::written();
         check_above([&self.layer].into_iter().chain(&self.lower), &written)?;
         let (layers, locks) = union::gather(&self.source(below.map_err(failed)?)?)?;
         let only = Only { flatten: self.flatten, dialect: self.dialect(&layers)? };
+        let indexed = layers.indexed().map_err(failed)?;
         let made = {
             let upper = union::anew(&self.target(dirs, form), layers.owners(), Some(form))?;
             let _spinner = Spinner::new("converting");
-            let how = How { written, only: Some(only), ..How::default() };
+            let how = How { link: self.in_place, written, only: Some(only), ..How::default() };
             squash(&layers.with_index(), &upper, how)
         };
         let made = made.map_err(refused)?;
-        beside.publish(c"layer").map_err(failed)?;
+        let published = if self.in_place { beside.replace(c"layer") } else { beside.publish(c"layer") };
+        published.map_err(|errno| self.unpublished(&out, errno))?;
         drop(locks);
         print(&if self.json { json(&made) } else { text(&made) })?;
+        if indexed > 0 {
+            let names = "their other names in the layers below part from them";
+            say(&format!(
+                "{}: {indexed} hard links of lower files are in the index of the workdir: {names}",
+                self.name()
+            ));
+            return Ok(LOSSES);
+        }
         Ok(0)
+    }
+
+    /// Where the layer is that is replaced. Nothing may read it meanwhile.
+    fn place(&self) -> Result<PathBuf, Failure> {
+        let name = self.name();
+        let place = self.layer.canonicalize();
+        let place = place.map_err(|error| Failure::refused(&name, Errno::from(error).to_string(), "check the path"))?;
+        let is_commit = place.ends_with("layer") && place.with_file_name("about").exists();
+        if is_commit && place.ancestors().nth(2).is_some_and(|above| above.ends_with("commits")) {
+            let hint = "plyfs layer convert LAYER OUT makes another one of it";
+            return Err(Failure::refused(name, "it is a commit, on which a view may stand", hint));
+        }
+        let dirs = UpperDirs { dir: place.clone(), work: place.clone() };
+        Rivals::of(&Config { upper: Some(dirs), ..Config::default() }).check_alone()?;
+        match show::view_with(&place) {
+            None => Ok(place),
+            Some(at) => {
+                let hint = format!("umount {at} first");
+                Err(Failure::refused(name, format!("in use by the view at {at}"), hint))
+            }
+        }
+    }
+
+    fn taken(&self, out: &str, taken: Taken) -> Failure {
+        match taken {
+            Taken::Failed(errno) if self.in_place => self.unpublished(out, errno),
+            taken => refusal(out, taken),
+        }
+    }
+
+    /// Why the layer cannot be put in its place.
+    fn unpublished(&self, out: &str, errno: Errno) -> Failure {
+        let hint = match errno {
+            _ if !self.in_place => "",
+            Errno::EXDEV | Errno::EBUSY => "it is the root of a mount: name OUT, and leave --in-place out",
+            Errno::EINVAL => "its file system cannot exchange names: name OUT, and leave --in-place out",
+            Errno::EACCES | Errno::EPERM | Errno::EROFS => "the directory that holds it must be writable",
+            _ => "",
+        };
+        Failure::refused(out, errno.to_string(), hint)
+    }
+
+    fn name(&self) -> String {
+        self.layer.display().to_string()
     }
 
     /// The form that is asked for.
@@ -150,7 +219,7 @@ impl Convert {
 
     /// The layer with those below it, and with an empty one below all.
     fn source(&self, below: PathBuf) -> Result<Config, Failure> {
-        let name = self.layer.display().to_string();
+        let name = self.name();
         let failed =
             |errno: Errno| Failure::refused(&name, errno.to_string(), "it must be a directory that can be read");
         let written = union::marks_on(&self.layer).map_err(failed)?;
@@ -189,15 +258,11 @@ impl Convert {
         if !matches!(self.from, None | Some(From::Unionfs)) {
             return Ok(Dialect::plain(is_said));
         }
-        let failed = |errno: Errno| Failure::refused(shown(&self.layer), errno.to_string(), "");
+        let failed = |errno: Errno| Failure::refused(self.name(), errno.to_string(), "");
         let top = layers.root.top().ok_or(Errno::EIO).map_err(failed)?;
         match Dialect::unionfs(top, is_said).map_err(failed)? {
             Some(found) => Ok(found),
             None => Ok(Dialect::plain(is_said)),
         }
     }
-}
-
-fn shown(path: &Path) -> String {
-    path.display().to_string()
 }
