@@ -1,7 +1,7 @@
 //! What hides names in a layer of which neither its marks nor its objects tell.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::merge::DirPart;
 use crate::sys::dirent::read_dir;
 use crate::tool::change::path_of;
 use crate::tool::diff::join;
-use crate::tool::squash::Refused;
+use crate::tool::squash::{Paths, Refused, ways};
 
 /// The directories in which unionfs-fuse keeps what it hides, in the root of a branch: since 3.0, and before.
 const UNIONFS: [&[u8]; 2] = [b".unionfs-fuse", b".unionfs"];
@@ -24,7 +24,7 @@ const HIDDEN: &[u8] = b"_HIDDEN~";
 #[derive(Debug, Clone, Default)]
 pub struct Dialect {
     /// What unionfs-fuse hides, by directory; `None`: it did not write the layer.
-    unionfs: Option<BTreeMap<Vec<u8>, BTreeSet<Name>>>,
+    unionfs: Option<Paths>,
     /// The form of whiteouts was said, and need not be the only one.
     is_said: bool,
     /// A whiteout that is an object of its own name, and one that is a `.wh.` file.
@@ -53,7 +53,7 @@ impl Dialect {
                 todo.push((root.place.child(&name, stat.ino), Vec::new()));
             }
         }
-        let mut hidden: BTreeMap<Vec<u8>, BTreeSet<Name>> = BTreeMap::new();
+        let mut hidden = Paths::new();
         while let Some((dir, path)) = todo.pop() {
             for name in names(&dir)? {
                 if let Some(of) = name.as_bytes().strip_suffix(HIDDEN).and_then(|of| Name::new(of).ok()) {
@@ -77,11 +77,7 @@ impl Dialect {
 
     /// The directories in a directory in which something is hidden, and which the layer need not have.
     pub(in crate::tool) fn dirs_in(&self, dir: &[u8]) -> BTreeSet<Name> {
-        let Some(all) = &self.unionfs else { return BTreeSet::new() };
-        let before = if dir.is_empty() { Vec::new() } else { [dir, b"/"].concat() };
-        let below = all.range(before.clone()..).take_while(|(path, _)| path.starts_with(&before));
-        let first = |path: &Vec<u8>| Name::new(path.get(before.len()..)?.split(|byte| *byte == b'/').next()?).ok();
-        below.filter_map(|(path, _)| first(path)).collect()
+        self.unionfs.as_ref().map(|all| ways(all, dir)).unwrap_or_default()
     }
 
     /// Whether a directory of the layer hides those below. To unionfs-fuse an object counts before what hides its name, which

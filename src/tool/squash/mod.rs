@@ -7,7 +7,8 @@
 mod object;
 mod only;
 
-pub use only::Only;
+pub(in crate::tool) use only::ways;
+pub use only::{Only, Paths, joined};
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::CString;
@@ -18,7 +19,6 @@ use std::sync::Arc;
 use super::change::path_of;
 use super::diff::{join, list_upper};
 use crate::base::{Errno, Name, Result};
-use crate::format::mark::WhiteoutStyle;
 use crate::format::{Redirect, wh};
 use crate::layer::{DirId, DirPlace, Layer};
 use crate::merge::{
@@ -108,7 +108,7 @@ fn hint(errno: Errno) -> &'static str {
 /// What to do about an object that cannot be looked up.
 fn lookup_hint(errno: Errno) -> &'static str {
     match errno {
-        Errno::EPERM => "its marks are in the namespace that is not followed: see --userxattr",
+        Errno::EPERM => "its marks are in the namespace that is not followed: --userxattr, or --from for convert",
         Errno::EIO | Errno::ESTALE | Errno::ELOOP => "its marks lead nowhere",
         errno => hint(errno),
     }
@@ -274,7 +274,7 @@ impl Squash<'_> {
 
     /// A name that the new layer would take for a whiteout.
     fn check_name(&self, name: &Name) -> Result<()> {
-        let is_wh = self.out.style == WhiteoutStyle::File && name.as_bytes().starts_with(wh::PREFIX);
+        let is_wh = self.out.root.layer.wh_names && name.as_bytes().starts_with(wh::PREFIX);
         if is_wh { Err(Errno::EINVAL) } else { Ok(()) }
     }
 

@@ -87,8 +87,10 @@ impl Squash<'_> {
         }
         let from = leaf.place.dir.fd()?;
         let keys = xattr::list_at(from.as_fd(), leaf.place.name.as_c_str())?;
-        // What is private in a layer, or stored under another name than it has.
-        if !keys.iter().all(|key| layer.naming().from_disk(key).as_ref() == Some(key)) {
+        // What is private in a layer, or stored under another name than it has, in either layer.
+        let to = self.out.root.layer.naming();
+        let is_stored_so = |key: &[u8]| to.to_disk(key).is_ok_and(|stored| stored.to_bytes() == key);
+        if !keys.iter().all(|key| layer.naming().from_disk(key).as_ref() == Some(key) && is_stored_so(key)) {
             return Ok(false);
         }
         match link((from.as_fd(), leaf.place.name.as_c_str()), node, name) {

@@ -1,7 +1,7 @@
 //! What the topmost layer of a stack says, without the layers below: its own names, and what of them hides or leads to
 //! something below. With [`Only::flatten`] what it only refers to comes up instead.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use super::{Node, Refused, Squash, hint, refused};
 use crate::base::{Errno, Name, Result};
 use crate::format::mark::Mark;
 use crate::layer::{DirMarks, DirPlace, read_dir_marks};
-use crate::merge::{Answer, Found, FoundDir, Layers, Rest, lookup};
+use crate::merge::{Answer, CookieKey, Found, FoundDir, Layers, Places, Rest, Window, list, lookup};
 use crate::sys::xattr;
 use crate::tool::change::path_of;
 use crate::tool::convert::Dialect;
@@ -24,6 +24,46 @@ pub struct Only {
     pub flatten: bool,
     /// What else hides names in the layer.
     pub dialect: Dialect,
+    /// Names, by directory, of which the index has the object: [`joined`].
+    pub joined: Paths,
+}
+
+/// Names by the path of their directory.
+pub type Paths = BTreeMap<Vec<u8>, BTreeSet<Name>>;
+
+/// The names of lower hard links whose object is in the index of the upper layer, and not under this name in it. All that is
+/// seen is looked at.
+///
+/// # Errors
+/// What listing and looking up say.
+pub fn joined(layers: &Layers) -> Result<Paths> {
+    let key = CookieKey::random()?;
+    let mut found = Paths::new();
+    let mut todo = vec![(layers.root.clone(), Vec::new())];
+    while let Some((view, path)) = todo.pop() {
+        let own: BTreeSet<Name> = match view.top().filter(|part| part.level == level_of(layers)) {
+            Some(part) => list_upper(part)?.into_iter().map(|(name, _)| name).collect(),
+            None => BTreeSet::new(),
+        };
+        for (_, name, _) in list(&view, &key, &Places::default(), Window::WHOLE)?.after(0) {
+            match lookup(&layers.stack, &view, &name)? {
+                Answer::Found(Found::Dir(dir)) => todo.push((dir.view, join(&path, &name))),
+                Answer::Found(Found::Leaf(leaf)) if leaf.upper && !own.contains(&name) => {
+                    found.entry(path.clone()).or_default().insert(name);
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// The directories in a directory that are on the way to something.
+pub(in crate::tool) fn ways(paths: &Paths, dir: &[u8]) -> BTreeSet<Name> {
+    let before = if dir.is_empty() { Vec::new() } else { [dir, b"/"].concat() };
+    let below = paths.range(before.clone()..).take_while(|(path, _)| path.starts_with(&before));
+    let first = |path: &Vec<u8>| Name::new(path.get(before.len()..)?.split(|byte| *byte == b'/').next()?).ok();
+    below.filter_map(|(path, _)| first(path)).collect()
 }
 
 /// What to do about what is only referred to.
@@ -57,8 +97,10 @@ impl Only {
                 }
             }
         }
+        shown.extend(self.joined.get(path).into_iter().flatten().cloned());
         hidden.retain(|name| !shown.contains(name));
-        let lent: Vec<Name> = self.dialect.dirs_in(path).into_iter().filter(|name| !hidden.contains(name)).collect();
+        let ways = self.dialect.dirs_in(path).into_iter().chain(ways(&self.joined, path));
+        let lent: Vec<Name> = ways.filter(|name| !hidden.contains(name)).collect();
         for name in lent.into_iter().filter(|_| node.below.is_some()) {
             if !shown.contains(&name) && self.is_dir_below(layers, node, &name)? {
                 shown.insert(name);

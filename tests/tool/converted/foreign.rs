@@ -196,3 +196,31 @@ impl Writer {
         }
     }
 }
+
+/// Owners in attributes stay in attributes.
+#[test]
+fn owners_in_attributes_stay_what_they_are() {
+    bounded(|| {
+        let option = "xattr_permissions=2";
+        let stack = Stack::new(1).option(option);
+        stack.lowers[0].file("a", "x").file("d/b", "x").file("gone", "");
+        let mut mount = stack.mount();
+        mount.write("new", "x").unwrap();
+        mount.symlink("new", "link").unwrap();
+        mount.chmod("d/b", 0o600).unwrap();
+        mount.unlink("gone").unwrap();
+        if who() == Who::Root {
+            mount.chown("new", 7, 8).unwrap();
+        }
+        mount.unmount();
+        let layers = [stack.upper().root(), stack.lowers[0].root()];
+        let before = view(&stack.scratch, &layers, option);
+        for (at, form) in forms().enumerate() {
+            let out = stack.scratch.path().join(format!("out{at}"));
+            convert(&[form.words, &flat(&layers[1..])].concat(), layers[0], &out).unwrap();
+            let comma = if form.options.is_empty() { "" } else { "," };
+            let options = format!("{}{comma}{option}", form.options);
+            view(&stack.scratch, &[&out, layers[1]], &options).assert_same(&before, &format!("{:?}", form.words));
+        }
+    });
+}

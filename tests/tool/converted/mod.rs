@@ -164,6 +164,7 @@ fn strange(layer: &Tree, form: &Form) -> Vec<String> {
                 Command::new("getfattr").args(["-h", "-d", "-m", "overlay"]).arg(entry.path()).output().unwrap();
             let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
             let keys = listed.lines().filter(|line| line.starts_with("trusted.") || line.starts_with("user."));
+            let keys = keys.filter(|key| !key.ends_with("=\"like a mark\""));
             let other = keys.filter(|key| !form.prefix.iter().any(|prefix| key.starts_with(prefix)));
             strange.extend(other.map(|key| format!("{}: {key}", path.display())));
             if entry.file_type().unwrap().is_dir() {
@@ -240,6 +241,47 @@ fn compare(scratch: &Scratch, layers: &[&Path], before: &View, leads: bool) -> R
     Ok(())
 }
 
+/// Converts an upper layer with its index, and compares what is shown with what its mount showed.
+fn with_workdir(scratch: &Scratch, layers: &[&Path], live: &View) -> Result<(), String> {
+    let work = scratch.path().join("work");
+    for (at, form) in forms().enumerate() {
+        let out = scratch.path().join(format!("indexed{at}"));
+        let words = [form.words, &flat(&layers[1..]), &["--workdir", work.to_str().unwrap()]].concat();
+        convert(&words, layers[0], &out)?;
+        let after: Vec<&Path> = [&[&*out], &layers[1..]].concat();
+        same(&format!("{words:?}"), &view(scratch, &after, form.options), live)?;
+    }
+    Ok(())
+}
+
+/// A changed name of a lower hard link, and those that the index keeps with it.
+#[test]
+fn hard_links_of_lower_files_stay_or_are_told() {
+    bounded(|| {
+        let stack = Stack::new(1);
+        stack.lowers[0].file("a", "old").hard_link("a", "d/b").hard_link("a", "d/e/c").file("alone", "x");
+        stack.age();
+        let mut mount = stack.mount();
+        mount.append("d/b", "new").unwrap();
+        mount.append("alone", "new").unwrap();
+        let live = look(&mount);
+        mount.unmount();
+        let layers = [stack.upper().root(), stack.lowers[0].root()];
+        let indexed = || std::fs::read_dir(stack.scratch.path().join("work/index")).map_or(0, |names| names.count());
+        if indexed() == 0 || live.same.is_empty() {
+            return say_skipped("no index here");
+        }
+        with_workdir(&stack.scratch, &layers, &live).unwrap();
+        let work = stack.scratch.path().join("work");
+        let words = ["--marks", "user", "--workdir", work.to_str().unwrap()];
+        let done = run(&words, layers[0], &stack.scratch.path().join("parted"));
+        let said = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert!(done.status.code() == Some(4) && said.contains("1 hard links of lower files"), "{said}");
+        let said = placed::in_place(&words, layers[0]).unwrap_err();
+        assert!(said.contains("1 hard links of lower files") && said.contains("--flatten"), "{said}");
+    });
+}
+
 #[test]
 fn a_layer_of_any_history_shows_the_same_in_each_form() {
     within(900, || {
@@ -252,12 +294,14 @@ fn a_layer_of_any_history_shows_the_same_in_each_form() {
                 let _ = real.apply(&step);
             }
             drop(real);
+            let live = look(&mount);
             mount.unmount();
             drop(mount);
             let lowers = stack.lowers.iter().map(|layer| layer.root());
             let layers: Vec<&Path> = std::iter::once(stack.upper().root()).chain(lowers).collect();
             let before = view(&stack.scratch, &layers, "");
-            compare(&stack.scratch, &layers, &before, true)
+            compare(&stack.scratch, &layers, &before, true)?;
+            with_workdir(&stack.scratch, &layers, &live)
         };
         let drawn = (things(), changes(30));
         let words = |(things, _): &(Vec<Vec<_>>, Vec<Op>)| words(&plan(things, true));
@@ -311,7 +355,14 @@ type Fill = fn(&Stack);
 #[test]
 fn what_cannot_be_said_in_a_form_is_refused() {
     bounded(|| {
-        let table: [(&str, Fill, &[&str], &str, i32); 9] = [
+        let table: [(&str, Fill, &[&str], &str, i32); 10] = [
+            (
+                "the same where whiteouts are devices",
+                |s| _ = s.lowers[0].file("d/.wh.x", ""),
+                &["--marks", "wh", "--whiteouts", "device", "--from", "user"],
+                "d/.wh.x: ",
+                1,
+            ),
             (
                 "a name like a whiteout's",
                 |s| _ = s.lowers[0].file("d/.wh.x", ""),

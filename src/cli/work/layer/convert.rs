@@ -15,11 +15,19 @@ use crate::base::config::{Config, Fsync, UpperDirs, Uuid};
 use crate::tool::Layers;
 use crate::tool::beside::{Beside, Taken};
 use crate::tool::convert::Dialect;
-use crate::tool::squash::{How, Only, squash};
+use crate::tool::squash::{How, Only, joined, squash};
 use crate::union::{self, Form, Namespace, Rivals, WhiteoutStyle};
 
 /// The exit status if something was lost.
 const LOSSES: u8 = 4;
+
+/// What keeps hard links together.
+const JOINS: &str = "--flatten --lower LAYER… brings all of their names up";
+
+/// What is wrong with a layer without its index.
+fn parts(count: usize) -> String {
+    format!("{count} hard links of lower files are in the index of the workdir, without which their names part")
+}
 
 /// Where marks are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -124,25 +132,27 @@ impl Convert {
         let written = union::written();
         check_above([&self.layer].into_iter().chain(&self.lower), &written)?;
         let (layers, locks) = union::gather(&self.source(below.map_err(failed)?)?)?;
-        let only = Only { flatten: self.flatten, dialect: self.dialect(&layers)? };
-        let indexed = layers.indexed().map_err(failed)?;
+        let (indexed, dialect) = (layers.indexed().map_err(failed)?, self.dialect(&layers)?);
+        let layers = layers.with_index();
+        let parted = if self.flatten { 0 } else { indexed };
+        if parted > 0 && self.in_place {
+            return Err(Failure::refused(self.name(), parts(parted), JOINS));
+        }
+        let joined = if indexed > parted { joined(&layers).map_err(failed)? } else { Default::default() };
+        let only = Only { flatten: self.flatten, dialect, joined };
         let made = {
             let upper = union::anew(&self.target(dirs, form), layers.owners(), Some(form))?;
             let _spinner = Spinner::new("converting");
             let how = How { link: self.in_place, written, only: Some(only), ..How::default() };
-            squash(&layers.with_index(), &upper, how)
+            squash(&layers, &upper, how)
         };
         let made = made.map_err(refused)?;
         let published = if self.in_place { beside.replace(c"layer") } else { beside.publish(c"layer") };
         published.map_err(|errno| self.unpublished(&out, errno))?;
         drop(locks);
         print(&if self.json { json(&made) } else { text(&made) })?;
-        if indexed > 0 {
-            let names = "their other names in the layers below part from them";
-            say(&format!(
-                "{}: {indexed} hard links of lower files are in the index of the workdir: {names}",
-                self.name()
-            ));
+        if parted > 0 {
+            say(&format!("{}: {} ({JOINS})", self.name(), parts(parted)));
             return Ok(LOSSES);
         }
         Ok(0)
