@@ -1,9 +1,13 @@
 //! `plyfs show MOUNTPOINT`: the daemon of a mounted view tells its layers and its options as they took effect.
 
+use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use super::json::{member, quoted};
 use super::report::{Failure, printable};
@@ -67,14 +71,31 @@ pub fn is_no_view(errno: Errno) -> bool {
 /// What a mount of plyfs is called in the mount table, by either of its names.
 const KINDS: [&str; 2] = ["fuse.plyfs", "fuse.fuse-overlayfs"];
 
-/// Where a view of plyfs is mounted in this namespace that has the directory `layer` as one of its layers.
+/// How long the daemon of a view may take to tell its layers to who only wants to know whether it has one.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Where a view of plyfs is mounted in this namespace that has the directory `layer` as one of its layers. A daemon that does
+/// not answer is not waited for.
 pub fn view_with(layer: &Path) -> Option<String> {
-    let is_it =
-        |path: &[u8]| Path::new(std::ffi::OsStr::from_bytes(path)).canonicalize().is_ok_and(|path| path == layer);
-    let has = |told: &Described| ["lowerdir", "datadir", "upperdir"].iter().any(|key| told.all(key).any(is_it));
     let views = mounts::table().unwrap_or_default().into_iter().filter(|mount| KINDS.contains(&&*mount.kind));
-    let mut at = views.map(|mount| mount.at).filter(|at| ask(at).is_ok_and(|told| has(&told)));
+    let mut at = views.map(|mount| mount.at).filter(|at| {
+        let (tell, told) = mpsc::channel();
+        let (at, layer) = (at.clone(), layer.to_owned());
+        // It ends with the process, if not before.
+        let asked = thread::Builder::new().spawn(move || tell.send(has_layer(&at, &layer)));
+        asked.is_ok() && told.recv_timeout(PATIENCE).unwrap_or(false)
+    });
     at.next().map(|at| at.display().to_string())
+}
+
+/// Whether the view at `at` has the directory `layer`, a path without symlinks, as one of its layers.
+fn has_layer(at: &Path, layer: &Path) -> bool {
+    let is_it = |path: &[u8]| {
+        let path = Path::new(OsStr::from_bytes(path));
+        path == layer || path.canonicalize().is_ok_and(|path| path == layer)
+    };
+    let has = |told: &Described| ["lowerdir", "datadir", "upperdir"].iter().any(|key| told.all(key).any(is_it));
+    ask(at).is_ok_and(|told| has(&told))
 }
 
 /// The directory `at` of a view, and what its daemon tells.

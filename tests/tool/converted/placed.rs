@@ -128,3 +128,18 @@ fn a_layer_that_anybody_has_is_not_replaced() {
         assert_eq!(stack.lowers[0].read("sub/b").unwrap(), b"x");
     });
 }
+
+/// A view whose daemon does not answer keeps nobody from replacing another layer.
+#[test]
+fn a_stopped_daemon_is_not_waited_for() {
+    bounded(|| {
+        let (stack, other) = (Stack::new(1), Stack::read_only(1));
+        other.lowers[0].file("a", "x");
+        let mount = stack.mount();
+        let Some(daemon) = mount.pid() else { return };
+        rustix::process::kill_process(daemon, rustix::process::Signal::STOP).unwrap();
+        let done = in_place(&["--marks", "user"], other.lowers[0].root());
+        rustix::process::kill_process(daemon, rustix::process::Signal::CONT).unwrap();
+        done.unwrap();
+    });
+}
