@@ -108,6 +108,26 @@ done
 quiet umoci unpack --image flat:v1 unpacked-flat
 same "export --merged, umoci unpack" view unpacked-flat/rootfs
 
+# The same bytes on other file systems, and on another day.
+"$plyfs" layer export --oci bytes:v1 low | head -1 >digest
+for type in ext4 xfs btrfs tmpfs; do
+    mkdir -p other
+    if [ "$type" = tmpfs ]; then
+        mount -t tmpfs tmpfs other
+    else
+        have "mkfs.$type" || { echo "SKIPPED: images: no mkfs.$type"; continue; }
+        truncate -s 400M "other.$type"
+        "mkfs.$type" -q "other.$type" >/dev/null 2>&1 && mount -o loop "other.$type" other
+    fi
+    cp -a low other/low
+    later=()
+    if have faketime; then later=(faketime '2031-05-06 07:08:09'); fi
+    "${later[@]}" "$plyfs" layer export --oci "bytes-$type:v1" other/low | head -1 >digest-other
+    umount other
+    cmp -s digest digest-other && echo "export on $type${later:+, another day}: the same bytes" ||
+        { echo "export on $type: DIFFERENT bytes"; wrong=1; }
+done
+
 said=$(podman "${store[@]}" run --rm --network none --cgroups disabled --ulimit nofile=1024:1024 --ulimit nproc=1024:1024 "$id" /bin/sh -c 'cat /opaque/new /etc/passwd | tail -1' 2>"$base/said") || true
 case $said in
     *more) echo "podman run: it sees what the view has" ;;

@@ -26,7 +26,8 @@ use crate::tool::diff::{MOST_PATH, is_gone, join, list_upper};
 /// Attributes that an archive never has: marks of overlays, and what belongs to one machine.
 pub(in crate::tool) const MARKS: [&str; 4] =
     ["trusted.overlay.", "user.overlay.", "user.fuseoverlayfs.", "user.containers.override_"];
-const LOCAL: [&str; 4] = ["security.selinux", "security.ima", "security.evm", "system.nfs4_acl"];
+/// XFS lists ACLs a second time, in its own form, as `trusted.SGI_ACL_*`.
+const LOCAL: [&str; 5] = ["security.selinux", "security.ima", "security.evm", "system.nfs4_acl", "trusted.SGI_ACL_"];
 
 type Xattrs = BTreeMap<Vec<u8>, Vec<u8>>;
 
