@@ -14,6 +14,7 @@ mod blocks;
 mod crash;
 mod histories;
 mod hostile;
+mod kept;
 mod layers;
 mod links;
 mod live;

@@ -44,7 +44,8 @@ impl Union {
             places,
         };
         let mut next = self.next(upper, stack, stands);
-        next.notes.extend(notes);
+        // One that was told when the layer joined before.
+        next.notes.extend(notes.into_iter().filter(|note| !self.notes.contains(note)));
         if let Some(removed) = &removed {
             next.rename_lower(removed).map_err(failed)?;
         }

@@ -137,6 +137,7 @@ impl Union {
                 SetupError::new(dir.display().to_string(), reason, "nothing has changed")
             })?;
         }
+        self.check_kept(&layering.stack, dir)?;
         if let Some(removed) = &layering.removed {
             self.let_go(&removed.place.layer, dir)?;
         }
@@ -172,7 +173,18 @@ impl Union {
             let reason = "it would be hidden: the root of a layer above it is opaque";
             return refused(dir, reason, "plyfs layer add without --bottom puts it on top");
         }
+        let own = |part: &DirPart| part.place.fd().and_then(|fd| stat_fd(fd.as_fd())).map(|stat| (stat.dev, stat.ino));
+        let known = find(&config.lowers, dir).and_then(|known| self.stack.lowers.get(frozen + known));
+        if known.is_some_and(|part| own(part) != Ok(seen)) {
+            let reason = "the view has another directory as a layer of that path";
+            return refused(dir, reason, "plyfs layer remove takes that one out");
+        }
         let Joining { part, opaque, place, system, common, notes } = self.open_joining(dir, seen)?;
+        if self.stack.index.is_some() && frozen + at == 0 && !part.place.layer.handles.are_lasting() {
+            let reason =
+                "the index of changed hard links knows the top layer by its file handle, and it has none that lasts";
+            return refused(dir, reason, "add it with --bottom or --below DIR");
+        }
         if opaque && at < config.lowers.len() {
             return refused(dir, "its root is opaque, and would hide all layers below", "add it with --bottom");
         }
@@ -278,12 +290,40 @@ impl Union {
             if level == 0 {
                 changed = walk.changed;
             } else if let Some(path) = walk.changed.first() {
-                let number = self.stands.frozen.get(level - 1).unwrap_or(&0);
-                let reason = format!("commit {number} has changed {}, whose data is still in the layers", shown(path));
-                return refused(dir, reason, "it would be lost");
+                return data_of_a_commit(dir, *self.stands.frozen.get(level - 1).unwrap_or(&0), path);
             }
         }
         Ok(changed)
+    }
+
+    /// Looks at the commits on which the view does not stand, but to which undo and redo lead.
+    ///
+    /// # Errors
+    /// One of them has a file whose data is below, and would be lost or another file's over this stack.
+    fn check_kept(&self, stack: &Stack, dir: &Path) -> Setup<()> {
+        if self.upper().is_err() || !self.stack.follow_metacopy {
+            return Ok(());
+        }
+        let (commits, frozen) = (self.commits()?, &self.stands.frozen);
+        for number in commits.numbers().map_err(|errno| failed(dir, errno))? {
+            // Nothing leads to one that stands on what is gone.
+            let Some(chain) = commits.numbers_beneath(number).ok().filter(|_| !frozen.contains(&number)) else {
+                continue;
+            };
+            let parts = chain.into_iter().map(|number| self.commit_part(number)).collect::<Setup<Vec<_>>>()?;
+            let over = |given: &Stack| {
+                let given = given.lowers.iter().skip(frozen.len()).cloned();
+                self.stack_with(parts.iter().cloned().chain(given).collect(), self.stack.traps.upper.to_vec())
+            };
+            let root = |stack: &Stack| DirView { upper: None, redirect: None, lowers: stack.lowers.clone() };
+            let (now, then) = (over(&self.stack), over(stack));
+            let mut walk = Level { now: &now, then: &then, level: 1, changed: Vec::new() };
+            walk.walk(&root(&now), &root(&then)).map_err(|errno| failed(dir, errno))?;
+            if let Some(path) = walk.changed.first() {
+                return data_of_a_commit(dir, number, path);
+            }
+        }
+        Ok(())
     }
 
     /// Gives a file of the upper layer its data.
@@ -365,9 +405,17 @@ impl Union {
         plain
     }
 
-    /// The directories that a mark leads to other parts, each as its parent and its name.
+    /// The directories that a mark leads to other parts, and the files of layers whose data is in another one, each as its
+    /// parent and its name.
     pub(super) fn redirected(&self, layering: &Layering) -> Vec<(InodeId, Name)> {
         let mut seeds = Vec::new();
+        self.table.for_each(&mut |inode| {
+            let Ok(leaf) = inode.leaf() else { return };
+            let state = leaf.state.lock();
+            if state.meta().is_some() && state.upper().is_none() {
+                seeds.extend(state.names.iter().map(|(parent, name)| (parent.id, name.clone())));
+            }
+        });
         for inode in self.live_dirs() {
             let Ok(body) = inode.dir() else { continue };
             let (at, is_led) = {
@@ -386,6 +434,11 @@ impl Union {
 
 fn failed(dir: &Path, errno: Errno) -> SetupError {
     SetupError::new(dir.display().to_string(), errno.to_string(), "nothing has changed")
+}
+
+fn data_of_a_commit<T>(dir: &Path, number: u64, path: &[Name]) -> Setup<T> {
+    let reason = format!("commit {number} has changed {}, whose data is still in the layers", shown(path));
+    refused(dir, reason, "it would be lost")
 }
 
 /// Whether a layer's root hides the layers below; in doubt not.

@@ -183,6 +183,11 @@ impl Union {
             let root = self.table.get(crate::inode::InodeId::ROOT).and_then(|root| root.dir().ok()?.view().upper);
             return root.ok_or(Errno::EROFS).map_err(failed);
         }
+        self.commit_part(number)
+    }
+
+    /// The same of a commit that is there.
+    pub(super) fn commit_part(&self, number: u64) -> Setup<DirPart> {
         let place = self.stands.frozen.iter().position(|&one| one == number);
         if let Some(part) = place.and_then(|place| self.stack.lowers.get(place)) {
             return Ok(part.clone());

@@ -92,9 +92,14 @@ impl Add {
         let stat = std::fs::metadata(&dir).map_err(|error| {
             Failure::refused(dir.display().to_string(), crate::base::Errno::from(error).to_string(), "name a directory")
         })?;
-        if stat_fd(view.as_fd()).is_ok_and(|of_view| of_view.dev == stat.dev()) {
+        let dev = stat_fd(view.as_fd()).map_err(refused_at(&dir))?.dev;
+        if dev == stat.dev() {
             let reason = "it lies in the view itself";
             return Err(Failure::refused(dir.display().to_string(), reason, "name a directory outside of it"));
+        }
+        if stands_on(&dir, dev, NESTED) {
+            let reason = "it is in a view that has a layer in this one: each would wait for the other";
+            return Err(Failure::refused(dir.display().to_string(), reason, "name a directory of another file system"));
         }
         let at = match (self.below, self.bottom) {
             (Some(other), _) => LayerPlace::Below(listed(&told, &absolute(&other)?)),
@@ -102,7 +107,7 @@ impl Add {
             (None, false) => LayerPlace::Top,
         };
         let change = LayerChange::Add { dir, seen: (stat.dev(), stat.ino()), at };
-        self.how.make(&view, change)
+        self.how.make((&view, &told), change)
     }
 }
 
@@ -115,12 +120,13 @@ impl Remove {
         let (view, dir) = take_apart(&self.words)?;
         let (view, told) = find(view)?;
         let dir = listed(&told, &absolute(dir)?);
-        self.how.make(&view, LayerChange::Remove { dir })
+        self.how.make((&view, &told), LayerChange::Remove { dir })
     }
 }
 
 impl How {
-    fn make(&self, view: &OwnedFd, change: LayerChange) -> Result<u8, Failure> {
+    /// `before`: what the daemon told then.
+    fn make(&self, (view, before): (&OwnedFd, &Described), change: LayerChange) -> Result<u8, Failure> {
         let what = change.dir().display().to_string();
         let order = steps::order(&Step::Layers(change));
         if order.bytes.len() > ask::PIECE {
@@ -129,13 +135,25 @@ impl How {
         let answer = ask::order(view.as_fd(), &order).map_err(refused)?;
         steps::done(&answer)?;
         let told = Described::from_bytes(ask::ask(view.as_fd()).map_err(refused)?);
+        for note in told.all("degraded").filter(|note| before.all("degraded").all(|known| known != *note)) {
+            eprintln!("plyfs: {}", printable(note));
+        }
         match (self.quiet, self.json) {
             (true, _) => Ok(()),
             (_, true) => print(&format!("{{\"v\":1,\"layers\":[{}]}}\n", layers(&told))),
-            _ => print(&format!("the next mount needs {}\n", printable(&lowerdir(&told)))),
+            _ => print(&next_mount(&lowerdir(&told))),
         }
         .map(|()| 0)
     }
+}
+
+/// What is to be said of the option, if a terminal and a shell can take it as it is.
+fn next_mount(lowerdir: &[u8]) -> String {
+    let shown = printable(lowerdir);
+    if shown.as_bytes() == lowerdir {
+        return format!("the next mount needs {shown}\n");
+    }
+    "the next mount needs these layers, whose paths cannot be printed: --json has them\n".to_owned()
 }
 
 /// `VIEW DIR`, or `DIR` alone.
@@ -162,7 +180,30 @@ fn find(word: Option<&Path>) -> Result<(OwnedFd, Described), Failure> {
     })
 }
 
+/// Views that stand on each other which are looked through.
+const NESTED: usize = 16;
+
+/// Whether a directory is in a view which has a layer on the file system `dev`.
+fn stands_on(dir: &Path, dev: u64, depth: usize) -> bool {
+    let Ok((_, told)) = show::view_at(dir) else { return false };
+    let paths = ["lowerdir", "datadir", "upperdir"].into_iter().flat_map(|key| told.all(key));
+    paths.map(|path| Path::new(std::ffi::OsStr::from_bytes(path))).any(|path| {
+        std::fs::metadata(path).is_ok_and(|stat| stat.dev() == dev) || (depth > 0 && stands_on(path, dev, depth - 1))
+    })
+}
+
+fn refused_at(dir: &Path) -> impl Fn(crate::base::Errno) -> Failure {
+    move |errno| Failure::refused(dir.display().to_string(), errno.to_string(), "")
+}
+
+/// A path that means the same wherever it is read: what is relative may lead through the view.
 fn absolute(dir: &Path) -> Result<PathBuf, Failure> {
+    let winds = |part| matches!(part, std::path::Component::ParentDir);
+    if (dir.is_relative() || dir.components().any(winds))
+        && let Ok(dir) = std::fs::canonicalize(dir)
+    {
+        return Ok(dir);
+    }
     std::path::absolute(dir).map_err(|error| Failure::refused(dir.display().to_string(), error.to_string(), ""))
 }
 
