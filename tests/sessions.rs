@@ -421,6 +421,7 @@ fn signals_and_stops_are_the_commands() {
     if !can_run() {
         return;
     }
+    heed_signals();
     let place = Place::new();
     // As the terminal does it: to the whole job.
     let mut child = job(&place, "trap 'exit 42' INT; while :; do sleep 0.1; done");

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::mpsc;
 use std::thread;
@@ -88,12 +89,11 @@ pub fn view_with(layer: &Path) -> Option<String> {
     at.next().map(|at| at.display().to_string())
 }
 
-/// Whether the view at `at` has the directory `layer`, a path without symlinks, as one of its layers.
+/// Whether the view at `at` has the directory `layer`, or one in it, as one of its layers, by whatever mount and path.
 fn has_layer(at: &Path, layer: &Path) -> bool {
-    let is_it = |path: &[u8]| {
-        let path = Path::new(OsStr::from_bytes(path));
-        path == layer || path.canonicalize().is_ok_and(|path| path == layer)
-    };
+    let id = |path: &Path| std::fs::metadata(path).ok().map(|stat| (stat.dev(), stat.ino()));
+    let Some(wanted) = id(layer) else { return false };
+    let is_it = |path: &[u8]| Path::new(OsStr::from_bytes(path)).ancestors().any(|above| id(above) == Some(wanted));
     let has = |told: &Described| ["lowerdir", "datadir", "upperdir"].iter().any(|key| told.all(key).any(is_it));
     ask(at).is_ok_and(|told| has(&told))
 }

@@ -214,6 +214,8 @@ pub(crate) struct Written {
     pub by_user: bool,
     /// It is an upper layer that stands on a commit, and is a part of what it shows.
     pub on_commit: bool,
+    /// It is an upper layer from which undo or redo leads to commits.
+    pub has_commits: bool,
 }
 
 /// Reads the marks on the root of a layer, which need not be one.
@@ -223,8 +225,11 @@ pub(crate) struct Written {
 pub(crate) fn marks_on(path: &std::path::Path) -> Result<Written> {
     let root = open_root(path)?;
     let by_user = written_in(root.as_fd(), Namespace::Trusted)? == Namespace::User;
-    let on = |namespace| stand_of(root.as_fd(), namespace).map(|stand| stand.on > 0);
-    Ok(Written { by_user, on_commit: on(Namespace::Trusted)? || on(Namespace::User)? })
+    let stands = [Namespace::Trusted, Namespace::User].map(|namespace| stand_of(root.as_fd(), namespace));
+    let [trusted, user] = stands;
+    let stands = [trusted?, user?];
+    let on_commit = stands.iter().any(|stand| stand.on > 0);
+    Ok(Written { by_user, on_commit, has_commits: on_commit || stands.iter().any(|stand| stand.tip.is_some()) })
 }
 
 /// The root of the upper layer, which is read as it was written.

@@ -26,6 +26,8 @@ pub struct Rivals {
     upper: [PathBuf; 2],
     /// The lower layers, with their paths.
     lowers: Vec<(DirId, PathBuf)>,
+    /// Layers of others are looked at, too: one may be on a server that does not answer.
+    looks: bool,
 }
 
 impl Rivals {
@@ -40,6 +42,7 @@ impl Rivals {
             written: written.filter_map(|path| find(path)).collect(),
             upper: [named.clone(), named.canonicalize().unwrap_or(named)],
             lowers: lowers.filter_map(|path| Some((find(path)?, path.clone()))).collect(),
+            looks: false,
         }
     }
 
@@ -60,12 +63,12 @@ impl Rivals {
         check(self, Shares::Nobody).map(drop)
     }
 
-    /// Looks for other overlays that have the upper layer as any of their layers.
+    /// Looks for other overlays that have the upper layer, or a directory in it, as any of their layers.
     ///
     /// # Errors
     /// There is one.
     pub fn check_alone(&self) -> Setup<()> {
-        check(self, Shares::Nothing).map(drop)
+        check(&Self { looks: true, ..self.clone() }, Shares::Nothing).map(drop)
     }
 
     /// Whether it is one of these directories.
@@ -166,8 +169,15 @@ impl Dirs {
             }
             below = below.or_else(|| own.lowers.iter().position(|(lower, _)| *lower == dir).map(Shared::OurLower));
         }
-        // The other overlay's lower layers are compared by path only: one may be on a server that does not answer.
-        let is_lower = own.upper.iter().any(|upper| self.lowers.contains(upper));
+        let named = |path: &&Path| !path.as_os_str().is_empty();
+        let is_in = |path: &PathBuf| {
+            // The directory in which a daemon was started is not known any more.
+            (path.is_relative() && own.upper.iter().any(|upper| upper.ends_with(path)))
+                || path.ancestors().take_while(named).filter_map(&look).any(|dir| own.written.contains(&dir))
+        };
+        let all = self.lowers.iter().chain(&self.upper).chain(&self.work);
+        let is_lower =
+            own.upper.iter().any(|upper| self.lowers.contains(upper)) || (own.looks && all.into_iter().any(is_in));
         below.or(is_lower.then_some(Shared::ItsLower))
     }
 }
@@ -239,7 +249,8 @@ fn check(own: &Rivals, shares: Shares) -> Setup<Vec<String>> {
         take(shared, in_use::process(pid), "unmount that one first".to_owned())?;
     }
     // No other plyfs can write our upper layer, since it would hold the lock.
-    for lock in others::locks() {
+    let own_pid = std::process::id();
+    for lock in others::locks().into_iter().filter(|lock| lock.pid != own_pid) {
         if let Some(at) = own.lowers.iter().position(|(dir, _)| *dir == (lock.device, lock.ino))
             && others::name(lock.pid).is_some_and(|name| name.contains("plyfs"))
         {
@@ -374,6 +385,7 @@ mod tests {
             written: vec![(1, 10), (1, 11)],
             upper: ["/u".into(), "/u".into()],
             lowers: vec![((1, 20), "/l".into()), ((1, 21), "/m".into())],
+            looks: false,
         };
         let look = |path: &Path| {
             let known = [("/u", 10), ("/w", 11), ("/l", 20), ("/m", 21)];

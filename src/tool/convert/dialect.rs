@@ -103,6 +103,16 @@ impl Dialect {
             return Err(Refused { path: at, reason, hint: "--from unionfs, or the marks that count: --from trusted" });
         }
         let is_object = dir.place.stat_on_disk(name).map_err(failed)?.is_some();
+        let file = Name::new(&[wh::PREFIX, name.as_bytes()].concat()).map_err(failed)?;
+        if let Some(stat) =
+            dir.place.stat_on_disk(&file).map_err(failed)?.filter(|stat| !stat.is_file() || stat.size > 0)
+            && !is_object
+        {
+            let what = if stat.is_file() { "has data" } else { "is no file" };
+            let reason = format!("{}NAME {what}, as no program writes whiteouts", String::from_utf8_lossy(wh::PREFIX));
+            let hint = "these are users' files: --from trusted or --from user; whiteouts all the same: --from wh";
+            return Err(Refused { path: at, reason, hint });
+        }
         let mut seen = self.seen.borrow_mut();
         let [objects, files] = &mut *seen;
         let (own, other) = if is_object { (objects, files) } else { (files, objects) };

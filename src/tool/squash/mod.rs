@@ -54,6 +54,8 @@ pub struct Squashed {
     pub hiding: u64,
     /// Bytes of the files that were copied, or whose blocks are shared.
     pub bytes: u64,
+    /// Hard links of lower files that came up without all of their names, from which they part.
+    pub parted: u64,
 }
 
 /// Why it cannot be made.
@@ -81,9 +83,11 @@ pub fn squash(layers: &Layers, out: &Upper, how: How) -> std::result::Result<Squ
         todo: Vec::new(),
         finish: Vec::new(),
         names: HashMap::new(),
+        lifted: HashMap::new(),
         made: Squashed::default(),
     };
     squash.all()?;
+    squash.made.parted = squash.lifted.values().filter(|(all, made)| made < all).count() as u64;
     Ok(squash.made)
 }
 
@@ -101,6 +105,7 @@ fn hint(errno: Errno) -> &'static str {
         Errno::ENOSPC => "make room on the file system of OUT",
         Errno::EDQUOT => "the quota of the user or project on the file system of OUT is used up",
         Errno::EACCES => "who squashes must be able to read all of the layers",
+        Errno::EOPNOTSUPP => "the new layer lacks the marks for what it has: --marks trusted or --marks user",
         _ => "",
     }
 }
@@ -134,8 +139,8 @@ struct Finish {
     path: Vec<u8>,
 }
 
-/// An object of a layer: the layer, and the inode number in it.
-type Object = (*const Layer, u64);
+/// An object of a layer: the layer, and what names the object on the machine. A layer may be on several file systems.
+type Object = (*const Layer, (u64, u64));
 
 struct Squash<'a> {
     layers: &'a Layers,
@@ -146,6 +151,8 @@ struct Squash<'a> {
     finish: Vec<Finish>,
     /// The first name in the new layer of each object with several.
     names: HashMap<Object, (Arc<DirPlace>, CString)>,
+    /// How many names a lower object that came up has, and how many came up.
+    lifted: HashMap<Object, (u64, u64)>,
     made: Squashed,
 }
 

@@ -9,7 +9,7 @@ use crate::base::{Errno, Name, Result};
 use crate::format::{Metacopy, OverrideKey, Redirect};
 use crate::merge::{Data, FoundLeaf, MetaFile, Rest};
 use crate::sys::path::OFlags;
-use crate::sys::stat::{Kind, stat_at};
+use crate::sys::stat::{Kind, Stat, stat_at};
 use crate::sys::{data, tree, xattr};
 use crate::tool::change::path_of;
 use crate::tool::content::Content;
@@ -27,7 +27,10 @@ impl Squash<'_> {
         let outside = self.outside(node, &leaf, rest, path)?;
         let failed = |errno| refused(path, errno, hint(errno));
         self.made.files += 1;
-        let object = (Arc::as_ptr(&leaf.place.dir.layer), leaf.stat.ino);
+        let object = (Arc::as_ptr(&leaf.place.dir.layer), (leaf.stat.dev, leaf.stat.ino));
+        if leaf.stat.nlink > 1 && self.how.only.is_some() && !node.own {
+            self.lifted.entry(object).or_insert((leaf.stat.nlink, 0)).1 += 1;
+        }
         if leaf.stat.nlink > 1
             && let Some(first) = self.names.get(&object)
         {
@@ -37,7 +40,9 @@ impl Squash<'_> {
                 done => return done.map_err(failed),
             }
         }
-        let is_linked = outside.is_none() && self.how.link && self.link_of_layer(node, name, &leaf).map_err(failed)?;
+        // What came up of the layers below is theirs: who writes to the new layer must not write to them.
+        let may_link = self.how.link && (self.how.only.is_none() || only::is_own(self.layers, &leaf));
+        let is_linked = outside.is_none() && may_link && self.link_of_layer(node, name, &leaf).map_err(failed)?;
         if is_linked {
             self.made.linked += 1;
         } else {
@@ -105,7 +110,13 @@ impl Squash<'_> {
     fn copy(&mut self, node: &Node, name: &Name, leaf: &FoundLeaf, outside: Option<Vec<Name>>) -> Result<()> {
         let from = &leaf.place;
         let layers = (&*from.dir.layer, &*self.out.root.layer);
-        let metadata = Metadata::of(from.dir.fd()?.as_fd(), from.name.as_c_str(), leaf.stat, layers)?;
+        // A user's 0/0 device is an empty file with a mark of its own, also to the attribute that tells of types.
+        let is_file = leaf.device && self.out.owners().is_some();
+        let stat = match is_file {
+            true => Stat { mode: (leaf.stat.mode & 0o7777) | Kind::File.to_mode(), rdev: 0, ..leaf.stat },
+            false => leaf.stat,
+        };
+        let metadata = Metadata::of(from.dir.fd()?.as_fd(), from.name.as_c_str(), stat, layers)?;
         let dir = node.to.fd()?;
         let (dir, cname) = (dir.as_fd(), name.as_c_str());
         let kind = leaf.stat.kind();
@@ -127,16 +138,16 @@ impl Squash<'_> {
                 self.keep_origin(leaf, Staged::Open(file.as_fd()))?;
                 give(&metadata, Staged::Open(file.as_fd()), false)?;
             }
+            (_, _) if leaf.device => {
+                drop(tree::create_at(dir, cname, OFlags::WRONLY, 0o600)?);
+                self.out.set_device(dir, cname)?;
+                give(&metadata, Staged::Named(dir, cname), false)?;
+            }
             (Some(owners), _) => self.stand_in((dir, name), leaf, (&metadata, owners), target)?,
             (None, Kind::Symlink) => {
                 tree::symlink_at(&target.unwrap_or_default(), dir, cname)?;
                 self.keep_origin(leaf, Staged::Named(dir, cname))?;
                 give(&metadata, Staged::Named(dir, cname), true)?;
-            }
-            (None, _) if leaf.device => {
-                drop(tree::create_at(dir, cname, OFlags::WRONLY, 0o600)?);
-                self.out.set_device(dir, cname)?;
-                give(&metadata, Staged::Named(dir, cname), false)?;
             }
             (None, kind) => {
                 tree::mknod_at(dir, cname, kind.to_mode() | 0o600, leaf.stat.rdev)?;

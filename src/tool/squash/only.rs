@@ -10,7 +10,7 @@ use super::{Node, Refused, Squash, hint, refused};
 use crate::base::{Errno, Name, Result};
 use crate::format::mark::Mark;
 use crate::layer::{DirMarks, DirPlace, read_dir_marks};
-use crate::merge::{Answer, CookieKey, Found, FoundDir, Layers, Places, Rest, Window, list, lookup};
+use crate::merge::{Answer, CookieKey, Found, FoundDir, FoundLeaf, Layers, Places, Rest, Window, list, lookup};
 use crate::sys::xattr;
 use crate::tool::change::path_of;
 use crate::tool::convert::Dialect;
@@ -172,6 +172,11 @@ impl Only {
     }
 }
 
+/// Whether a file is an object of the topmost layer.
+pub(super) fn is_own(layers: &Layers, leaf: &FoundLeaf) -> bool {
+    layers.root.top().is_some_and(|top| Arc::ptr_eq(&top.place.layer, &leaf.place.dir.layer))
+}
+
 /// The position of the topmost layer.
 fn level_of(layers: &Layers) -> usize {
     layers.root.top().map_or(0, |part| part.level)
@@ -191,7 +196,9 @@ fn marks(found: &FoundDir, name: &Name) -> Result<DirMarks> {
 pub(super) fn keep_origin(out: &Upper, from: (&DirPlace, &CStr), to: Staged<'_>) -> Result<()> {
     let dir = from.0.fd()?;
     let own = from.0.layer.namespace;
-    keep(out, (dir.as_fd(), from.1), (Mark::Origin, own.key(Mark::Origin)), to)
+    let from = (dir.as_fd(), from.1);
+    keep_protattr(out, from, own.key(Mark::Protattr), to)?;
+    keep(out, from, (Mark::Origin, own.key(Mark::Origin)), to)
 }
 
 /// Lets a copy of a directory say that objects in it may be copies of lower ones.
@@ -200,7 +207,23 @@ pub(super) fn keep_impure(
     (place, from): (&Arc<DirPlace>, BorrowedFd<'_>),
     to: BorrowedFd<'_>,
 ) -> Result<()> {
-    keep(out, (from, c"."), (Mark::Impure, place.layer.namespace.key(Mark::Impure)), Staged::Open(to))
+    let own = place.layer.namespace;
+    keep_protattr(out, (from, c"."), own.key(Mark::Protattr), Staged::Open(to))?;
+    keep(out, (from, c"."), (Mark::Impure, own.key(Mark::Impure)), Staged::Open(to))
+}
+
+/// Copies the mark of chattr(1), which forbids what an upper layer's object allows.
+///
+/// # Errors
+/// `EOPNOTSUPP`: the new layer has no marks.
+fn keep_protattr(out: &Upper, from: (BorrowedFd<'_>, &CStr), key: &CStr, to: Staged<'_>) -> Result<()> {
+    let value = match xattr::get_at(from.0, from.1, key) {
+        Err(Errno::EACCES) => None,
+        value => value?,
+    };
+    let Some(value) = value else { return Ok(()) };
+    let namespace = out.namespace().ok_or(Errno::EOPNOTSUPP)?;
+    to.set_xattr(namespace.key(Mark::Protattr), &value)
 }
 
 /// Copies a mark under the key that it has in the new layer. An object that takes none goes without.

@@ -95,7 +95,12 @@ fn flat<'a>(lowers: &[&'a Path]) -> Vec<&'a str> {
 fn convert(words: &[&str], layer: &Path, out: &Path) -> Result<Tree, String> {
     let done = run(words, layer, out);
     let said = String::from_utf8_lossy(&done.stderr).into_owned();
-    if done.status.success() { Ok(Tree::new(out)) } else { Err(format!("{words:?}: {said}")) }
+    // Root is asked whether the writer is trusted; names that stay below, seen or not, are told.
+    if said.contains("--from user, if you trust") && !words.contains(&"--from") {
+        return convert(&[words, &["--from", "user"]].concat(), layer, out);
+    }
+    let is_told = done.status.code() == Some(4) && said.contains("came up without all");
+    if done.status.success() || is_told { Ok(Tree::new(out)) } else { Err(format!("{words:?}: {said}")) }
 }
 
 /// The one line with which it is refused; nothing is left.
@@ -349,6 +354,73 @@ fn what_leads_elsewhere_is_kept_or_brought_up_or_refused_by_name() {
     });
 }
 
+/// A renamed directory has one of a lower file's names, and its content comes up.
+#[test]
+fn names_that_stay_below_are_told() {
+    bounded(|| {
+        let stack = Stack::new(1);
+        stack.lowers[0].file("a", "x").hard_link("a", "d/b");
+        stack.age();
+        let mut mount = stack.mount();
+        let renamed = std::fs::rename(mount.root().join("d"), mount.root().join("e"));
+        mount.unmount();
+        if renamed.is_err() {
+            return say_skipped("no redirects here");
+        }
+        let words = [&["--marks", "user"][..], &flat(&[stack.lowers[0].root()])].concat();
+        let out = stack.scratch.path().join("out");
+        let done = run(&words, stack.upper().root(), &out);
+        let said = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert!(done.status.code() == Some(4) && said.contains("1 hard links of lower files came up"), "{said}");
+        assert_eq!(Tree::new(&out).read("e/b").unwrap(), b"x");
+    });
+}
+
+/// Root does not follow marks that a user can have set, unless told to.
+#[test]
+fn marks_of_users_are_not_roots_without_a_word() {
+    bounded(|| {
+        if who() != Who::Root {
+            return say_skipped("root only");
+        }
+        let stack = Stack::read_only(2);
+        stack.lowers[1].file("secret", "s").perm("secret", 0o600);
+        let (metacopy, redirect) = ("user.overlay.metacopy", "user.overlay.redirect");
+        stack.lowers[0].file("f", "x").with_xattr("f", metacopy, b"").with_xattr("f", redirect, b"/secret");
+        stack.lowers[0].with_xattr("", "user.overlay.plyfs.style", b"device");
+        let (layer, out) = (stack.lowers[0].root(), stack.scratch.path().join("out"));
+        let flat = [&["--marks", "user"][..], &flat(&[stack.lowers[1].root()])].concat();
+        for words in [&["--marks", "trusted"][..], &flat] {
+            let (said, status) = refused(words, layer, &out);
+            assert!(said.contains("--from user") && status == 1, "{words:?}: {said}");
+        }
+        convert(&["--marks", "trusted", "--from", "user"], layer, &out).unwrap();
+    });
+}
+
+/// What chattr(1) has set in a view forbids the same in the view of the new layer.
+#[test]
+fn the_mark_of_chattr_stays_or_is_refused() {
+    bounded(|| {
+        let stack = Stack::read_only(1);
+        let key = format!("{}protattr", crate::common::stack::prefix());
+        stack.lowers[0].file("f", "x").with_xattr("f", &key, b"i").dir("d", 0o755).with_xattr("d", &key, b"a");
+        for form in forms() {
+            let out = stack.scratch.path().join("out");
+            let Some(prefix) = form.prefix.first() else {
+                let (said, status) = refused(form.words, stack.lowers[0].root(), &out);
+                assert!(said.contains("--marks trusted") && status == 1, "{:?}: {said}", form.words);
+                continue;
+            };
+            let made = convert(form.words, stack.lowers[0].root(), &out).unwrap();
+            for (path, value) in [("f", b"i"), ("d", b"a")] {
+                assert_eq!(made.xattr(path, format!("{prefix}protattr")).unwrap(), value, "{:?}", form.words);
+            }
+            std::fs::remove_dir_all(&out).unwrap();
+        }
+    });
+}
+
 type Fill = fn(&Stack);
 
 /// Each row: what a layer holds, how it is converted, and why it cannot be.
@@ -412,6 +484,19 @@ fn what_cannot_be_said_in_a_form_is_refused() {
             let (said, _) = refused(&["--marks", "trusted"], stack.lowers[0].root(), &stack.scratch.path().join("out"));
             assert!(said.contains("only root"), "{said}");
         }
+    });
+}
+
+/// Data under a name like a whiteout's is a user's, and is not thrown away.
+#[test]
+fn a_whiteout_with_data_is_none() {
+    bounded(|| {
+        let stack = Stack::read_only(1);
+        stack.lowers[0].file("d/.wh.notes", "notes");
+        let out = stack.scratch.path().join("out");
+        let (said, status) = refused(&["--marks", "user"], stack.lowers[0].root(), &out);
+        assert!(said.contains("d/notes: .wh.NAME has data") && status == 1, "{said}");
+        convert(&["--marks", "user", "--from", "user"], stack.lowers[0].root(), &out).unwrap();
     });
 }
 

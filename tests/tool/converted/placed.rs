@@ -9,6 +9,11 @@ pub fn in_place(words: &[&str], layer: &Path) -> Result<(), String> {
     let done = Command::new(mount::binary()).args(["layer", "convert", "--in-place"]).args(words).arg(layer).output();
     let done = done.unwrap();
     let said = String::from_utf8_lossy(&done.stderr).into_owned();
+    if said.contains("--from user, if you trust") && !words.contains(&"--from") {
+        // In one of its forms `.wh.NAME` are whiteouts.
+        let from = |how| in_place(&[words, &["--from", how]].concat(), layer);
+        return from("user").or_else(|_| from("wh"));
+    }
     if done.status.success() { Ok(()) } else { Err(format!("{words:?}: {said}")) }
 }
 
@@ -100,6 +105,11 @@ fn a_replacement_that_ends_at_any_call_leaves_the_old_layer_or_the_new_one() {
     });
 }
 
+fn plyfs_undo(view: &Path) {
+    let done = Command::new(mount::binary()).args(["undo", "-q"]).arg(view).arg("0").status().unwrap();
+    assert!(done.success());
+}
+
 #[test]
 fn a_layer_that_anybody_has_is_not_replaced() {
     bounded(|| {
@@ -117,6 +127,11 @@ fn a_layer_that_anybody_has_is_not_replaced() {
         assert!(said.contains("stands on commits"), "{said}");
         let said = in_place(&["--marks", "user"], &stack.scratch.path().join("work/commits/1/layer")).unwrap_err();
         assert!(said.contains("it is a commit"), "{said}");
+        mount = stack.mount();
+        plyfs_undo(mount.root());
+        mount.unmount();
+        let said = in_place(&["--marks", "user"], stack.upper().root()).unwrap_err();
+        assert!(said.contains("redo leads from it to commits"), "{said}");
         let file = stack.lowers[0].at("a");
         assert!(in_place(&["--marks", "user"], &file).unwrap_err().contains("Not a directory"));
         if let Some(kernel) = stack.mount_kernel() {
@@ -124,8 +139,47 @@ fn a_layer_that_anybody_has_is_not_replaced() {
             assert!(said.contains("in use by the kernel's OverlayFS"), "{said}");
             drop(kernel);
         }
+        // By another path, and a directory in it.
+        let (lower, link) = (stack.lowers[0].root(), stack.scratch.path().join("link"));
+        std::os::unix::fs::symlink(lower, &link).unwrap();
+        for layer in [link.clone(), lower.join("sub"), link.join("sub")] {
+            let (at, log) = (stack.scratch.dir("other"), stack.scratch.path().join("other log"));
+            let options = format!("lowerdir={}", layer.display());
+            let mut mount = Mount::with(&options, &at, &log);
+            let said = in_place(&["--marks", "user"], lower).unwrap_err();
+            assert!(said.contains("in use by the view at"), "{}: {said}", layer.display());
+            mount.unmount();
+            let empty = stack.scratch.dir("empty");
+            if let Ok(kernel) = Kernel::with(&format!("{options}:{}", empty.display()), &at) {
+                let said = in_place(&["--marks", "user"], lower).unwrap_err();
+                assert!(said.contains("in use by the kernel's OverlayFS"), "{}: {said}", layer.display());
+                drop(kernel);
+            }
+        }
         in_place(&["--marks", "user"], stack.lowers[0].root()).unwrap();
         assert_eq!(stack.lowers[0].read("sub/b").unwrap(), b"x");
+    });
+}
+
+/// What comes up of a lower layer is no link of it: a later change would change that one.
+#[test]
+fn no_file_of_a_lower_layer_is_linked() {
+    bounded(|| {
+        let stack = Stack::new(1);
+        stack.lowers[0].file("d/x", "original");
+        stack.age();
+        let mut mount = stack.mount();
+        let renamed = std::fs::rename(mount.root().join("d"), mount.root().join("e"));
+        mount.unmount();
+        if renamed.is_err() {
+            return say_skipped("no redirects here");
+        }
+        let marks = if who() == Who::Root { "trusted" } else { "user" };
+        let lower = stack.lowers[0].root().to_str().unwrap();
+        in_place(&["--marks", marks, "--flatten", "--lower", lower], stack.upper().root()).unwrap();
+        let [up, low] = [stack.upper().stat("e/x").unwrap(), stack.lowers[0].stat("d/x").unwrap()];
+        assert_ne!((up.st_dev, up.st_ino), (low.st_dev, low.st_ino));
+        assert_eq!(stack.upper().read("e/x").unwrap(), b"original");
     });
 }
 

@@ -1,6 +1,7 @@
 //! `plyfs layer convert`: a layer in another form.
 
-use std::path::PathBuf;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
@@ -12,6 +13,8 @@ use super::super::super::show;
 use super::out::{check_above, check_place, json, refusal, refused, text};
 use crate::base::Errno;
 use crate::base::config::{Config, Fsync, UpperDirs, Uuid};
+use crate::sys::lock;
+use crate::sys::path::{OFlags, open_beneath, open_root};
 use crate::tool::Layers;
 use crate::tool::beside::{Beside, Taken};
 use crate::tool::convert::Dialect;
@@ -87,7 +90,7 @@ pub struct Convert {
     /// Bring up what the layer only refers to: contents of renamed directories, data of metacopy files
     #[arg(long)]
     flatten: bool,
-    /// A layer that it stands on, the topmost first
+    /// A layer that it stands on: all of them, the topmost first
     #[arg(long, value_name = "LAYER", requires = "flatten")]
     lower: Vec<PathBuf>,
     /// How the layer is read (as its root tells)
@@ -127,6 +130,7 @@ impl Convert {
         check_place(&place, others.chain(Some(&self.layer).filter(|_| !self.in_place)))?;
         let beside = if self.in_place { Beside::instead_of(&place) } else { Beside::begin(&place) };
         let beside = beside.map_err(|taken| self.taken(&out, taken))?;
+        let lock = self.lock(&place)?;
         let [below, layer, work] = [c"below", c"layer", c"work"].map(|name| beside.add(name));
         let dirs = UpperDirs { dir: layer.map_err(failed)?, work: work.map_err(failed)? };
         let written = union::written();
@@ -147,15 +151,25 @@ impl Convert {
             squash(&layers, &upper, how)
         };
         let made = made.map_err(refused)?;
+        if self.in_place {
+            // Who came meanwhile.
+            self.place()?;
+        }
         let published = if self.in_place { beside.replace(c"layer") } else { beside.publish(c"layer") };
         published.map_err(|errno| self.unpublished(&out, errno))?;
-        drop(locks);
+        drop((lock, locks));
         print(&if self.json { json(&made) } else { text(&made) })?;
         if parted > 0 {
             say(&format!("{}: {} ({JOINS})", self.name(), parts(parted)));
-            return Ok(LOSSES);
         }
-        Ok(0)
+        if made.parted > 0 {
+            let what = format!(
+                "{} hard links of lower files came up without all of the names that they have: those that are still seen part",
+                made.parted
+            );
+            say(&format!("{}: {what} (the layer without --flatten leads to them)", self.name()));
+        }
+        Ok(if parted > 0 || made.parted > 0 { LOSSES } else { 0 })
     }
 
     /// Where the layer is that is replaced. Nothing may read it meanwhile.
@@ -176,6 +190,22 @@ impl Convert {
                 let hint = format!("umount {at} first");
                 Err(Failure::refused(name, format!("in use by the view at {at}"), hint))
             }
+        }
+    }
+
+    /// Keeps views from having the layer that is replaced as their upper one. With --workdir it is locked as theirs are.
+    fn lock(&self, place: &Path) -> Result<Option<OwnedFd>, Failure> {
+        if !self.in_place || self.workdir.is_some() {
+            return Ok(None);
+        }
+        let lock = || {
+            let dir = open_beneath(open_root(place)?.as_fd(), c".", OFlags::RDONLY | OFlags::DIRECTORY)?;
+            Ok(lock::try_lock(dir.as_fd())?.then_some(dir))
+        };
+        match lock() {
+            Ok(Some(dir)) => Ok(Some(dir)),
+            Ok(None) => Err(Failure::refused(self.name(), "in use by a view as its upper layer", "unmount that first")),
+            Err(errno) => Err(Failure::refused(self.name(), Errno::to_string(&errno), "it must be readable")),
         }
     }
 
@@ -236,6 +266,20 @@ impl Convert {
         if written.on_commit {
             let hint = "plyfs layer squash --workdir makes one layer of them";
             return Err(Failure::refused(&name, "it stands on commits, which are parts of what it shows", hint));
+        }
+        if self.in_place && written.has_commits {
+            let reason = "redo leads from it to commits in its workdir, and could not any more";
+            return Err(Failure::refused(&name, reason, "plyfs layer convert LAYER OUT makes another one of it"));
+        }
+        // Root would follow them to what the user may not read, or say so for all mounts.
+        let gives = self.flatten || self.form()?.marks == Some(Namespace::Trusted);
+        if written.by_user && self.from.is_none() && gives && union::may_write_trusted() {
+            let reason = "its marks are those of a user, which may lead to whatever the layers below have";
+            return Err(Failure::refused(
+                &name,
+                reason,
+                "--from user, if you trust who wrote it (--from wh: its .wh.NAME are whiteouts)",
+            ));
         }
         let userxattr = match self.from {
             Some(From::Trusted) => false,

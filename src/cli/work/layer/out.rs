@@ -69,7 +69,7 @@ pub(super) fn refused(Refused { path, reason, hint }: Refused) -> Failure {
 
 /// What was made.
 pub(super) fn text(made: &Squashed) -> String {
-    let Squashed { files, linked, directories, hiding, bytes: size } = made;
+    let Squashed { files, linked, directories, hiding, bytes: size, .. } = made;
     let links = if *linked == 0 { String::new() } else { format!(" ({} of them links)", grouped(*linked)) };
     format!(
         "{} files{links} in {} directories, {} whiteouts, {}\n",
@@ -82,7 +82,7 @@ pub(super) fn text(made: &Squashed) -> String {
 
 /// The same for programs.
 pub(super) fn json(made: &Squashed) -> String {
-    let Squashed { files, linked, directories, hiding, bytes } = made;
+    let Squashed { files, linked, directories, hiding, bytes, .. } = made;
     format!(
         "{{\"v\":1,\"files\":{files},\"linked\":{linked},\"directories\":{directories},\"hiding\":{hiding},\"bytes\":{bytes}}}\n"
     )
