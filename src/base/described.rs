@@ -37,6 +37,11 @@ impl Described {
     pub fn all<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a [u8]> {
         self.pairs().filter(move |(of, _)| *of == key).map(|(_, value)| value)
     }
+
+    /// The paths of all of a view's layers.
+    pub fn layers(&self) -> impl Iterator<Item = &[u8]> {
+        ["lowerdir", "datadir", "upperdir"].into_iter().flat_map(|key| self.all(key))
+    }
 }
 
 #[cfg(test)]

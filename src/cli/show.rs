@@ -94,8 +94,7 @@ fn has_layer(at: &Path, layer: &Path) -> bool {
     let id = |path: &Path| std::fs::metadata(path).ok().map(|stat| (stat.dev(), stat.ino()));
     let Some(wanted) = id(layer) else { return false };
     let is_it = |path: &[u8]| Path::new(OsStr::from_bytes(path)).ancestors().any(|above| id(above) == Some(wanted));
-    let has = |told: &Described| ["lowerdir", "datadir", "upperdir"].iter().any(|key| told.all(key).any(is_it));
-    ask(at).is_ok_and(|told| has(&told))
+    ask(at).is_ok_and(|told| told.layers().any(is_it))
 }
 
 /// The directory `at` of a view, and what its daemon tells.

@@ -4,6 +4,7 @@
 use std::fs::{self, File};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -12,6 +13,19 @@ use std::time::{Duration, Instant};
 
 use crate::about;
 use crate::common::*;
+
+/// Asks for absent names over and over; the longest wait.
+pub fn asking(root: PathBuf) -> impl FnOnce(&AtomicBool) -> Duration + Send + 'static {
+    move |over| {
+        let (mut longest, mut number) = (Duration::ZERO, 0);
+        while !over.load(Relaxed) {
+            let begin = Instant::now();
+            assert!(fs::metadata(root.join(format!("0/absent{number}"))).is_err());
+            (longest, number) = (longest.max(begin.elapsed()), number + 1);
+        }
+        longest
+    }
+}
 
 /// Calls `act` over and over on another thread while `steps` runs.
 pub fn beside<T: Send + 'static>(act: impl FnOnce(&AtomicBool) -> T + Send + 'static, steps: impl FnOnce()) -> T {
@@ -232,17 +246,7 @@ fn requests_wait_for_a_commit_as_long_as_for_a_slow_disk() {
             }
             mount.write(format!("{dir}/new"), "").unwrap();
         }
-        let root = mount.root().to_owned();
-        let ask = move |over: &AtomicBool| {
-            let (mut longest, mut number) = (Duration::ZERO, 0);
-            while !over.load(Relaxed) {
-                let begin = Instant::now();
-                assert!(fs::metadata(root.join(format!("0/absent{number}"))).is_err());
-                (longest, number) = (longest.max(begin.elapsed()), number + 1);
-            }
-            longest
-        };
-        let longest = beside(ask, || commits(&mount, 5));
+        let longest = beside(asking(mount.root().to_owned()), || commits(&mount, 5));
         assert!(longest < patience(Duration::from_secs(1)), "{longest:?}");
     });
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use plyfs::Union;
 use plyfs::testing::seam::{Plan as Kill, with_plan};
@@ -20,7 +20,7 @@ use crate::common::stack::Layer;
 use crate::common::*;
 use crate::engine::{Engine, config};
 use crate::layers::{Joined, sh, warm};
-use crate::live::beside;
+use crate::live::{asking, beside};
 use crate::model::layers::{Plan, Thing, fill, plan, words};
 use crate::model::real::Real;
 use crate::model::{self, Op, Subject, history};
@@ -319,16 +319,7 @@ fn requests_wait_no_longer_than_for_a_slow_disk() {
         let mut joined = Joined::over(stack, layers, vec![3]);
         let root = joined.mount.root().to_owned();
         sh(&root, "ls -lR > /dev/null");
-        let ask = move |over: &AtomicBool| {
-            let (mut longest, mut number) = (Duration::ZERO, 0);
-            while !over.load(Relaxed) {
-                let begin = Instant::now();
-                assert!(fs::metadata(root.join(format!("0/absent{number}"))).is_err());
-                (longest, number) = (longest.max(begin.elapsed()), number + 1);
-            }
-            longest
-        };
-        let longest = beside(ask, || {
+        let longest = beside(asking(root), || {
             for _ in 0..5 {
                 joined.add(0, 0).unwrap();
                 joined.remove(0).unwrap();

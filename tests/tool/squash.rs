@@ -216,9 +216,9 @@ fn a_deleted_secret_is_nowhere_in_the_layer() {
     });
 }
 
-#[test]
-fn a_squash_of_any_history_shows_the_same() {
-    within(900, || {
+/// Tests the layers that random histories leave, with what their mount showed at the end.
+pub fn of_histories(cases: u64, seed: u64, compare: fn(&Stack, &View) -> Result<(), String>) {
+    within(900, move || {
         let test = |(things, ops): &(Vec<Vec<_>>, Vec<Op>)| {
             let stack = build(&plan(things, true));
             let mut mount = stack.mount();
@@ -235,8 +235,13 @@ fn a_squash_of_any_history_shows_the_same() {
         };
         let drawn = (things(), changes(30));
         let words = |(things, _): &(Vec<Vec<_>>, Vec<Op>)| words(&plan(things, true));
-        model::check(30, 223, proptest::strategy::Strategy::boxed(drawn), test, words);
+        model::check(cases, seed, proptest::strategy::Strategy::boxed(drawn), test, words);
     });
+}
+
+#[test]
+fn a_squash_of_any_history_shows_the_same() {
+    of_histories(30, 223, compare);
 }
 
 /// Squashes several parts of a stack, whose view was `live`.

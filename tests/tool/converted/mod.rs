@@ -289,28 +289,12 @@ fn hard_links_of_lower_files_stay_or_are_told() {
 
 #[test]
 fn a_layer_of_any_history_shows_the_same_in_each_form() {
-    within(900, || {
-        let test = |(things, ops): &(Vec<Vec<_>>, Vec<Op>)| {
-            let stack = build(&plan(things, true));
-            let mut mount = stack.mount();
-            let mut real = Real::new(&mount);
-            for op in ops {
-                let step = op.resolve(&real.known());
-                let _ = real.apply(&step);
-            }
-            drop(real);
-            let live = look(&mount);
-            mount.unmount();
-            drop(mount);
-            let lowers = stack.lowers.iter().map(|layer| layer.root());
-            let layers: Vec<&Path> = std::iter::once(stack.upper().root()).chain(lowers).collect();
-            let before = view(&stack.scratch, &layers, "");
-            compare(&stack.scratch, &layers, &before, true)?;
-            with_workdir(&stack.scratch, &layers, &live)
-        };
-        let drawn = (things(), changes(30));
-        let words = |(things, _): &(Vec<Vec<_>>, Vec<Op>)| words(&plan(things, true));
-        model::check(10, 229, proptest::strategy::Strategy::boxed(drawn), test, words);
+    crate::squash::of_histories(10, 229, |stack, live| {
+        let lowers = stack.lowers.iter().map(|layer| layer.root());
+        let layers: Vec<&Path> = std::iter::once(stack.upper().root()).chain(lowers).collect();
+        let before = view(&stack.scratch, &layers, "");
+        compare(&stack.scratch, &layers, &before, true)?;
+        with_workdir(&stack.scratch, &layers, live)
     });
 }
 

@@ -186,8 +186,7 @@ const NESTED: usize = 16;
 /// Whether a directory is in a view which has a layer on the file system `dev`.
 fn stands_on(dir: &Path, dev: u64, depth: usize) -> bool {
     let Ok((_, told)) = show::view_at(dir) else { return false };
-    let paths = ["lowerdir", "datadir", "upperdir"].into_iter().flat_map(|key| told.all(key));
-    paths.map(|path| Path::new(std::ffi::OsStr::from_bytes(path))).any(|path| {
+    told.layers().map(|path| Path::new(std::ffi::OsStr::from_bytes(path))).any(|path| {
         std::fs::metadata(path).is_ok_and(|stat| stat.dev() == dev) || (depth > 0 && stands_on(path, dev, depth - 1))
     })
 }
@@ -209,8 +208,7 @@ fn absolute(dir: &Path) -> Result<PathBuf, Failure> {
 
 /// The path by which the view names the layer `dir`; itself where it is none.
 fn listed(told: &Described, dir: &Path) -> PathBuf {
-    let paths = ["lowerdir", "datadir", "upperdir"].into_iter().flat_map(|key| told.all(key));
-    let paths: Vec<PathBuf> = paths.map(|path| std::ffi::OsStr::from_bytes(path).into()).collect();
+    let paths: Vec<PathBuf> = told.layers().map(|path| std::ffi::OsStr::from_bytes(path).into()).collect();
     if paths.iter().any(|path| path == dir) {
         return dir.to_owned();
     }
