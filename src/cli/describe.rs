@@ -68,10 +68,15 @@ fn room_of(text: &[u8]) -> usize {
 
 /// The lower layers of a mounted view as the option of a mount names them.
 pub fn lowerdir(told: &Described) -> Vec<u8> {
-    let path = |path: &[u8]| escaped(Path::new(OsStr::from_bytes(path)), b",:\\");
+    let path = |path: &[u8]| layer_path(Path::new(OsStr::from_bytes(path)));
     let lowers: Vec<_> = told.all("lowerdir").map(path).collect();
     let data = told.all("datadir").flat_map(|dir| [b"::".to_vec(), path(dir)].concat());
     [&b"lowerdir="[..], &lowers.join(&b':')].concat().into_iter().chain(data).collect()
+}
+
+/// A path as `lowerdir=` takes it.
+pub fn layer_path(path: &Path) -> Vec<u8> {
+    escaped(path, b",:\\")
 }
 
 fn escaped(path: &Path, special: &[u8]) -> Vec<u8> {

@@ -91,10 +91,14 @@ pub fn view_with(layer: &Path) -> Option<String> {
 
 /// Whether the view at `at` has the directory `layer`, or one in it, as one of its layers, by whatever mount and path.
 fn has_layer(at: &Path, layer: &Path) -> bool {
-    let id = |path: &Path| std::fs::metadata(path).ok().map(|stat| (stat.dev(), stat.ino()));
-    let Some(wanted) = id(layer) else { return false };
-    let is_it = |path: &[u8]| Path::new(OsStr::from_bytes(path)).ancestors().any(|above| id(above) == Some(wanted));
-    ask(at).is_ok_and(|told| told.layers().any(is_it))
+    let Some(wanted) = identity(layer) else { return false };
+    let is_it = |above: &Path| identity(above) == Some(wanted);
+    ask(at).is_ok_and(|told| told.layers().any(|path| Path::new(OsStr::from_bytes(path)).ancestors().any(is_it)))
+}
+
+/// `st_dev` and `st_ino` of what a path leads to.
+pub fn identity(path: &Path) -> Option<(u64, u64)> {
+    std::fs::metadata(path).ok().map(|stat| (stat.dev(), stat.ino()))
 }
 
 /// The directory `at` of a view, and what its daemon tells.

@@ -8,13 +8,13 @@ use super::refusal::{Setup, SetupError};
 use super::restack::log_of;
 use super::rivals::Rivals;
 use super::roots::{Common, For, Root, UpperRoots};
-use super::setup::{Roots, fd_limit, lower_parts, open_roots, own_namespace, remembered_style};
-use crate::base::config::{Config, RedirectDir, XattrPermissions};
+use super::setup::{Roots, fd_limit, open_roots, own_namespace, remembered_style, stack_of};
+use crate::base::config::{Config, XattrPermissions};
 use crate::base::{Errno, Result};
 use crate::format::commits::number;
 use crate::format::mark::{Mark, Namespace, WhiteoutStyle};
 use crate::layer::{DirPlace, FdCache, IndexDir};
-use crate::merge::{self, DirPart, DirView, Layers, Stack};
+use crate::merge::{self, DirPart, DirView, Layers};
 use crate::sys::path::{OFlags, open_beneath, open_root};
 use crate::sys::stat::stat_fd;
 use crate::sys::xattr;
@@ -127,17 +127,7 @@ fn look_for(config: &Config, range: Range, what_for: For) -> Setup<(Layers, Vec<
         }
         None => None,
     };
-    let lowers = lower_parts(lowers, &common)?.into();
-    let data_only = data_only.into_iter().map(|root| root.into_data(&common)).collect::<Setup<Vec<_>>>()?;
-    let stack = Stack {
-        lowers,
-        follow_redirect: config.redirect_dir != Some(RedirectDir::NoFollow),
-        follow_metacopy: config.metacopy != Some(false) || !data_only.is_empty(),
-        data_only,
-        index: None,
-        verity: config.verity,
-        traps,
-    };
+    let stack = stack_of(config, (lowers, data_only), &common, traps)?;
     let (upper, work) = upper.unzip();
     // A frozen layer has none.
     let index = upper.as_ref().zip(work.as_ref()).filter(|_| config.index != Some(false) && to.is_none());

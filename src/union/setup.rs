@@ -122,17 +122,7 @@ impl Union {
             None => None,
         };
         common.alone = prepared.is_none() && lowers.len() + data_only.len() == 1;
-        let parts = lower_parts(lowers, &common)?;
-        let data_only = data_only.into_iter().map(|root| root.into_data(&common)).collect::<Setup<Vec<_>>>()?;
-        let mut stack = Stack {
-            lowers: parts.into(),
-            follow_redirect: config.redirect_dir != Some(RedirectDir::NoFollow),
-            follow_metacopy: config.metacopy != Some(false) || !data_only.is_empty(),
-            data_only,
-            index: None,
-            verity: config.verity,
-            traps,
-        };
+        let mut stack = stack_of(&config, (lowers, data_only), &common, traps)?;
         let (upper, workdir) = match prepared {
             Some((upper, workdir)) => {
                 stack.index = open_index(&config, &upper, workdir.as_fd(), &stack, &mut notes)?;
@@ -324,8 +314,28 @@ fn cookie_key(journal: Option<&Journal>) -> Result<CookieKey> {
     Ok(key)
 }
 
+/// The lower layers as these settings have them looked at, without an index.
+pub(super) fn stack_of(
+    config: &Config,
+    (lowers, data_only): (Vec<Root>, Vec<Root>),
+    common: &Common,
+    traps: Traps,
+) -> Setup<Stack> {
+    let lowers = lower_parts(lowers, common)?.into();
+    let data_only = data_only.into_iter().map(|root| root.into_data(common)).collect::<Setup<Vec<_>>>()?;
+    Ok(Stack {
+        lowers,
+        follow_redirect: config.redirect_dir != Some(RedirectDir::NoFollow),
+        follow_metacopy: config.metacopy != Some(false) || !data_only.is_empty(),
+        data_only,
+        index: None,
+        verity: config.verity,
+        traps,
+    })
+}
+
 /// The roots of the lower layers, down to the first that hides the layers below it.
-pub(super) fn lower_parts(lowers: Vec<Root>, common: &Common) -> Setup<Vec<DirPart>> {
+fn lower_parts(lowers: Vec<Root>, common: &Common) -> Setup<Vec<DirPart>> {
     let (mut parts, count) = (Vec::new(), lowers.len());
     for (i, root) in lowers.into_iter().enumerate() {
         let (part, opaque) = root.into_lower(common, i + 1, i + 1 < count)?;

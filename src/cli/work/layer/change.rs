@@ -187,7 +187,7 @@ const NESTED: usize = 16;
 fn stands_on(dir: &Path, dev: u64, depth: usize) -> bool {
     let Ok((_, told)) = show::view_at(dir) else { return false };
     told.layers().map(|path| Path::new(std::ffi::OsStr::from_bytes(path))).any(|path| {
-        std::fs::metadata(path).is_ok_and(|stat| stat.dev() == dev) || (depth > 0 && stands_on(path, dev, depth - 1))
+        show::identity(path).is_some_and(|(at, _)| at == dev) || (depth > 0 && stands_on(path, dev, depth - 1))
     })
 }
 
@@ -212,9 +212,8 @@ fn listed(told: &Described, dir: &Path) -> PathBuf {
     if paths.iter().any(|path| path == dir) {
         return dir.to_owned();
     }
-    let id = |path: &Path| std::fs::metadata(path).map(|stat| (stat.dev(), stat.ino())).ok();
-    let wanted = id(dir);
-    let same = paths.iter().find(|path| wanted.is_some() && id(path) == wanted);
+    let wanted = show::identity(dir);
+    let same = paths.iter().find(|path| wanted.is_some() && show::identity(path) == wanted);
     same.cloned().unwrap_or_else(|| dir.components().collect())
 }
 

@@ -11,6 +11,7 @@ use clap::{ArgGroup, Args, ValueEnum};
 
 use super::super::super::commands::print;
 use super::super::super::daemon::say;
+use super::super::super::describe::layer_path;
 use super::super::super::json::{member, quoted};
 use super::super::super::progress::Spinner;
 use super::super::super::report::Failure;
@@ -313,20 +314,12 @@ fn is_mountpoint(word: &Path) -> bool {
 
 /// Layers as `mount` takes them.
 fn lowerdir(layers: &[PathBuf]) -> Result<OsString, Failure> {
-    let mut value = b"lowerdir=".to_vec();
-    for (count, layer) in layers.iter().enumerate() {
-        let path = std::path::absolute(layer).map_err(|error| output(&told::line(layer), &error))?;
-        if count > 0 {
-            value.push(b':');
-        }
-        for byte in path.as_os_str().as_bytes() {
-            if matches!(byte, b':' | b'\\' | b',') {
-                value.push(b'\\');
-            }
-            value.push(*byte);
-        }
-    }
-    Ok(OsString::from_vec(value))
+    let path = |layer: &PathBuf| match std::path::absolute(layer) {
+        Ok(path) => Ok(layer_path(&path)),
+        Err(error) => Err(output(&told::line(layer), &error)),
+    };
+    let paths = layers.iter().map(path).collect::<Result<Vec<_>, _>>()?;
+    Ok(OsString::from_vec([&b"lowerdir="[..], &paths.join(&b':')].concat()))
 }
 
 /// The directory and the tag of `DIR[:TAG]`.
