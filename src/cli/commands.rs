@@ -239,11 +239,13 @@ fn open_and_serve(resolved: &Resolved, successive: Option<Successive>, report: &
     }
     mount.flags.ro |= !union.is_writable();
     let failed = |error: std::io::Error| Failure::system("a thread", error.to_string(), "");
-    if union.is_writable() {
-        rivals.watch().map_err(failed)?;
-    }
-    let described = describe(resolved, &mount, &union, &notes);
+    let (described, is_writable) = (describe(resolved, &mount, &union, &notes), union.is_writable());
     let adapter = Adapter::new(union, mount.data, described);
+    if is_writable {
+        let live = Arc::downgrade(adapter.live());
+        let union = move || live.upgrade().map(|live| live.enter().clone());
+        rivals.watch(move || union().map(|union| union.lower_dirs()).unwrap_or_default()).map_err(failed)?;
+    }
     let _tender = adapter.live().tend().map_err(failed)?;
     session::serve(adapter, (&mount, guard.ok()), successive, || report.up())?;
     Ok(())

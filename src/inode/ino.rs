@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use crate::base::config::Xino;
+use crate::base::sync::RwLock;
 use crate::format::origin::Origin;
 use crate::layer::Handles;
 
@@ -43,9 +44,40 @@ pub struct Numbers {
 /// A file system that numbers are given out for.
 #[derive(Debug)]
 struct Known {
-    system: System,
-    /// Another file system has its `st_dev` now.
-    replaced: AtomicBool,
+    /// Its `st_dev`, which is compared without a lock.
+    dev: AtomicU64,
+    system: RwLock<System>,
+    /// A lower layer is on it now.
+    lower: AtomicBool,
+    /// No layer is on it any more, or another file system has its `st_dev` now: its place may be given to another one.
+    gone: AtomicBool,
+}
+
+impl Known {
+    fn new(system: System) -> Self {
+        let (dev, lower) = (system.dev.into(), system.lower.into());
+        Self { dev, system: RwLock::new(system), lower, gone: AtomicBool::new(false) }
+    }
+
+    fn has(&self, dev: u64) -> bool {
+        self.dev.load(Relaxed) == dev
+    }
+
+    fn is_gone(&self) -> bool {
+        self.gone.load(Relaxed)
+    }
+
+    /// Whether it is this file system, or that of the upper layer alone.
+    fn is(&self, system: &System) -> bool {
+        let known = self.system.read();
+        self.has(system.dev) && (known.uuids == system.uuids || !known.lower)
+    }
+
+    /// A lower layer is on it.
+    fn stand(&self) {
+        self.lower.store(true, Relaxed);
+        self.gone.store(false, Relaxed);
+    }
 }
 
 /// A file system on which layers are.
@@ -77,39 +109,51 @@ impl Numbers {
         let first = if small { PRIVATE_SMALL } else { PRIVATE };
         let room = systems.len().max(MAX_SYSTEMS);
         let mut systems = systems.into_iter();
-        let known = |system| Known { system, replaced: AtomicBool::new(false) };
-        let systems = (0..room).map(|_| systems.next().map(known).map_or_else(OnceLock::new, OnceLock::from)).collect();
+        let one = |system: Option<System>| system.map(Known::new).map_or_else(OnceLock::new, OnceLock::from);
+        let systems = (0..room).map(|_| one(systems.next())).collect();
         Self { systems, xino, small, next: AtomicU64::new(first), first_is_lower: AtomicBool::new(false) }
     }
 
     /// How many file systems the layers are on.
     pub fn systems(&self) -> usize {
-        self.known().count()
+        self.known().filter(|known| !known.is_gone()).count()
     }
 
     fn known(&self) -> impl Iterator<Item = &Known> {
         self.systems.iter().map_while(OnceLock::get)
     }
 
-    /// A layer on this file system joins the others. Numbers that were given out stay what they are.
+    /// A layer on this file system joins the others. Numbers that were given out stay what they are. No request is under way.
     pub fn add(&self, system: System) {
-        for known in self.known().filter(|known| known.system.dev == system.dev && !known.replaced.load(Relaxed)) {
-            if known.system.uuids == system.uuids || !known.system.lower {
-                return;
-            }
-            known.replaced.store(true, Relaxed);
+        if let Some(same) = self.known().find(|known| known.is(&system)) {
+            return same.stand();
         }
-        let mut system = Some(Known { system, replaced: AtomicBool::new(false) });
+        self.drop(system.dev, false);
+        let mut system = Some(Known::new(system));
         for free in &self.systems {
-            let Some(known) = system.take() else { break };
+            let Some(known) = system.take() else { return };
             system = free.set(known).err();
+        }
+        // One whose objects are gone; a number of theirs that somebody still holds is given to nothing else.
+        if let (Some(new), Some(place)) = (system, self.known().find(|known| known.is_gone())) {
+            let system = new.system.into_inner();
+            place.dev.store(system.dev, Relaxed);
+            *place.system.write() = system;
+            place.stand();
+        }
+    }
+
+    /// No lower layer is on this file system any more; `stays`: the upper one is. No request is under way.
+    pub fn drop(&self, dev: u64, stays: bool) {
+        for known in self.known().filter(|known| known.has(dev)) {
+            known.lower.store(false, Relaxed);
+            known.gone.store(!stays, Relaxed);
         }
     }
 
     /// The number for an object of a layer; `None`: it has no number that lasts.
     pub fn of_object(&self, dev: u64, ino: u64) -> Option<InodeId> {
-        let is_it = |known: &Known| known.system.dev == dev && !known.replaced.load(Relaxed);
-        let system = self.known().position(is_it)?;
+        let system = self.known().position(|known| known.has(dev) && !known.is_gone())?;
         self.compose(system, ino)
     }
 
@@ -117,18 +161,19 @@ impl Numbers {
     /// mark without a UUID there must be only one file system with a lower layer.
     pub fn of_origin(&self, origin: &Origin) -> Option<InodeId> {
         let first = self.first_is_lower.load(Relaxed);
-        let systems = || {
-            let known = self.known().enumerate().filter(|(_, known)| !known.replaced.load(Relaxed));
-            known.map(|(at, known)| (at, &known.system))
+        // A file of a layer that is gone keeps its number as long as the mark names its file system.
+        let lower = |(at, known): &(usize, &Known)| {
+            let stands = known.lower.load(Relaxed) || (!origin.is_nameless() && known.system.read().lower);
+            stands || (first && *at == 0)
         };
-        let lower = |(at, system): (usize, &System)| system.lower || (first && at == 0);
-        let named = |(at, system): (usize, &System)| lower((at, system)) && system.uuids.contains(&origin.uuid);
-        let nameless = origin.is_nameless() && !systems().any(named);
-        let counts = |one: (usize, &System)| if nameless { lower(one) } else { named(one) };
-        let mut same = systems().filter(|&one| counts(one));
+        let systems = || self.known().enumerate().filter(lower);
+        let named = |(_, known): &(usize, &Known)| known.system.read().uuids.contains(&origin.uuid);
+        let nameless = origin.is_nameless() && !systems().any(|one| named(&one));
+        let mut same = systems().filter(|one| nameless || named(one));
         match (same.next(), same.next()) {
-            (Some((at, system)), None) => {
-                let ino = match system.handles {
+            (Some((at, known)), None) => {
+                let handles = known.system.read().handles;
+                let ino = match handles {
                     Handles::Tell => origin.ino()?,
                     // A number that the other mount made up does not last.
                     Handles::Plyfs => origin.node_id().filter(|id| id >> SYSTEM_SHIFT < PRIVATE >> SYSTEM_SHIFT)?,
@@ -218,7 +263,30 @@ mod tests {
         numbers.add(on(20, [2; 16]));
         assert_eq!(numbers.of_object(20, 5), Some(InodeId(2 << 56 | 5)));
         (0..200).for_each(|dev| numbers.add(on(1000 + dev, [3; 16])));
-        assert_eq!((numbers.systems(), numbers.of_object(1199, 5)), (MAX_SYSTEMS, None));
+        assert_eq!(numbers.of_object(1199, 5), None);
+        let full = numbers.systems();
+        // The places of those that went are given to others.
+        for dev in 0..200 {
+            numbers.drop(1000 + dev, false);
+            numbers.add(on(2000 + dev, [4; 16]));
+            assert!(numbers.of_object(2000 + dev, 5).is_some());
+            numbers.drop(2000 + dev, false);
+        }
+        assert!(numbers.systems() < full);
+        assert_eq!(numbers.of_object(10, 5), Some(InodeId(5)));
+    }
+
+    #[test]
+    fn nameless_marks_are_of_the_only_file_system_that_has_a_layer_now() {
+        let numbers = Numbers::new([on(10, [0; 16])], Xino::Auto, false);
+        // FILEID_INO32_GEN
+        let fid = [5u32.to_ne_bytes(), 1u32.to_ne_bytes()].concat();
+        let origin = Origin { kind: 1, uuid: [0; 16], fid };
+        assert_eq!(numbers.of_origin(&origin), Some(InodeId(5)));
+        numbers.add(on(20, [0; 16]));
+        assert_eq!(numbers.of_origin(&origin), None);
+        numbers.drop(20, false);
+        assert_eq!(numbers.of_origin(&origin), Some(InodeId(5)));
     }
 
     #[test]

@@ -16,7 +16,8 @@
 //! 8. A shard of the table: never two at once. The one of a name looks into the `state` of inodes that may have it.
 //! 9. `state` of an inode: short, no system call inside; neither `data` nor the table is asked under it.
 //! 10. A place's link or descriptor, the descriptor queue, the list of cached listings, the shared whiteout, what is left
-//!     in workdir, the files that arrive by blocks: one at a time, never across a call. The journal: across the call that writes it.
+//!     in workdir, the files that arrive by blocks, a file system of `Numbers`: one at a time, never across a call. The journal:
+//!     across the call that writes it.
 //!
 //! `tests/models.rs` sees in which order they are taken, and fails where two orders contradict each other.
 //!

@@ -103,6 +103,11 @@ impl Table {
         self.numbers.add(system);
     }
 
+    /// No lower layer is on this file system any more; `stays`: the upper one is.
+    pub fn drop_system(&self, dev: u64, stays: bool) {
+        self.numbers.drop(dev, stays);
+    }
+
     /// The lower object of a file that has an upper one is in a layer that is gone: nothing leads from there to the copy.
     /// The inode may be held for the sake of its lower names: true, that hold is the caller's to take back.
     pub fn drop_lower(&self, inode: &Arc<Inode>) -> bool {

@@ -1,6 +1,6 @@
 //! Lists the names in one directory of a layer, and tells whiteouts from objects.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::marks::is_xattr_whiteout;
 use super::{DirPlace, Folding};
@@ -35,7 +35,24 @@ pub trait NameSink {
 /// # Errors
 /// What `openat2(2)` and `getdents64(2)` say.
 pub fn list_names(dir: &DirPlace, xattr_whiteouts: bool, sink: &mut dyn NameSink) -> Result<bool> {
-    match dir.open() {
+    list_opened(dir, dir.open(), xattr_whiteouts, sink)
+}
+
+/// As [`list_names`], of what the daemon owns also where its user may not list it.
+///
+/// # Errors
+/// As [`list_names`].
+pub fn list_names_as_owner(dir: &DirPlace, xattr_whiteouts: bool, sink: &mut dyn NameSink) -> Result<bool> {
+    list_opened(dir, dir.open_as_owner(), xattr_whiteouts, sink)
+}
+
+fn list_opened(
+    dir: &DirPlace,
+    opened: Result<OwnedFd>,
+    xattr_whiteouts: bool,
+    sink: &mut dyn NameSink,
+) -> Result<bool> {
+    match opened {
         Err(Errno::EXDEV) => Ok(dir.layer.exact_names),
         fd => list_from(dir, fd?.as_fd(), xattr_whiteouts, sink),
     }

@@ -17,7 +17,7 @@ pub use fd_cache::{Evict, FdCache};
 pub use folding::{Folding, is_folding_root};
 pub use hidden::{DirId, Hidden, HiddenDir};
 pub use index::IndexDir;
-pub use list::{ListedName, NameSink, list_names, list_names_alone};
+pub use list::{ListedName, NameSink, list_names, list_names_alone, list_names_as_owner};
 pub use marks::{DirMarks, LeafMarks, LookedUp, look_up, read_dir_marks, read_leaf_marks};
 pub use origin::{index_of, origin_of, resolve};
 pub use override_stat::as_said;

@@ -154,18 +154,31 @@ impl DirPlace {
     /// # Errors
     /// As [`DirPlace::fd`]; `EACCES` where the process may not read it.
     pub fn open(&self) -> Result<OwnedFd> {
+        self.open_if(self.layer.widens_frozen())
+    }
+
+    /// As [`DirPlace::open`], of what the daemon owns also where its user may not read it.
+    ///
+    /// # Errors
+    /// As [`DirPlace::open`].
+    pub fn open_as_owner(&self) -> Result<OwnedFd> {
+        self.open_if(self.layer.widens)
+    }
+
+    /// `widens`: where it may not be read its owner gets the right to for an instant.
+    fn open_if(&self, widens: bool) -> Result<OwnedFd> {
         let (fd, flags) = (self.fd()?, OFlags::RDONLY | OFlags::DIRECTORY);
-        // A layer's times of access stay as they are. A clone of the mount sees to that by itself.
-        if self.keeps_times() {
-            return open_beneath(fd.as_fd(), c".", flags);
-        }
-        let open = || match open_beneath(fd.as_fd(), c".", flags | OFlags::NOATIME) {
-            Err(Errno::EPERM) => open_beneath(fd.as_fd(), c".", flags),
-            fd => fd,
+        let open = || {
+            // A layer's times of access stay as they are. A clone of the mount sees to that by itself.
+            let quietly = if self.keeps_times() { flags } else { flags | OFlags::NOATIME };
+            match open_beneath(fd.as_fd(), c".", quietly) {
+                Err(Errno::EPERM) => open_beneath(fd.as_fd(), c".", flags),
+                fd => fd,
+            }
         };
         match (open(), self.parent()) {
             // The daemon's own directory, whose owner may remove it without being allowed to read it.
-            (Err(Errno::EACCES), Some((parent, name))) if self.layer.widens_frozen() => {
+            (Err(Errno::EACCES), Some((parent, name))) if widens => {
                 let opened = self.layer.widened(parent.fd()?.as_fd(), name.as_c_str(), 0o500, open);
                 opened.map_err(|errno| if errno == Errno::EPERM { Errno::EACCES } else { errno })
             }

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::base::Result;
-use crate::layer::DirId;
+use crate::layer::{DirId, DirPlace};
 use crate::sys::mounts::{self, MountEntry, PlaceInFs};
 use crate::sys::path::parent_of;
 use crate::sys::stat::stat_fd;
@@ -42,6 +42,11 @@ impl Spot<'_> {
 
 pub(super) fn id(fd: BorrowedFd<'_>) -> Result<DirId> {
     stat_fd(fd).map(|stat| (stat.dev, stat.ino))
+}
+
+/// The directory of a layer as the system numbers it now.
+pub(super) fn id_of(place: &DirPlace) -> Result<DirId> {
+    place.fd().and_then(|fd| id(fd.as_fd()))
 }
 
 /// [`Spot::lies_in`] by a walk upwards from `below`.

@@ -5,14 +5,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
-use super::ground::{Ground, id, lies_in};
+use super::ground::{Ground, id, id_of, lies_in};
 use super::identity;
 use super::refusal::{Setup, SetupError};
+use super::rivals::Rivals;
 use super::roots::{Common, Identity, Root, UpperRoots, open_layer};
 use super::{Union, fit};
 use crate::base::config::Xino;
 use crate::inode::System;
-use crate::layer::{DirId, DirPlace, Folding, Handles};
+use crate::layer::{DirId, DirPlace, Folding, Handles, Layer};
 use crate::merge::DirPart;
 use crate::sys::mounts::PlaceInFs;
 use crate::sys::others;
@@ -89,6 +90,7 @@ impl Union {
         let place = spot.place;
         let mut notes: Vec<String> = notes.into_iter().collect();
         notes.extend(self.settle_joining(&mut root, stat.dev));
+        notes.extend(Rivals::of_lower(seen, dir).check()?);
         let system = System {
             dev: stat.dev,
             uuids: [root.identity.written, root.identity.real],
@@ -146,10 +148,16 @@ impl Union {
         Ok((!inside.is_empty()).then_some(note))
     }
 
+    /// The lower layers that were given, with their paths.
+    pub fn lower_dirs(&self) -> Vec<(DirId, PathBuf)> {
+        let lowers = self.others().into_iter().filter(|other| other.what == "lowerdir");
+        lowers.map(|other| (other.id, other.path.to_owned())).collect()
+    }
+
     /// The directories of the view, but for those of commits, which are in the work directory.
     fn others(&self) -> Vec<Other<'_>> {
         let (config, places) = (&self.stands.config, &self.stands.places);
-        let id_of = |place: &Arc<DirPlace>| place.fd().and_then(|fd| id(fd.as_fd())).ok();
+        let id_of = |place: &Arc<DirPlace>| id_of(place).ok();
         let mut others = Vec::new();
         let given = self.stack.lowers.iter().skip(self.stands.frozen.len());
         for ((part, path), place) in given.zip(&config.lowers).zip(&places.lowers) {
@@ -187,7 +195,7 @@ impl Union {
             real = self.upper().map_or(real, |upper| upper.root.layer.real_uuid);
         }
         root.identity = Identity { real, written };
-        let alike = |layer: &Arc<crate::layer::Layer>| layer.handles.are_lasting() && layer.uuid == written;
+        let alike = |layer: &Arc<Layer>| layer.handles.are_lasting() && layer.uuid == written;
         if root.handles.are_lasting() && layers().any(alike) {
             root.handles = Handles::Passing;
             return Some(identity::alike(&root.path));
@@ -204,29 +212,41 @@ impl Union {
         Ok(())
     }
 
-    /// Refuses to join others to an only layer that shows case-insensitive directories, and shows no more of them from then
-    /// on.
-    pub(super) fn part_with_folding(&self) -> Setup<()> {
+    /// Refuses to join others to an only layer that shows case-insensitive directories, and shows no more of them as long as
+    /// the value lives, or from then on if it is [kept](Parted::keep).
+    pub(super) fn part_with_folding(&self) -> Setup<Option<Parted>> {
         let Some(only) = self.stack.lowers.first().filter(|part| part.place.layer.folding == Folding::Alone) else {
-            return Ok(());
+            return Ok(None);
         };
-        let joined = &only.place.layer.joined;
-        if joined.swap(true, SeqCst) {
-            return Ok(());
+        if only.place.layer.joined.swap(true, SeqCst) {
+            return Ok(None);
         }
-        let mut folds = false;
-        for inode in self.live_dirs() {
-            let Ok(view) = inode.dir().map(|dir| dir.view()) else { continue };
-            folds |= view
-                .lowers
-                .iter()
-                .any(|part| part.place.fd().is_ok_and(|fd| part.place.layer.check_folding(fd.as_fd(), c".").is_err()));
-        }
-        if folds {
-            joined.store(false, SeqCst);
+        let parted = Parted(Some(only.place.layer.clone()));
+        let folds =
+            |part: &DirPart| part.place.fd().is_ok_and(|fd| part.place.layer.check_folding(fd.as_fd(), c".").is_err());
+        let mut views = self.live_dirs().into_iter().filter_map(|inode| inode.dir().map(|dir| dir.view()).ok());
+        if views.any(|view| view.lowers.iter().any(folds)) {
             return Err(fit::folded(what(&only.place.layer.path)));
         }
-        Ok(())
+        Ok(Some(parted))
+    }
+}
+
+/// A layer that others join, which shows no case-insensitive directories meanwhile.
+pub(super) struct Parted(Option<Arc<Layer>>);
+
+impl Parted {
+    /// The others have joined.
+    pub fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Parted {
+    fn drop(&mut self) {
+        if let Some(layer) = &self.0 {
+            layer.joined.store(false, SeqCst);
+        }
     }
 }
 

@@ -46,6 +46,11 @@ impl Rivals {
         }
     }
 
+    /// One lower layer, by its path.
+    pub fn of_lower(dir: DirId, path: &Path) -> Self {
+        Self { lowers: vec![(dir, path.to_owned())], ..Self::default() }
+    }
+
     /// Looks for other overlays that use these directories. Nothing is changed. Returns a note on each overlay that
     /// shares a layer in a way that can be allowed.
     ///
@@ -76,15 +81,16 @@ impl Rivals {
         self.written.contains(&dir) || self.lowers.iter().any(|(lower, _)| *lower == dir)
     }
 
-    /// Starts a thread that logs when an OverlayFS of the kernel is mounted with one of these directories. The thread
-    /// sleeps until the mount table of this namespace changes, and ends with the process.
+    /// Starts a thread that logs when an OverlayFS of the kernel is mounted with one of these directories, where the lower
+    /// layers are those that `lowers` tells then. The thread sleeps until the mount table of this namespace changes, and
+    /// ends with the process.
     ///
     /// # Errors
     /// The thread could not be started.
-    pub fn watch(self) -> std::io::Result<()> {
+    pub fn watch(mut self, lowers: impl Fn() -> Vec<(DirId, PathBuf)> + Send + 'static) -> std::io::Result<()> {
         let watch = move || {
             panics::caught(|| {
-                if let Err(errno) = look_on(&self) {
+                if let Err(errno) = look_on(&mut self, &lowers) {
                     log::info!("mounts of others are not looked at any more: {errno}");
                 }
             });
@@ -315,11 +321,12 @@ fn of_fuse_overlayfs(pid: u32, own: &Rivals) -> Option<Shared> {
 const PAUSE: Duration = Duration::from_secs(1);
 const SHARE: u32 = 200;
 
-fn look_on(own: &Rivals) -> Result<()> {
+fn look_on(own: &mut Rivals, lowers: &dyn Fn() -> Vec<(DirId, PathBuf)>) -> Result<()> {
     let changes = MountChanges::open()?;
     let (mut known, mut first) = (Known::new(), true);
     loop {
         let start = Instant::now();
+        own.lowers = lowers();
         let (mut new_fuse_overlayfs, table) = (false, mounts::table()?);
         for mount in &table {
             match &*mount.kind {

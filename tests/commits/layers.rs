@@ -35,7 +35,7 @@ pub fn sh(at: &Path, script: &str) {
 
 impl Joined {
     /// Layers 2 and 3 are mounted.
-    fn new(options: &[&str]) -> Self {
+    pub fn new(options: &[&str]) -> Self {
         let mut stack = Stack::new(0);
         stack.options = options.iter().map(|&option| option.to_owned()).collect();
         let layers = [0, 1, 2, 3].map(|n| Layer::new(stack.scratch.dir(&format!("layer{n}"))));
@@ -50,7 +50,7 @@ impl Joined {
         Self { stack, layers, mount, order }
     }
 
-    fn at(&self, n: usize) -> &str {
+    pub fn at(&self, n: usize) -> &str {
         self.layers[n].root().to_str().unwrap()
     }
 

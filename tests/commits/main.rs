@@ -9,6 +9,7 @@ mod engine;
 #[path = "../model/mod.rs"]
 mod model;
 
+mod around;
 mod below;
 mod blocks;
 mod crash;

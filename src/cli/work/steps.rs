@@ -269,8 +269,9 @@ impl Target {
 
 /// What a daemon that does not answer says.
 pub(super) fn refused(errno: Errno) -> Failure {
-    let hint = match errno {
-        Errno::EPERM | Errno::EACCES => "only its own user and root may",
+    let hint = match errno.raw() {
+        libc::EPERM | libc::EACCES => "only its own user and root may",
+        libc::ECONNABORTED | libc::ENOTCONN => "its daemon has ended meanwhile: mount it again",
         _ => "its daemon is of a version without commits",
     };
     Failure::refused("the view", errno.to_string(), hint)

@@ -13,6 +13,7 @@ use crate::layer::{Layer, index_of};
 use crate::merge::{DirPart, DirView};
 use crate::union::Union;
 use crate::union::indexing::belongings;
+use crate::union::joining::Parted;
 use crate::union::refusal::{Setup, SetupError};
 use crate::upper::IndexError;
 
@@ -30,7 +31,7 @@ impl Union {
         let seeds = self.redirected(&layering);
         let upper = self.upper.as_ref().map(|upper| upper.successor(upper.root.clone())).transpose().map_err(failed)?;
         let root = self.root_over(&layering.stack)?;
-        let Layering { stack, config, places, common, added, removed, notes, .. } = layering;
+        let Layering { stack, config, places, common, added, removed, parted, notes, .. } = layering;
         let old = &self.stands;
         let copy = |fd: &std::os::fd::OwnedFd| fd.try_clone().map_err(Errno::from);
         let stands = Stands {
@@ -47,15 +48,23 @@ impl Union {
         // One that was told when the layer joined before.
         next.notes.extend(notes.into_iter().filter(|note| !self.notes.contains(note)));
         if let Some(removed) = &removed {
+            let of_it = format!("lowerdir={} ", removed.place.layer.path.display());
+            next.notes.retain(|note| !note.starts_with(&of_it));
             next.rename_lower(removed).map_err(failed)?;
         }
         // From here on nothing fails.
+        parted.into_iter().for_each(Parted::keep);
+        let own = self.upper().map(|upper| upper.root.layer.dev);
         if let Some((part, system)) = &added {
-            let own = self.upper().map(|upper| upper.root.layer.dev);
             if own == Ok(part.place.layer.dev) {
                 self.table.upper_has_lower_beside();
             }
             self.table.add_system(system.clone());
+        }
+        if let Some(dev) = removed.as_ref().map(|part| part.place.layer.dev)
+            && next.stack.lowers.iter().all(|part| part.place.layer.dev != dev)
+        {
+            self.table.drop_system(dev, own == Ok(dev));
         }
         let gone = removed.as_ref().map(|part| &part.place.layer);
         let lost = next.relabel_beneath(&root, gone);

@@ -3,7 +3,7 @@
 
 use crate::base::{Errno, Name, Result};
 use crate::inode::Key;
-use crate::layer::{ListedName, NameSink, list_names, read_leaf_marks};
+use crate::layer::{ListedName, NameSink, list_names_as_owner, read_leaf_marks};
 use crate::merge::{self, Answer, Data, DirPart, DirView, Found, FoundLeaf, Stack};
 use crate::sys::stat::{Kind, Stat};
 
@@ -38,14 +38,19 @@ impl NameSink for Names {
 
 impl Level<'_> {
     /// Walks through all that the layer has, from its root on: `now` and `then` in the two stacks.
-    pub fn walk(&mut self, now: &DirView, then: &DirView) -> Result<()> {
+    ///
+    /// # Errors
+    /// The directory that cannot be looked through, and why.
+    pub fn walk(&mut self, now: &DirView, then: &DirView) -> std::result::Result<(), (Vec<Name>, Errno)> {
         let mut left = vec![(Vec::new(), now.clone(), then.clone())];
         while let Some((path, now, then)) = left.pop() {
             let Some(part) = now.parts(0).map(|(_, part)| part).find(|part| part.level == self.level) else { continue };
+            let failed = |errno| (path.clone(), errno);
             let mut names = Names::default();
-            unless_gone(list_names(&part.place, part.xattr_whiteouts, &mut names).map(drop))?;
+            let listed = list_names_as_owner(&part.place, part.xattr_whiteouts, &mut names);
+            unless_gone(listed.map(drop)).map_err(failed)?;
             for name in names.0 {
-                if let Some((now, then)) = self.look(part, (&now, &then), &path, &name)? {
+                if let Some((now, then)) = self.look(part, (&now, &then), &path, &name).map_err(failed)? {
                     left.push(([&path[..], &[name]].concat(), now, then));
                 }
             }

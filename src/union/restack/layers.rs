@@ -10,12 +10,12 @@ use std::time::Duration;
 use super::data::{Level, shown};
 use crate::base::config::Config;
 use crate::base::{Errno, Name, Result};
-use crate::inode::{Body, Inode, System};
-use crate::layer::{DirId, Layer, read_dir_marks};
-use crate::merge::{self, Data, DirPart, DirView, Stack};
-use crate::sys::stat::stat_fd;
+use crate::inode::{Body, Inode, Key, LeafState, System};
+use crate::layer::{DirId, Layer, Place, read_dir_marks};
+use crate::merge::{self, Answer, Data, DirPart, DirView, Found, Stack};
 use crate::union::copy_up::CopyUp;
-use crate::union::joining::{Joining, Places, find};
+use crate::union::ground::id_of;
+use crate::union::joining::{Joining, Parted, Places, find};
 use crate::union::refusal::{Setup, SetupError};
 use crate::union::roots::Common;
 use crate::union::{InodeId, Union};
@@ -66,6 +66,8 @@ pub(super) struct Layering {
     pub common: Common,
     pub added: Option<(DirPart, System)>,
     pub removed: Option<DirPart>,
+    /// The layer that is not the only one any more.
+    pub parted: Option<Parted>,
     pub notes: Vec<String>,
     /// The level of the layer that joins or goes, among those before the change where it goes.
     level: usize,
@@ -130,17 +132,22 @@ impl Union {
         let dir = change.dir();
         let root = self.root_over(&layering.stack)?;
         self.check_mounts(&layering.stack, &root, &layering.mounts)?;
-        for path in self.check_data(&layering.stack, dir)? {
+        let brought = self.check_data(&layering.stack, dir)?;
+        self.check_kept(&layering.stack, dir)?;
+        let let_go = |which: &dyn Fn(&LeafState) -> bool| match &layering.removed {
+            Some(removed) => self.let_go(&removed.place.layer, which, dir),
+            None => Ok(()),
+        };
+        // What stands in the way is told before any data is copied, for which it may be much.
+        let_go(&|state| state.upper().is_none())?;
+        for path in brought {
             self.bring_up(&path).map_err(|errno| {
                 let reason =
                     format!("the data of {} is still in the layers, and cannot be copied: {errno}", shown(&path));
                 SetupError::new(dir.display().to_string(), reason, "nothing has changed")
             })?;
         }
-        self.check_kept(&layering.stack, dir)?;
-        if let Some(removed) = &layering.removed {
-            self.let_go(&removed.place.layer, dir)?;
-        }
+        let_go(&|_| true)?;
         Ok(Layering { plain: self.plain_dirs(layering.level), ..layering })
     }
 
@@ -173,9 +180,8 @@ impl Union {
             let reason = "it would be hidden: the root of a layer above it is opaque";
             return refused(dir, reason, "plyfs layer add without --bottom puts it on top");
         }
-        let own = |part: &DirPart| part.place.fd().and_then(|fd| stat_fd(fd.as_fd())).map(|stat| (stat.dev, stat.ino));
         let known = find(&config.lowers, dir).and_then(|known| self.stack.lowers.get(frozen + known));
-        if known.is_some_and(|part| own(part) != Ok(seen)) {
+        if known.is_some_and(|part| id_of(&part.place) != Ok(seen)) {
             let reason = "the view has another directory as a layer of that path";
             return refused(dir, reason, "plyfs layer remove takes that one out");
         }
@@ -188,7 +194,7 @@ impl Union {
         if opaque && at < config.lowers.len() {
             return refused(dir, "its root is opaque, and would hide all layers below", "add it with --bottom");
         }
-        self.part_with_folding()?;
+        let parted = self.part_with_folding()?;
         let (mut config, mut places) = (config.clone(), self.stands.places.clone());
         config.lowers.insert(at, dir.to_owned());
         places.lowers.insert(at.min(places.lowers.len()), place);
@@ -196,12 +202,11 @@ impl Union {
         let level = frozen + at + 1;
         let part = DirPart { level, ..part };
         lowers.insert(frozen + at, part.clone());
-        let own = stat_fd(part.place.fd().map_err(|errno| failed(dir, errno))?.as_fd());
-        let own = own.map(|stat| (stat.dev, stat.ino)).map_err(|errno| failed(dir, errno))?;
+        let own = id_of(&part.place).map_err(|errno| failed(dir, errno))?;
         let traps = self.stack.traps.upper.iter().copied().chain([own]).collect();
         let (stack, mounts) = (self.stack_with(lowers, traps), self.mounts_below()?);
         let (added, removed, plain, stirred) = (Some((part, system)), None, Plain::default(), self.stirred());
-        Ok(Layering { stack, config, places, common, added, removed, notes, level, plain, stirred, mounts })
+        Ok(Layering { stack, config, places, common, added, removed, parted, notes, level, plain, stirred, mounts })
     }
 
     fn plan_to_remove(&self, dir: &Path, given: usize) -> Setup<Layering> {
@@ -224,12 +229,12 @@ impl Union {
         if at < places.lowers.len() {
             places.lowers.remove(at);
         }
-        let own = removed.place.fd().and_then(|fd| stat_fd(fd.as_fd())).map(|stat| (stat.dev, stat.ino)).ok();
+        let own = id_of(&removed.place).ok();
         let traps = self.stack.traps.upper.iter().copied().filter(|id| Some(*id) != own).collect();
         let (stack, mounts) = (self.stack_with(lowers, traps), self.mounts_below()?);
         let (added, removed, plain, stirred) = (None, Some(removed), Plain::default(), self.stirred());
-        let (common, notes) = (self.stands.common.clone(), Vec::new());
-        Ok(Layering { stack, config, places, common, added, removed, notes, level, plain, stirred, mounts })
+        let (common, parted, notes) = (self.stands.common.clone(), None, Vec::new());
+        Ok(Layering { stack, config, places, common, added, removed, parted, notes, level, plain, stirred, mounts })
     }
 
     fn no_such_layer<T>(&self, dir: &Path) -> Setup<T> {
@@ -286,7 +291,7 @@ impl Union {
                 lowers: stack.lowers.iter().skip(level.saturating_sub(1)).cloned().collect(),
             };
             let mut walk = Level { now: &self.stack, then: stack, level, changed: Vec::new() };
-            walk.walk(&from(&self.stack), &from(stack)).map_err(|errno| failed(dir, errno))?;
+            walk.walk(&from(&self.stack), &from(stack)).map_err(|at| not_searched(dir, at))?;
             if level == 0 {
                 changed = walk.changed;
             } else if let Some(path) = walk.changed.first() {
@@ -318,7 +323,7 @@ impl Union {
             let root = |stack: &Stack| DirView { upper: None, redirect: None, lowers: stack.lowers.clone() };
             let (now, then) = (over(&self.stack), over(stack));
             let mut walk = Level { now: &now, then: &then, level: 1, changed: Vec::new() };
-            walk.walk(&root(&now), &root(&then)).map_err(|errno| failed(dir, errno))?;
+            walk.walk(&root(&now), &root(&then)).map_err(|at| not_searched(dir, at))?;
             if let Some(path) = walk.changed.first() {
                 return data_of_a_commit(dir, number, path);
             }
@@ -348,22 +353,31 @@ impl Union {
         done
     }
 
-    /// Makes the kernel forget the files of a layer.
+    /// Makes the kernel forget the files of a layer; `which`: those in this state.
     ///
     /// # Errors
     /// Somebody has one of them open.
-    fn let_go(&self, layer: &Arc<Layer>, dir: &Path) -> Setup<()> {
+    fn let_go(&self, layer: &Arc<Layer>, which: &dyn Fn(&LeafState) -> bool, dir: &Path) -> Setup<()> {
         let mut held = Vec::new();
         self.table.for_each(&mut |inode| {
-            if uses(inode, layer) {
+            if uses(inode, layer, which) {
                 held.push(inode.clone());
             }
         });
+        held.iter().for_each(|inode| self.move_over(inode, layer));
         let mut looks = 0;
-        while !held.is_empty() {
+        loop {
+            let before = held.len();
+            held.retain(|inode| {
+                let known = self.table.get(inode.id).is_some_and(|now| Arc::ptr_eq(&now, inode));
+                known && uses(inode, layer, which)
+            });
+            let Some(first) = held.first() else { return Ok(()) };
+            looks = if held.len() < before { 0 } else { looks + 1 };
             if looks > LOOKS {
-                let path = held.first().and_then(path_of).unwrap_or_else(|| "one without a name".to_owned());
-                let what = if held.len() == 1 { "file of it is".to_owned() } else { "files of it are".to_owned() };
+                let path = path_of(first).or_else(|| path_in_layer(first));
+                let path = path.unwrap_or_else(|| "one without a name".to_owned());
+                let what = if held.len() == 1 { "file of it is" } else { "files of it are" };
                 let reason = format!("{}: {} {what} open or mapped: {path}", Errno::EBUSY, held.len());
                 return refused(dir, reason, "close them first, or end the programs that have them (fuser -m VIEW)");
             }
@@ -374,14 +388,40 @@ impl Union {
                 }
             }
             std::thread::sleep(PAUSE);
-            let before = held.len();
-            held.retain(|inode| {
-                let known = self.table.get(inode.id).is_some_and(|now| Arc::ptr_eq(&now, inode));
-                known && uses(inode, layer)
-            });
-            looks = if held.len() < before { 0 } else { looks + 1 };
         }
-        Ok(())
+    }
+
+    /// Gives a file of which another layer has a hard link its place there.
+    fn move_over(&self, inode: &Arc<Inode>, layer: &Arc<Layer>) {
+        let Ok(leaf) = inode.leaf() else { return };
+        let key = |state: &LeafState| {
+            let object = state.current().ok().filter(|object| !object.place.is_upper());
+            object.filter(|_| state.is_linked() && state.meta().is_none()).map(|object| object.key)
+        };
+        let (names, Some(own)) = ({
+            let state = leaf.state.lock();
+            (state.names.clone(), key(&state))
+        }) else {
+            return;
+        };
+        let place = names.iter().find_map(|(parent, name)| {
+            let view = parent.dir().ok()?.live_view().ok()?;
+            let stays = |part: &&DirPart| !Arc::ptr_eq(&part.place.layer, layer);
+            let rest = DirView { lowers: view.lowers.iter().filter(stays).cloned().collect(), ..view };
+            match merge::lookup(&self.stack, &rest, name) {
+                Ok(Answer::Found(Found::Leaf(found))) if Key::of(&found.stat) == own && found.meta.is_none() => {
+                    Some(found.place)
+                }
+                _ => None,
+            }
+        });
+        let mut state = leaf.state.lock();
+        // Nobody has changed it meanwhile.
+        if let Some(place) = place.filter(|_| key(&state) == Some(own)) {
+            state.set_place(place);
+            drop(state);
+            leaf.close();
+        }
     }
 
     /// All live directories.
@@ -436,6 +476,12 @@ fn failed(dir: &Path, errno: Errno) -> SetupError {
     SetupError::new(dir.display().to_string(), errno.to_string(), "nothing has changed")
 }
 
+fn not_searched(dir: &Path, (at, errno): (Vec<Name>, Errno)) -> SetupError {
+    let reason = format!("/{} cannot be searched for files whose data is below: {errno}", shown(&at));
+    let hint = "nothing has changed; who owns it needs the right to search it (chmod u+x)";
+    SetupError::new(dir.display().to_string(), reason, hint)
+}
+
 fn data_of_a_commit<T>(dir: &Path, number: u64, path: &[Name]) -> Setup<T> {
     let reason = format!("commit {number} has changed {}, whose data is still in the layers", shown(path));
     refused(dir, reason, "it would be lost")
@@ -446,8 +492,8 @@ fn is_opaque(root: &DirPart) -> bool {
     merge::root_part(&root.place, root.level, true).is_ok_and(|(_, opaque)| opaque)
 }
 
-/// Whether a live file has its object or its data in a layer.
-fn uses(inode: &Inode, layer: &Arc<Layer>) -> bool {
+/// Whether a live file that is in such a state has its object or its data in a layer.
+fn uses(inode: &Inode, layer: &Arc<Layer>, which: &dyn Fn(&LeafState) -> bool) -> bool {
     let Body::Leaf(leaf) = &inode.body else { return false };
     let state = leaf.state.lock();
     let is_there = state.current().is_ok_and(|object| Arc::ptr_eq(&object.place.dir.layer, layer));
@@ -455,7 +501,7 @@ fn uses(inode: &Inode, layer: &Arc<Layer>) -> bool {
         Data::At(file) => Arc::ptr_eq(&file.place.dir.layer, layer),
         Data::Beneath(_) => false,
     });
-    is_there || has_data
+    (is_there || has_data) && which(&state)
 }
 
 /// Whether a part of a directory above `level`, but for that in the upper layer, leads the search elsewhere; in doubt it does.
@@ -478,4 +524,16 @@ fn path_of(inode: &Arc<Inode>) -> Option<String> {
     }
     path.reverse();
     Some(shown(&path))
+}
+
+/// Where a file is that has no path in the view: it was deleted, or another layer hides it.
+fn path_in_layer(inode: &Arc<Inode>) -> Option<String> {
+    let Place { dir: mut at, name } = inode.leaf().ok()?.state.lock().current().ok()?.place.clone();
+    let mut path = vec![name];
+    while let Some((parent, name)) = at.parent() {
+        path.push(name);
+        at = parent;
+    }
+    path.reverse();
+    Some(format!("one without a name in the view ({} in the layer)", shown(&path)))
 }
