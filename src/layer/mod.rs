@@ -19,7 +19,7 @@ pub use hidden::{DirId, Hidden, HiddenDir};
 pub use index::IndexDir;
 pub use list::{ListedName, NameSink, list_names, list_names_alone, list_names_as_owner};
 pub use marks::{DirMarks, LeafMarks, LookedUp, look_up, read_dir_marks, read_leaf_marks};
-pub use origin::{index_of, origin_of, resolve};
+pub use origin::{index_of, is_other_root, origin_of, resolve};
 pub use override_stat::as_said;
 pub use place::{DirPlace, Place};
 

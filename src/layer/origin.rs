@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use super::{DirPlace, Handles, Layer};
 use crate::base::{Errno, Result};
-use crate::format::Origin;
+use crate::format::{Decoded, Origin};
 use crate::sys::handle::{Handle, handle_at, open_by_handle};
 use crate::sys::stat::{Stat, stat_fd};
 
@@ -33,6 +33,18 @@ pub fn origin_of(layer: &Layer, dir: BorrowedFd<'_>, name: &CStr) -> Result<Opti
 /// As [`origin_of`].
 pub fn index_of(layer: &Layer, dir: BorrowedFd<'_>, name: &CStr) -> Result<Option<Vec<u8>>> {
     if layer.handles.are_lasting() { origin_of(layer, dir, name) } else { Ok(None) }
+}
+
+/// Whether a mark names another object than the root of a layer, as far as it says so and file handles tell.
+///
+/// # Errors
+/// As [`origin_of`].
+pub fn is_other_root(layer: &Layer, root: BorrowedFd<'_>, mark: &[u8]) -> Result<bool> {
+    let Some(own) = origin_of(layer, root, c".")? else { return Ok(false) };
+    Ok(match (Origin::decode(mark), Origin::decode(&own)) {
+        (Ok(Decoded::Known(mark)), Ok(Decoded::Known(own))) => !mark.agrees_with(&own),
+        _ => false,
+    })
 }
 
 /// The attributes of the object that `origin` names, on the file system of a layer's root.

@@ -49,7 +49,7 @@ pub fn lookup_in(
 }
 
 /// Looks `name` up in a merged directory of layers below which there may be more, and says where the search would go on there.
-/// A metacopy file whose data is not in these layers is no error as long as the search goes on.
+/// A metacopy file whose data is not in these layers, nor in those of data only, is no error as long as the search goes on.
 ///
 /// # Errors
 /// As [`lookup`].
@@ -63,7 +63,11 @@ pub fn lookup_open(stack: &Stack, dir: &DirView, name: &Name) -> Result<(Answer,
         Want::Name(name) => Rest::Name(name.clone()),
         Want::Path(path) => Rest::Path(path.clone()),
     };
-    search.data_wanted &= rest == Rest::End;
+    search.data_wanted &= match &rest {
+        Rest::End => true,
+        Rest::Path(path) => stack.has_data(path),
+        Rest::Name(_) => false,
+    };
     Ok((search.answer()?, rest))
 }
 

@@ -134,6 +134,11 @@ impl Stack {
         })
     }
 
+    /// Whether a data-only layer has a file at `path`.
+    pub fn has_data(&self, path: &[Name]) -> bool {
+        self.data_only.iter().any(|root| self.beneath(root, path).is_some())
+    }
+
     /// The regular file at `path` beneath the root of a data-only layer; `None` also if the path cannot be followed.
     fn beneath(&self, root: &Arc<DirPlace>, path: &[Name]) -> Option<(Place, Stat)> {
         let (name, dirs) = path.split_last()?;

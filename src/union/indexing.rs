@@ -5,9 +5,12 @@ use std::os::fd::{AsFd, BorrowedFd};
 use super::refusal::{Setup, SetupError};
 use crate::base::Errno;
 use crate::base::config::Config;
-use crate::layer::{DirPlace, IndexDir};
-use crate::merge::Stack;
+use crate::format::mark::Mark;
+use crate::layer::{DirPlace, IndexDir, is_other_root};
+use crate::merge::{DirPart, Stack};
+use crate::sys::path::{OFlags, open_beneath};
 use crate::sys::stat::stat_fd;
+use crate::sys::xattr;
 use crate::upper::{Belongings, Index, IndexError, Upper};
 
 /// Opens the index, if the layers can have one. An index that cannot be had is an error with `index=on`, and a note
@@ -43,6 +46,54 @@ pub(super) fn open_index(
             Ok(None)
         }
     }
+}
+
+/// Finds the index of an upper layer that is only looked at: that of another one does not count.
+///
+/// # Errors
+/// [`IndexError::OtherUpper`]; what opening it says.
+pub(super) fn find_index(upper: &DirPart, work: BorrowedFd<'_>) -> std::result::Result<Option<IndexDir>, IndexError> {
+    let fd = match open_beneath(work, c"index", OFlags::PATH | OFlags::DIRECTORY) {
+        Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(None),
+        fd => fd?,
+    };
+    let (layer, root) = (&upper.place.layer, upper.place.fd()?);
+    // Old kernels kept the upper layer's mark under the other key.
+    for mark in [Mark::Upper, Mark::Origin] {
+        let value = match xattr::get_at(work, c"index", layer.namespace.key(mark)) {
+            // The kernel leaves it with mode 0000.
+            Err(Errno::EACCES) => None,
+            value => value?,
+        };
+        if let Some(value) = value
+            && is_other_root(layer, root.as_fd(), &value)?
+        {
+            return Err(IndexError::OtherUpper);
+        }
+    }
+    let ino = stat_fd(fd.as_fd())?.ino;
+    Ok(Some(IndexDir::new(DirPlace::root(layer.clone(), fd, ino))))
+}
+
+/// As [`find_index`], for a layer of which all is to be copied: the index that it had must be there.
+///
+/// # Errors
+/// [`SetupError`]
+pub(super) fn need_index(config: &Config, upper: &DirPart, work: BorrowedFd<'_>) -> Setup<Option<IndexDir>> {
+    let what =
+        config.upper.as_ref().map_or_else(|| "workdir".into(), |dirs| format!("workdir={}", dirs.work.display()));
+    let hint = "use the workdir of this upper layer, or none: names of its hard links part without";
+    let refused = |reason: String| SetupError::new(&what, reason, hint);
+    let found = find_index(upper, work).map_err(|error| match error {
+        IndexError::Failed(errno) => refused(format!("its index: {errno}")),
+        _ => refused("its index belongs to another upper layer".into()),
+    })?;
+    let root = upper.place.fd().map_err(|errno| refused(errno.to_string()))?;
+    let had = xattr::get_at(root.as_fd(), c".", upper.place.layer.namespace.key(Mark::Origin));
+    if found.is_none() && had.is_ok_and(|value| value.is_some_and(|value| !value.is_empty())) {
+        return Err(refused("it has no index, and the upper layer had one".into()));
+    }
+    Ok(found)
 }
 
 /// Calls `act` with what an index of this upper layer belongs to.

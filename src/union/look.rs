@@ -3,6 +3,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use super::indexing::{find_index, need_index};
 use super::past::Past;
 use super::refusal::{Setup, SetupError};
 use super::restack::log_of;
@@ -13,9 +14,9 @@ use crate::base::config::{Config, XattrPermissions};
 use crate::base::{Errno, Result};
 use crate::format::commits::number;
 use crate::format::mark::{Mark, Namespace, WhiteoutStyle};
-use crate::layer::{DirPlace, FdCache, IndexDir};
+use crate::layer::{DirPlace, FdCache};
 use crate::merge::{self, DirPart, DirView, Layers};
-use crate::sys::path::{OFlags, open_beneath, open_root};
+use crate::sys::path::open_root;
 use crate::sys::stat::stat_fd;
 use crate::sys::xattr;
 use crate::upper::commits::{Commits, stand_of};
@@ -88,6 +89,15 @@ pub fn gather(config: &Config) -> Setup<(Layers, Vec<OwnedFd>)> {
     look_for(config, Range::default(), For::Copying)
 }
 
+/// As [`gather`], to be repaired: an index that is another layer's is left out.
+///
+/// # Errors
+/// As [`gather`].
+pub fn gather_at_all(config: &Config) -> Setup<(Layers, Vec<OwnedFd>)> {
+    Rivals::of(config).check_unwritten()?;
+    look_for(config, Range::default(), For::Repairing)
+}
+
 fn look_for(config: &Config, range: Range, what_for: For) -> Setup<(Layers, Vec<OwnedFd>)> {
     let to = match range.to {
         Some(to) => Some(known(config, to, range.of_session)?),
@@ -131,7 +141,12 @@ fn look_for(config: &Config, range: Range, what_for: For) -> Setup<(Layers, Vec<
     let (upper, work) = upper.unzip();
     // A frozen layer has none.
     let index = upper.as_ref().zip(work.as_ref()).filter(|_| config.index != Some(false) && to.is_none());
-    let index = index.and_then(|(part, work)| open_index(part, work.as_fd()).ok());
+    let index = match index {
+        Some((part, work)) if what_for == For::Copying => need_index(config, part, work.as_fd())?,
+        // As a mount does, which goes on without it.
+        Some((part, work)) => find_index(part, work.as_fd()).ok().flatten(),
+        None => None,
+    };
     let root = DirView { upper, redirect: None, lowers: stack.lowers.clone() };
     let layers = Layers { stack, root, index, work, changed, commits };
     // What several layers hold is looked for by all names that it has.
@@ -232,12 +247,6 @@ fn upper_part(root: Root, common: &Common) -> Result<DirPart> {
     let (mut part, _) = merge::root_part(&DirPlace::root(layer, root.fd, ino), 0, false)?;
     part.xattr_whiteouts |= style == WhiteoutStyle::Xattr;
     Ok(part)
-}
-
-fn open_index(upper: &DirPart, work: BorrowedFd<'_>) -> Result<IndexDir> {
-    let fd = open_beneath(work, c"index", OFlags::PATH | OFlags::DIRECTORY)?;
-    let ino = stat_fd(fd.as_fd())?.ino;
-    Ok(IndexDir::new(DirPlace::root(upper.place.layer.clone(), fd, ino)))
 }
 
 #[cfg(test)]

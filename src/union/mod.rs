@@ -69,7 +69,7 @@ pub use dir::{DirSink, ListedEntry};
 pub use io::{Seek, WriteHow};
 pub use long::Operation;
 pub(crate) use look::marks_on;
-pub use look::{Range, gather, hold, look, look_at_all, look_between};
+pub use look::{Range, gather, gather_at_all, hold, look, look_at_all, look_between};
 pub use open::OpenHow;
 pub use refusal::SetupError;
 pub use restack::{

@@ -71,6 +71,8 @@ pub(super) enum For {
     /// To be copied, or linked: the upper layer is locked, and the layers are in no clones of their mounts, as no link leads
     /// from one mount to another.
     Copying,
+    /// To be repaired: as [`For::Copying`], whatever may be wrong.
+    Repairing,
 }
 
 /// What all layers of a union have in common.

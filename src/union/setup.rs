@@ -231,7 +231,7 @@ pub(super) fn open_roots(config: &Config, what_for: For) -> Setup<Roots> {
     let (mut notes, mut locks, mut frozen, mut at) = (Vec::new(), Vec::new(), Vec::new(), None);
     if let Some((upper, dirs)) = upper.as_ref().zip(config.upper.as_ref()) {
         notes.extend(overlap::check(lowers.iter().chain(&data_only), upper, &ground)?);
-        if matches!(what_for, For::Serving | For::Copying) {
+        if matches!(what_for, For::Serving | For::Copying | For::Repairing) {
             locks = lock(upper)?;
         }
         if let For::LookingAt(number) = what_for {
@@ -247,7 +247,7 @@ pub(super) fn open_roots(config: &Config, what_for: For) -> Setup<Roots> {
     at.iter_mut().zip(&upper).for_each(|(root, upper)| root.identity = upper.upper.identity);
     let traps = overlap::traps(lowers.iter().chain(&data_only), upper.as_ref());
     let written = upper.as_ref().map(overlap::written).unwrap_or_default();
-    if what_for == For::Copying {
+    if matches!(what_for, For::Copying | For::Repairing) {
         return Ok(Roots { lowers, data_only, upper, locks, traps, written, frozen, places, notes });
     }
     let read_only = what_for != For::Serving;

@@ -9,7 +9,7 @@ use crate::base::{Errno, Name, Result};
 use crate::format::mark::Mark;
 use crate::format::origin::Decoded;
 use crate::format::{Nlink, Origin, parse_index_name};
-use crate::layer::{DirPlace, origin_of};
+use crate::layer::{DirPlace, is_other_root};
 use crate::sys::dirent::read_dir;
 use crate::sys::path::{OFlags, open_beneath};
 use crate::sys::stat::{Stat, stat_at};
@@ -98,21 +98,16 @@ impl Check<'_> {
     fn index(&mut self, index: &OwnedFd, root: &Arc<DirPlace>) -> Result<()> {
         let namespace = root.layer.namespace;
         let upper = xattr::get_at(index.as_fd(), c".", namespace.key(Mark::Upper))?;
-        let is_other = |value: &[u8], layer: &DirPlace, upper: bool| -> Result<bool> {
-            let own = origin_of(&layer.layer, layer.fd()?.as_fd(), c".")?;
-            let (Some(own), Ok(Decoded::Known(known))) = (own, Origin::decode(value)) else { return Ok(false) };
-            let Ok(Decoded::Known(own)) = Origin::decode(&own) else { return Ok(false) };
-            Ok((upper && !Origin::is_upper(value)) || (own.kind, own.fid) != (known.kind, known.fid))
-        };
+        let is_other = |value: &[u8], layer: &DirPlace| is_other_root(&layer.layer, layer.fd()?.as_fd(), value);
         if let Some(value) = upper
-            && is_other(&with_upper_off(&value), root, false)?
+            && is_other(&value, root)?
         {
             self.find_in_work("other-index", "index", "an index of another upper layer", REFUSED);
         }
         let origin = xattr::get_at(root.fd()?.as_fd(), c".", namespace.key(Mark::Origin))?;
         let lower = self.layers.stack.lowers.first().map(|part| part.place.clone());
         if let (Some(value), Some(lower)) = (origin, lower)
-            && is_other(&value, &lower, false)?
+            && is_other(&value, &lower)?
         {
             self.find_in_work("other-index", "index", "an index of other lower layers", REFUSED);
         }
@@ -192,13 +187,6 @@ impl Check<'_> {
         }
         Ok(())
     }
-}
-
-/// The value of the mark `upper` as an origin.
-fn with_upper_off(value: &[u8]) -> Vec<u8> {
-    const FLAGS: usize = 3;
-    const PATH_UPPER: u8 = 4;
-    value.iter().enumerate().map(|(at, byte)| if at == FLAGS { byte & !PATH_UPPER } else { *byte }).collect()
 }
 
 fn open(at: BorrowedFd<'_>, path: &CStr) -> Result<Option<OwnedFd>> {

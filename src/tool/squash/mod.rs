@@ -8,7 +8,7 @@ mod object;
 mod only;
 
 pub(in crate::tool) use only::ways;
-pub use only::{Only, Paths, joined};
+pub use only::{Joined, Only, Paths, joined};
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::CString;
@@ -56,6 +56,8 @@ pub struct Squashed {
     pub bytes: u64,
     /// Hard links of lower files that came up without all of their names, from which they part.
     pub parted: u64,
+    /// Directories whose content was brought up, and may go on in layers below the stack.
+    pub open: u64,
 }
 
 /// Why it cannot be made.
@@ -299,7 +301,13 @@ impl Squash<'_> {
             return Err(failed(Errno::EXDEV));
         }
         let (below, own) = match &self.how.only {
-            Some(only) => only.below((self.layers, self.out), node, (name, path), (&found, rest))?,
+            Some(only) => {
+                let goes_on = rest != Rest::End;
+                let (below, own) = only.below((self.layers, self.out), node, (name, path), (&found, rest))?;
+                let is_redirected = only.flatten && node.own && below.is_none() && !own;
+                self.made.open += u64::from(is_redirected && goes_on);
+                (below, own)
+            }
             None => (Self::below(node, rest), false),
         };
         self.make_dir(node, name, &found, below.as_deref()).map_err(failed)?;

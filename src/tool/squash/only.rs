@@ -1,16 +1,19 @@
 //! What the topmost layer of a stack says, without the layers below: its own names, and what of them hides or leads to
 //! something below. With [`Only::flatten`] what it only refers to comes up instead.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use super::{Node, Refused, Squash, hint, refused};
 use crate::base::{Errno, Name, Result};
+use crate::format::Nlink;
 use crate::format::mark::Mark;
 use crate::layer::{DirMarks, DirPlace, read_dir_marks};
 use crate::merge::{Answer, CookieKey, Found, FoundDir, FoundLeaf, Layers, Places, Rest, Window, list, lookup};
+use crate::sys::dirent::read_dir;
+use crate::sys::stat::stat_at;
 use crate::sys::xattr;
 use crate::tool::change::path_of;
 use crate::tool::convert::Dialect;
@@ -31,14 +34,22 @@ pub struct Only {
 /// Names by the path of their directory.
 pub type Paths = BTreeMap<Vec<u8>, BTreeSet<Name>>;
 
-/// The names of lower hard links whose object is in the index of the upper layer, and not under this name in it. All that is
-/// seen is looked at.
+/// What the index of an upper layer joins.
+#[derive(Debug, Default)]
+pub struct Joined {
+    /// The names of lower hard links whose object is in the index, and not under this name in the upper layer.
+    pub names: Paths,
+    /// Of how many objects in the index some names were not found: they are hidden, or in layers that were not looked at.
+    pub short: u64,
+}
+
+/// Looks for what the index joins. All that is seen is looked at.
 ///
 /// # Errors
 /// What listing and looking up say.
-pub fn joined(layers: &Layers) -> Result<Paths> {
+pub fn joined(layers: &Layers) -> Result<Joined> {
     let key = CookieKey::random()?;
-    let mut found = Paths::new();
+    let (mut found, mut seen) = (Paths::new(), HashMap::new());
     let mut todo = vec![(layers.root.clone(), Vec::new())];
     while let Some((view, path)) = todo.pop() {
         let own: BTreeSet<Name> = match view.top().filter(|part| part.level == level_of(layers)) {
@@ -48,14 +59,38 @@ pub fn joined(layers: &Layers) -> Result<Paths> {
         for (_, name, _) in list(&view, &key, &Places::default(), Window::WHOLE)?.after(0) {
             match lookup(&layers.stack, &view, &name)? {
                 Answer::Found(Found::Dir(dir)) => todo.push((dir.view, join(&path, &name))),
-                Answer::Found(Found::Leaf(leaf)) if leaf.upper && !own.contains(&name) => {
-                    found.entry(path.clone()).or_default().insert(name);
+                Answer::Found(Found::Leaf(leaf)) if leaf.upper => {
+                    *seen.entry((leaf.stat.dev, leaf.stat.ino)).or_insert(0) += 1;
+                    if !own.contains(&name) {
+                        found.entry(path.clone()).or_default().insert(name);
+                    }
                 }
                 _ => {}
             }
         }
     }
-    Ok(found)
+    Ok(Joined { names: found, short: short(layers, &seen)? })
+}
+
+/// How many objects of the index have more names than were seen.
+fn short(layers: &Layers, seen: &HashMap<(u64, u64), u64>) -> Result<u64> {
+    let Some(index) = &layers.stack.index else { return Ok(0) };
+    let (dir, key) = (index.dir().open()?, index.dir().layer.namespace.key(Mark::Nlink));
+    let mut entries = Vec::new();
+    read_dir(dir.as_fd(), &mut |entry| {
+        entries.push(entry.name.to_owned());
+        true
+    })?;
+    let mut count = 0;
+    for entry in entries {
+        let stat = stat_at(dir.as_fd(), &entry)?;
+        let mark = xattr::get_at(dir.as_fd(), &entry, key)?;
+        // What counts from the lower file is left by a crash, and says nothing here.
+        let links = mark.and_then(|mark| Nlink::parse(&mark).ok()?.links(stat.nlink, None));
+        let found = seen.get(&(stat.dev, stat.ino)).copied().unwrap_or(0);
+        count += u64::from(links.is_some_and(|links| u64::from(links) > found));
+    }
+    Ok(count)
 }
 
 /// The directories in a directory that are on the way to something.

@@ -1,6 +1,7 @@
 //! `plyfs layer convert`: the layer in another form shows the same, to plyfs and to those for whom it is written.
 
 mod foreign;
+mod named;
 mod placed;
 
 use std::ffi::OsString;

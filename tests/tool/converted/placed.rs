@@ -43,7 +43,7 @@ fn a_layer_is_replaced_by_one_in_another_form() {
             let layer = stack.scratch.path().join(format!("layer{at}"));
             copied(stack.upper().root(), &layer);
             let number = Tree::new(&layer).stat("mine").unwrap().st_ino;
-            let words = [form.words, &flat(&lowers)].concat();
+            let words = [form.words, &flat(&lowers), &["--bottom"]].concat();
             // A second time there is nothing to do.
             for time in ["once", "twice"] {
                 in_place(&words, &layer).unwrap();
@@ -63,7 +63,7 @@ fn a_replacement_that_ends_at_any_call_leaves_the_old_layer_or_the_new_one() {
     within(900, || {
         let Some(stack) = leading() else { return };
         let lowers = [stack.lowers[0].root(), stack.lowers[1].root()];
-        let words = [&["--marks", "wh"], &flat(&lowers)[..]].concat();
+        let words = [&["--marks", "wh", "--bottom"], &flat(&lowers)[..]].concat();
         let layer = stack.scratch.path().join("layer");
         let raw = |at: &Path| View::of(&Tree::new(at), Walk { without_links: true, ..Walk::default() });
         let seen = |at: &Path| view(&stack.scratch, &[at, lowers[0], lowers[1]], "");
@@ -176,7 +176,7 @@ fn no_file_of_a_lower_layer_is_linked() {
         }
         let marks = if who() == Who::Root { "trusted" } else { "user" };
         let lower = stack.lowers[0].root().to_str().unwrap();
-        in_place(&["--marks", marks, "--flatten", "--lower", lower], stack.upper().root()).unwrap();
+        in_place(&["--marks", marks, "--flatten", "--lower", lower, "--bottom"], stack.upper().root()).unwrap();
         let [up, low] = [stack.upper().stat("e/x").unwrap(), stack.lowers[0].stat("d/x").unwrap()];
         assert_ne!((up.st_dev, up.st_ino), (low.st_dev, low.st_ino));
         assert_eq!(stack.upper().read("e/x").unwrap(), b"original");

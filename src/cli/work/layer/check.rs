@@ -62,7 +62,7 @@ impl Check {
             let config = self.config(at);
             // What repairs writes to the layers, of which others are to be read only.
             let (layers, _locks) =
-                if self.repair { union::gather(&config)? } else { (union::look_at_all(&config)?, Vec::new()) };
+                if self.repair { union::gather_at_all(&config)? } else { (union::look_at_all(&config)?, Vec::new()) };
             let layer = self.layers.get(at).cloned().unwrap_or_default();
             let failed =
                 |errno: crate::base::Errno| Failure::refused(layer.display().to_string(), errno.to_string(), "");

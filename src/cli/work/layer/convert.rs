@@ -18,7 +18,7 @@ use crate::sys::path::{OFlags, open_beneath, open_root};
 use crate::tool::Layers;
 use crate::tool::beside::{Beside, Taken};
 use crate::tool::convert::Dialect;
-use crate::tool::squash::{How, Only, joined, squash};
+use crate::tool::squash::{How, Joined, Only, Squashed, joined, squash};
 use crate::union::{self, Form, Namespace, Rivals, WhiteoutStyle};
 
 /// The exit status if something was lost.
@@ -30,6 +30,19 @@ const JOINS: &str = "--flatten --lower LAYER… brings all of their names up";
 /// What is wrong with a layer without its index.
 fn parts(count: usize) -> String {
     format!("{count} hard links of lower files are in the index of the workdir, without which their names part")
+}
+
+/// What to do where a layer may not have been named.
+const ALL: &str = "name all layers below: --lower LAYER…, and --bottom if these are all";
+
+/// What is wrong with hard links whose names were not all found.
+fn falls_short(count: u64) -> String {
+    format!("{count} hard links in the index have names that are hidden, or in layers that were not named")
+}
+
+/// What may be wrong with directories that came up.
+fn goes_on(count: u64) -> String {
+    format!("{count} renamed directories have only what the named layers have")
 }
 
 /// Where marks are.
@@ -77,7 +90,7 @@ Exit status: 0 done; 1 not done, and nothing is left of it; 2 usage; 4 done, but
 
 Examples:
   plyfs layer convert --marks user upper out
-  plyfs layer convert --marks wh --flatten --lower app --lower base upper out
+  plyfs layer convert --marks wh --flatten --lower app --lower base --bottom upper out
   plyfs layer convert --whiteouts device --from unionfs branch out
   plyfs layer convert --marks user --in-place lower")]
 pub struct Convert {
@@ -93,6 +106,12 @@ pub struct Convert {
     /// A layer that it stands on: all of them, the topmost first
     #[arg(long, value_name = "LAYER", requires = "flatten")]
     lower: Vec<PathBuf>,
+    /// A data-only layer below all of them, as lowerdir=…::DIR has it; may be given again
+    #[arg(long, value_name = "DIR", requires = "flatten")]
+    datadir: Vec<PathBuf>,
+    /// No layer lies below the last one that is named
+    #[arg(long, requires = "flatten")]
+    bottom: bool,
     /// How the layer is read (as its root tells)
     #[arg(long, value_enum, value_name = "HOW")]
     from: Option<From>,
@@ -126,7 +145,7 @@ impl Convert {
         };
         let out = place.display().to_string();
         let failed = |errno: Errno| Failure::refused(out.clone(), errno.to_string(), "");
-        let others = self.lower.iter().chain(&self.workdir);
+        let others = self.lower.iter().chain(&self.datadir).chain(&self.workdir);
         check_place(&place, others.chain(Some(&self.layer).filter(|_| !self.in_place)))?;
         let beside = if self.in_place { Beside::instead_of(&place) } else { Beside::begin(&place) };
         let beside = beside.map_err(|taken| self.taken(&out, taken))?;
@@ -134,24 +153,28 @@ impl Convert {
         let [below, layer, work] = [c"below", c"layer", c"work"].map(|name| beside.add(name));
         let dirs = UpperDirs { dir: layer.map_err(failed)?, work: work.map_err(failed)? };
         let written = union::written();
-        check_above([&self.layer].into_iter().chain(&self.lower), &written)?;
+        check_above([&self.layer].into_iter().chain(&self.lower).chain(&self.datadir), &written)?;
         let (layers, locks) = union::gather(&self.source(below.map_err(failed)?)?)?;
-        let (indexed, dialect) = (layers.indexed().map_err(failed)?, self.dialect(&layers)?);
+        let dialect = self.dialect(&layers)?;
+        let indexed = layers.indexed().map_err(failed)?;
         let layers = layers.with_index();
-        let parted = if self.flatten { 0 } else { indexed };
-        if parted > 0 && self.in_place {
-            return Err(Failure::refused(self.name(), parts(parted), JOINS));
-        }
-        let joined = if indexed > parted { joined(&layers).map_err(failed)? } else { Default::default() };
-        let only = Only { flatten: self.flatten, dialect, joined };
+        let (parted, joined) = self.joined(&layers, indexed)?;
+        let short = joined.short;
+        let only = Only { flatten: self.flatten, dialect, joined: joined.names };
         let made = {
             let upper = union::anew(&self.target(dirs, form), layers.owners(), Some(form))?;
             let _spinner = Spinner::new("converting");
             let how = How { link: self.in_place, written, only: Some(only), ..How::default() };
             squash(&layers, &upper, how)
         };
-        let made = made.map_err(refused)?;
+        let mut made = made.map_err(refused)?;
+        if self.bottom {
+            made.open = 0;
+        }
         if self.in_place {
+            if made.open > 0 {
+                return Err(Failure::refused(self.name(), goes_on(made.open), ALL));
+            }
             // Who came meanwhile.
             self.place()?;
         }
@@ -159,17 +182,48 @@ impl Convert {
         published.map_err(|errno| self.unpublished(&out, errno))?;
         drop((lock, locks));
         print(&if self.json { json(&made) } else { text(&made) })?;
+        Ok(self.tell(parted, short, &made))
+    }
+
+    /// How many hard links part without the index, and what it joins otherwise.
+    fn joined(&self, layers: &Layers, indexed: usize) -> Result<(usize, Joined), Failure> {
+        let parted = if self.flatten { 0 } else { indexed };
+        if parted > 0 && self.in_place {
+            return Err(Failure::refused(self.name(), parts(parted), JOINS));
+        }
+        if indexed == parted {
+            return Ok((parted, Joined::default()));
+        }
+        let mut joined = joined(layers).map_err(|errno| Failure::refused(self.name(), errno.to_string(), ""))?;
+        if self.bottom {
+            joined.short = 0;
+        }
+        if joined.short > 0 && self.in_place {
+            return Err(Failure::refused(self.name(), falls_short(joined.short), ALL));
+        }
+        Ok((parted, joined))
+    }
+
+    /// Says what was lost, or may have been: the exit status.
+    fn tell(&self, parted: usize, short: u64, made: &Squashed) -> u8 {
+        let tell = |what: String, hint: &str| say(&format!("{}: {what} ({hint})", self.name()));
         if parted > 0 {
-            say(&format!("{}: {} ({JOINS})", self.name(), parts(parted)));
+            tell(parts(parted), JOINS);
+        }
+        if short > 0 {
+            tell(falls_short(short), ALL);
+        }
+        if made.open > 0 {
+            tell(goes_on(made.open), ALL);
         }
         if made.parted > 0 {
             let what = format!(
                 "{} hard links of lower files came up without all of the names that they have: those that are still seen part",
                 made.parted
             );
-            say(&format!("{}: {what} (the layer without --flatten leads to them)", self.name()));
+            tell(what, "the layer without --flatten leads to them");
         }
-        Ok(if parted > 0 || made.parted > 0 { LOSSES } else { 0 })
+        if parted > 0 || short > 0 || made.parted > 0 { LOSSES } else { 0 }
     }
 
     /// Where the layer is that is replaced. Nothing may read it meanwhile.
@@ -293,7 +347,8 @@ impl Convert {
             lowers.insert(0, self.layer.clone());
         }
         lowers.push(below);
-        Ok(Config { lowers, upper, userxattr, wh_names, ..Config::default() })
+        let data_only = self.datadir.clone();
+        Ok(Config { lowers, data_only, upper, userxattr, wh_names, ..Config::default() })
     }
 
     /// What is written. Other programs that know no redirects read what is flat.
