@@ -9,6 +9,7 @@ use plyfs::testing::seam::{Plan, with_plan};
 use plyfs::testing::{Steps, finish_steps};
 use plyfs::union::{Live, Step, log_of, step_together};
 
+use crate::common::scratch::memory;
 use crate::common::{Who, who};
 use crate::engine::{Engine, View, config};
 
@@ -24,7 +25,7 @@ pub fn take(base: &Path, step: &Step) -> Result<(), String> {
 
 /// Lower files, a first commit with all sorts of changes, and more changes.
 fn layers() -> tempfile::TempDir {
-    let scratch = tempfile::tempdir().unwrap();
+    let scratch = tempfile::tempdir_in(memory()).unwrap();
     let base = scratch.path();
     for dir in ["lower/d/e", "upper", "work"] {
         std::fs::create_dir_all(base.join(dir)).unwrap();
@@ -133,7 +134,7 @@ fn of_both(session: &Path) -> [View; 2] {
 
 /// A session of two file systems.
 fn session() -> tempfile::TempDir {
-    let session = tempfile::tempdir().unwrap();
+    let session = tempfile::tempdir_in(memory()).unwrap();
     for number in ["0", "1"] {
         std::fs::rename(layers().keep(), session.path().join(number)).unwrap();
     }

@@ -32,12 +32,12 @@ use common::mount::binary;
 
 #[test]
 fn again_as_a_normal_user() {
-    common::legs::as_a_normal_user();
+    common::legs::as_a_normal_user_in_memory();
 }
 
 #[test]
 fn again_in_a_user_namespace() {
-    common::legs::in_a_user_namespace();
+    common::legs::in_a_user_namespace_in_memory();
 }
 
 /// What a command says on standard output, or, where it fails, on standard error.

@@ -313,7 +313,7 @@ fn take(base: &Path, paths: &[&str]) -> Result<(), String> {
 }
 
 fn layers() -> tempfile::TempDir {
-    let scratch = tempfile::tempdir().unwrap();
+    let scratch = tempfile::tempdir_in(scratch::memory()).unwrap();
     let base = scratch.path();
     for dir in ["lower/d/e", "lower/r", "upper", "work"] {
         fs::create_dir_all(base.join(dir)).unwrap();

@@ -16,6 +16,7 @@ use plyfs::union::{LayerChange, LayerPlace, Live, Step};
 use proptest::prelude::*;
 
 use crate::about;
+use crate::common::scratch::memory;
 use crate::common::stack::Layer;
 use crate::common::*;
 use crate::engine::{Engine, config};
@@ -331,7 +332,7 @@ fn requests_wait_no_longer_than_for_a_slow_disk() {
 
 /// Two lower layers, an upper one with all sorts of changes, and a layer that joins.
 fn on_disk() -> tempfile::TempDir {
-    let scratch = tempfile::tempdir().unwrap();
+    let scratch = tempfile::tempdir_in(memory()).unwrap();
     let base = scratch.path();
     for dir in ["lower/d/e", "other/d", "more/d", "upper", "work"] {
         fs::create_dir_all(base.join(dir)).unwrap();

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::mount::binary;
-use super::{Scratch, Who, say_skipped, who};
+use super::{Scratch, Who, kernel, say_skipped, who};
 
 /// The tests of a suite that start it again have this in their names, so that a leg leaves them out.
 const AGAIN: &str = "again_";
@@ -34,15 +34,25 @@ fn works(program: &str, args: &[&str]) -> bool {
 
 /// Runs the suite as a normal user who mounts by fusermount3. Does nothing unless the caller is root.
 pub fn as_a_normal_user() {
-    run(Who::User);
+    run(Who::User, false);
 }
 
 /// Runs the suite in a normal user's `unshare -Urm`. Does nothing inside one.
 pub fn in_a_user_namespace() {
-    run(Who::Namespace);
+    run(Who::Namespace, false);
 }
 
-fn run(leg: Who) {
+/// As [`as_a_normal_user`], with the layers in memory, where nothing waits for a disk: the suite itself has them on one.
+pub fn as_a_normal_user_in_memory() {
+    run(Who::User, true);
+}
+
+/// As [`in_a_user_namespace`], with the layers in memory.
+pub fn in_a_user_namespace_in_memory() {
+    run(Who::Namespace, true);
+}
+
+fn run(leg: Who, in_memory: bool) {
     let now = who();
     if std::env::var_os(LEG).is_some() || now == Who::Namespace || now == leg {
         return;
@@ -58,10 +68,14 @@ fn run(leg: Who) {
         // A private mount table in which /dev/fuse is open to all, as udev leaves it; the machine's own stays. The mounts
         // of tests that run beside this one are in it too, and would live as long as it does.
         let script = r#"for m in $(awk '$5 ~ "/plyfs-" { print $5 }' /proc/self/mountinfo); do umount -l "$m"; done
+            [ -z "$2" ] || mount -t tmpfs -o "$2" plyfs-layers "$1/layers" || exit
             mknod "$1/fuse" c 10 229 && chmod 666 "$1/fuse" && mount --bind "$1/fuse" /dev/fuse
-            [ -c /dev/fuse ] && shift && exec "$@""#;
+            [ -c /dev/fuse ] && shift 2 && exec "$@""#;
+        // Since Linux 6.6 users' attributes can be kept there.
+        let in_memory = in_memory && std::env::var_os("PLYFS_TEST_DIR").is_none() && kernel() >= (6, 6);
         command = Command::new("unshare");
         command.args(["-m", "--propagation", "private", "sh", "-c", script, "sh"]).arg(scratch.path());
+        command.arg(if in_memory { format!("mode=755,uid={uid},gid={gid}") } else { String::new() });
         program.extend(["setpriv".into(), format!("--reuid={uid}"), format!("--regid={gid}"), "--clear-groups".into()]);
         rustix::fs::chown(
             scratch.dir("layers"),

@@ -12,18 +12,13 @@ pub struct Scratch(TempDir);
 impl Scratch {
     /// A new one, under `PLYFS_TEST_DIR` or the system's directory for temporary files.
     pub fn new() -> Self {
-        let base = std::env::var_os("PLYFS_TEST_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
-        Scratch::within(&base)
+        Scratch::within(&base())
     }
 
-    /// A new one in memory, where the machine has a place for that: for the images of file systems.
+    /// A new one in memory, where the machine has a place for that: for the images of file systems, and where the end of a
+    /// process is tried at each of its calls, for which no disk need be waited for.
     pub fn in_memory() -> Self {
-        let memory = Path::new("/dev/shm");
-        let chosen = std::env::var_os("PLYFS_TEST_DIR").is_some();
-        if chosen || rustix::fs::access(memory, rustix::fs::Access::WRITE_OK).is_err() {
-            return Scratch::new();
-        }
-        Scratch::within(memory)
+        Scratch::within(&memory())
     }
 
     /// A new one in a directory that is there.
@@ -50,6 +45,19 @@ impl Scratch {
     pub fn fresh(&self, name: &str) -> PathBuf {
         self.dir(&format!("{name}-{}", next()))
     }
+}
+
+/// Where directories for layers are made.
+fn base() -> PathBuf {
+    std::env::var_os("PLYFS_TEST_DIR").map_or_else(std::env::temp_dir, PathBuf::from)
+}
+
+/// A place in memory for such directories, or, where the machine has none or another was chosen, [`base`].
+pub fn memory() -> PathBuf {
+    let memory = Path::new("/dev/shm");
+    let chosen = std::env::var_os("PLYFS_TEST_DIR").is_some();
+    let usable = !chosen && rustix::fs::access(memory, rustix::fs::Access::WRITE_OK).is_ok();
+    if usable { memory.to_owned() } else { base() }
 }
 
 /// A number that no other directory has in its name.

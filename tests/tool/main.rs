@@ -32,12 +32,12 @@ use plyfs::union;
 
 #[test]
 fn again_as_a_normal_user() {
-    common::legs::as_a_normal_user();
+    common::legs::as_a_normal_user_in_memory();
 }
 
 #[test]
 fn again_in_a_user_namespace() {
-    common::legs::in_a_user_namespace();
+    common::legs::in_a_user_namespace_in_memory();
 }
 
 /// The settings for the layers of a stack.

@@ -9,7 +9,7 @@ use super::*;
 
 /// A stack with changes of every kind, which is not mounted.
 fn changed(options: &str, commits: bool) -> (Stack, Seen) {
-    let mut stack = Stack::new(1);
+    let mut stack = Stack::in_memory(1);
     if !options.is_empty() {
         stack = stack.option(options);
     }
@@ -46,7 +46,7 @@ fn changed(options: &str, commits: bool) -> (Stack, Seen) {
 
 /// Another stack with the same layers.
 fn copy(stack: &Stack) -> Stack {
-    let other = Stack::new(1);
+    let other = Stack::in_memory(1);
     for name in ["lower0", "upper", "work"] {
         let (from, to) = (stack.scratch.path().join(name), other.scratch.path().join(name));
         let _ = std::fs::remove_dir(&to);
