@@ -65,11 +65,12 @@ done
 section "tests with everything newer missing" env PLYFS_ABSENT=all \
     cargo test --release --no-fail-fast --test regressions --test traps --test stress --test engine -- --skip again_
 section "examples" bash tests/suites/examples.sh
+section "build of the benches" cargo bench --quiet --no-run
 for bench in copy_up copy_up_methods metadata lookup readdir mount_ops inode_table; do
     section "bench $bench (short)" env PLYFS_BENCH_SHORT=1 cargo bench --bench "$bench"
 done
-# The binary of the sections below is the one of the tests; without their crates it compiles, too.
-section "check" cargo check --release
+# The binary of the sections below is the one of the tests; without their crates it and the demonstration compile, too.
+section "check" cargo check --release --workspace
 if [ "$(id -u)" = 0 ] && command -v python3 >/dev/null; then
     section "programs (short)" python3 benches/programs.py --scale 0.01 --rounds 1
 else
