@@ -18,6 +18,8 @@ use crate::sys::stat::Time;
 
 /// The size in bytes of the parts of a file that are holes, or are none.
 const PART: usize = 1 << 16;
+/// Bytes of a part that are looked at first: most parts have another one than 0 among them.
+const PROBE: usize = 1 << 12;
 /// The block of an archive, in bytes.
 const BLOCK: u64 = 512;
 /// What ends an archive.
@@ -154,6 +156,16 @@ impl<W: Write> Archive<W> {
         }
         let mut at = 0;
         while at < size {
+            let part = part_of(&mut self.buffer, size - at);
+            let len = part.len() as u64;
+            let (begin, rest) = part.split_at_mut(PROBE.min(part.len()));
+            read(content, at, begin)?;
+            // Of most parts no more need be read here.
+            if !is_zero(begin) {
+                parts.add(at, len);
+                at += len;
+                continue;
+            }
             // Where the file system knows a hole there is nothing to be read.
             let next = content.data_from(at).map_or(size, |next| next.min(size)) / PART as u64 * PART as u64;
             if next > at {
@@ -161,10 +173,8 @@ impl<W: Write> Archive<W> {
                 at = next;
                 continue;
             }
-            let part = part_of(&mut self.buffer, size - at);
-            read(content, at, part)?;
-            let len = part.len() as u64;
-            if part.iter().all(|byte| *byte == 0) {
+            read(content, at + begin.len() as u64, rest)?;
+            if is_zero(rest) {
                 parts.has_holes = true;
             } else {
                 parts.add(at, len);
@@ -192,6 +202,10 @@ impl<W: Write> Archive<W> {
 fn part_of(buffer: &mut [u8], left: u64) -> &mut [u8] {
     let len = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
     buffer.get_mut(..len).unwrap_or_default()
+}
+
+fn is_zero(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| *byte == 0)
 }
 
 fn read(content: &Content, at: u64, part: &mut [u8]) -> io::Result<()> {

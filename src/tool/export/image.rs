@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::squeeze::{Compression, Squeezed, hex};
+use super::squeeze::{Compression, Digests, OnItsWay, Squeezed, hex};
 use crate::sys::lock::try_lock;
 
 /// What begins the name of each thing that is not yet done.
@@ -47,7 +47,8 @@ pub struct Image {
     /// Holds the stage for this process.
     _lock: File,
     blobs: u32,
-    layers: Vec<(Squeezed, Compression)>,
+    /// Their digests, sizes in bytes, and how they are compressed.
+    layers: Vec<(Digests, u64, Compression)>,
 }
 
 impl Image {
@@ -86,14 +87,15 @@ impl Image {
         Ok(Blob { file: File::create_new(&path)?, path })
     }
 
-    /// Adds the layer that was written to `blob`.
+    /// Adds the layer that was written to `blob`, with its digests.
     ///
     /// # Errors
-    /// What the file system says.
+    /// `InvalidInput` without digests; what the file system says.
     pub fn add(&mut self, blob: Blob, how: Compression, squeezed: Squeezed) -> io::Result<()> {
         blob.file.sync_all()?;
-        fs::rename(&blob.path, self.stage.join("blobs/sha256").join(hex(&squeezed.digest)))?;
-        self.layers.push((squeezed, how));
+        let digests = squeezed.digests.ok_or(io::ErrorKind::InvalidInput)?;
+        fs::rename(&blob.path, self.stage.join("blobs/sha256").join(hex(&digests.stored)))?;
+        self.layers.push((digests, squeezed.size, how));
         Ok(())
     }
 
@@ -102,7 +104,7 @@ impl Image {
     /// # Errors
     /// Another export is at it; the index makes no sense; what the file system says.
     pub fn finish(mut self) -> io::Result<String> {
-        let diff_ids: Vec<_> = self.layers.iter().map(|(layer, _)| named(&layer.plain_digest)).collect();
+        let diff_ids: Vec<_> = self.layers.iter().map(|(digests, ..)| named(&digests.plain)).collect();
         let history = json!({ "created_by": "plyfs layer export" });
         let config = json!({
             "architecture": architecture(),
@@ -113,7 +115,7 @@ impl Image {
         });
         let config = self.json(CONFIG, &config)?;
         let layers = self.layers.iter().map(
-            |(layer, how)| json!({ "mediaType": media_type(*how), "digest": named(&layer.digest), "size": layer.size }),
+            |(digests, size, how)| json!({ "mediaType": media_type(*how), "digest": named(&digests.stored), "size": size }),
         );
         let manifest = json!({ "schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": layers.collect::<Vec<_>>() });
         let mut manifest = self.json(MANIFEST, &manifest)?;
@@ -171,7 +173,7 @@ impl Blob {
     /// # Errors
     /// What `dup(2)` says.
     pub fn output(&self) -> io::Result<impl Write + Send + use<>> {
-        self.file.try_clone()
+        Ok(OnItsWay::new(self.file.try_clone()?))
     }
 }
 

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 
 pub use self::image::{Blob, Image, Place};
 pub(super) use self::image::{TAG, architecture, undone};
-pub use self::squeeze::{Compression, Squeeze, Squeezed, hex};
+pub use self::squeeze::{Compression, Digests, OnItsWay, Squeeze, Squeezed, hex};
 pub(super) use self::walk::MARKS;
 use super::Layers;
 use crate::merge::DirPart;

@@ -3,7 +3,9 @@
 //! The stream is cut into chunks of one size, each of which is compressed by itself, so that the bytes that come out do not
 //! depend on how many threads there are. At most a few chunks are in memory for each thread.
 
-use std::io::{self, Write};
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::os::fd::AsFd;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 
@@ -11,8 +13,15 @@ use flate2::{Compress, Crc, FlushCompress, Status};
 use sha2::{Digest as _, Sha256};
 use zstd::bulk::Compressor;
 
+use crate::base::Errno;
+use crate::sys::data::write_out;
+
 /// The size of a chunk in bytes.
 const CHUNK: usize = 1 << 20;
+/// Bytes that are written at once where there are no chunks.
+const PLAIN: usize = 1 << 17;
+/// Bytes that begin their way to the disk at once.
+const STRETCH: u64 = 16 << 20;
 /// More threads than this would take more memory than they are worth.
 const MOST_THREADS: usize = 8;
 /// A gzip header without a name and a time ([RFC 1952](https://www.rfc-editor.org/rfc/rfc1952)); 255: an unknown system.
@@ -34,14 +43,21 @@ pub enum Compression {
 /// What went through.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Squeezed {
-    /// SHA-256 of what came in: the diff-id of a layer.
-    pub plain_digest: [u8; 32],
+    /// `None`: nobody asked for them.
+    pub digests: Option<Digests>,
     /// Bytes that came in.
     pub plain_size: u64,
-    /// SHA-256 of what went out.
-    pub digest: [u8; 32],
     /// Bytes that went out.
     pub size: u64,
+}
+
+/// The SHA-256 of an archive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Digests {
+    /// Of what came in: the diff-id of a layer.
+    pub plain: [u8; 32],
+    /// Of what went out.
+    pub stored: [u8; 32],
 }
 
 /// A digest as text.
@@ -56,7 +72,63 @@ struct Done {
 }
 
 /// Takes an archive, and writes it compressed.
-pub struct Squeeze {
+pub struct Squeeze(Way);
+
+enum Way {
+    /// As it is, without a digest: there is nothing to be done for other threads.
+    Plain {
+        out: BufWriter<Box<dyn Write + Send>>,
+        size: u64,
+    },
+    Chunks(Chunks),
+}
+
+impl Squeeze {
+    /// Goes to `out`, which is flushed at the end. `digests`: they are asked for.
+    ///
+    /// # Errors
+    /// There can be no more threads.
+    pub fn new(out: impl Write + Send + 'static, how: Compression, digests: bool) -> io::Result<Self> {
+        if how == Compression::None && !digests {
+            return Ok(Self(Way::Plain { out: BufWriter::with_capacity(PLAIN, Box::new(out)), size: 0 }));
+        }
+        Chunks::new(out, how).map(Way::Chunks).map(Self)
+    }
+
+    /// Waits until all is written.
+    ///
+    /// # Errors
+    /// What the output says.
+    pub fn finish(self) -> io::Result<Squeezed> {
+        match self.0 {
+            Way::Plain { mut out, size } => {
+                out.flush()?;
+                Ok(Squeezed { digests: None, plain_size: size, size })
+            }
+            Way::Chunks(chunks) => chunks.finish(),
+        }
+    }
+}
+
+impl Write for Squeeze {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match &mut self.0 {
+            Way::Plain { out, size } => {
+                let len = out.write(bytes)?;
+                *size += len as u64;
+                Ok(len)
+            }
+            Way::Chunks(chunks) => chunks.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// An archive that is cut into chunks.
+struct Chunks {
     chunk: Vec<u8>,
     /// One for each thread, which take turns.
     to: Vec<SyncSender<Vec<u8>>>,
@@ -68,12 +140,8 @@ pub struct Squeeze {
     writer: JoinHandle<io::Result<([u8; 32], u64)>>,
 }
 
-impl Squeeze {
-    /// Goes to `out`, which is flushed at the end.
-    ///
-    /// # Errors
-    /// There can be no more threads.
-    pub fn new(out: impl Write + Send + 'static, how: Compression) -> io::Result<Self> {
+impl Chunks {
+    fn new(out: impl Write + Send + 'static, how: Compression) -> io::Result<Self> {
         let threads = if how == Compression::None { 1 } else { thread::available_parallelism()?.get() };
         let (mut to, mut from) = (Vec::new(), Vec::new());
         for _ in 0..threads.min(MOST_THREADS) {
@@ -97,11 +165,7 @@ impl Squeeze {
         to.send(chunk).map_err(|_| io::ErrorKind::BrokenPipe.into())
     }
 
-    /// Waits until all is written.
-    ///
-    /// # Errors
-    /// What the output says.
-    pub fn finish(mut self) -> io::Result<Squeezed> {
+    fn finish(mut self) -> io::Result<Squeezed> {
         // Without a frame it would be no zstd file.
         let has_none = self.how == Compression::Zstd && self.turn == 0;
         if !self.chunk.is_empty() || has_none {
@@ -109,13 +173,11 @@ impl Squeeze {
             let _ = self.send();
         }
         drop(std::mem::take(&mut self.to));
-        let (digest, size) = self.writer.join().map_err(|_| io::Error::other("a thread has ended"))??;
-        let plain_digest = self.plain.map_or(digest, |plain| plain.finalize().into());
-        Ok(Squeezed { plain_digest, plain_size: self.plain_size, digest, size })
+        let (stored, size) = self.writer.join().map_err(|_| io::Error::other("a thread has ended"))??;
+        let plain = self.plain.map_or(stored, |plain| plain.finalize().into());
+        Ok(Squeezed { digests: Some(Digests { plain, stored }), plain_size: self.plain_size, size })
     }
-}
 
-impl Write for Squeeze {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let len = bytes.len().min(CHUNK - self.chunk.len());
         let taken = bytes.get(..len).unwrap_or_default();
@@ -126,6 +188,37 @@ impl Write for Squeeze {
         self.chunk.extend_from_slice(taken);
         if self.chunk.len() == CHUNK {
             self.send()?;
+        }
+        Ok(len)
+    }
+}
+
+/// A file whose bytes are on their way to the disk while more are written: who syncs it at the end does not wait for all.
+pub struct OnItsWay {
+    file: File,
+    /// Bytes that were written, and how many of them are on their way.
+    written: u64,
+    begun: u64,
+}
+
+impl OnItsWay {
+    /// Of an empty file.
+    pub fn new(file: File) -> Self {
+        Self { file, written: 0, begun: 0 }
+    }
+}
+
+impl Write for OnItsWay {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let len = self.file.write(bytes)?;
+        self.written += len as u64;
+        if self.written - self.begun >= STRETCH {
+            match write_out(self.file.as_fd(), self.begun, self.written - self.begun, false) {
+                // The sync does it.
+                Err(Errno::EOPNOTSUPP) => {}
+                begun => begun?,
+            }
+            self.begun = self.written;
         }
         Ok(len)
     }
@@ -264,15 +357,20 @@ mod tests {
                 [vec![], text(1), noise(100), text(CHUNK), noise(CHUNK + 1), text(5 * CHUNK + 7), vec![0; 3 * CHUNK]]
             {
                 let out = Shared::default();
-                let mut squeeze = Squeeze::new(out.clone(), how).unwrap();
+                let mut squeeze = Squeeze::new(out.clone(), how, true).unwrap();
                 squeeze.write_all(&plain).unwrap();
                 let squeezed = squeeze.finish().unwrap();
                 let bytes = out.0.lock().unwrap().clone();
                 assert!(unpacked(how, &bytes) == plain, "{how:?} {}", plain.len());
-                let expected: [u8; 32] = Sha256::digest(&bytes).into();
-                assert_eq!((squeezed.digest, squeezed.size), (expected, bytes.len() as u64));
-                let expected: [u8; 32] = Sha256::digest(&plain).into();
-                assert_eq!((squeezed.plain_digest, squeezed.plain_size), (expected, plain.len() as u64));
+                let digests = Digests { plain: Sha256::digest(&plain).into(), stored: Sha256::digest(&bytes).into() };
+                let (plain_size, size) = (plain.len() as u64, bytes.len() as u64);
+                assert_eq!(squeezed, Squeezed { digests: Some(digests), plain_size, size });
+                let again = Shared::default();
+                let mut squeeze = Squeeze::new(again.clone(), how, false).unwrap();
+                squeeze.write_all(&plain).unwrap();
+                let squeezed = squeeze.finish().unwrap();
+                assert!(*again.0.lock().unwrap() == bytes, "{how:?} {}", plain.len());
+                assert_eq!((squeezed.plain_size, squeezed.size), (plain_size, size));
             }
         }
     }
@@ -280,7 +378,7 @@ mod tests {
     #[test]
     fn what_the_output_says_is_told() {
         let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-        let mut squeeze = Squeeze::new(full, Compression::None).unwrap();
+        let mut squeeze = Squeeze::new(full, Compression::None, true).unwrap();
         let _ = squeeze.write_all(&vec![1; 9 * CHUNK]);
         assert_eq!(squeeze.finish().unwrap_err().raw_os_error(), Some(libc::ENOSPC));
     }

@@ -18,7 +18,9 @@ use super::super::super::report::Failure;
 use super::super::super::show;
 use super::super::super::told::{self, bytes, grouped};
 use super::super::changes::{self, Part};
-use crate::tool::export::{self, Compression, Export, Exported, Image, LeftOut, Place, Squeeze, Squeezed, Which, hex};
+use crate::tool::export::{
+    self, Compression, Digests, Export, Exported, Image, LeftOut, OnItsWay, Place, Squeeze, Squeezed, Which, hex,
+};
 
 /// The exit status if something had to be left out.
 const LOSSES: u8 = 4;
@@ -161,7 +163,8 @@ impl Give {
         which: Which,
         until: Option<i64>,
     ) -> Result<Written, Failure> {
-        let mut squeeze = Squeeze::new(out, self.compression()).map_err(|error| self.broken(&error))?;
+        let digests = self.oci.is_some() || self.json;
+        let mut squeeze = Squeeze::new(out, self.compression(), digests).map_err(|error| self.broken(&error))?;
         let mut export = Export::new(&mut squeeze, until, self.tar.is_some());
         let added = parts.iter_mut().try_for_each(|part| {
             let before = part.before.as_os_str().as_bytes().to_vec();
@@ -213,7 +216,7 @@ impl Give {
         let _ = std::fs::remove_file(&undone);
         let file = File::create_new(&undone).map_err(failed)?;
         let again = file.try_clone().map_err(failed)?;
-        let written = self.write(file, parts, which, until).and_then(|written| {
+        let written = self.write(OnItsWay::new(file), parts, which, until).and_then(|written| {
             let kept = old.map_or(Ok(()), |old| again.set_permissions(old.permissions()));
             kept.and_then(|()| again.sync_all()).and_then(|()| std::fs::rename(&undone, to)).map_err(failed)?;
             Ok(written)
@@ -282,20 +285,22 @@ impl Give {
     }
 
     fn line(&self, squeezed: &Squeezed, exported: &Exported) -> String {
-        let Squeezed { plain_digest, plain_size, size, .. } = squeezed;
+        let Squeezed { digests, plain_size, size } = squeezed;
+        let digests = digests.as_ref();
+        let digest = |digest: &[u8]| format!("sha256:{}", hex(digest));
         if !self.json {
-            let (diff_id, entries) = (hex(plain_digest), grouped(exported.entries));
-            return format!("layer sha256:{diff_id}: {entries} entries, {} in {}\n", bytes(*plain_size), bytes(*size));
+            let layer = digests.map_or_else(String::new, |digests| format!(" {}", digest(&digests.plain)));
+            let entries = grouped(exported.entries);
+            return format!("layer{layer}: {entries} entries, {} in {}\n", bytes(*plain_size), bytes(*size));
         }
-        let digest =
-            |key: &str, digest: &[u8]| format!("{}:{}", quoted(key), quoted(&format!("sha256:{}", hex(digest))));
+        let of = |of: fn(&Digests) -> &[u8; 32]| quoted(&digests.map_or_else(String::new, |all| digest(of(all))));
         let left = exported.left_out.iter().map(|left| {
             format!("{{{},\"what\":{}}}", member("path", left.path.as_os_str().as_bytes()), quoted(left.what))
         });
         format!(
-            "{{\"v\":1,{},\"plain_bytes\":{plain_size},{},\"bytes\":{size},\"entries\":{},\"left_out\":[{}]}}\n",
-            digest("diff_id", plain_digest),
-            digest("digest", &squeezed.digest),
+            "{{\"v\":1,\"diff_id\":{},\"plain_bytes\":{plain_size},\"digest\":{},\"bytes\":{size},\"entries\":{},\"left_out\":[{}]}}\n",
+            of(|digests| &digests.plain),
+            of(|digests| &digests.stored),
             exported.entries,
             left.collect::<Vec<_>>().join(",")
         )
