@@ -227,6 +227,61 @@ fn a_directory_over_a_whiteout_and_an_opaque_one_hide_what_is_below() {
     });
 }
 
+/// umoci hides what was in a directory also where that is a file now.
+#[test]
+fn a_whiteout_behind_a_file_hides_nothing() {
+    bounded(|| {
+        let scratch = Scratch::new();
+        let things = [(EntryType::Regular, "d", "x"), (EntryType::Regular, "d/.wh.y", "")];
+        let top = archive(&scratch.path().join("top.tar"), &things);
+        let list = imported(&[text(&top), text(&scratch.path().join("layers"))]);
+        let names: Vec<_> = view_of(&list, &scratch).objects.into_keys().collect();
+        assert_eq!(names, [&b""[..], b"d"]);
+    });
+}
+
+/// umoci writes what has changed only, and not the directories that hold it.
+#[test]
+fn directories_of_which_an_archive_has_only_what_is_in_them_are_those_below() {
+    use EntryType::Regular;
+    bounded(|| {
+        let scratch = Scratch::new();
+        let base = Tree::new(scratch.dir("base"));
+        let dirs = ["d/e", "d", "again/e", "again", "gone", "."];
+        for dir in dirs {
+            std::fs::create_dir_all(base.at(dir)).unwrap();
+        }
+        for dir in dirs {
+            base.set_xattr(dir, "user.a", dir.as_bytes()).unwrap();
+            base.chmod(dir, 0o2750).unwrap();
+            assert!(Command::new("touch").args(["-d", "@7000000.5"]).arg(base.at(dir)).status().unwrap().success());
+        }
+        let tar = |name: &str, things: &[Thing<'_>]| archive(&scratch.path().join(name), things);
+        let base_tar = scratch.path().join("base.tar");
+        let mut words = Command::new("tar");
+        words.args(["--xattrs", "--format=posix", "-C"]).arg(base.root()).arg("-cf").arg(&base_tar).arg(".");
+        assert!(words.status().unwrap().success());
+        let middle = tar("middle.tar", &[(Regular, "d/.wh.y", ""), (Regular, ".wh.gone", "")]);
+        let top = [(Regular, "d/e/f", ""), (Regular, "again/.wh..wh..opq", ""), (Regular, "again/e/f", "")];
+        let top = tar("top.tar", &[&top[..], &[(Regular, "gone/f", "")]].concat());
+        let list = imported(&[text(&top), text(&middle), text(&base_tar), text(&scratch.path().join("layers"))]);
+        let (expected, found) = (seen(base.root()), view_of(&list, &scratch));
+        let of = |view: &View, path: &str| {
+            let object = &view.objects[path.as_bytes()];
+            (object.mode, object.owner, object.xattrs.clone())
+        };
+        let layer = Tree::new(Path::new(list.lines().next().unwrap()));
+        for path in ["", "d", "d/e", "again"] {
+            assert_eq!(of(&found, path), of(&expected, path), "{path:?}");
+            let time = |tree: &Tree| tree.stat(path).map(|stat| (stat.st_mtime, stat.st_mtime_nsec)).unwrap();
+            assert_eq!(time(&layer), time(&base), "{path:?}");
+        }
+        for path in ["again/e", "gone"] {
+            assert_eq!((of(&found, path).0, of(&found, path).2.len()), (0o755, 0), "{path:?}");
+        }
+    });
+}
+
 #[test]
 fn digests_are_verified_and_sizes_are_bounded() {
     bounded(|| {

@@ -3,6 +3,7 @@
 //! It is unpacked elsewhere and renamed when all layers are whole and on the disk: a directory of that name is the layer.
 
 mod archive;
+mod implied;
 mod source;
 mod stream;
 mod unpack;
@@ -24,6 +25,7 @@ use super::export::{Failed, LeftOut, hex, undone};
 use crate::format::mark::Namespace;
 use crate::sys::data::syncfs;
 use crate::sys::lock::try_lock;
+use crate::sys::path::open_root;
 
 /// What begins the name of a directory in which a layer is unpacked.
 const UNDONE: &str = ".plyfs-import.";
@@ -96,7 +98,7 @@ pub fn import(sources: &[Source], to: &Path, how: How) -> Result<Vec<Imported>, 
     let mut results = results.into_inner().unwrap_or_default();
     results.sort_by_key(|(at, _)| *at);
     let done = results.into_iter().map(|(_, done)| done).collect::<Result<Vec<_>, _>>()?;
-    work.publish(done).map_err(failed(&to))
+    work.settle(done).and_then(|done| work.publish(done)).map_err(failed(&to))
 }
 
 /// A layer that was unpacked, or was there.
@@ -140,9 +142,7 @@ impl<'a> Work<'a> {
         }
         let (staged, root) = self.stage(at)?;
         let stream = Stream::new(layer.open()?, self.room.clone())?;
-        let marks = if self.how.trusted { Namespace::Trusted } else { Namespace::User };
-        let how = As { marks, gives_owners: self.how.gives_owners };
-        let (stream, unpacked) = unpack(stream, root.try_clone()?.into(), how, &self.room)?;
+        let (stream, unpacked) = unpack(stream, root.try_clone()?.into(), self.unpacked_as(), &self.room)?;
         let (plain, stored) = stream.finish()?;
         let named = |digest: [u8; 32]| format!("sha256:{}", hex(&digest));
         let (diff_id, digest) = (named(plain), named(stored));
@@ -153,6 +153,24 @@ impl<'a> Work<'a> {
             }
         }
         Ok(Done { diff_id, staged: Some((staged, root)), unpacked })
+    }
+
+    fn unpacked_as(&self) -> As {
+        let marks = if self.how.trusted { Namespace::Trusted } else { Namespace::User };
+        As { marks, gives_owners: self.how.gives_owners }
+    }
+
+    /// Ends what takes the layers below, the lowest first. A layer that was there before stays as it is.
+    fn settle(&self, done: Vec<Done>) -> io::Result<Vec<Done>> {
+        let (mut roots, mut all) = (Vec::new(), Vec::new());
+        for mut layer in done.into_iter().rev() {
+            let place = self.place(&layer.diff_id);
+            let path = layer.staged.as_ref().map_or(&place, |(staged, _)| staged);
+            roots.insert(0, open_root(path)?);
+            implied::settle(&roots, self.unpacked_as(), &mut layer.unpacked)?;
+            all.insert(0, layer);
+        }
+        Ok(all)
     }
 
     /// Where a layer is to be.
@@ -181,7 +199,7 @@ impl<'a> Work<'a> {
                 },
                 None => true,
             };
-            let Unpacked { entries, left_out, foreign } = unpacked;
+            let Unpacked { entries, left_out, foreign, .. } = unpacked;
             all.push(Imported { dir, known, entries, left_out, foreign });
         }
         lock.sync_all()?;

@@ -20,7 +20,7 @@ use crate::format::wh::{self, AufsName};
 use crate::sys::caller::own_ids;
 use crate::sys::data::{pwrite_all, truncate};
 use crate::sys::path::{OFlags, open_beneath};
-use crate::sys::stat::{SetTime, Stat, Time, stat_at};
+use crate::sys::stat::{Kind, SetTime, Stat, Time, stat_at};
 use crate::sys::{tree, xattr};
 use crate::tool::change::path_of;
 use crate::tool::export::{LeftOut, MARKS};
@@ -37,6 +37,8 @@ pub(super) struct Unpacked {
     pub left_out: Vec<LeftOut>,
     /// Objects that belong to others in the archive, and to the caller here.
     pub foreign: u64,
+    /// The directories that the archive does not have, but what is in them; those above come first.
+    pub implied: Vec<Vec<Name>>,
 }
 
 /// Whose marks are written, and whether owners can be given.
@@ -48,20 +50,21 @@ pub(super) struct As {
 
 /// What a directory gets at the end.
 struct DirMeta {
-    attributes: Attributes,
+    /// `None`: the archive does not have it, but what is in it.
+    attributes: Option<Attributes>,
     opaque: bool,
 }
 
 /// What all kinds of objects have.
-struct Attributes {
-    mode: u32,
-    owner: (u64, u64),
-    mtime: Time,
-    xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+pub(super) struct Attributes {
+    pub mode: u32,
+    pub owner: (u64, u64),
+    pub mtime: Time,
+    pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
 impl Attributes {
-    /// Of a directory that the archive does not have, but what is in it.
+    /// Of a directory of which nobody knows more.
     fn implied() -> Self {
         let (uid, gid) = own_ids();
         let owner = (uid.0.into(), gid.0.into());
@@ -81,6 +84,8 @@ struct Unpack<'a> {
     /// The directories from the root to where the last object was.
     way: Vec<(Name, Arc<OwnedFd>)>,
     dirs: BTreeMap<Vec<Name>, DirMeta>,
+    /// For what is copied.
+    buffer: Vec<u8>,
     done: Unpacked,
 }
 
@@ -95,7 +100,8 @@ pub(super) fn unpack<R: Read>(from: R, root: OwnedFd, how: As, room: &Room) -> i
         how,
         room,
         way: Vec::new(),
-        dirs: BTreeMap::from([(Vec::new(), DirMeta { attributes: Attributes::implied(), opaque: false })]),
+        dirs: BTreeMap::from([(Vec::new(), DirMeta { attributes: None, opaque: false })]),
+        buffer: vec![0; ROOM],
         done: Unpacked::default(),
     };
     while let Some(mut entry) = archive.next()? {
@@ -149,7 +155,7 @@ impl Unpack<'_> {
             self.make_dir(above, name)?;
             let attributes = Attributes::of(entry);
             if let Some(dir) = self.dirs.get_mut(&names) {
-                dir.attributes = attributes;
+                dir.attributes = Some(attributes);
             }
             return Ok(());
         }
@@ -179,7 +185,7 @@ impl Unpack<'_> {
 
     fn root_is(&mut self, entry: &mut Entry) -> io::Result<()> {
         if let Some(dir) = self.dirs.get_mut(&Vec::new()) {
-            dir.attributes = Attributes::of(entry);
+            dir.attributes = Some(Attributes::of(entry));
         }
         Ok(())
     }
@@ -223,7 +229,9 @@ impl Unpack<'_> {
             Some(stat) => {
                 opaque = stat.is_whiteout();
                 if !opaque && !named {
-                    return Err(wrong("a name behind what is no directory"));
+                    let is_symlink = stat.kind() == Kind::Symlink;
+                    let kind = if is_symlink { io::ErrorKind::InvalidData } else { io::ErrorKind::NotADirectory };
+                    return Err(io::Error::new(kind, "a name behind what is no directory"));
                 }
                 tree::unlink_at(at.as_fd(), name.as_c_str())?;
             }
@@ -233,7 +241,7 @@ impl Unpack<'_> {
             }
         }
         tree::mkdir_at(at.as_fd(), name.as_c_str(), 0o700)?;
-        self.dirs.insert(path, DirMeta { attributes: Attributes::implied(), opaque });
+        self.dirs.insert(path, DirMeta { attributes: None, opaque });
         Ok(())
     }
 
@@ -254,7 +262,11 @@ impl Unpack<'_> {
     }
 
     fn whiteout(&mut self, above: &[Name], hidden: &Name) -> io::Result<()> {
-        let dir = self.dir(above)?;
+        let dir = match self.dir(above) {
+            // It hides nothing: umoci also hides what was in a directory that has become a file.
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Ok(()),
+            dir => dir?,
+        };
         match there(dir.as_fd(), hidden)? {
             Some(stat) if stat.is_dir() => {
                 let path = [above, std::slice::from_ref(hidden)].concat();
@@ -298,18 +310,17 @@ impl Unpack<'_> {
         let data: u64 = entry.parts.iter().map(|(_, len)| len).sum();
         self.room.take(entry.size.saturating_sub(data))?;
         let file = tree::create_at(dir.as_fd(), name.as_c_str(), OFlags::WRONLY, 0o600)?;
-        let mut buffer = vec![0; ROOM];
         let (mut end, mut has_hole) = (0, false);
         for (start, len) in std::mem::take(&mut entry.parts) {
             let mut at = start;
             end = start + len;
             while at < end {
                 let most = usize::try_from(end - at).unwrap_or(usize::MAX).min(ROOM);
-                let read = archive.content(entry, buffer.get_mut(..most).unwrap_or_default())?;
+                let read = archive.content(entry, self.buffer.get_mut(..most).unwrap_or_default())?;
                 if read == 0 {
                     return Err(wrong("a content that is too short"));
                 }
-                let bytes = buffer.get(..read).unwrap_or_default();
+                let bytes = self.buffer.get(..read).unwrap_or_default();
                 // Holes have come as zeros.
                 if bytes.iter().any(|byte| *byte != 0) {
                     pwrite_all(file.as_fd(), bytes, at)?;
@@ -369,7 +380,6 @@ impl Unpack<'_> {
         }
     }
 
-    /// Gives an object its owner, attributes, mode and time.
     fn give(
         &mut self,
         dir: BorrowedFd<'_>,
@@ -378,51 +388,16 @@ impl Unpack<'_> {
         attributes: Attributes,
         is_symlink: bool,
     ) -> io::Result<()> {
-        let Attributes { mode, owner: (uid, gid), mtime, xattrs } = attributes;
-        let own = own_ids();
-        let mut mode = mode & 0o7777;
-        let ids = (u32::try_from(uid), u32::try_from(gid));
-        let is_given = match ids {
-            (Ok(uid), Ok(gid)) if self.how.gives_owners => {
-                match tree::chown_at(dir, name, Some(DiskUid(uid)), Some(DiskGid(gid))) {
-                    // The user namespace has no such id.
-                    Err(Errno::EINVAL | Errno::EPERM) => false,
-                    done => done.map(|()| true)?,
-                }
-            }
-            (Ok(uid), Ok(gid)) => (DiskUid(uid), DiskGid(gid)) == (own.0, own.1),
-            _ => false,
-        };
-        if !is_given {
-            self.done.foreign += 1;
-            mode &= !(libc::S_ISUID | libc::S_ISGID);
-        }
-        for (key, value) in xattrs {
-            let is_mark = MARKS.iter().any(|mark| key.starts_with(mark.as_bytes()));
-            let set = || {
-                let key = CString::new(key).map_err(|_| Errno::EINVAL)?;
-                xattr::set_at(dir, name, &key, &value, 0)
-            };
-            match if is_mark { Err(Errno::EPERM) } else { set() } {
-                Ok(()) => {}
-                Err(Errno::EPERM | Errno::EACCES | Errno::EOPNOTSUPP | Errno::EINVAL | Errno::ERANGE) => {
-                    self.leave_out(
-                        path,
-                        if is_mark { "a mark of overlays" } else { "an attribute that cannot be set here" },
-                    );
-                }
-                Err(errno) => return Err(errno.into()),
-            }
-        }
-        if !is_symlink {
-            tree::chmod_at(dir, name, mode)?;
-        }
-        Ok(tree::utimens_at(dir, name, [SetTime::At(mtime); 2])?)
+        give((dir, name), (path, attributes, is_symlink), self.how, &mut self.done)
     }
 
     /// Gives the directories what they get, the innermost first.
     fn finish_dirs(&mut self) -> io::Result<()> {
-        for (path, DirMeta { attributes, opaque }) in std::mem::take(&mut self.dirs).into_iter().rev() {
+        let dirs = std::mem::take(&mut self.dirs);
+        let implied = dirs.iter().filter(|(_, dir)| dir.attributes.is_none()).map(|(path, _)| path.clone());
+        self.done.implied = implied.collect();
+        for (path, DirMeta { attributes, opaque }) in dirs.into_iter().rev() {
+            let attributes = attributes.unwrap_or_else(Attributes::implied);
             let shown = path.iter().map(Name::as_bytes).collect::<Vec<_>>().join(&b'/');
             let done = (|| {
                 let (at, name) = match path.split_last() {
@@ -455,8 +430,55 @@ impl Unpack<'_> {
     }
 }
 
+/// Gives an object its owner, attributes, mode and time.
+pub(super) fn give(
+    (dir, name): (BorrowedFd<'_>, &CStr),
+    (path, attributes, is_symlink): (&[u8], Attributes, bool),
+    how: As,
+    done: &mut Unpacked,
+) -> io::Result<()> {
+    let Attributes { mode, owner: (uid, gid), mtime, xattrs } = attributes;
+    let own = own_ids();
+    let mut mode = mode & 0o7777;
+    let ids = (u32::try_from(uid), u32::try_from(gid));
+    let is_given = match ids {
+        (Ok(uid), Ok(gid)) if how.gives_owners => {
+            match tree::chown_at(dir, name, Some(DiskUid(uid)), Some(DiskGid(gid))) {
+                // The user namespace has no such id.
+                Err(Errno::EINVAL | Errno::EPERM) => false,
+                given => given.map(|()| true)?,
+            }
+        }
+        (Ok(uid), Ok(gid)) => (DiskUid(uid), DiskGid(gid)) == (own.0, own.1),
+        _ => false,
+    };
+    if !is_given {
+        done.foreign += 1;
+        mode &= !(libc::S_ISUID | libc::S_ISGID);
+    }
+    for (key, value) in xattrs {
+        let is_mark = MARKS.iter().any(|mark| key.starts_with(mark.as_bytes()));
+        let set = || {
+            let key = CString::new(key).map_err(|_| Errno::EINVAL)?;
+            xattr::set_at(dir, name, &key, &value, 0)
+        };
+        match if is_mark { Err(Errno::EPERM) } else { set() } {
+            Ok(()) => {}
+            Err(Errno::EPERM | Errno::EACCES | Errno::EOPNOTSUPP | Errno::EINVAL | Errno::ERANGE) => {
+                let what = if is_mark { "a mark of overlays" } else { "an attribute that cannot be set here" };
+                done.left_out.push(LeftOut { path: path_of(path), what, loss: true });
+            }
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    if !is_symlink {
+        tree::chmod_at(dir, name, mode)?;
+    }
+    Ok(tree::utimens_at(dir, name, [SetTime::At(mtime); 2])?)
+}
+
 /// What is at a name.
-fn there(dir: BorrowedFd<'_>, name: &Name) -> io::Result<Option<Stat>> {
+pub(super) fn there(dir: BorrowedFd<'_>, name: &Name) -> io::Result<Option<Stat>> {
     match stat_at(dir, name.as_c_str()) {
         Ok(stat) => Ok(Some(stat)),
         Err(Errno::ENOENT) => Ok(None),
