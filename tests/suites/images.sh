@@ -5,6 +5,7 @@
 set -euo pipefail
 suites=$(cd "$(dirname "$0")" && pwd)
 . "$suites/lib.sh"
+. "$suites/images.lib.sh"
 
 skip() { echo "SKIPPED: images: $1"; exit 0; }
 [ "$(id -u)" = 0 ] || skip "root mounts and unpacks"
@@ -15,6 +16,7 @@ fi
 # crun takes no machine with both versions of cgroups.
 if mountpoint -q /sys/fs/cgroup/unified; then umount /sys/fs/cgroup/unified; fi
 need "$plyfs" 'cargo build --release'
+need python3 'apt-get install python3'
 missing=$(get_packages umoci:umoci skopeo:skopeo buildah:buildah podman:podman setcap:libcap2-bin setfacl:acl \
     getfattr:attr busybox:busybox-static) || skip "$missing"
 
@@ -22,43 +24,6 @@ make_base
 cd "$base"
 export BUILDAH_ISOLATION=chroot STORAGE_DRIVER=vfs
 store=(--root "$base/store" --runroot "$base/runroot")
-wrong=0
-
-# tree DIR: all that it shows, but for the root itself, which unpackers make.
-tree() {
-    (
-        cd "$1"
-        find . -mindepth 1 ! -type d -printf '%P %y %m %U:%G %s %n %T@ %l\n' -o -mindepth 1 -printf '%P %y %m %U:%G %T@\n' | sort
-        find . -mindepth 1 -type f -printf '%P\0' | sort -z | xargs -0r sha256sum
-        # Which names are one file.
-        find . -type f -links +1 -printf '%i %P\n' | sort | awk '{ all[$1] = all[$1] " " $2 } END { for (i in all) print all[i] }' | sort
-        find . -mindepth 1 -printf '%P\0' | sort -z | xargs -0r getfattr -h -d -m '^(user|security|system)\.' -e hex -- 2>/dev/null |
-            grep -v '^security.selinux'
-    ) | sed 's/\(\.[0-9]*[1-9]\)0*\b/\1/'
-}
-
-# same NAME DIR DIR
-same() {
-    if diff <(tree "$2") <(tree "$3") >"$base/diff"; then
-        echo "$1: equal"
-    else
-        echo "$1: DIFFERENT"
-        head -20 "$base/diff"
-        wrong=1
-    fi
-}
-
-# quiet COMMAND…: what it says is shown only if it fails.
-quiet() { "$@" >"$base/said" 2>&1 || { cat "$base/said"; return 1; }; }
-
-# view NAME IMAGE...: imports it, and mounts it at NAME.
-view() {
-    local name=$1
-    shift
-    mkdir -p "$name"
-    "$plyfs" layer import --print-lowerdir "$@" "$name.layers" >"$name.list"
-    "$plyfs" -o "lowerdir=@$base/$name.list" "$name"
-}
 
 # Two layers with something of each kind, and a view whose upper layer renames, changes and deletes.
 mkdir -p low top up work view
@@ -150,7 +115,6 @@ view umoci-view umoci:v2
 same "umoci repack, import" umoci-again/rootfs umoci-view
 
 # What buildah has made, as OCI layout and as docker's archive.
-buildah() { command buildah "${store[@]}" "$@"; }
 from=$(buildah from oci:out-gzip:v1 2>/dev/null)
 at=$(buildah mount "$from")
 rm -r "$at/moved/sub" "$at/srv"
@@ -168,5 +132,25 @@ same "skopeo copy to docker-archive, import" buildah-again/rootfs docker-view
 quiet skopeo copy -q --insecure-policy oci:buildah:v3 oci-archive:oci.tar:v3
 view archive-view oci.tar
 same "skopeo copy to oci-archive, import" buildah-again/rootfs archive-view
+
+# Random histories, as root and as a user.
+bash "$suites/histories.sh" || wrong=1
+user=plyfs-images-$$
+end() { userdel "$user" 2>/dev/null || true; cleanup; }
+trap end EXIT
+useradd --system --user-group --home-dir "$base/home" "$user"
+usermod --add-subuids 500000-565535 --add-subgids 500000-565535 "$user"
+mkdir -p "$base/home" "$base/run"
+cp "$plyfs" "$base/plyfs"
+cp "$suites"/{histories.sh,history.py,images.lib.sh,lib.sh} "$base"
+chown "$user:$user" "$base/home" "$base/run"
+as_user=(setpriv --reuid="$user" --regid="$user" --init-groups env -i "HOME=$base/home" "XDG_RUNTIME_DIR=$base/run" "PATH=$PATH"
+    "PLYFS_TEST_BIN=$base/plyfs" "PLYFS_TEST_DIR=$base/home" "PLYFS_IMAGES_RUN=$base/run" "PLYFS_IMAGES_HISTORIES=${PLYFS_IMAGES_HISTORIES:-}" "BUILDAH_ISOLATION=chroot" STORAGE_DRIVER=vfs)
+cd /
+if "${as_user[@]}" buildah unshare true >"$base/said" 2>&1; then
+    "${as_user[@]}" buildah unshare bash "$base/histories.sh" || wrong=1
+else
+    echo "SKIPPED: images: no user namespace for a normal user: $(tail -1 "$base/said")"
+fi
 
 exit "$wrong"

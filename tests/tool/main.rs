@@ -18,6 +18,7 @@ mod images;
 mod imports;
 mod outputs;
 mod ranges;
+mod rootless;
 mod round_trips;
 mod squash;
 mod weights;
