@@ -104,10 +104,7 @@ pub fn findings(stack: &Stack) -> Vec<(String, String)> {
     if !mount::is_plyfs() {
         return Vec::new();
     }
-    let mut command = Command::new(mount::binary());
-    command.args(["layer", "check", "--json", "--workdir"]).arg(stack.scratch.path().join("work"));
-    command.arg(stack.upper().root()).args(stack.lowers.iter().map(|layer| layer.root()));
-    let out = command.output().unwrap();
+    let out = check(stack, "--json");
     let (lines, said) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
     let kind = |line: &str| {
         let found: serde_json::Value = serde_json::from_str(line).unwrap();
@@ -115,4 +112,16 @@ pub fn findings(stack: &Stack) -> Vec<(String, String)> {
     };
     let found = lines.lines().map(|line| (kind(line), line.to_owned()));
     found.chain(said.lines().map(|line| ("trouble".to_owned(), line.to_owned()))).collect()
+}
+
+/// `plyfs layer check --repair`.
+pub fn repair(stack: &Stack) {
+    check(stack, "--repair");
+}
+
+fn check(stack: &Stack, word: &str) -> std::process::Output {
+    let mut command = Command::new(mount::binary());
+    command.args(["layer", "check", word, "--workdir"]).arg(stack.scratch.path().join("work"));
+    command.arg(stack.upper().root()).args(stack.lowers.iter().map(|layer| layer.root()));
+    command.output().unwrap()
 }

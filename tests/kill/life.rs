@@ -13,7 +13,7 @@ use rustix::process::{Signal, kill_process};
 
 use crate::common::view::Numbers;
 use crate::common::*;
-use crate::layers::{Marks, findings, left_in_workdir, marks, moved, stack, staged, write_large};
+use crate::layers::{Marks, findings, left_in_workdir, marks, moved, repair, stack, staged, write_large};
 use crate::model::layers::Plan;
 use crate::verdict::{Came, Look, settle};
 use crate::worker::{Habits, Worker};
@@ -25,9 +25,11 @@ const KILLS: u64 = 5;
 const LONGEST: f64 = 900.0;
 
 /// The findings of `plyfs layer check` that a kill may leave, until the next mount.
-const LEFT: [&str; 3] = ["leftover", "orphan", IDLE];
+const LEFT: [&str; 4] = ["leftover", "orphan", IDLE, EMPTIED];
 /// A record of blocks that was made before its file; it stays until `plyfs complete`.
 const IDLE: &str = "idle-record";
+/// A large file that was emptied, with its mark; it stays until it is written, or `plyfs layer check --repair`.
+const EMPTIED: &str = "emptied";
 
 /// With which options the daemon runs: the first half of all kills with none.
 fn ways() -> Vec<&'static str> {
@@ -242,7 +244,12 @@ impl Life {
             report.wrong("a name of nobody", &path);
         }
         mount.unmount();
-        for (_, line) in findings(&self.stack).into_iter().filter(|(kind, _)| kind != IDLE) {
+        let mut found = findings(&self.stack);
+        if found.iter().any(|(kind, _)| kind == EMPTIED) {
+            repair(&self.stack);
+            found = findings(&self.stack);
+        }
+        for (_, line) in found.into_iter().filter(|(kind, _)| kind != IDLE) {
             report.wrong("a finding after the next mount", &line);
         }
         self.compare_with_the_kernel(&seen, report);

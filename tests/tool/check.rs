@@ -141,6 +141,23 @@ fn repair_removes_marks_that_say_nothing_and_what_is_left_in_the_index() {
     });
 }
 
+/// What a kill leaves while a large file is emptied; the kernel shows the data of such a one.
+#[test]
+fn an_emptied_file_that_has_kept_its_mark_is_found_and_loses_it() {
+    bounded(|| {
+        let stack = Stack::new(1);
+        stack.lowers[0].file("f", "data");
+        stack.upper().file("f", "").with_xattr("f", &format!("{}metacopy", prefix()), b"");
+        stack.scratch.dir("work");
+        let (status, said) = check_stack(&stack, &["--json"]);
+        assert!(status == 1 && said.contains("\"path\":\"f\",\"kind\":\"emptied\""), "{said}");
+        let (_, said) = check_stack(&stack, &["--repair"]);
+        assert_eq!((said.lines().count(), said.matches("; removed;").count()), (1, 1), "{said}");
+        assert_eq!(check_stack(&stack, &[]), (0, String::new()));
+        assert_eq!(stack.mount().read("f").unwrap(), b"");
+    });
+}
+
 #[test]
 fn data_in_data_only_layers_is_found() {
     bounded(|| {

@@ -15,13 +15,13 @@ use super::change::{Trouble, path_of};
 use super::content::data_of;
 use super::diff::join;
 use crate::base::{Errno, Name, Result};
-use crate::format::mark::WhiteoutStyle;
+use crate::format::mark::{Mark, WhiteoutStyle};
 use crate::format::{Redirect, wh};
 use crate::layer::{DirPlace, Layer, LookedUp, look_up, verity};
 use crate::merge::{Answer, DirPart, DirView, Found, FoundLeaf, Layers, lookup, lookup_open};
 use crate::sys::dirent::read_dir;
 use crate::sys::stat::{SetTime, Stat};
-use crate::sys::tree;
+use crate::sys::{tree, xattr};
 
 /// Something that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -294,6 +294,9 @@ impl Check<'_> {
             }
             data => data?,
         };
+        if leaf.stat.size == 0 && stat.size > 0 {
+            return self.emptied(leaf, path);
+        }
         if stat.size != leaf.stat.size {
             let what = format!("a metacopy file of {} bytes, and its data has {}", leaf.stat.size, stat.size);
             self.find("other-size", path, what, ("shows the first size", "shows the first size"));
@@ -304,6 +307,20 @@ impl Check<'_> {
                 let what = "a metacopy file whose data has another digest";
                 self.find("wrong-digest", path, what, ("refuses it with verity=on (EIO)", "refuses it with verity=on"));
             }
+        }
+        Ok(())
+    }
+
+    /// A large file is emptied by two calls, the second of which takes the mark away.
+    fn emptied(&mut self, leaf: &FoundLeaf, path: &[u8]) -> Result<()> {
+        let what = "a metacopy file that was emptied, and has kept its mark";
+        self.find("emptied", path, what, ("shows an empty file", "shows its size as 0, and the data"));
+        if self.repairs {
+            let (place, key) = (&leaf.place, leaf.place.dir.layer.namespace.key(Mark::Metacopy));
+            self.repaired(
+                path,
+                place.dir.fd().and_then(|dir| xattr::remove_at(dir.as_fd(), place.name.as_c_str(), key)),
+            );
         }
         Ok(())
     }
