@@ -95,8 +95,8 @@ fn use_it(base: &Path) {
         assert_eq!((errno, calls > 0), (Some(5), true), "{name}: {done:?}, {calls} calls of {call:?}");
         act(&at).unwrap_or_else(|error| panic!("{name}, the next time: {error}"));
         logged(base, |log| log.contains(&format!("a plan: {call:?} 0")));
-        // The backtrace is written by then; the next bug gets its own.
-        thread::sleep(Duration::from_millis(400));
+        // Its backtrace is in the same record. That nobody writes one any more is noted an instant later.
+        thread::sleep(patience(Duration::from_millis(100)));
     }
     who_waits_for_the_lock(&at);
     forgotten(base, &at);

@@ -69,7 +69,7 @@ fn a_view_that_is_read_only_now_takes_no_step() {
 #[test]
 fn what_is_set_on_the_root_outlives_each_commit() {
     within(120, || {
-        let stack = Stack::new(1);
+        let stack = Stack::in_memory(1);
         let mount = stack.mount();
         let root = Tree::new(mount.root());
         let set = move |over: &std::sync::atomic::AtomicBool| {
