@@ -5,7 +5,7 @@ use std::ffi::CStr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::PathBuf;
 
-use rustix::fs::IFlags;
+use rustix::fs::{AtFlags, IFlags, StatxAttributes, StatxFlags};
 use rustix::ioctl::{Getter, Opcode, Setter, ioctl, opcode};
 
 use super::newer::{self, Newer};
@@ -38,6 +38,17 @@ pub fn get_flags(fd: BorrowedFd<'_>) -> Result<u32> {
 pub fn set_flags(fd: BorrowedFd<'_>, flags: u32) -> Result<()> {
     seam::enter(Call::SetFlags)?;
     Ok(rustix::fs::ioctl_setflags(fd, IFlags::from_bits_retain(flags))?)
+}
+
+/// Whether an object is immutable or append-only, as far as its file system says
+/// ([statx(2)](https://man7.org/linux/man-pages/man2/statx.2.html), `stx_attributes`).
+///
+/// # Errors
+/// Those of `statx(2)`.
+pub fn is_fixed(dir: BorrowedFd<'_>, name: &CStr) -> Result<bool> {
+    seam::enter(Call::GetFlags)?;
+    let stat = rustix::fs::statx(dir, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::empty())?;
+    Ok(stat.stx_attributes.intersects(StatxAttributes::IMMUTABLE | StatxAttributes::APPEND))
 }
 
 /// `FS_CASEFOLD_FL` ([ioctl_iflags(2)](https://man7.org/linux/man-pages/man2/ioctl_iflags.2.html)): the directory finds

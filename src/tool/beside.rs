@@ -113,15 +113,21 @@ impl Beside {
         above.and_then(|above| data::fsync(above.as_fd()))
     }
 
-    /// Writes all to the disk, and puts the directory `name` of it in the place of the one that is there, in one step. That one
-    /// goes.
+    /// Writes all to the disk.
+    ///
+    /// # Errors
+    /// What `syncfs(2)` says.
+    pub fn flush(&self) -> Result<()> {
+        data::syncfs(self.dir.as_fd())
+    }
+
+    /// Puts the directory `name` of it, which is on the disk, in the place of the one that is there, in one step. That one goes.
     ///
     /// # Errors
     /// `EINVAL` where the file system cannot exchange names; `EBUSY` for a mountpoint; what the system calls say. Then the place
     /// is as it was.
     pub fn replace(self, name: &CStr) -> Result<()> {
         let name = &own(name)?;
-        data::syncfs(self.dir.as_fd())?;
         let parent = self.parent.as_fd();
         relocate((self.dir.as_fd(), name), (parent, &self.place), RenameFlags::EXCHANGE)?;
         let above = open_beneath(parent, c".", OFlags::RDONLY | OFlags::DIRECTORY);

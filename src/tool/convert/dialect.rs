@@ -129,7 +129,7 @@ impl Dialect {
 }
 
 /// The names in a directory, as they are on disk.
-fn names(dir: &Arc<DirPlace>) -> Result<Vec<Name>> {
+pub(super) fn names(dir: &Arc<DirPlace>) -> Result<Vec<Name>> {
     let mut names = Vec::new();
     read_dir(dir.open()?.as_fd(), &mut |entry| {
         names.extend(Name::new(entry.name.to_bytes()).ok());

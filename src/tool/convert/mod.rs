@@ -4,5 +4,7 @@
 //! systems have in a layer beside its objects.
 
 mod dialect;
+mod meanwhile;
 
 pub use dialect::Dialect;
+pub use meanwhile::Meanwhile;

@@ -24,6 +24,7 @@ use crate::layer::{DirId, DirPlace, Layer};
 use crate::merge::{
     Answer, CookieKey, DirPart, DirView, Found, FoundDir, Layers, Places, Rest, Window, list, lookup_open,
 };
+use crate::sys::flags::is_fixed;
 use crate::sys::stat::{Stat, stat_at};
 use crate::sys::tree;
 use crate::upper::{Metadata, Staged, Upper};
@@ -197,6 +198,7 @@ impl Squash<'_> {
         };
         for name in shown {
             let path = join(&node.path, &name);
+            self.check_fixed(node, &name, &path)?;
             let looked = lookup_open(&self.layers.stack, &node.view, &name);
             let (answer, rest) = looked.map_err(|errno| refused(&path, errno, lookup_hint(errno)))?;
             self.check_name(&name).map_err(|errno| refused(&path, errno, "the new layer can hold no such name"))?;
@@ -239,6 +241,25 @@ impl Squash<'_> {
             }
         }
         Ok(())
+    }
+
+    /// What cannot be linked or removed keeps its layer from being replaced.
+    fn check_fixed(&self, node: &Node, name: &Name, path: &[u8]) -> std::result::Result<(), Refused> {
+        if !self.how.link || !self.how.only.as_ref().is_some_and(|_| node.own) {
+            return Ok(());
+        }
+        let failed = |errno| refused(path, errno, hint(errno));
+        let Some(top) = node.view.top() else { return Ok(()) };
+        let dir = top.place.fd().map_err(failed)?;
+        match is_fixed(dir.as_fd(), name.as_c_str()) {
+            Ok(true) => {
+                let reason = "it is immutable or append-only (lsattr), and cannot go with the old layer".to_owned();
+                Err(Refused { path: path_of(path), reason, hint: "chattr -ia it first" })
+            }
+            // It is of a layer below.
+            Ok(false) | Err(Errno::ENOENT) => Ok(()),
+            Err(errno) => Err(failed(errno)),
+        }
     }
 
     /// Hides names of the layers below.

@@ -3,6 +3,8 @@
 use plyfs::testing::seam::{Plan as Fault, traced, with_plan};
 
 use super::*;
+use crate::common::stack::Layer;
+use std::os::linux::fs::MetadataExt as _;
 
 /// Converts a layer in its place.
 pub fn in_place(words: &[&str], layer: &Path) -> Result<(), String> {
@@ -187,6 +189,7 @@ fn no_file_of_a_lower_layer_is_linked() {
 #[test]
 fn a_stopped_daemon_is_not_waited_for() {
     bounded(|| {
+        let _alone = ALONE.lock();
         let (stack, other) = (Stack::new(1), Stack::read_only(1));
         other.lowers[0].file("a", "x");
         let mount = stack.mount();
@@ -195,5 +198,125 @@ fn a_stopped_daemon_is_not_waited_for() {
         let done = in_place(&["--marks", "user"], other.lowers[0].root());
         rustix::process::kill_process(daemon, rustix::process::Signal::CONT).unwrap();
         done.unwrap();
+    });
+}
+
+/// One at a time: what runs in this process asks the daemons of its other tests, too, one of which is stopped.
+static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
+/// What somebody does to a layer.
+type Act = fn(&Path);
+/// What is to happen, between the last sync of a replacement and its exchange.
+static WRITTEN: std::sync::Mutex<Option<(PathBuf, Act)>> = std::sync::Mutex::new(None);
+
+fn write_meanwhile() {
+    if let Some((layer, act)) = WRITTEN.lock().unwrap().take() {
+        act(&layer);
+    }
+}
+
+/// What somebody does to the layer while it is read is not lost: the layer stays, or the new one has it.
+#[test]
+fn a_layer_that_changes_meanwhile_is_not_replaced() {
+    bounded(|| {
+        let _alone = ALONE.lock();
+        let cases: &[(&str, Act, bool)] = &[
+            ("a new file", |layer| std::fs::write(layer.join("new"), "x").unwrap(), true),
+            ("one in a directory", |layer| std::fs::write(layer.join("d/new"), "x").unwrap(), true),
+            ("one that goes", |layer| std::fs::remove_file(layer.join("d/f")).unwrap(), true),
+            ("data of a file that is copied", |layer| std::fs::write(layer.join("marked"), "y").unwrap(), true),
+            ("data of a file that is linked", |layer| std::fs::write(layer.join("d/f"), "y").unwrap(), false),
+        ];
+        for (what, act, is_kept) in cases {
+            let stack = Stack::new(1);
+            let layer = Layer::new(stack.scratch.dir("layer"));
+            layer.file("d/f", "x").file("marked", "x");
+            layer.with_xattr("marked", "user.overlay.overlay.x", b"like a mark");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            let path = layer.root().to_path_buf();
+            *WRITTEN.lock().unwrap() = Some((path.clone(), *act));
+            let words = [
+                "plyfs",
+                "layer",
+                "convert",
+                "--in-place",
+                "--marks",
+                "user",
+                "--whiteouts",
+                "xattr",
+                "--from",
+                "user",
+            ];
+            let line: Vec<OsString> = words.iter().map(OsString::from).chain([path.clone().into_os_string()]).collect();
+            let plan = Fault::count().only(plyfs::testing::seam::Call::Syncfs).each(write_meanwhile);
+            let number = std::fs::metadata(&path).unwrap().st_ino();
+            let (done, _) = with_plan(plan, || plyfs::cli::commands::run(line));
+            assert!(WRITTEN.lock().unwrap().is_none(), "{what}: the test has not written");
+            let stays = std::fs::metadata(&path).unwrap().st_ino() == number;
+            assert_eq!(stays, *is_kept, "{what}: {done:?}");
+            if !is_kept {
+                assert_eq!(std::fs::read(path.join("d/f")).unwrap(), b"y");
+            }
+            assert_eq!(leftovers(&path), Vec::<OsString>::new(), "{what}");
+        }
+    });
+}
+
+#[test]
+fn what_cannot_go_with_the_old_layer_keeps_it() {
+    bounded(|| {
+        if who() != Who::Root {
+            skip!("flags are for root");
+        }
+        for (flag, name) in [("i", "d/f"), ("a", "d"), ("i", "link")] {
+            let scratch = Scratch::new();
+            let layer = Layer::new(scratch.dir("layer"));
+            layer.file("d/f", "x").file("link", "x");
+            let chattr = |sign: &str| {
+                Command::new("chattr")
+                    .arg(format!("{sign}{flag}"))
+                    .arg(layer.at(name))
+                    .output()
+                    .unwrap()
+                    .status
+                    .success()
+            };
+            if !chattr("+") {
+                return say_skipped("no flags of chattr here");
+            }
+            let said = in_place(&["--marks", "user"], layer.root());
+            let left = leftovers(layer.root());
+            assert!(chattr("-"));
+            let said = said.unwrap_err();
+            assert!(said.contains(name) && said.contains("immutable") && said.contains("chattr -ia"), "{said}");
+            assert_eq!(left, Vec::<OsString>::new(), "{name}");
+            in_place(&["--marks", "user"], layer.root()).unwrap();
+        }
+    });
+}
+
+/// What is done is not told as a failure only because nobody can be told.
+#[test]
+fn a_full_stdout_undoes_nothing() {
+    bounded(|| {
+        let scratch = Scratch::new();
+        let layer = Layer::new(scratch.dir("layer"));
+        layer.file("d/f", "x");
+        let out = scratch.path().join("out");
+        let full = || std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let commands: [&[&str]; 3] =
+            [&["convert", "--marks", "user"], &["squash"], &["convert", "--in-place", "--marks", "user"]];
+        for words in commands {
+            let mut command = Command::new(mount::binary());
+            command.arg("layer").args(words).arg(layer.root()).stdout(full());
+            if !words.contains(&"--in-place") {
+                command.arg(&out);
+            }
+            let done = command.output().unwrap();
+            let said = String::from_utf8_lossy(&done.stderr).into_owned();
+            assert!(done.status.code() == Some(4) && said.contains("in its place"), "{words:?}: {said}");
+            assert!(words.contains(&"--in-place") || out.join("d/f").exists(), "{words:?}");
+            let _ = std::fs::remove_dir_all(&out);
+        }
     });
 }

@@ -5,24 +5,20 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
-use super::super::super::commands::print;
 use super::super::super::daemon::say;
 use super::super::super::progress::Spinner;
 use super::super::super::report::Failure;
 use super::super::super::show;
-use super::out::{check_above, check_place, json, refusal, refused, text};
+use super::out::{LOSSES, check_above, check_place, gathered, json, refusal, refused, tell_made, text};
 use crate::base::Errno;
 use crate::base::config::{Config, Fsync, UpperDirs, Uuid};
 use crate::sys::lock;
 use crate::sys::path::{OFlags, open_beneath, open_root};
 use crate::tool::Layers;
 use crate::tool::beside::{Beside, Taken};
-use crate::tool::convert::Dialect;
+use crate::tool::convert::{Dialect, Meanwhile};
 use crate::tool::squash::{How, Joined, Only, Squashed, joined, squash};
 use crate::union::{self, Form, Namespace, Rivals, WhiteoutStyle};
-
-/// The exit status if something was lost.
-const LOSSES: u8 = 4;
 
 /// What keeps hard links together.
 const JOINS: &str = "--flatten --lower LAYER… brings all of their names up";
@@ -86,7 +82,7 @@ enum From {
 OUT must not exist; it appears when all is in it. --marks alone: with devices, or .wh.NAME files
 for wh; --whiteouts alone: with the marks of who runs it, or none for wh.
 
-Exit status: 0 done; 1 not done, and nothing is left of it; 2 usage; 4 done, but hard links parted
+Exit status: 0 done; 1 not done, and nothing is left of it; 2 usage; 4 done, but hard links parted, or stdout is full
 
 Examples:
   plyfs layer convert --marks user upper out
@@ -154,20 +150,20 @@ impl Convert {
         let dirs = UpperDirs { dir: layer.map_err(failed)?, work: work.map_err(failed)? };
         let written = union::written();
         check_above([&self.layer].into_iter().chain(&self.lower).chain(&self.datadir), &written)?;
-        let (layers, locks) = union::gather(&self.source(below.map_err(failed)?)?)?;
+        let below = below.map_err(failed)?;
+        let meanwhile = Meanwhile::begin(&below).map_err(failed)?;
+        let (layers, locks) = gathered(&self.source(below.clone())?, &below, &out)?;
         let dialect = self.dialect(&layers)?;
         let indexed = layers.indexed().map_err(failed)?;
         let layers = layers.with_index();
         let (parted, joined) = self.joined(&layers, indexed)?;
         let short = joined.short;
         let only = Only { flatten: self.flatten, dialect, joined: joined.names };
-        let made = {
-            let upper = union::anew(&self.target(dirs, form), layers.owners(), Some(form))?;
-            let _spinner = Spinner::new("converting");
-            let how = How { link: self.in_place, written, only: Some(only), ..How::default() };
-            squash(&layers, &upper, how)
-        };
-        let mut made = made.map_err(refused)?;
+        let upper = union::anew(&self.target(dirs, form), layers.owners(), Some(form))?;
+        let spinner = Spinner::new("converting");
+        let how = How { link: self.in_place, written, only: Some(only), ..How::default() };
+        let mut made = squash(&layers, &upper, how).map_err(refused)?;
+        drop(spinner);
         if self.bottom {
             made.open = 0;
         }
@@ -175,14 +171,30 @@ impl Convert {
             if made.open > 0 {
                 return Err(Failure::refused(self.name(), goes_on(made.open), ALL));
             }
-            // Who came meanwhile.
+            beside.flush().map_err(failed)?;
+            // Who came meanwhile, and what was written.
             self.place()?;
+            self.check_unchanged(meanwhile.changed(&layers, &upper))?;
         }
         let published = if self.in_place { beside.replace(c"layer") } else { beside.publish(c"layer") };
         published.map_err(|errno| self.unpublished(&out, errno))?;
         drop((lock, locks));
-        print(&if self.json { json(&made) } else { text(&made) })?;
-        Ok(self.tell(parted, short, &made))
+        let told = tell_made(&if self.json { json(&made) } else { text(&made) });
+        Ok(told.max(self.tell(parted, short, &made)))
+    }
+
+    /// Refuses a layer that was changed since its reading began.
+    fn check_unchanged(&self, changed: Result<Option<PathBuf>, Errno>) -> Result<(), Failure> {
+        match changed {
+            Ok(None) => Ok(()),
+            Ok(Some(path)) => {
+                let of_root = path.as_os_str().is_empty();
+                let what = if of_root { self.name() } else { self.layer.join(path).display().to_string() };
+                let hint = "end what writes to the layer, and try again";
+                Err(Failure::refused(what, "somebody has changed it meanwhile", hint))
+            }
+            Err(errno) => Err(Failure::refused(self.name(), errno.to_string(), "")),
+        }
     }
 
     /// How many hard links part without the index, and what it joins otherwise.

@@ -1,14 +1,23 @@
 //! What the commands that write a layer have in common: where it may be, what is said of it.
 
 use std::collections::HashSet;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use super::super::super::commands::print;
+use super::super::super::daemon::say;
 use super::super::super::report::Failure;
 use super::super::super::told::{bytes, grouped};
 use crate::base::Errno;
+use crate::base::config::Config;
+use crate::tool::Layers;
 use crate::tool::beside::Taken;
 use crate::tool::squash::{Refused, Squashed};
+use crate::union;
+
+/// The exit status of what is done, but for a part.
+pub(super) const LOSSES: u8 = 4;
 
 /// OUT must not lie in a layer, of which it would become a part.
 pub(super) fn check_place<'a>(out: &Path, layers: impl IntoIterator<Item = &'a PathBuf>) -> Result<(), Failure> {
@@ -39,6 +48,26 @@ pub(super) fn check_above<'a>(
         }
     }
     Ok(())
+}
+
+/// Opens layers to be copied to OUT. `below` is the empty one below them, which was made beside it.
+pub(super) fn gathered(config: &Config, below: &Path, out: &str) -> Result<(Layers, Vec<OwnedFd>), Failure> {
+    union::gather(config).map_err(|error| match error.what.contains(&*below.to_string_lossy()) {
+        // What is wrong with the empty layer is wrong with its place: a bind mount may show one of the layers.
+        true => Failure::usage(out, error.reason, "name a place outside of the layers"),
+        false => error.into(),
+    })
+}
+
+/// Prints what was made: the exit status, which is not that of a failure where only this cannot be written.
+pub(super) fn tell_made(made: &str) -> u8 {
+    match print(made) {
+        Ok(()) => 0,
+        Err(failure) => {
+            say(&format!("{}: {}, but what was made is in its place", failure.what, failure.reason));
+            LOSSES
+        }
+    }
 }
 
 /// Why nothing can be made beside OUT.

@@ -4,10 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::super::super::commands::print;
 use super::super::super::progress::Spinner;
 use super::super::super::report::Failure;
-use super::out::{check_above, check_place, json, refusal, refused, text};
+use super::out::{check_above, check_place, gathered, json, refusal, refused, tell_made, text};
 use crate::base::Errno;
 use crate::base::config::{Config, Fsync, UpperDirs, Uuid};
 use crate::tool::beside::Beside;
@@ -19,7 +18,7 @@ use crate::union;
 #[command(after_help = "\
 The first layer is the topmost one, as in lowerdir=. OUT must not exist; it appears when all is in it.
 
-Exit status: 0 done; 1 not done, and nothing is left of it; 2 usage
+Exit status: 0 done; 1 not done, and nothing is left of it; 2 usage; 4 done, but stdout is full
 
 Examples:
   plyfs layer squash patch app base out
@@ -63,12 +62,7 @@ impl Squash {
         let below = below.map_err(failed)?;
         let written = union::written();
         check_above(&self.layers, &written)?;
-        let gathered = union::gather(&self.config(below.clone()));
-        let (layers, locks) = gathered.map_err(|error| match error.what.contains(&*below.to_string_lossy()) {
-            // What is wrong with the empty layer is wrong with its place: a bind mount may show one of the layers.
-            true => Failure::usage(out.clone(), error.reason, "name a place outside of the layers"),
-            false => error.into(),
-        })?;
+        let (layers, locks) = gathered(&self.config(below.clone()), &below, &out)?;
         let dirs = UpperDirs { dir: layer.map_err(failed)?, work: work.map_err(failed)? };
         let userxattr = layers.has_user_marks();
         let fresh = Config { upper: Some(dirs), userxattr, fsync: Fsync::Auto, uuid: Uuid::Off, ..Config::default() };
@@ -80,8 +74,7 @@ impl Squash {
         let made = made.map_err(refused)?;
         beside.publish(c"layer").map_err(failed)?;
         drop(locks);
-        print(&if self.json { json(&made) } else { text(&made) })?;
-        Ok(0)
+        Ok(tell_made(&if self.json { json(&made) } else { text(&made) }))
     }
 
     /// The stack with an empty layer below.
