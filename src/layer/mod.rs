@@ -12,6 +12,7 @@ mod origin;
 mod override_stat;
 mod place;
 pub mod verity;
+mod widened;
 
 pub use fd_cache::{Evict, FdCache};
 pub use folding::{Folding, is_folding_root};
@@ -22,6 +23,7 @@ pub use marks::{DirMarks, LeafMarks, LookedUp, look_up, read_dir_marks, read_lea
 pub use origin::{index_of, is_other_root, origin_of, resolve};
 pub use override_stat::as_said;
 pub use place::{DirPlace, Place};
+pub use widened::{Modes, narrow_again};
 
 use std::ffi::CStr;
 use std::os::fd::BorrowedFd;
@@ -95,10 +97,6 @@ pub struct Layer {
     /// Counts each widening of a mode and each end of one: odd while a mode is widened.
     pub widenings: Arc<AtomicU32>,
 }
-
-/// The type that [`Layer::modes`] guards, by which the order of the locks knows that lock.
-#[derive(Debug, Default)]
-pub struct Modes;
 
 /// What the file handles of a file system's objects are good for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -191,7 +189,7 @@ impl Layer {
         bits: u32,
         act: impl FnOnce() -> Result<T>,
     ) -> Result<T> {
-        let _modes = self.modes.write();
+        let modes = self.modes.write();
         let stat = stat_at(dir, name)?;
         if stat.kind() == Kind::Symlink {
             // A symlink has no mode that could be in the way.
@@ -199,10 +197,12 @@ impl Layer {
         }
         let mode = stat.mode & 0o7777;
         let _widening = Widening::new(&self.widenings);
+        modes.note((dir, name), &stat, mode | bits);
         tree::chmod_at(dir, name, mode | bits)?;
         let narrow = Narrow(dir, name, mode);
         let done = act();
         narrow.now()?;
+        modes.done();
         done
     }
 

@@ -80,6 +80,15 @@ pub fn parent_of(dir: BorrowedFd<'_>) -> Result<Option<(OwnedFd, CString)>> {
     Ok(Some((parent, name)))
 }
 
+/// The path of an open object as `/proc` shows it
+/// ([proc_pid_fd(5)](https://man7.org/linux/man-pages/man5/proc_pid_fd.5.html)): from the root of its mount, if that is nowhere.
+///
+/// # Errors
+/// `ENOENT` where /proc is not mounted.
+pub fn shown_path(fd: BorrowedFd<'_>) -> Result<std::ffi::OsString> {
+    Ok(std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?.into_os_string())
+}
+
 /// Opens the object behind `fd` again with other flags, through `/proc/self/fd`
 /// ([proc_pid_fd(5)](https://man7.org/linux/man-pages/man5/proc_pid_fd.5.html)). `O_CLOEXEC` is added.
 ///

@@ -25,7 +25,7 @@ use crate::format::OverrideKey;
 use crate::format::journal::Record;
 use crate::format::mark::{Mark, Namespace, WhiteoutStyle};
 use crate::inode::{HardLinks, Journal, Numbers, System, Table};
-use crate::layer::{DirPlace, FdCache, HiddenDir};
+use crate::layer::{DirPlace, FdCache, HiddenDir, Modes};
 use crate::merge::{self, CookieKey, DirPart, DirView, Stack, Traps};
 use crate::sys::path::{OFlags, open_beneath};
 use crate::sys::random::random_bytes;
@@ -476,6 +476,9 @@ pub(super) fn prepare(
     // Without extended attributes an opaque directory holds `.wh..wh..opq`, whatever form whiteouts have.
     let wh_names = style == WhiteoutStyle::File || features.marks.is_none() || !fresh;
     let layer = roots.upper.layer(common, &past, wh_names, Some(style));
+    if let Ok(modes) = Modes::noted(workdir.work(), [root, roots.work.as_fd()]) {
+        *layer.modes.write() = modes;
+    }
     let ino = stat_fd(root).map_err(failed)?.ino;
     if let Some(namespace) = features.marks {
         // A later mount must know this once other marks make the layer look like an overlay's.

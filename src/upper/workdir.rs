@@ -12,6 +12,7 @@ use super::inherit::{disinherit, make_private};
 use super::records::{APPLY, INCOMPAT, RECORDS, drop_dirs};
 use super::removal::{children, remove};
 use crate::base::{Errno, Result};
+use crate::layer::narrow_again;
 use crate::sys::path::{OFlags, open_beneath};
 use crate::sys::stat::{Kind, stat_at};
 use crate::sys::{lock, tree, xattr};
@@ -100,6 +101,7 @@ impl Workdir {
         if kept.is_none() && stat_at(work.as_fd(), INCOMPAT).is_ok() {
             take_over_records(work.as_fd())?;
         }
+        narrow_again(work.as_fd(), [root, workdir]);
         empty(work.as_fd(), kept)?;
         disinherit(work.as_fd(), root)?;
         if first {

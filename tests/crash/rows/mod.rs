@@ -269,6 +269,14 @@ fn hard_links() -> Vec<Row> {
         counted("unlink of a name with a link of the copy", indexed, |e| e.unlink("one")),
         counted("unlink of a name without a link of the copy", indexed, |e| e.unlink("two")),
         counted(
+            "unlink of a name of a read-only indexed file",
+            |e| {
+                indexed(e)?;
+                e.chmod("one", 0o444)
+            },
+            |e| e.unlink("two"),
+        ),
+        counted(
             "unlink of the last name",
             |e| {
                 indexed(e)?;
