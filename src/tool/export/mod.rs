@@ -17,7 +17,7 @@ use std::path::PathBuf;
 pub use self::image::{Blob, Image, Place};
 pub(super) use self::image::{TAG, architecture, undone};
 pub use self::squeeze::{Compression, Digests, OnItsWay, Squeeze, Squeezed, hex};
-pub(super) use self::walk::MARKS;
+pub(super) use self::walk::{is_local, is_mark};
 use super::Layers;
 use crate::merge::DirPart;
 use crate::sys::stat::stat_fd;

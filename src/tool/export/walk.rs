@@ -23,11 +23,20 @@ use crate::tool::compare::xattrs;
 use crate::tool::content::Content;
 use crate::tool::diff::{MOST_PATH, is_gone, join, list_upper};
 
-/// Attributes that an archive never has: marks of overlays, and what belongs to one machine.
-pub(in crate::tool) const MARKS: [&str; 4] =
-    ["trusted.overlay.", "user.overlay.", "user.fuseoverlayfs.", "user.containers.override_"];
-/// XFS lists ACLs a second time, in its own form, as `trusted.SGI_ACL_*`.
+/// How the marks of overlays begin.
+const MARKS: [&str; 4] = ["trusted.overlay.", "user.overlay.", "user.fuseoverlayfs.", "user.containers.override_"];
+/// What belongs to one machine. XFS lists ACLs a second time, in its own form, as `trusted.SGI_ACL_*`.
 const LOCAL: [&str; 5] = ["security.selinux", "security.ima", "security.evm", "system.nfs4_acl", "trusted.SGI_ACL_"];
+
+/// Whether an attribute is a mark of an overlay, which an archive never has.
+pub(in crate::tool) fn is_mark(key: &[u8]) -> bool {
+    MARKS.iter().any(|prefix| key.starts_with(prefix.as_bytes()))
+}
+
+/// Whether an attribute belongs to one machine, and is no part of what an archive has either.
+pub(in crate::tool) fn is_local(key: &[u8]) -> bool {
+    LOCAL.iter().any(|prefix| key.starts_with(prefix.as_bytes()))
+}
 
 type Xattrs = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -311,13 +320,12 @@ impl<W: Write> Walk<'_, W> {
         mut xattrs: Xattrs,
         body: &Body<'_>,
     ) -> std::result::Result<(), Failed> {
-        let has = |prefixes: &[&str], key: &[u8]| prefixes.iter().any(|prefix| key.starts_with(prefix.as_bytes()));
         let mut lost = false;
         xattrs.retain(|key, _| {
-            if has(&LOCAL, key) {
+            if is_local(key) {
                 return false;
             }
-            let fits = !has(&MARKS, key) && !key.contains(&b'=') && std::str::from_utf8(key).is_ok();
+            let fits = !is_mark(key) && !key.contains(&b'=') && std::str::from_utf8(key).is_ok();
             lost |= !fits;
             fits
         });

@@ -12,7 +12,7 @@ use crate::format::wh;
 use crate::sys::path::{OFlags, open_beneath};
 use crate::sys::stat::{stat_at, stat_fd};
 use crate::sys::xattr;
-use crate::tool::export::MARKS;
+use crate::tool::export::{is_local, is_mark};
 
 /// Gives such directories of the first of these layers, the topmost first, what the others say of them.
 ///
@@ -79,9 +79,11 @@ fn attributes(dir: &OwnedFd) -> io::Result<Attributes> {
     let stat = stat_fd(dir.as_fd())?;
     let mut xattrs = BTreeMap::new();
     for key in xattr::list_fd(dir.as_fd())? {
-        let is_own = MARKS.iter().any(|mark| key.starts_with(mark.as_bytes())) || key == b"security.selinux";
         let name = std::ffi::CString::new(key.clone()).map_err(|_| Errno::EINVAL)?;
-        if !is_own && let Some(value) = xattr::get_fd(dir.as_fd(), &name)? {
+        if !is_mark(&key)
+            && !is_local(&key)
+            && let Some(value) = xattr::get_fd(dir.as_fd(), &name)?
+        {
             xattrs.insert(key, value);
         }
     }

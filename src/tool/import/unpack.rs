@@ -23,7 +23,7 @@ use crate::sys::path::{OFlags, open_beneath};
 use crate::sys::stat::{Kind, SetTime, Stat, Time, stat_at};
 use crate::sys::{tree, xattr};
 use crate::tool::change::path_of;
-use crate::tool::export::{LeftOut, MARKS};
+use crate::tool::export::{LeftOut, is_mark};
 
 /// The most directories above an object.
 const MOST_DEPTH: usize = 500;
@@ -457,7 +457,7 @@ pub(super) fn give(
         mode &= !(libc::S_ISUID | libc::S_ISGID);
     }
     for (key, value) in xattrs {
-        let is_mark = MARKS.iter().any(|mark| key.starts_with(mark.as_bytes()));
+        let is_mark = is_mark(&key);
         let set = || {
             let key = CString::new(key).map_err(|_| Errno::EINVAL)?;
             xattr::set_at(dir, name, &key, &value, 0)
