@@ -9,7 +9,7 @@ use rustix::io::Errno as Raw;
 
 use super::seam::{self, Call};
 use super::stat::Kind;
-use crate::base::Result;
+use crate::base::{Name, Result};
 
 /// Bytes asked for at once: about 1,000 entries, on the stack.
 const BUFFER: usize = 48 * 1024;
@@ -52,6 +52,19 @@ pub fn read_dir(dir: BorrowedFd<'_>, sink: &mut dyn FnMut(Dirent<'_>) -> bool) -
         }
     }
     Ok(())
+}
+
+/// The names in `dir`, in the order of its file system.
+///
+/// # Errors
+/// As [`read_dir`].
+pub fn names(dir: BorrowedFd<'_>) -> Result<Vec<Name>> {
+    let mut names = Vec::new();
+    read_dir(dir, &mut |entry| {
+        names.extend(Name::new(entry.name.to_bytes()).ok());
+        true
+    })?;
+    Ok(names)
 }
 
 #[cfg(test)]

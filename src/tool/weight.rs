@@ -5,10 +5,10 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use super::diff::is_gone;
-use crate::base::{Name, Result};
+use crate::base::Result;
 use crate::layer::DirPlace;
 use crate::merge::Layers;
-use crate::sys::dirent::read_dir;
+use crate::sys::dirent::names;
 use crate::sys::stat::Stat;
 
 /// What is in a layer, marks and whiteouts included.
@@ -29,7 +29,7 @@ pub fn weigh_upper(layers: &Layers) -> Result<Weight> {
     let mut seen = HashSet::new();
     let mut todo: Vec<Arc<DirPlace>> = layers.root.upper.iter().map(|part| part.place.clone()).collect();
     while let Some(dir) = todo.pop() {
-        match names(&dir) {
+        match dir.open().and_then(|dir| names(dir.as_fd())) {
             Err(errno) if is_gone(errno) => {}
             names => {
                 for name in names? {
@@ -52,14 +52,4 @@ impl Weight {
             self.bytes = self.bytes.saturating_add(stat.blocks.saturating_mul(512));
         }
     }
-}
-
-fn names(dir: &DirPlace) -> Result<Vec<Name>> {
-    let mut names = Vec::new();
-    let fd = dir.open()?;
-    read_dir(fd.as_fd(), &mut |entry| {
-        names.extend(Name::new(entry.name.to_bytes()).ok());
-        true
-    })?;
-    Ok(names)
 }

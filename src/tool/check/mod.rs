@@ -7,7 +7,7 @@ mod marks;
 mod work;
 
 use std::collections::{HashMap, HashSet};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -19,9 +19,8 @@ use crate::format::mark::{Mark, WhiteoutStyle};
 use crate::format::{Redirect, wh};
 use crate::layer::{DirPlace, Layer, LookedUp, look_up, verity};
 use crate::merge::{Answer, DirPart, DirView, Found, FoundLeaf, Layers, lookup, lookup_open};
-use crate::sys::dirent::read_dir;
 use crate::sys::stat::{SetTime, Stat};
-use crate::sys::{tree, xattr};
+use crate::sys::{dirent, tree, xattr};
 
 /// Something that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -346,11 +345,12 @@ fn is_metadata(layer: &Layer, name: &Name) -> bool {
 
 /// The names in a directory of a layer, as they are on disk.
 fn names(dir: &DirPlace) -> Result<Vec<Name>> {
-    let mut names = Vec::new();
-    read_dir(dir.open()?.as_fd(), &mut |entry| {
-        names.extend(Name::new(entry.name.to_bytes()).ok());
-        true
-    })?;
+    sorted(dir.open()?.as_fd())
+}
+
+/// The names in a directory.
+fn sorted(dir: BorrowedFd<'_>) -> Result<Vec<Name>> {
+    let mut names = dirent::names(dir)?;
     names.sort();
     Ok(names)
 }

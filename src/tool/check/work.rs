@@ -4,13 +4,12 @@ use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use super::{Check, Deeds, Finding};
+use super::{Check, Deeds, Finding, sorted};
 use crate::base::{Errno, Name, Result};
 use crate::format::mark::Mark;
 use crate::format::origin::Decoded;
 use crate::format::{Nlink, Origin, parse_index_name};
 use crate::layer::{DirPlace, is_other_root};
-use crate::sys::dirent::read_dir;
 use crate::sys::path::{OFlags, open_beneath};
 use crate::sys::stat::{Stat, stat_at};
 use crate::sys::xattr;
@@ -41,14 +40,14 @@ impl Check<'_> {
     /// Looks at the work directory.
     pub(super) fn work(&mut self, work: BorrowedFd<'_>, root: &Arc<DirPlace>) -> Result<()> {
         if let Some(dir) = open(work, c"work")? {
-            for name in list(dir.as_fd())?.into_iter().filter(|name| name.as_bytes() != b"incompat") {
+            for name in sorted(dir.as_fd())?.into_iter().filter(|name| name.as_bytes() != b"incompat") {
                 let path = format!("work/{}", name.as_os_str().display());
                 self.find_in_work("leftover", &path, "a leftover of a mount that did not end in order", REMOVED);
                 self.removed(&dir, &name, &path);
             }
         }
         if let Some(incompat) = open(work, c"work/incompat")? {
-            for name in list(incompat.as_fd())? {
+            for name in sorted(incompat.as_fd())? {
                 let (kind, what, hint): (_, _, Deeds) = match name.as_bytes() {
                     b"plyfs.blocks" => continue,
                     b"plyfs.apply" => (
@@ -80,7 +79,7 @@ impl Check<'_> {
     /// Records of blocks without a file, and files without a record.
     fn records(&mut self, work: BorrowedFd<'_>) -> Result<()> {
         let dir = open(work, RECORDS)?;
-        let there = dir.map_or(Ok(Vec::new()), |dir| list(dir.as_fd()))?;
+        let there = dir.map_or(Ok(Vec::new()), |dir| sorted(dir.as_fd()))?;
         for name in there.iter().filter(|name| !self.records.contains(*name)).cloned().collect::<Vec<_>>() {
             let path = format!("work/incompat/plyfs.blocks/{}", name.as_os_str().display());
             let deeds = ("keeps it, until plyfs complete", "refuses the mount (EINVAL)");
@@ -111,7 +110,7 @@ impl Check<'_> {
         {
             self.find_in_work("other-index", "index", "an index of other lower layers", REFUSED);
         }
-        for name in list(index.as_fd())? {
+        for name in sorted(index.as_fd())? {
             self.entry(index, &name, root)?;
         }
         Ok(())
@@ -194,14 +193,4 @@ fn open(at: BorrowedFd<'_>, path: &CStr) -> Result<Option<OwnedFd>> {
         Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
         dir => dir.map(Some),
     }
-}
-
-fn list(dir: BorrowedFd<'_>) -> Result<Vec<Name>> {
-    let mut names = Vec::new();
-    read_dir(dir, &mut |entry| {
-        names.extend(Name::new(entry.name.to_bytes()).ok());
-        true
-    })?;
-    names.sort();
-    Ok(names)
 }

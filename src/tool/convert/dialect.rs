@@ -4,13 +4,11 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use crate::base::{Errno, Name, Result};
 use crate::format::wh;
-use crate::layer::DirPlace;
 use crate::merge::DirPart;
-use crate::sys::dirent::read_dir;
+use crate::sys::dirent::names;
 use crate::tool::change::path_of;
 use crate::tool::diff::join;
 use crate::tool::squash::{Paths, Refused, ways};
@@ -55,7 +53,7 @@ impl Dialect {
         }
         let mut hidden = Paths::new();
         while let Some((dir, path)) = todo.pop() {
-            for name in names(&dir)? {
+            for name in names(dir.open()?.as_fd())? {
                 if let Some(of) = name.as_bytes().strip_suffix(HIDDEN).and_then(|of| Name::new(of).ok()) {
                     hidden.entry(path.clone()).or_default().insert(of);
                 }
@@ -126,14 +124,4 @@ impl Dialect {
         }
         Ok(())
     }
-}
-
-/// The names in a directory, as they are on disk.
-pub(super) fn names(dir: &Arc<DirPlace>) -> Result<Vec<Name>> {
-    let mut names = Vec::new();
-    read_dir(dir.open()?.as_fd(), &mut |entry| {
-        names.extend(Name::new(entry.name.to_bytes()).ok());
-        true
-    })?;
-    Ok(names)
 }

@@ -5,9 +5,9 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::dialect::names;
 use crate::base::{Errno, Result};
 use crate::merge::Layers;
+use crate::sys::dirent::names;
 use crate::sys::path::open_root;
 use crate::sys::stat::{Time, stat_fd};
 use crate::sys::tree;
@@ -52,7 +52,7 @@ impl Meanwhile {
             if dir.stat_self()?.ctime > self.0 {
                 return Ok(Some(path_of(&path)));
             }
-            for name in names(&dir)? {
+            for name in names(dir.open()?.as_fd())? {
                 let at = join(&path, &name);
                 let Some(stat) = dir.stat_on_disk(&name)? else { return Ok(Some(path_of(&at))) };
                 let made = to.as_ref().map(|to| to.stat_on_disk(&name)).transpose()?.flatten();

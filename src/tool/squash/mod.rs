@@ -7,6 +7,7 @@
 mod object;
 mod only;
 
+use only::Below;
 pub(in crate::tool) use only::ways;
 pub use only::{Joined, Only, Paths, joined};
 
@@ -245,7 +246,7 @@ impl Squash<'_> {
 
     /// What cannot be linked or removed keeps its layer from being replaced.
     fn check_fixed(&self, node: &Node, name: &Name, path: &[u8]) -> std::result::Result<(), Refused> {
-        if !self.how.link || !self.how.only.as_ref().is_some_and(|_| node.own) {
+        if !self.how.link || self.how.only.is_none() || !node.own {
             return Ok(());
         }
         let failed = |errno| refused(path, errno, hint(errno));
@@ -321,16 +322,11 @@ impl Squash<'_> {
             log::warn!("{}: another mount covers it", path.escape_ascii());
             return Err(failed(Errno::EXDEV));
         }
-        let (below, own) = match &self.how.only {
-            Some(only) => {
-                let goes_on = rest != Rest::End;
-                let (below, own) = only.below((self.layers, self.out), node, (name, path), (&found, rest))?;
-                let is_redirected = only.flatten && node.own && below.is_none() && !own;
-                self.made.open += u64::from(is_redirected && goes_on);
-                (below, own)
-            }
-            None => (Self::below(node, rest), false),
+        let Below { at: below, own, open } = match &self.how.only {
+            Some(only) => only.below((self.layers, self.out), node, (name, path), (&found, rest))?,
+            None => Below { at: Self::below(node, rest), own: false, open: false },
         };
+        self.made.open += u64::from(open);
         self.make_dir(node, name, &found, below.as_deref()).map_err(failed)?;
         let dir = node.to.fd().map_err(failed)?;
         let to = node.to.child(name, stat_at(dir.as_fd(), name.as_c_str()).map_err(failed)?.ino);

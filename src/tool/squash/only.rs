@@ -12,7 +12,7 @@ use crate::format::Nlink;
 use crate::format::mark::Mark;
 use crate::layer::{DirMarks, DirPlace, read_dir_marks};
 use crate::merge::{Answer, CookieKey, Found, FoundDir, FoundLeaf, Layers, Places, Rest, Window, list, lookup};
-use crate::sys::dirent::read_dir;
+use crate::sys::dirent::names;
 use crate::sys::stat::stat_at;
 use crate::sys::xattr;
 use crate::tool::change::path_of;
@@ -76,15 +76,10 @@ pub fn joined(layers: &Layers) -> Result<Joined> {
 fn short(layers: &Layers, seen: &HashMap<(u64, u64), u64>) -> Result<u64> {
     let Some(index) = &layers.stack.index else { return Ok(0) };
     let (dir, key) = (index.dir().open()?, index.dir().layer.namespace.key(Mark::Nlink));
-    let mut entries = Vec::new();
-    read_dir(dir.as_fd(), &mut |entry| {
-        entries.push(entry.name.to_owned());
-        true
-    })?;
     let mut count = 0;
-    for entry in entries {
-        let stat = stat_at(dir.as_fd(), &entry)?;
-        let mark = xattr::get_at(dir.as_fd(), &entry, key)?;
+    for entry in names(dir.as_fd())? {
+        let stat = stat_at(dir.as_fd(), entry.as_c_str())?;
+        let mark = xattr::get_at(dir.as_fd(), entry.as_c_str(), key)?;
         // What counts from the lower file is left by a crash, and says nothing here.
         let links = mark.and_then(|mark| Nlink::parse(&mark).ok()?.links(stat.nlink, None));
         let found = seen.get(&(stat.dev, stat.ino)).copied().unwrap_or(0);
@@ -105,8 +100,21 @@ pub(in crate::tool) fn ways(paths: &Paths, dir: &[u8]) -> BTreeSet<Name> {
 const FLATTEN: &str = "--flatten with --lower LAYER… brings it up";
 const LOWER: &str = "name the layer that has it: --lower LAYER";
 
-/// Where the layers below have a directory, and whether only the names of the topmost layer are made in it.
-type Below = (Option<Vec<Name>>, bool);
+/// What a new directory shows of the layers below.
+pub(super) struct Below {
+    /// Where they have it; `None`: it shows nothing of theirs.
+    pub at: Option<Vec<Name>>,
+    /// Only the names of the topmost layer are made in it.
+    pub own: bool,
+    /// Its content was brought up, and may go on below the stack.
+    pub open: bool,
+}
+
+impl Below {
+    fn own(at: Option<Vec<Name>>) -> Self {
+        Self { at, own: true, open: false }
+    }
+}
 
 impl Only {
     /// The names in a directory of the layer, and those that it hides.
@@ -169,7 +177,7 @@ impl Only {
         (found, rest): (&FoundDir, Rest),
     ) -> std::result::Result<Below, Refused> {
         if self.dialect.hides(&node.path, name) {
-            return Ok((None, true));
+            return Ok(Below::own(None));
         }
         let refuse = |reason: &str, hint| Refused { path: path_of(path), reason: reason.to_owned(), hint };
         if !self.flatten {
@@ -178,12 +186,12 @@ impl Only {
             if redirect.is_some() && !out.redirect {
                 return Err(refuse("its content is in another directory of the layers below (redirect)", FLATTEN));
             }
-            return Ok((below, true));
+            return Ok(Below::own(below));
         }
         let here = || node.below.as_ref().map(|dir| [dir.as_slice(), std::slice::from_ref(name)].concat());
         if node.own && found.view.top().is_some_and(|part| part.level != level_of(layers)) {
             // It was only lent by the layers below.
-            return Ok((here(), true));
+            return Ok(Below::own(here()));
         }
         let marks = marks(found, name).map_err(|errno| refused(path, errno, hint(errno)))?;
         if marks.redirect.is_some() && found.view.parts(0).nth(1).is_none() && rest != Rest::End {
@@ -191,9 +199,11 @@ impl Only {
         }
         // Of what was brought up all that is seen is made.
         if !node.own || marks.opaque || marks.redirect.is_some() {
-            return Ok((None, node.own && marks.redirect.is_none()));
+            let is_redirected = node.own && marks.redirect.is_some();
+            let own = node.own && !is_redirected;
+            return Ok(Below { at: None, own, open: is_redirected && rest != Rest::End });
         }
-        Ok((here(), true))
+        Ok(Below::own(here()))
     }
 
     /// Why a file whose data is not in the stack cannot be made.

@@ -257,7 +257,7 @@ impl Union {
             below.push(Below { parent: None, name: name.clone(), ino: stat.ino });
             let mut left = vec![(0, open(parent, name.as_c_str()).map_err(&failed)?)];
             while let Some((at, dir)) = left.pop() {
-                for name in children(dir.as_fd()).map_err(&failed)? {
+                for name in dirent::names(dir.as_fd()).map_err(&failed)? {
                     let stat = stat_at(dir.as_fd(), name.as_c_str()).map_err(&failed)?;
                     if stat.is_dir() {
                         left.push((below.len(), open(dir.as_fd(), name.as_c_str()).map_err(&failed)?));
@@ -372,15 +372,6 @@ fn open(dir: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd> {
     open_beneath(dir, name, OFlags::RDONLY | OFlags::DIRECTORY)
 }
 
-fn children(dir: BorrowedFd<'_>) -> Result<Vec<Name>> {
-    let mut names = Vec::new();
-    dirent::read_dir(dir, &mut |entry| {
-        names.extend(Name::new(entry.name.to_bytes()).ok());
-        true
-    })?;
-    Ok(names)
-}
-
 /// Whether an object hides a name. Whiteouts are links of one.
 fn is_whiteout(dir: BorrowedFd<'_>, name: &Name, stat: &Stat, own: Namespace) -> Result<bool> {
     let by_mark = || xattr::get_at(dir, name.as_c_str(), own.key(Mark::Whiteout)).map(|mark| mark.is_some());
@@ -443,7 +434,7 @@ impl Union {
 /// The directories in one.
 fn dirs_in(dir: BorrowedFd<'_>) -> Result<Vec<(Name, OwnedFd)>> {
     let mut dirs = Vec::new();
-    for name in children(open(dir, c".")?.as_fd())? {
+    for name in dirent::names(open(dir, c".")?.as_fd())? {
         if stat_at(dir, name.as_c_str())?.is_dir() {
             let fd = open_beneath(dir, name.as_c_str(), OFlags::PATH | OFlags::DIRECTORY)?;
             dirs.push((name, fd));

@@ -89,8 +89,7 @@ fn what_renamed_directories_may_lack_is_told_and_never_lost() {
         let (upper, out) = (stack.upper().root(), |at: usize| stack.scratch.path().join(format!("out{at}")));
         let why = "1 renamed directories have only what the named layers have";
         for (at, named) in [&layers[..1], &layers].into_iter().enumerate() {
-            let words = [&flat(named)[..], &["--marks", "user", "--from", "user"]].concat();
-            let words = if who() == Who::Root { words[..words.len() - 2].to_vec() } else { words };
+            let words = [&flat(named)[..], &["--marks", "user"]].concat();
             let done = run(&words, upper, &out(at));
             assert!(done.status.code() == Some(0) && said(&done).contains(why), "{}", said(&done));
             let said = in_place(&words, upper).unwrap_err();
