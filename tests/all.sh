@@ -42,6 +42,8 @@ finish() {
     printf '\n'
     grep -v '^SKIPPED: again_' <<<"$skipped"
     for name in ${broken[@]+"${broken[@]}"}; do echo "FAILED: $name"; done
+    # What a test says of its fault stands far above: here are the names, and the first lines.
+    grep -a -E -A 3 "^test .* FAILED|^thread '.*' .*panicked at|^error: test failed" "$said" | cut -c1-300 | tail -n 40
     echo "$passed passed, $failed failed, $(grep -c . <<<"$skipped") skipped"
     [ "$failed" = 0 ]
     exit
