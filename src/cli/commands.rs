@@ -30,6 +30,7 @@ use crate::union::{Rivals, Union};
 /// Runs the command line `args` (with the program's name); its exit status.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     process::heed_children();
+    process::outlive_file_limits();
     let mut args = args.into_iter().peekable();
     let for_mount8 = args.peek().is_some_and(|program| line::is_for_mount8(program));
     if args.peek().is_some_and(|program| line::is_fuse_overlayfs(program)) {

@@ -106,6 +106,7 @@ fn broken(what: impl Into<String>, errno: Errno, hint: &str) -> SetupError {
 }
 
 fn become_command(command: &Command) -> i32 {
+    process::heed_file_limits();
     let error = std::process::Command::new(&command.program).args(&command.args).exec();
     say(&format!("{}: {error}", command.program.display()));
     if error.kind() == std::io::ErrorKind::NotFound { NOT_FOUND } else { CANNOT_RUN }

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
@@ -14,7 +15,7 @@ use rustix::process::{Pid, Resource, Rlimit, WaitOptions};
 use rustix::thread::{CapabilitySet, LinkNameSpaceType};
 
 use super::newer::{self, Newer};
-use crate::base::{Errno, Result};
+use crate::base::{DiskUid, Errno, Result};
 
 /// Which side of a [`fork`] this is.
 #[derive(Debug)]
@@ -326,6 +327,26 @@ pub fn heed_children() {
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
 }
 
+/// Whether [`outlive_file_limits`] has changed what SIGXFSZ does.
+static OUTLIVES: AtomicBool = AtomicBool::new(false);
+
+/// A write beyond the limit of file sizes (`ulimit -f`) fails with `EFBIG` from now on, and does not end this process
+/// ([setrlimit(2)](https://man7.org/linux/man-pages/man2/setrlimit.2.html)). The limit of a program that writes through a
+/// mount is the kernel's to heed.
+pub fn outlive_file_limits() {
+    // SAFETY: it takes two numbers, and no function is called when the signal arrives.
+    let before = unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+    OUTLIVES.store(before == libc::SIG_DFL, Ordering::Relaxed);
+}
+
+/// Undoes [`outlive_file_limits`], for a program that this process becomes.
+pub fn heed_file_limits() {
+    if OUTLIVES.swap(false, Ordering::Relaxed) {
+        // SAFETY: it takes two numbers, and no function is called when the signal arrives.
+        unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_DFL) };
+    }
+}
+
 /// Keeps SIGTERM, SIGINT, SIGHUP (unless they are ignored) and SIGUSR1 pending for [`wait_for_signal`], in this thread and
 /// those that it starts from now on.
 pub fn block_endings() {
@@ -484,6 +505,23 @@ pub fn ids_are_initial() -> bool {
     let Ok(map) = std::fs::read_to_string("/proc/self/uid_map") else { return true };
     map.split_whitespace().eq(["0", "0", "4294967295"])
 }
+
+/// The number that root of the initial user namespace has here, or that all have who have none here
+/// ([user_namespaces(7)](https://man7.org/linux/man-pages/man7/user_namespaces.7.html)). A namespace in a namespace is
+/// taken for one in the initial one.
+pub fn id_of_root() -> DiskUid {
+    let Ok(map) = std::fs::read_to_string("/proc/self/uid_map") else { return DiskUid(0) };
+    let of_root = map.lines().find_map(|line| {
+        let mut numbers = line.split_whitespace();
+        let (inside, outside) = (numbers.next()?, numbers.next()?);
+        (outside == "0").then(|| inside.parse().ok())?
+    });
+    let overflow = || std::fs::read_to_string("/proc/sys/kernel/overflowuid").ok()?.trim().parse().ok();
+    DiskUid(of_root.or_else(overflow).unwrap_or(OVERFLOW))
+}
+
+/// What stands for ids without a number here, if the system does not say so.
+const OVERFLOW: u32 = 65534;
 
 /// The program `name` in the directories of `PATH`, or in the usual ones where there is no `PATH`.
 pub fn find_program(name: &str) -> Option<std::path::PathBuf> {

@@ -88,3 +88,29 @@ fn a_daemon_that_is_killed_while_files_are_read_ahead_leaves_nobody_waiting() {
         }
     });
 }
+
+/// The daemon writes what a program writes that may, and may not itself: an error, and no signal that ends it.
+#[test]
+fn a_limit_of_file_sizes_does_not_end_the_daemon() {
+    within(120, || {
+        for way in ways() {
+            let stack = crate::stack(1);
+            stack.lowers[0].file("lower", vec![b'l'; 1 << 20]);
+            let mount = crate::mount_after(&stack, "ulimit -f 256", way);
+            let grow = |path: &str| {
+                let fd = mount.open(path, OFlags::RDWR | OFlags::CREATE)?;
+                pwrite_all(&fd, &vec![b'w'; 1 << 20], 4096)?;
+                rustix::fs::fsync(&fd)
+            };
+            for path in ["new", "lower"] {
+                let done = grow(path);
+                // The kernel itself writes to files that it has been given.
+                let is_given = way.contains("passthrough") && done.is_ok();
+                assert!(done == Err(Errno::FBIG) || is_given, "{way}: {path}: {done:?}");
+            }
+            assert_eq!(mount.read("lower").unwrap().len(), 1 << 20, "{way}");
+            mount.write("small", "x").unwrap();
+            assert_eq!(mount.text("small"), "x", "{way}");
+        }
+    });
+}

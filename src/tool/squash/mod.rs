@@ -107,6 +107,7 @@ fn hint(errno: Errno) -> &'static str {
     match errno {
         Errno::EPERM => POWERLESS,
         Errno::ENOSPC => "make room on the file system of OUT",
+        Errno::EFBIG => "a limit of file sizes is in force: ulimit -f, or that of the file system of OUT",
         Errno::EDQUOT => "the quota of the user or project on the file system of OUT is used up",
         Errno::EACCES => "who squashes must be able to read all of the layers",
         Errno::EOPNOTSUPP => "the new layer lacks the marks for what it has: --marks trusted or --marks user",
