@@ -43,7 +43,10 @@ finish() {
     grep -v '^SKIPPED: again_' <<<"$skipped"
     for name in ${broken[@]+"${broken[@]}"}; do echo "FAILED: $name"; done
     # What a test says of its fault stands far above: here are the names, and the first lines.
-    grep -a -E -A 3 "^test .* FAILED|^thread '.*' .*panicked at|^error: test failed" "$said" | cut -c1-300 | tail -n 40
+    grep -a -o -E '^test .* \.\.\. FAILED' "$said" | sort -u | while read -r _ test _; do
+        echo "FAILED: $test"
+        grep -a -A 4 "^thread '$test' .*panicked at" "$said" | cut -c1-400 | head -n 6
+    done
     echo "$passed passed, $failed failed, $(grep -c . <<<"$skipped") skipped"
     [ "$failed" = 0 ]
     exit

@@ -89,6 +89,7 @@ const ROWS: &[Row] = &[
 /// The daemon's side: serves, and uses the mount with a bug in each request.
 fn use_it(base: &Path) {
     let at = base.join("merged");
+    settled();
     for (name, call, act) in ROWS {
         let (done, calls) = with_common_plan(Plan::panic(0).only(*call), || act(&at));
         let errno = done.as_ref().err().and_then(io::Error::raw_os_error);
@@ -100,6 +101,12 @@ fn use_it(base: &Path) {
     }
     who_waits_for_the_lock(&at);
     forgotten(base, &at);
+}
+
+/// Waits until the daemon is done with what it does after it has mounted, where the bug would be as well.
+fn settled() {
+    let looks_on = || with_common_plan(Plan::panic(u64::MAX), || thread::sleep(patience(Duration::from_millis(50)))).1;
+    assert!(mount::wait_until(|| looks_on() == 0), "the daemon never rests");
 }
 
 /// Waits until the log is so.
