@@ -1,6 +1,6 @@
 //! Objects whose owner, mode and type stand in an attribute: what is shown of them is what that says.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use super::{Layer, Place};
@@ -20,6 +20,33 @@ impl Layer {
     /// How attributes of the layer's objects are named.
     pub fn naming(&self) -> Naming {
         Naming { own: self.namespace, owners: self.owners }
+    }
+
+    /// What users call an attribute that the layer stores under `key`; `None` if it is private. Unlike the view this tells
+    /// the [programs' own](Self::is_of_programs), which copies must keep.
+    pub fn said(&self, key: &[u8]) -> Option<Vec<u8>> {
+        self.naming().from_disk(key).or_else(|| self.is_of_programs(key).then(|| key.to_vec()))
+    }
+
+    /// The name under which this layer stores what the layer `from` stores under `key`, which is not private there.
+    ///
+    /// # Errors
+    /// As [`Naming::to_disk`].
+    pub fn stored_as(&self, from: &Self, key: &CStr) -> Result<CString> {
+        let name = key.to_bytes();
+        match from.naming().from_disk(name) {
+            Some(_) if from.naming() == self.naming() => Ok(key.to_owned()),
+            Some(said) => self.naming().to_disk(&said),
+            None if self.is_of_programs(name) => Ok(key.to_owned()),
+            None => self.naming().to_disk(name),
+        }
+    }
+
+    /// Whether an attribute is named like a mark of the other namespace, of which the layer has [none](Self::reads):
+    /// a program has set it through the kernel's OverlayFS, which stores such names as they are.
+    fn is_of_programs(&self, key: &[u8]) -> bool {
+        let other = self.namespace.other();
+        !self.reads.contains(&other) && key.starts_with(other.prefix())
     }
 
     /// Whether an object that is on disk as `stat` says may have got its mark from somebody who could not make it what

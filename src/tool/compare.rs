@@ -81,10 +81,9 @@ fn of_leaf<T>(leaf: &FoundLeaf, f: impl FnOnce(&Layer, BorrowedFd<'_>, &CStr) ->
 
 /// The extended attributes of an object as users see them.
 pub(super) fn xattrs(layer: &Layer, dir: BorrowedFd<'_>, name: &CStr) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
-    let naming = layer.naming();
     let mut all = BTreeMap::new();
     for stored in xattr::list_at(dir, name)? {
-        let Some(said) = naming.from_disk(&stored) else { continue };
+        let Some(said) = layer.said(&stored) else { continue };
         if said == CAPABILITY.to_bytes() && layer.hides_capability(dir, name)? {
             continue;
         }

@@ -475,11 +475,6 @@ pub(super) fn prepare(
     let fresh = past.overlay_style || is_empty(root).map_err(failed)?;
     // Without extended attributes an opaque directory holds `.wh..wh..opq`, whatever form whiteouts have.
     let wh_names = style == WhiteoutStyle::File || features.marks.is_none() || !fresh;
-    let layer = roots.upper.layer(common, &past, wh_names, Some(style));
-    if let Ok(modes) = Modes::noted(workdir.work(), [root, roots.work.as_fd()]) {
-        *layer.modes.write() = modes;
-    }
-    let ino = stat_fd(root).map_err(failed)?.ino;
     if let Some(namespace) = features.marks {
         // A later mount must know this once other marks make the layer look like an overlay's.
         let (mark, value) = if wh_names { (Mark::WhNames, &b"y"[..]) } else { (Mark::Style, style.value()) };
@@ -487,6 +482,13 @@ pub(super) fn prepare(
             log::info!("the upper layer's root is not marked: {errno}");
         }
     }
+    // In a layer that was empty until now the marks of the other namespace mean as little as they will to later mounts.
+    let past = if fresh { Past::of(root).map_err(failed)? } else { past };
+    let layer = roots.upper.layer(common, &past, wh_names, Some(style));
+    if let Ok(modes) = Modes::noted(workdir.work(), [root, roots.work.as_fd()]) {
+        *layer.modes.write() = modes;
+    }
+    let ino = stat_fd(root).map_err(failed)?.ino;
     if let Some(namespace) = features.marks
         && let Err(errno) = keep_uuid(root, namespace, config.uuid)
     {

@@ -131,11 +131,11 @@ impl Metadata {
                 continue;
             }
             // Marks are not copied. An attribute that a user set is copied under the name that it has in either layer.
-            let Some(said) = from.naming().from_disk(key.to_bytes()) else { continue };
+            let Some(said) = from.said(key.to_bytes()) else { continue };
             if said == CAPABILITY.to_bytes() && from.hides_capability(dir, name)? {
                 continue;
             }
-            let stored = if from.naming() == to.naming() { key.clone() } else { to.naming().to_disk(&said)? };
+            let stored = to.stored_as(from, &key)?;
             match from.xattr(dir, name, &key) {
                 Ok(value) => xattrs.push((stored, value)),
                 Err(Errno::ENODATA | Errno::EOPNOTSUPP) => {}

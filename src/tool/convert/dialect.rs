@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
-use crate::base::{Errno, Name, Result};
+use crate::base::{DiskUid, Errno, Name, Result};
 use crate::format::wh;
 use crate::merge::DirPart;
 use crate::sys::dirent::names;
@@ -25,6 +25,9 @@ pub struct Dialect {
     unionfs: Option<Paths>,
     /// The form of whiteouts was said, and need not be the only one.
     is_said: bool,
+    /// Whose 0/0 devices stand beside marks that this process does not see; `None`: it sees all marks, or those of who
+    /// wrote the layer.
+    unseen: Option<DiskUid>,
     /// A whiteout that is an object of its own name, and one that is a `.wh.` file.
     seen: RefCell<[Option<PathBuf>; 2]>,
 }
@@ -33,6 +36,12 @@ impl Dialect {
     /// A layer that is read by its marks and whiteouts. `is_said`: these may have several forms.
     pub fn plain(is_said: bool) -> Self {
         Self { is_said, ..Self::default() }
+    }
+
+    /// The same layer for a process that does not see the marks of this user, of whom nothing else tells in it.
+    #[must_use]
+    pub fn unseen(self, of: DiskUid) -> Self {
+        Self { unseen: Some(of), ..self }
     }
 
     /// A branch of unionfs-fuse; `None`: the layer has nothing that it hides, or an overlay wrote it, and `.unionfs` is a user's.
@@ -100,7 +109,14 @@ impl Dialect {
             let reason = "the layer has whiteouts of its own beside those of unionfs-fuse".to_owned();
             return Err(Refused { path: at, reason, hint: "--from unionfs, or the marks that count: --from trusted" });
         }
-        let is_object = dir.place.stat_on_disk(name).map_err(failed)?.is_some();
+        let object = dir.place.stat_on_disk(name).map_err(failed)?;
+        let is_object = object.is_some();
+        if object.is_some_and(|stat| stat.is_whiteout() && Some(stat.uid) == self.unseen) {
+            let reason =
+                "the whiteout is root's, whose marks (trusted.overlay.*) a normal user does not see".to_owned();
+            let hint = "convert as root; --from user says that there are none";
+            return Err(Refused { path: at, reason, hint });
+        }
         let file = Name::new(&[wh::PREFIX, name.as_bytes()].concat()).map_err(failed)?;
         if let Some(stat) =
             dir.place.stat_on_disk(&file).map_err(failed)?.filter(|stat| !stat.is_file() || stat.size > 0)

@@ -3,6 +3,7 @@
 mod foreign;
 mod named;
 mod placed;
+mod whose;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};

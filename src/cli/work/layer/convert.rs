@@ -12,8 +12,8 @@ use super::super::super::show;
 use super::out::{LOSSES, check_above, check_place, gathered, json, refusal, refused, tell_made, text};
 use crate::base::Errno;
 use crate::base::config::{Config, Fsync, UpperDirs, Uuid};
-use crate::sys::lock;
 use crate::sys::path::{OFlags, open_beneath, open_root};
+use crate::sys::{lock, process};
 use crate::tool::Layers;
 use crate::tool::beside::{Beside, Taken};
 use crate::tool::convert::{Dialect, Meanwhile};
@@ -179,7 +179,8 @@ impl Convert {
         let published = if self.in_place { beside.replace(c"layer") } else { beside.publish(c"layer") };
         published.map_err(|errno| self.unpublished(&out, errno))?;
         drop((lock, locks));
-        let told = tell_made(&if self.json { json(&made) } else { text(&made) });
+        let losses = [("parted", parted as u64 + made.parted), ("short", short), ("open", made.open)];
+        let told = tell_made(&if self.json { json(&made, &losses) } else { text(&made) });
         Ok(told.max(self.tell(parted, short, &made)))
     }
 
@@ -381,9 +382,11 @@ impl Convert {
         }
         let failed = |errno: Errno| Failure::refused(self.name(), errno.to_string(), "");
         let top = layers.root.top().ok_or(Errno::EIO).map_err(failed)?;
-        match Dialect::unionfs(top, is_said).map_err(failed)? {
-            Some(found) => Ok(found),
-            None => Ok(Dialect::plain(is_said)),
+        if let Some(found) = Dialect::unionfs(top, is_said).map_err(failed)? {
+            return Ok(found);
         }
+        let plain = Dialect::plain(is_said);
+        let is_known = union::may_write_trusted() || union::marks_on(&self.layer).map_err(failed)?.by_user;
+        Ok(if is_known { plain } else { plain.unseen(process::id_of_root()) })
     }
 }

@@ -109,10 +109,11 @@ pub(super) fn text(made: &Squashed) -> String {
     )
 }
 
-/// The same for programs.
-pub(super) fn json(made: &Squashed) -> String {
+/// The same for programs, with what else was counted.
+pub(super) fn json(made: &Squashed, more: &[(&str, u64)]) -> String {
     let Squashed { files, linked, directories, hiding, bytes, .. } = made;
+    let more: String = more.iter().map(|(name, count)| format!(",\"{name}\":{count}")).collect();
     format!(
-        "{{\"v\":1,\"files\":{files},\"linked\":{linked},\"directories\":{directories},\"hiding\":{hiding},\"bytes\":{bytes}}}\n"
+        "{{\"v\":1,\"files\":{files},\"linked\":{linked},\"directories\":{directories},\"hiding\":{hiding},\"bytes\":{bytes}{more}}}\n"
     )
 }

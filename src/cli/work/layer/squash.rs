@@ -74,7 +74,7 @@ impl Squash {
         let made = made.map_err(refused)?;
         beside.publish(c"layer").map_err(failed)?;
         drop(locks);
-        Ok(tell_made(&if self.json { json(&made) } else { text(&made) }))
+        Ok(tell_made(&if self.json { json(&made, &[]) } else { text(&made) }))
     }
 
     /// The stack with an empty layer below.
