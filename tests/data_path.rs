@@ -7,6 +7,8 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use common::mount::unmount_any;
+use common::scratch::Mounted;
+use common::tree::pwrite_all;
 use common::*;
 use rustix::fs::OFlags;
 
@@ -417,6 +419,44 @@ fn a_directory_is_moved_below_another_before_anything_is_opened() {
             assert!(mount.has("c/a/x"));
         },
     );
+}
+
+/// What the kernel writes back from its cache, and has room for but for the end, is told to who syncs: nothing is lost without
+/// a word.
+#[test]
+fn what_is_stored_and_has_no_room_is_told_by_a_sync() {
+    const SIZE: usize = 1 << 20;
+    bounded(|| {
+        let stack = Stack::new(1);
+        stack.lowers[0].file("lower", vec![b'l'; 3 << 20]);
+        for way in ["io=stateless", "io=writeback", "copyup_block=64k"].into_iter().filter(|way| is_offered(way)) {
+            let at = stack.scratch.fresh("small");
+            let Some(small) = Mounted::small(&at, 1000) else {
+                return say_skipped("no file system can be mounted here");
+            };
+            let [upper, work] = ["upper", "work"].map(|name| at.join(name));
+            [&upper, &work].iter().for_each(|dir| std::fs::create_dir(dir).unwrap());
+            let dirs = format!("upperdir={},workdir={},{way}", upper.display(), work.display());
+            let options = format!("lowerdir={},{dirs}", stack.lowers[0].root().display());
+            let mount = Mount::with(&options, &stack.merged, &stack.scratch.path().join("log"));
+            let create = |path: &str| mount.open(path, OFlags::RDWR | OFlags::CREATE);
+            let fd = create("written").unwrap();
+            let done = pwrite_all(&fd, &vec![b'w'; SIZE], 0).and_then(|()| rustix::fs::fsync(&fd));
+            assert_eq!(done, Err(Errno::NOSPC), "{way}: a write");
+            drop(fd);
+            mount.unlink("written").unwrap();
+            // Where it is copied by blocks there is room for a part of a large file.
+            let path = if way.starts_with("copyup") { "lower" } else { "mapped" };
+            let fd = create(path).unwrap();
+            if path == "mapped" {
+                rustix::fs::ftruncate(&fd, SIZE as u64).unwrap();
+            }
+            let mut map = raw::SharedMap::new(&fd, SIZE, true);
+            map.put(0, &[b's'; SIZE]);
+            assert_eq!(map.sync().map_err(|error| error.raw_os_error()), Err(Some(libc::ENOSPC)), "{way}: a mapping");
+            drop((map, fd, mount, small));
+        }
+    });
 }
 
 #[test]

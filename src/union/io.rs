@@ -24,6 +24,9 @@ pub struct WriteHow {
     pub sync: bool,
     /// [`Union::may_open_to_write`] has checked that the file may be written.
     pub opened: bool,
+    /// Nobody would hear that only a part was written: that is an error. The kernel gives up what it writes back from its
+    /// cache, whatever count it is told.
+    pub whole: bool,
 }
 
 /// One write to a file.
@@ -92,12 +95,23 @@ impl Union {
             if !how.opened {
                 self.check_writable(&inode, Some(offset))?;
             }
-            let write = Write { caller, offset, bytes, how };
-            if let Some(written) = self.write_blocks(&inode, &write)? {
-                return Ok(written);
+            let mut written = 0;
+            loop {
+                let bytes = bytes.get(written..).unwrap_or_default();
+                let write = Write { caller, offset: offset.saturating_add(written as u64), bytes, how };
+                let done = match self.write_blocks(&inode, &write)? {
+                    Some(written) => written,
+                    None => self.told_if_failed(id, self.write_all(&inode, &write))?,
+                };
+                written += done;
+                // The rest meets what was in the way of it.
+                if !how.whole || done == bytes.len() {
+                    return Ok(written);
+                }
+                if done == 0 {
+                    return Err(Errno::EIO);
+                }
             }
-            let done = self.write_all(&inode, &write);
-            self.told_if_failed(id, done)
         })
     }
 

@@ -31,7 +31,7 @@ impl Run {
             data.resize(data.len().next_multiple_of(BLOCK), 7);
         }
         let id = self.engine.id(self.name).unwrap();
-        let how = WriteHow { kill_privileges: false, sync: self.random.below(20) == 0, opened: false };
+        let how = WriteHow { kill_privileges: false, sync: self.random.below(20) == 0, opened: false, whole: false };
         assert_eq!(self.engine.0.write(&me(), id, from as u64, &data, how), Ok(data.len()));
         let end = from + data.len();
         self.bytes.resize(self.bytes.len().max(end), 0);

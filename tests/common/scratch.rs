@@ -75,6 +75,12 @@ impl Mounted {
         mount("tmpfs", at, "tmpfs", MountFlags::empty(), c"mode=755").ok().map(|()| Mounted(at.to_owned()))
     }
 
+    /// A tmpfs that holds `kib` KiB; `None` where this process may not mount.
+    pub fn small(at: &Path, kib: u64) -> Option<Self> {
+        let options = std::ffi::CString::new(format!("mode=755,size={kib}k")).ok()?;
+        mount("tmpfs", at, "tmpfs", MountFlags::empty(), options.as_c_str()).ok().map(|()| Mounted(at.to_owned()))
+    }
+
     /// What the test has mounted at `at` itself.
     pub fn adopt(at: &Path) -> Self {
         Mounted(at.to_owned())

@@ -206,6 +206,7 @@ impl Filesystem for Adapter {
                 kill_privileges: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
                 sync: flags.0 & libc::O_DSYNC != 0,
                 opened: self.data.writeback,
+                whole: write_flags.contains(WriteFlags::FUSE_WRITE_CACHE),
             };
             let (who, ino) = (caller(req, 0), id(ino));
             let write = move |union: &Union, data: &[u8]| union.write(&who, ino, offset, data, how);
