@@ -5,6 +5,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
 use super::grammar::{self, Word};
+use super::options::distance;
 use super::report::Failure;
 use super::usage::COMMANDS;
 use super::work;
@@ -148,6 +149,9 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Failur
             _ => line.places.push(arg),
         }
     }
+    if verb == Verb::Mount && own_words {
+        check_spelling(&line.mount, &line.places)?;
+    }
     line.finish(verb)
 }
 
@@ -192,6 +196,22 @@ impl Line {
     }
 }
 
+/// Refuses a command that is spelled wrongly, and would be the SOURCE of a mount. A mount without options needs none.
+fn check_spelling(mount: &Mount, places: &[OsString]) -> Result<(), Failure> {
+    let Some(word) = places.first().filter(|_| mount.words.is_empty()).and_then(|word| word.to_str()) else {
+        return Ok(());
+    };
+    let own = work::commands();
+    let known = COMMANDS.iter().map(|command| command.word).chain(own.get_subcommands().map(clap::Command::get_name));
+    let near = known.map(|known| (distance(word, known), known)).min();
+    match near.filter(|(distance, _)| *distance <= 2 && !Path::new(word).exists()) {
+        Some((_, near)) => {
+            Err(Failure::usage(word, "no such command", format!("the nearest one is {near}; plyfs help")))
+        }
+        None => Ok(()),
+    }
+}
+
 impl Mount {
     fn at(mut self, places: Vec<OsString>) -> Result<Self, Failure> {
         let mut places = places.into_iter();
@@ -225,15 +245,15 @@ fn only(usage: &str, left: &Mount) -> Result<(), Failure> {
 }
 
 fn help(places: Vec<OsString>) -> Result<Command, Failure> {
-    let mut places = places.into_iter();
-    let Some(word) = places.next() else { return Ok(Command::Help(None)) };
-    if let Some(extra) = places.next() {
-        return Err(one_too_many(&extra, "help [COMMAND]"));
-    }
-    if let Some(text) = word.to_str().and_then(work::help) {
+    let words: Vec<&str> = places.iter().filter_map(|word| word.to_str()).collect();
+    let Some(word) = places.first() else { return Ok(Command::Help(None)) };
+    if let Some(text) = work::help(&words) {
         return Ok(Command::HelpWork(text));
     }
-    verb_of(&word).map(|verb| Command::Help(Some(verb))).ok_or_else(|| {
+    if let Some(extra) = places.get(1) {
+        return Err(one_too_many(extra, "help [COMMAND]"));
+    }
+    verb_of(word).map(|verb| Command::Help(Some(verb))).ok_or_else(|| {
         let own = work::commands();
         let words =
             COMMANDS.iter().map(|command| command.word).chain(own.get_subcommands().map(clap::Command::get_name));

@@ -277,7 +277,7 @@ pub fn find(key: &str) -> Option<&'static Spec> {
 /// # Errors
 /// An unknown option (the failure names the nearest known one), a value that it does not take, an option that is refused.
 pub fn check(word: &Word) -> Result<Option<Key>, Failure> {
-    let Some(option) = find(&word.key) else { return Err(unknown(&word.key)) };
+    let Some(option) = find(&word.key) else { return Err(unknown(word)) };
     grammar::check_form(word, option.form)?;
     match option.fate {
         Honoured(key) => Ok(Some(key)),
@@ -296,13 +296,22 @@ pub fn check(word: &Word) -> Result<Option<Key>, Failure> {
     }
 }
 
-fn unknown(key: &str) -> Failure {
+fn unknown(word: &Word) -> Failure {
+    let key = &word.key;
+    if let Some(known) = find(key.trim()) {
+        return Failure::usage(
+            format!("{key:?}"),
+            "unknown option",
+            format!("{} without a blank before it", known.name),
+        );
+    }
     let near = TABLE.iter().map(|option| option.name).min_by_key(|name| distance(key, name)).unwrap_or_default();
-    Failure::usage(key, "unknown option", format!("the nearest known one is {near}; plyfs --help-all lists all"))
+    let path = if word.value.is_none() { "a comma in a path is \\,; " } else { "" };
+    Failure::usage(key, "unknown option", format!("{path}the nearest known one is {near}; plyfs --help-all lists all"))
 }
 
 /// How many letters must be inserted, removed or exchanged to make one word of the other (Levenshtein).
-fn distance(from: &str, to: &str) -> usize {
+pub(super) fn distance(from: &str, to: &str) -> usize {
     // The distances of what was read of `from` to the first letter of `to`, to the first two, and so on.
     let mut row: Vec<usize> = (1..=to.chars().count()).collect();
     let mut last = row.len();

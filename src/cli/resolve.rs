@@ -412,7 +412,8 @@ pub struct Remount {
 /// A word that is unknown, malformed or refused.
 pub fn changed(words: &[Word], sloppy: bool, now: Flags) -> Result<Remount, Failure> {
     let (mut wishes, mut left) = (Wishes { flags: now, ..Wishes::default() }, Vec::new());
-    for word in words.iter().filter(|word| !sloppy || options::find(&word.key).is_some()) {
+    let asked = words.iter().filter(|word| !OF_FUSE.contains(&&*word.key));
+    for word in asked.filter(|word| !sloppy || options::find(&word.key).is_some()) {
         match options::check(word)? {
             Some(Key::Remount) | None => {}
             Some(key) if options::find(&word.key).is_some_and(|option| option.source == Source::Mount) => {
@@ -423,6 +424,9 @@ pub fn changed(words: &[Word], sloppy: bool, now: Flags) -> Result<Remount, Fail
     }
     Ok(Remount { flags: wishes.flags, propagation: wishes.propagation, left })
 }
+
+/// What the mount table says of each FUSE mount, which mount(8) repeats for a view that is in no fstab.
+const OF_FUSE: [&str; 6] = ["user_id", "group_id", "default_permissions", "allow_other", "max_read", "blksize"];
 
 fn is_on(word: &Word) -> bool {
     word.value.as_deref() != Some(b"0")

@@ -11,6 +11,8 @@ use super::grammar;
 use super::report::Failure;
 use super::resolve::{self, Abilities, Manner};
 use super::show;
+use super::told::line;
+use crate::base::Errno;
 use crate::base::config::{Config, RedirectDir, UpperDirs, XattrPermissions};
 use crate::base::described::Described;
 use crate::sys::stat::stat_fd;
@@ -81,10 +83,7 @@ impl View {
             Ok(real) if Mounted::around(&real).is_some_and(|mount| mount.at == real) => real,
             _ => real(first)?,
         };
-        let (dir, told) = show::view_at(nearest_dir(&first)).map_err(|failure| Failure {
-            hint: "name a view: its mountpoint, or its layers by -o lowerdir=…,upperdir=…,workdir=…".into(),
-            ..failure
-        })?;
+        let (dir, told) = show::view_at(nearest_dir(&first)).map_err(|failure| unfound(words.first(), failure))?;
         let mount = Mounted::around(&first);
         let mount = mount.ok_or_else(|| Failure::system("/proc/self/mountinfo", "the view is not in it", ""))?;
         let is_named = !words.is_empty() && mount.at == first;
@@ -100,6 +99,22 @@ impl View {
         let is_whole = !others.is_empty() && paths.iter().skip(1).any(|path| path.as_os_str().is_empty());
         paths.retain(|path| !path.as_os_str().is_empty());
         Ok(Shown { dir, told, paths, is_named, is_whole })
+    }
+}
+
+/// Why no view was found by the first word of a command.
+fn unfound(word: Option<&PathBuf>, failure: Failure) -> Failure {
+    let is = |errno: Errno| word.filter(|word| word.symlink_metadata().is_err_and(|error| Errno::from(error) == errno));
+    let hint = "plyfs status lists views and sessions";
+    if let Some(word) = is(Errno::ENOTCONN) {
+        return Failure::refused(line(word), "its daemon is gone", "plyfs umount it, and mount it again");
+    }
+    if let Some(word) = is(Errno::ENOENT) {
+        return Failure::refused(line(word), "there is no such session, view or path", hint);
+    }
+    Failure {
+        hint: "name a view: its mountpoint, or its layers by -o lowerdir=…,upperdir=…,workdir=…".into(),
+        ..failure
     }
 }
 

@@ -72,6 +72,7 @@ impl Union {
     pub(super) fn open_joining(&self, dir: &Path, seen: DirId) -> Setup<Joining> {
         let ground = Ground::look();
         let mut root = open_layer("lowerdir", dir)?;
+        root.check_alone(self.stands.own)?;
         let failed = |errno: crate::base::Errno| SetupError::new(what(dir), errno.to_string(), "check the path");
         let stat = stat_fd(root.fd.as_fd()).map_err(failed)?;
         if (stat.dev, stat.ino) != seen {

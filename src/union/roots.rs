@@ -16,8 +16,9 @@ use crate::format::mark::{Mark, Namespace, WhiteoutStyle};
 use crate::format::{Origin, OverrideKey, OverrideStat};
 use crate::layer::{DirPlace, FdCache, Folding, Handles, Hidden, HiddenDir, Layer, is_folding_root};
 use crate::merge::{self, DirPart};
+use crate::sys::caller::own_ids;
 use crate::sys::path::{OFlags, open_beneath, open_root};
-use crate::sys::stat::{mount_flags_nosuid, stat_fd, statfs_fd};
+use crate::sys::stat::{may_change_in, mount_flags_nosuid, stat_fd, statfs_fd};
 use crate::sys::uuid::FsUuid;
 use crate::sys::{dirent, handle, mount, xattr};
 use crate::upper::commits::{Broken, Commits, Frozen, stand_of};
@@ -126,6 +127,29 @@ impl Root {
         self
     }
 
+    /// Refuses a lower layer that is a part of what it stands for, in a mount whose marks are in `own`.
+    pub fn check_alone(&self, own: Namespace) -> Setup<()> {
+        let past = Past::of(self.fd.as_fd()).map_err(|errno| unreadable(&self.path, errno))?;
+        // A mark that says nothing is somebody else's.
+        let stands = |&namespace: &Namespace| stand_of(self.fd.as_fd(), namespace).is_ok_and(|stand| stand.on > 0);
+        if past.reads(own).iter().any(stands) {
+            let reason = "it stands on commits in the workdir that it was made with, which are parts of what it shows";
+            let hint = "as upperdir=…,workdir=… it has them; plyfs layer squash --workdir makes one layer of all";
+            return Err(SetupError::new(format!("lowerdir={}", self.path.display()), reason, hint));
+        }
+        Ok(())
+    }
+
+    /// Refuses an upper layer in which who mounts may make nothing. Whoever owns it may change its mode.
+    pub fn check_writable(&self) -> Setup<()> {
+        let is_own = || stat_fd(self.fd.as_fd()).is_ok_and(|stat| stat.uid == own_ids().0);
+        if may_change_in(self.fd.as_fd()) != Err(Errno::EACCES) || is_own() {
+            return Ok(());
+        }
+        let hint = "name a directory of the user that mounts; without upperdir and workdir the view is read-only";
+        Err(SetupError::new(format!("upperdir={}", self.path.display()), Errno::EACCES.to_string(), hint))
+    }
+
     pub fn layer(&self, common: &Common, past: &Past, wh_names: bool, style: Option<WhiteoutStyle>) -> Arc<Layer> {
         // Marks that the upper layer gets must be read again; other layers are read in the mount's own namespace.
         let own = if style.is_some() { common.namespace } else { common.believed };
@@ -199,6 +223,7 @@ pub(super) fn open_layer(option: &str, path: &Path) -> Setup<Root> {
     let what = || format!("{option}={}", path.display());
     let fd = open_root(path).map_err(|errno| {
         let hint = match errno {
+            Errno::ENOENT if option == "lowerdir" => "create the directory first; a colon in a path is \\:",
             Errno::ENOENT => "create the directory first",
             Errno::ENOTDIR => "a layer is a directory",
             Errno::EACCES => "the user that mounts must be able to enter it",

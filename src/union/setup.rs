@@ -220,6 +220,7 @@ pub(super) struct Roots {
 pub(super) fn open_roots(config: &Config, what_for: For) -> Setup<Roots> {
     let open = |paths: &[PathBuf]| paths.iter().map(|path| open_layer("lowerdir", path)).collect::<Setup<Vec<_>>>();
     let (mut lowers, data_only) = (open(&config.lowers)?, open(&config.data_only)?);
+    lowers.iter().try_for_each(|root| root.check_alone(own_namespace(config)))?;
     let ground = Ground::look();
     let mut upper = config.upper.as_ref().map(|dirs| open_upper(dirs, &ground)).transpose()?;
     fit::check((&lowers, &data_only), upper.as_ref(), config.xattr_permissions, &ground)?;
@@ -232,6 +233,7 @@ pub(super) fn open_roots(config: &Config, what_for: For) -> Setup<Roots> {
     if let Some((upper, dirs)) = upper.as_ref().zip(config.upper.as_ref()) {
         notes.extend(overlap::check(lowers.iter().chain(&data_only), upper, &ground)?);
         if matches!(what_for, For::Serving | For::Copying | For::Repairing) {
+            upper.upper.check_writable()?;
             locks = lock(upper)?;
         }
         if let For::LookingAt(number) = what_for {
@@ -367,7 +369,7 @@ fn work_place(upper: &Upper) -> Result<Arc<DirPlace>> {
 fn lock(roots: &UpperRoots) -> Setup<Vec<OwnedFd>> {
     Workdir::lock([roots.upper.fd.as_fd(), roots.work.as_fd()]).map_err(|error| match error {
         WorkError::InUse => in_use::refusal(roots),
-        WorkError::Incompatible | WorkError::Applying | WorkError::Failed(_) => work_failed(error),
+        error => work_failed(error),
     })
 }
 
@@ -381,6 +383,11 @@ pub(super) fn work_failed(error: WorkError) -> SetupError {
         WorkError::Failed(errno) => {
             SetupError::new("workdir", errno.to_string(), "it must be a writable directory of the user that mounts")
         }
+        WorkError::Foreign(name) => SetupError::new(
+            "workdir",
+            format!("work/{} in it was not made by an overlay, and would be removed", name.to_string_lossy()),
+            "name an empty directory",
+        ),
         WorkError::Applying => SetupError::new(
             "workdir",
             "the changes of the upper layer were being applied to the lower one, which was broken off",

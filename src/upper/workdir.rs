@@ -4,7 +4,7 @@
 //! `workdir/work`, and `work/incompat/volatile/dirty` says that nothing was synced.
 
 use std::collections::HashSet;
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use super::inherit::{disinherit, make_private};
 use super::records::{APPLY, INCOMPAT, RECORDS, drop_dirs};
 use super::removal::{children, remove};
 use crate::base::{Errno, Result};
+use crate::format::wh;
 use crate::layer::narrow_again;
 use crate::sys::path::{OFlags, open_beneath};
 use crate::sys::stat::{Kind, stat_at};
@@ -25,7 +26,7 @@ pub const FIRST: &CStr = c"user.plyfs.first";
 const HANDOVER: Duration = Duration::from_millis(500);
 
 /// Why a workdir cannot be used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WorkError {
     /// Another process has locked the upper or the work directory.
     InUse,
@@ -33,6 +34,8 @@ pub enum WorkError {
     Incompatible,
     /// `plyfs apply` was broken off.
     Applying,
+    /// This name in `workdir/work` is none that an overlay makes.
+    Foreign(CString),
     /// A system call failed.
     Failed(Errno),
 }
@@ -40,7 +43,7 @@ pub enum WorkError {
 impl WorkError {
     /// Whether the workdir can be read but not written, for which the kernel's OverlayFS mounts read-only. A read-only
     /// file system does not count: the kernel refuses an upper layer on it.
-    pub fn is_unwritable(self) -> bool {
+    pub fn is_unwritable(&self) -> bool {
         matches!(self, Self::Failed(Errno::EACCES | Errno::EPERM | Errno::ENOSPC | Errno::EDQUOT))
     }
 }
@@ -81,7 +84,7 @@ impl Workdir {
     /// that nothing is synced.
     ///
     /// # Errors
-    /// [`WorkError::Incompatible`]; what the system calls say.
+    /// [`WorkError::Incompatible`], [`WorkError::Foreign`]; what the system calls say.
     pub fn prepare(
         (workdir, root): (BorrowedFd<'_>, BorrowedFd<'_>),
         kept: Option<&HashSet<u64>>,
@@ -89,8 +92,13 @@ impl Workdir {
         let first = match tree::mkdir_at(workdir, WORK, 0o700) {
             Ok(()) => is_empty(root),
             Err(Errno::EEXIST) => {
+                let mode = stat_at(workdir, WORK)?.mode & 0o7777;
                 // The kernel leaves the directory with mode 0000, which its owner cannot enter without privilege.
                 tree::chmod_at(workdir, WORK, 0o700)?;
+                if let Some(name) = foreign(workdir)? {
+                    tree::chmod_at(workdir, WORK, mode)?;
+                    return Err(WorkError::Foreign(name));
+                }
                 false
             }
             Err(errno) => return Err(errno.into()),
@@ -145,6 +153,30 @@ impl Workdir {
 fn is_empty(dir: BorrowedFd<'_>) -> bool {
     let listed = open_beneath(dir, c".", OFlags::RDONLY | OFlags::DIRECTORY).and_then(|dir| children(dir.as_fd()));
     listed.is_ok_and(|names| names.is_empty())
+}
+
+/// A name in `work` that no overlay makes, which is somebody's who did not know what a workdir is: what is left of overlays
+/// has names of digits (fuse-overlayfs) or such as `#1a` (the kernel, plyfs). A directory of digits may be a year's.
+fn foreign(workdir: BorrowedFd<'_>) -> Result<Option<CString>> {
+    let work = open_beneath(workdir, WORK, OFlags::RDONLY | OFlags::DIRECTORY)?;
+    for (name, kind) in children(work.as_fd())? {
+        let bytes = name.to_bytes();
+        let is_count =
+            || bytes.iter().all(u8::is_ascii_digit) && (kind != Kind::Dir || holds_nothing(work.as_fd(), &name));
+        if !(bytes.starts_with(b"#") || name.as_c_str() == INCOMPAT || is_count()) {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether a directory has nothing but whiteouts, as one that fuse-overlayfs took away.
+fn holds_nothing(work: BorrowedFd<'_>, name: &CStr) -> bool {
+    let Ok(dir) = open_beneath(work, name, OFlags::RDONLY | OFlags::DIRECTORY) else { return false };
+    let is_whiteout = |(name, _): &(CString, Kind)| {
+        name.to_bytes().starts_with(wh::PREFIX) || stat_at(dir.as_fd(), name).is_ok_and(|stat| stat.is_whiteout())
+    };
+    children(dir.as_fd()).is_ok_and(|names| names.iter().all(is_whiteout))
 }
 
 /// Checks that an earlier mount has left nothing in `incompat` but records of blocks, which stay.

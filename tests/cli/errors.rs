@@ -72,6 +72,14 @@ fn a_wrong_command_is_answered_with_status_2() {
         (vec!["-o", "lowerdir=/,allow_root", merged], &["allow_root", "allow_other"]),
         (vec!["-o", "lowerdir=/,plugins=x", merged], &["plugins"]),
         (vec!["-o", "lowerdir=/,nooverride_creds", merged], &["nooverride_creds"]),
+        (vec!["-o", "lowerdir=/a,b", merged], &["b: unknown", "a comma in a path is \\,"]),
+        (vec!["-o", "lowerdir=/, upperdir=/b", merged], &["\" upperdir\"", "without a blank"]),
+        (vec!["umont", merged], &["umont: no such command", "umount"]),
+        (vec!["unmount", merged], &["unmount: no such command", "umount"]),
+        (vec!["run"], &["run: a word is missing", "plyfs help run"]),
+        (vec!["layer"], &["layer: a word is missing", "squash", "plyfs help layer"]),
+        (vec!["layer", "squash", "--bogus"], &["--bogus", "plyfs help layer squash"]),
+        (vec!["diff", "--color=sometimes"], &["--color", "sometimes", "auto, always, never"]),
     ] {
         fails(&mut plyfs(args), 2, says);
     }
@@ -117,7 +125,13 @@ fn layers_that_cannot_be_are_named() {
         refused(&stack, &format!("lowerdir=@{base}/none"), &["none", "No such file"]);
         fs::write(stack.scratch.path().join("empty"), "\n").unwrap();
         refused(&stack, &format!("lowerdir=@{base}/empty"), &["empty", "no layer"]);
+        refused(&stack, &format!("lowerdir={base}/a:b"), &["/a: No such file", "a colon in a path is \\:"]);
         if who() == Who::User {
+            refused(
+                &stack,
+                &format!("lowerdir={base}/lower0,upperdir=/usr,workdir={base}/work"),
+                &["upperdir=/usr: Perm"],
+            );
             stack.lowers[0].perm("sub", 0);
             refused(&stack, &format!("lowerdir={base}/lower0/sub"), &["lower0/sub", "Permission denied"]);
             stack.lowers[0].perm("sub", 0o755);
@@ -128,6 +142,31 @@ fn layers_that_cannot_be_are_named() {
             fs::create_dir(other.join("work")).unwrap();
             refused(&stack, &options("lower0", "upper", "other/work"), &["work"]);
         }
+    });
+}
+
+/// What a user has in a directory that he takes for a workdir stays; what overlays have left there goes.
+#[test]
+fn nothing_of_a_users_is_taken_away_in_a_workdir() {
+    bounded(|| {
+        let stack = stack();
+        let work = Tree::new(stack.scratch.dir("work"));
+        let options = stack.layer_options("work");
+        for (file, name) in [("work/docs/thesis", "docs"), ("work/f", "f"), ("work/2024/taxes", "2024")] {
+            fs::create_dir_all(work.at(file).parent().unwrap()).unwrap();
+            work.write(file, "precious").unwrap();
+            let said = format!("work/{name} in it was not made by an overlay");
+            refused(&stack, &options, &["workdir", &said, "name an empty directory"]);
+            assert_eq!(work.text(file), "precious");
+            work.remove_all("work").unwrap();
+        }
+        for dir in ["work/#1f/deep", "work/17"] {
+            fs::create_dir_all(work.at(dir)).unwrap();
+        }
+        work.write("work/#20", "x").unwrap();
+        work.write("work/18", "x").unwrap();
+        let _view = Background::start(&stack, "rw");
+        assert_eq!(work.names("work").unwrap(), [""; 0]);
     });
 }
 

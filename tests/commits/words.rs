@@ -19,7 +19,7 @@ fn a_history_is_told_and_gone_through_without_a_mount() {
     let say = |args: &[&str]| plyfs(&[args, &["-o", &options]].concat());
     assert!(say(&["commit"]).unwrap_err().contains("nothing has changed"));
     assert!(say(&["undo"]).unwrap_err().contains("nothing to undo"));
-    assert_eq!(say(&["log"]), Ok(String::new()));
+    assert_eq!(say(&["log"]), Ok("no commit\n".to_owned()));
     for text in ["one", "two\nmore"] {
         stack.upper().file(&text[..3], text);
         assert_eq!(say(&["commit", "-m", text]).unwrap(), format!("commit {}\n", if text == "one" { 1 } else { 2 }));
@@ -29,11 +29,42 @@ fn a_history_is_told_and_gone_through_without_a_mount() {
     assert_eq!(say(&["undo", "1"]).unwrap(), "the view is at commit 1; what has changed since is kept as commit 3\n");
     assert!(say(&["undo", "9"]).unwrap_err().contains("there is no commit 9"));
     assert_eq!(lines(&say(&["log"]).unwrap()), ["  3  (what an undo has left)", "  2  two", "* 1  one"]);
+    assert_eq!(say(&["undo", "0"]).unwrap(), "the view has the lower layers as they are\n");
+    let told = lines(&say(&["log"]).unwrap());
+    assert_eq!(told.last().unwrap(), "* 0  the lower layers as they are", "{told:?}");
+    assert_eq!(say(&["redo"]).unwrap(), "the view is at commit 1\n");
     assert_eq!(say(&["redo"]).unwrap(), "the view is at commit 2\n");
     let json = say(&["log", "--json"]).unwrap();
     let second: Vec<_> = json.lines().nth(1).unwrap().split(',').collect();
     assert_eq!((second[0], second[1], second[2], second[3]), ("{\"v\":1", "\"commit\":2", "\"on\":1", "\"here\":true"));
     assert!(json.contains("\"made_by\":\"commit\",\"text\":\"two\\u000amore\"}"), "{json}");
+}
+
+/// A layer that stands on commits is no layer by itself: what these have is a part of what it shows.
+#[test]
+fn a_layer_without_its_commits_is_refused() {
+    let stack = Stack::new(1);
+    let options = stack.layer_options("work");
+    stack.lowers[0].file("low", "x");
+    stack.upper().file("committed", "x");
+    plyfs(&["commit", "-o", &options]).unwrap();
+    stack.upper().file("later", "x");
+    let (upper, lower) = (stack.upper().root().to_str().unwrap(), stack.lowers[0].root().to_str().unwrap());
+    let [out, work] = ["out", "work"].map(|name| stack.scratch.path().join(name).to_str().unwrap().to_owned());
+    let layers = format!("lowerdir={upper}:{lower}");
+    for args in [
+        &["layer", "squash", upper, lower, &out][..],
+        &["layer", "export", "--tar", &out, upper, lower],
+        &["layer", "check", upper, lower],
+        &["layer", "du", "-o", &layers],
+        &["-o", &layers, stack.merged.to_str().unwrap()],
+    ] {
+        let said = plyfs(args).unwrap_err();
+        assert!(said.contains("it stands on commits") && said.lines().count() == 1, "{args:?}: {said}");
+        assert!(!std::path::Path::new(&out).exists(), "{args:?}");
+    }
+    plyfs(&["layer", "squash", "--workdir", &work, upper, lower, &out]).unwrap();
+    assert_eq!(Tree::new(&out).names("").unwrap(), ["committed", "later", "low"]);
 }
 
 #[test]

@@ -114,8 +114,8 @@ fn of_the_workdir(s: &mut Stage) {
 /// Work that a dead mount has left, of any depth, is gone, and the mount can be written.
 fn work_left_over(s: &mut Stage) {
     let work = s.beside(s.work);
-    work.file("work/foo/bar/deep/f", "x").file("work/f", "x").dir("work/closed", 0o000);
-    work.whiteout("work/w").soft_link("/etc", "work/l").file("other", "kept");
+    work.file("work/#1f/bar/deep/f", "x").file("work/#20", "x").dir("work/#21", 0o000);
+    work.whiteout("work/#22").soft_link("/etc", "work/#23").file("other", "kept");
     work.perm("work", 0o000);
     s.lower().file("f", "x");
     let m = s.up();
@@ -247,7 +247,7 @@ pub const ROWS: &[Row] = &[
         "append ok; work: ; other kept; etc true; mode 700",
     )
     .unlike(
-        "append EROFS; work: foo; other kept; etc true; mode 0",
+        "append EROFS; work: #1f; other kept; etc true; mode 0",
         "what is left is removed at any depth",
         "what an ended mount has left in the workdir is removed at any depth",
     ),

@@ -274,6 +274,7 @@ fn changes_are_told_since_the_last_commit_or_between_two() {
         let merged = stack.merged.to_str().unwrap();
         assert_eq!(text(&diff(Path::new("/"), &[merged, "0..1", "--names", "a"])), "a\n");
         for (range, why) in [
+            ("nosuch", "nosuch: no layer has it"),
             ("3..", "commit 3: there is none of this number"),
             ("1..7", "commit 7: there is none of this number"),
             ("2..1", "2..: commit 1 does not stand on commit 2"),

@@ -181,10 +181,10 @@ impl Apply {
         drop(spinner);
         let jobs: Vec<_> = jobs.into_iter().flatten().collect();
         let conflicts: Vec<Conflict> = jobs.iter().flat_map(|job| self.conflicts(job)).collect();
-        if self.dry_run {
-            self.print_changes(&jobs)?;
-        }
         let stops = !conflicts.is_empty() && !self.theirs && !self.ours;
+        if self.dry_run {
+            self.print_changes(&jobs, if stops { "would not apply" } else { "would apply" })?;
+        }
         if stops || !self.quiet {
             self.print_conflicts(&conflicts)?;
         }
@@ -194,7 +194,8 @@ impl Apply {
             // What stands in commits is applied as a whole only.
             let is_apart = |job: &Job<'_>| job.plan.conflicts().is_empty() || !job.plan.is_whole_only();
             let theirs = if jobs.iter().all(is_apart) { "--theirs leaves them out, " } else { "" };
-            say(&format!("{count} conflict{s}: nothing was changed ({theirs}--ours overrides them)"));
+            let is = if self.dry_run { "would be" } else { "was" };
+            say(&format!("{count} conflict{s}: nothing {is} changed ({theirs}--ours overrides them)"));
             return Ok(CONFLICT);
         }
         if self.dry_run {
@@ -361,13 +362,13 @@ impl Apply {
         Ok(lost)
     }
 
-    fn print_changes(&self, jobs: &[Job<'_>]) -> Result<(), Failure> {
+    fn print_changes(&self, jobs: &[Job<'_>], deed: &str) -> Result<(), Failure> {
         let changes: Vec<Change> = jobs.iter().flat_map(|job| job.changes.clone()).collect();
         if self.shared.json {
             return print(&changes.iter().map(told::json).collect::<String>());
         }
         print(&told::columns(&changes, self.shared.color.paint()))?;
-        if self.quiet { Ok(()) } else { print(&format!("would apply {}", told::summary(&changes))) }
+        if self.quiet { Ok(()) } else { print(&format!("{deed} {}", told::summary(&changes))) }
     }
 
     fn print_conflicts(&self, conflicts: &[Conflict]) -> Result<(), Failure> {

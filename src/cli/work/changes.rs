@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::path::{Component, Path, PathBuf};
 
 use super::super::report::Failure;
+use super::super::told::line;
 use super::super::view::{View, plain, real};
 use crate::base::Errno;
 use crate::base::config::{Config, UpperDirs, XattrPermissions};
@@ -221,6 +222,22 @@ pub fn config_of(session: &Session, place: &Place) -> Config {
         xattr_permissions: (!is_root).then_some(XattrPermissions::Parents),
         ..Config::default()
     }
+}
+
+/// Refuses a path that no layer has, which a slip of the keyboard may have made.
+///
+/// # Errors
+/// There is one.
+pub fn check_there(parts: &[Part], paths: &[PathBuf]) -> Result<(), Failure> {
+    for path in paths {
+        let inside = parts.iter().filter_map(|part| Some((part, path.strip_prefix(&part.before).ok()?)));
+        // The innermost file system has it.
+        let Some((part, rest)) = inside.min_by_key(|(_, rest)| rest.components().count()) else { continue };
+        if tool::whereabouts(&part.layers, rest).is_ok_and(|found| found.parts.is_empty()) {
+            return Err(Failure::refused(line(path), "no layer has it", "name a path in the view"));
+        }
+    }
+    Ok(())
 }
 
 /// Compares them. Only what is at or below one of `paths` is meant, if there are any, and what takes away, moves or replaces a

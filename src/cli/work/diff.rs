@@ -86,6 +86,9 @@ impl Diff {
         let spinner = Spinner::new("comparing");
         let found = changes::compare(&parts, &paths, !self.names && !self.nul)?;
         drop(spinner);
+        if found.changes.is_empty() && found.troubles.is_empty() {
+            changes::check_there(&parts, &paths)?;
+        }
         self.print(&found.changes)?;
         for (path, errno) in &found.troubles {
             say(&format!("{}: cannot be compared: {errno}", told::line(path)));

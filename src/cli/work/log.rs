@@ -65,9 +65,17 @@ fn text(log: &Commits, paint: Paint) -> String {
         let line = if *here { paint.strong(line) } else { line.to_owned() };
         let _ = writeln!(lines, "{}", if is_above { paint.faint(&line) } else { line });
     }
-    if log.changed {
-        lines.push_str("and changes that no commit has\n");
+    let is_none = log.commits.is_empty();
+    if !is_none && log.commits.iter().all(|commit| !commit.here) {
+        let line = format!("* {:>width$}  the lower layers as they are", 0);
+        let _ = writeln!(lines, "{}", paint.strong(&line));
     }
+    lines.push_str(match (is_none, log.changed) {
+        (true, true) => "no commit, and changes that none has\n",
+        (true, false) => "no commit\n",
+        (false, true) => "and changes that no commit has\n",
+        (false, false) => "",
+    });
     lines
 }
 

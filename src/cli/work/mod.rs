@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 
-use clap::error::{ContextKind, ErrorKind};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser, Subcommand};
 
 use super::report::Failure;
@@ -56,12 +56,12 @@ pub fn has(word: &OsStr) -> bool {
     word.to_str().is_some_and(|word| commands().find_subcommand(word).is_some())
 }
 
-/// How the command `word` is used.
-pub fn help(word: &str) -> Option<String> {
-    let mut all = commands();
-    let command = all.find_subcommand_mut(word)?;
+/// How the command with these words is used, such as `layer squash`.
+pub fn help(words: &[&str]) -> Option<String> {
+    let all = commands();
+    let command = words.iter().try_fold(&all, |command, word| command.find_subcommand(word))?;
     // As it is called; clap names it alone where nothing has been parsed.
-    let mut command = command.clone().bin_name(format!("plyfs {word}"));
+    let mut command = command.clone().bin_name(format!("plyfs {}", words.join(" ")));
     Some(command.render_long_help().to_string())
 }
 
@@ -70,7 +70,8 @@ pub fn help(word: &str) -> Option<String> {
 /// # Errors
 /// The words make no sense, or it cannot be done.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<u8, Failure> {
-    match Line::try_parse_from(args) {
+    let args: Vec<OsString> = args.into_iter().collect();
+    match Line::try_parse_from(&args) {
         Ok(Line { command: Work::Run(run) }) => run.run(),
         Ok(Line { command: Work::Drop(drop) }) => drop.run(),
         Ok(Line { command: Work::Diff(diff) }) => diff.run(),
@@ -83,22 +84,56 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<u8, Failure> {
         Ok(Line { command: Work::Status(status) }) => status.run(),
         Ok(Line { command: Work::Where(path) }) => path.run(),
         Err(error) if error.kind() == ErrorKind::DisplayHelp => super::commands::print(&error.to_string()).map(|()| 0),
-        Err(error) => Err(failure(&error)),
+        Err(error) => Err(failure(&error, &args)),
     }
 }
 
 /// What clap finds wrong, in one line.
-fn failure(error: &clap::Error) -> Failure {
+fn failure(error: &clap::Error, args: &[OsString]) -> Failure {
+    let command = named(args);
     let text = error.to_string();
-    let reason = match error.kind() {
-        ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            "a word is missing behind it"
-        }
-        _ => text.lines().next().unwrap_or_default().trim_start_matches("error: "),
+    let all = |kind| match error.get(kind) {
+        Some(ContextValue::Strings(all)) => all.join(", "),
+        Some(one) => one.to_string(),
+        None => String::new(),
     };
-    let reason = reason.to_owned();
-    let what = error.get(ContextKind::InvalidArg).map_or_else(|| "the command".to_owned(), ToString::to_string);
-    Failure::usage(what, reason, "plyfs help COMMAND says how it is used")
+    let what = all(ContextKind::InvalidArg);
+    let (what, reason) = match error.kind() {
+        ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            (command.clone(), format!("a word is missing behind it, one of {}", subcommands(&command)))
+        }
+        ErrorKind::MissingRequiredArgument | ErrorKind::WrongNumberOfValues | ErrorKind::TooFewValues => {
+            (command.clone(), format!("a word is missing: {what}"))
+        }
+        ErrorKind::InvalidValue if error.get(ContextKind::ValidValue).is_some() => {
+            let given = all(ContextKind::InvalidValue);
+            let reason =
+                if given.is_empty() { "a value is missing".to_owned() } else { format!("no such value: {given}") };
+            (what, format!("{reason}; there are {}", all(ContextKind::ValidValue)))
+        }
+        _ => (what, text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned()),
+    };
+    let what = if what.is_empty() { command.clone() } else { what };
+    Failure::usage(what, reason, format!("plyfs help {command} says how it is used"))
+}
+
+/// The words of the command that `args`, with the program's name, call.
+fn named(args: &[OsString]) -> String {
+    let mut at = commands();
+    let mut words = Vec::new();
+    for word in args.iter().skip(1).map_while(|word| word.to_str()) {
+        let Some(next) = at.find_subcommand(word).cloned() else { break };
+        (at, words) = (next, [words, vec![word]].concat());
+    }
+    words.join(" ")
+}
+
+/// The words that may stand behind a command.
+fn subcommands(command: &str) -> String {
+    let all = commands();
+    let found = all.find_subcommand(command);
+    let names = found.into_iter().flat_map(clap::Command::get_subcommands).map(clap::Command::get_name);
+    names.collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
@@ -113,7 +148,7 @@ mod tests {
     #[test]
     fn each_command_has_an_example_and_fits_its_columns() {
         for command in commands().get_subcommands() {
-            let help = help(command.get_name()).unwrap();
+            let help = help(&[command.get_name()]).unwrap();
             assert!(help.contains("\nExample"), "{help}");
             for line in help.lines() {
                 assert!(line.chars().count() <= 100, "{line}");

@@ -101,7 +101,7 @@ impl<R: Read> Archive<R> {
             match self.from.read(rest)? {
                 // Some programs leave the end out.
                 0 if done == 0 => return Ok(None),
-                0 => return Err(wrong("the archive ends too early")),
+                0 => return Err(wrong("it is no tar archive, or ends too early")),
                 len => done += len,
             }
         }

@@ -33,9 +33,10 @@ Examples:
   plyfs layer add ~/view ~/patches
   plyfs layer add ~/view /opt/base --bottom
   plyfs layer add DIR --below /opt/app")]
+#[command(override_usage = "plyfs layer add [OPTIONS] [VIEW] <DIR>")]
 pub struct Add {
     /// A mountpoint (the view that the current directory is in), and the directory
-    #[arg(value_name = "VIEW] [DIR", required = true, num_args = 1..=2)]
+    #[arg(value_name = "[VIEW] DIR", required = true, num_args = 1..=2)]
     words: Vec<PathBuf>,
     /// Above all other lower layers, below the commits (the default)
     #[arg(long, conflicts_with_all = ["bottom", "below"])]
@@ -61,9 +62,10 @@ Exit status: 0 done; 1 not done; 2 usage
 Examples:
   plyfs layer remove ~/view ~/patches
   plyfs layer remove /opt/app")]
+#[command(override_usage = "plyfs layer remove [OPTIONS] [VIEW] <DIR>")]
 pub struct Remove {
     /// A mountpoint (the view that the current directory is in), and the layer
-    #[arg(value_name = "VIEW] [DIR", required = true, num_args = 1..=2)]
+    #[arg(value_name = "[VIEW] DIR", required = true, num_args = 1..=2)]
     words: Vec<PathBuf>,
     #[command(flatten)]
     how: How,

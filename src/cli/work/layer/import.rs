@@ -31,6 +31,7 @@ Exit status: 0 done; 1 not done; 2 usage; 4 done, but something could not be mad
 Examples:
   plyfs layer import image:v2 layers
   plyfs layer import --print-lowerdir image:v2 layers >list && plyfs -o lowerdir=@list merged")]
+#[command(override_usage = "plyfs layer import [OPTIONS] <IMAGE[:TAG]|TAR>... <DIR>")]
 pub struct Take {
     /// Images and layers, the topmost first, and the directory for the layers
     #[arg(value_name = "IMAGE[:TAG]|TAR… DIR", num_args = 2.., required = true)]
