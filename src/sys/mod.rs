@@ -7,6 +7,7 @@ pub mod ask;
 pub mod caller;
 pub mod data;
 pub mod dirent;
+pub mod ending;
 pub mod extents;
 pub mod flags;
 pub mod follow;

@@ -8,6 +8,7 @@ use crate::format::blocks::{BELOW, HERE, Header, STATES};
 use crate::layer::Place;
 use crate::merge::{Data, Found, FoundLeaf, Layers};
 use crate::sys::data::{pread_full, pwrite_all, seek_data, truncate};
+use crate::sys::ending;
 use crate::sys::path::{OFlags, open_beneath};
 use crate::sys::random::boot_id;
 use crate::sys::stat::Stat;
@@ -78,8 +79,9 @@ impl Content {
     /// Reads at an offset until the buffer is full or the file ends.
     ///
     /// # Errors
-    /// `EIO`
+    /// `EIO`; `ECANCELED`: somebody has asked for the end.
     pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        ending::check()?;
         let Some(parted) = &self.parted else { return pread_full(self.file.as_fd(), buffer, offset) };
         let len = pread_full(self.file.as_fd(), buffer, offset)?;
         let mut done = 0;
@@ -103,7 +105,7 @@ impl Content {
     /// What reading and writing say.
     pub(super) fn copy_to(&self, to: BorrowedFd<'_>, size: u64) -> Result<()> {
         if self.parted.is_none() {
-            let how = CopyData { len: size, whole: true, synced: false, interrupt: &|| false };
+            let how = CopyData { len: size, whole: true, synced: false, interrupt: &|| ending::check().is_err() };
             return copy_data(self.file.as_fd(), to, how).map(drop);
         }
         let mut buffer = vec![0; PART];

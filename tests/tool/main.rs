@@ -12,6 +12,7 @@ mod cases;
 mod check;
 mod command;
 mod converted;
+mod ended;
 mod histories;
 mod hostile;
 mod images;

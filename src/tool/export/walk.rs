@@ -17,6 +17,7 @@ use crate::layer::{DirMarks, DirPlace, read_dir_marks};
 use crate::merge::{
     Answer, CookieKey, DirPart, DirView, Found, FoundDir, FoundLeaf, Layers, Places, Window, list, lookup,
 };
+use crate::sys::ending;
 use crate::sys::stat::{Kind, Stat, Time};
 use crate::tool::change::path_of;
 use crate::tool::compare::xattrs;
@@ -90,6 +91,7 @@ pub(super) fn walk<W: Write>(
             continue;
         };
         let path = join(&node.path, &name);
+        ending::check().map_err(|errno| self::failed(&path, &errno.to_string()))?;
         if path.len() > MOST_PATH {
             return Err(self::failed(&path, &Errno::ENAMETOOLONG.to_string()));
         }

@@ -21,7 +21,7 @@ use crate::sys::caller::own_ids;
 use crate::sys::data::{pwrite_all, truncate};
 use crate::sys::path::{OFlags, open_beneath};
 use crate::sys::stat::{Kind, SetTime, Stat, Time, stat_at};
-use crate::sys::{tree, xattr};
+use crate::sys::{ending, tree, xattr};
 use crate::tool::change::path_of;
 use crate::tool::export::{LeftOut, is_mark};
 
@@ -106,6 +106,7 @@ pub(super) fn unpack<R: Read>(from: R, root: OwnedFd, how: As, room: &Room) -> i
     };
     while let Some(mut entry) = archive.next()? {
         let path = entry.path.clone();
+        ending::check()?;
         unpack.entry(&mut archive, &mut entry).map_err(|error| about(&path, &error))?;
         archive.pass(&entry)?;
         unpack.done.entries += 1;
@@ -315,6 +316,7 @@ impl Unpack<'_> {
             let mut at = start;
             end = start + len;
             while at < end {
+                ending::check()?;
                 let most = usize::try_from(end - at).unwrap_or(usize::MAX).min(ROOM);
                 let read = archive.content(entry, self.buffer.get_mut(..most).unwrap_or_default())?;
                 if read == 0 {

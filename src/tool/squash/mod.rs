@@ -27,7 +27,7 @@ use crate::merge::{
 };
 use crate::sys::flags::is_fixed;
 use crate::sys::stat::{Stat, stat_at};
-use crate::sys::tree;
+use crate::sys::{ending, tree};
 use crate::upper::{Metadata, Staged, Upper};
 
 /// How layers are made one.
@@ -200,6 +200,7 @@ impl Squash<'_> {
         };
         for name in shown {
             let path = join(&node.path, &name);
+            ending::check().map_err(|errno| refused(&path, errno, ""))?;
             self.check_fixed(node, &name, &path)?;
             let looked = lookup_open(&self.layers.stack, &node.view, &name);
             let (answer, rest) = looked.map_err(|errno| refused(&path, errno, lookup_hint(errno)))?;

@@ -45,8 +45,9 @@ impl Union {
         let (standing, stand) = (self.standing(&root)?, self.standpoint()?.stand);
         let Some(tip) = stand.tip else { return Err(failed(Errno::ENOENT)) };
         if !self.has_empty_index() {
-            let reason = "hard links of lower files were changed since, and single paths cannot come back beside them";
-            return Err(SetupError::new("index", reason, "plyfs undo N shows what is kept"));
+            let reason =
+                "a lower file with several names was changed since, or lost one, and beside that they cannot come back";
+            return Err(SetupError::new("single paths", reason, "plyfs undo N shows what is kept"));
         }
         let returning = standing.prepare_return(tip).map_err(failed)?;
         self.check_return(root.as_fd(), &returning)?;

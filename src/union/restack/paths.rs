@@ -105,8 +105,9 @@ impl Union {
         let standing = self.standing(&root)?;
         let (paths, stand) = (parse(paths)?, self.standpoint()?.stand);
         if !self.has_empty_index() {
-            let reason = "hard links of lower files were changed, and single paths cannot be taken back beside them";
-            return Err(SetupError::new("index", reason, "plyfs commit first, and then go back as a whole"));
+            let reason =
+                "a lower file with several names was changed, or lost one, and beside that they cannot be taken back";
+            return Err(SetupError::new("single paths", reason, "plyfs undo without a path goes back with everything"));
         }
         let moved_dirs = self.moved_dirs();
         paths.iter().try_for_each(|path| self.check_path(root.as_fd(), path))?;

@@ -3,6 +3,7 @@
 use clap::{Args, Subcommand};
 
 use super::super::report::Failure;
+use crate::sys::ending;
 
 mod change;
 mod check;
@@ -42,6 +43,20 @@ impl Layer {
     /// # Errors
     /// As the command says.
     pub fn run(self) -> Result<u8, Failure> {
+        use Command::{Convert, Export, Import, Squash};
+        // What they have begun beside its place goes before they do.
+        let is_tidy = matches!(self.command, Squash(_) | Export(_) | Convert(_) | Import(_));
+        if is_tidy {
+            ending::note_first();
+        }
+        let done = self.done();
+        if is_tidy && done.is_err() {
+            ending::end_if_asked();
+        }
+        done
+    }
+
+    fn done(self) -> Result<u8, Failure> {
         match self.command {
             Command::Du(du) => du.run(),
             Command::Squash(squash) => squash.run(),
