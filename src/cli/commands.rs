@@ -184,7 +184,7 @@ fn no_mountpoint(merged: &Path, errno: Errno) -> Failure {
     let hint = match errno.raw() {
         libc::ENOENT => format!("mkdir {}", merged.display()),
         libc::ENOTCONN | libc::ECONNABORTED => {
-            format!("a mount whose daemon died is in the way: fusermount3 -u {}", merged.display())
+            format!("a mount whose daemon died is in the way: plyfs umount {}", merged.display())
         }
         _ => "the mountpoint is an existing directory".to_owned(),
     };

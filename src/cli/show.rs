@@ -121,7 +121,7 @@ fn refused(at: &Path, errno: Errno) -> Failure {
             "no view of plyfs is mounted there, or one of a version that cannot tell".to_owned(),
             "findmnt -t fuse.plyfs lists what is mounted",
         ),
-        libc::ENOTCONN | libc::ECONNABORTED => ("its daemon is gone".to_owned(), "fusermount3 -u ends it"),
+        libc::ENOTCONN | libc::ECONNABORTED => ("its daemon is gone".to_owned(), "plyfs umount ends it"),
         libc::EACCES | libc::EPERM => (
             errno.to_string(),
             "the one who mounted it may ask, and others where they may enter (allow_other, the same user namespace)",

@@ -198,7 +198,7 @@ fn a_mountpoint_that_cannot_be_is_named() {
         let mut view = Background::start(&stack, "ro");
         view.signal(Signal::KILL);
         assert_eq!(view.ended(), None);
-        fails(plyfs(["-o", &options]).arg(&stack.merged), 1, &["merged", "fusermount3 -u"]);
+        fails(plyfs(["-o", &options]).arg(&stack.merged), 1, &["merged", "plyfs umount"]);
         unmount_any(&stack.merged, true).unwrap();
     });
 }

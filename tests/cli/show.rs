@@ -161,7 +161,7 @@ fn what_is_no_view_or_may_not_be_asked_is_one_line() {
         let mut view = Background::start(&stack, "rw");
         view.signal(Signal::KILL);
         assert_eq!(view.ended(), None);
-        fails(plyfs(["show"]).arg(&stack.merged), 1, &["daemon is gone", "fusermount3 -u"]);
+        fails(plyfs(["show"]).arg(&stack.merged), 1, &["daemon is gone", "plyfs umount"]);
         unmount_any(&stack.merged, true).unwrap();
     });
 }

@@ -104,7 +104,14 @@ fn own_pages() -> Vec<(String, String)> {
         let man = clap_mangen::Man::new(command.clone()).title(name.to_uppercase()).date("2026-11-30");
         let mut text = Vec::new();
         man.source(format!("plyfs {}", env!("CARGO_PKG_VERSION"))).render(&mut text).unwrap();
-        (format!("docs/man/{name}.1"), String::from_utf8(text).unwrap())
+        // The synopsis of clap_mangen names flags without what they take.
+        let usage = command.clone().render_usage().to_string();
+        let usage = usage.trim_start_matches("Usage: ").replace('\\', "\\e").replace('-', "\\-");
+        let text = String::from_utf8(text).unwrap();
+        let (before, rest) = text.split_once(".SH SYNOPSIS\n").unwrap();
+        let (_, after) = rest.split_once(".SH DESCRIPTION\n").unwrap();
+        let text = format!("{before}.SH SYNOPSIS\n{usage}\n.SH DESCRIPTION\n{after}");
+        (format!("docs/man/{name}.1"), text)
     };
     let own = all.get_subcommands();
     own.flat_map(|command| std::iter::once(command).chain(command.get_subcommands())).map(page).collect()

@@ -290,7 +290,7 @@ fn open_mountpoint(path: &Path) -> Result<OwnedFd, SetupError> {
     mount::open_mountpoint(path).map_err(|errno| {
         let hint = match errno.raw() {
             libc::ENOTCONN | libc::ECONNABORTED => {
-                format!("a mount whose daemon died is in the way: fusermount3 -u {}", path.display())
+                format!("a mount whose daemon died is in the way: plyfs umount {}", path.display())
             }
             libc::ENOENT => format!("mkdir {}", path.display()),
             _ => "the mountpoint is an existing directory".to_owned(),
