@@ -72,7 +72,6 @@ impl Union {
     pub(super) fn open_joining(&self, dir: &Path, seen: DirId) -> Setup<Joining> {
         let ground = Ground::look();
         let mut root = open_layer("lowerdir", dir)?;
-        root.check_alone(self.stands.own)?;
         let failed = |errno: crate::base::Errno| SetupError::new(what(dir), errno.to_string(), "check the path");
         let stat = stat_fd(root.fd.as_fd()).map_err(failed)?;
         if (stat.dev, stat.ino) != seen {
@@ -92,6 +91,7 @@ impl Union {
         let mut notes: Vec<String> = notes.into_iter().collect();
         notes.extend(self.settle_joining(&mut root, stat.dev));
         notes.extend(Rivals::of_lower(seen, dir).check()?);
+        root.check_alone(None, self.stands.own)?;
         let system = System {
             dev: stat.dev,
             uuids: [root.identity.written, root.identity.real],

@@ -127,12 +127,13 @@ impl Root {
         self
     }
 
-    /// Refuses a lower layer that is a part of what it stands for, in a mount whose marks are in `own`.
-    pub fn check_alone(&self, own: Namespace) -> Setup<()> {
+    /// Refuses a lower layer that stands on a commit which is not the layer `next`, in a mount whose marks are in `own`.
+    pub fn check_alone(&self, next: Option<&Self>, own: Namespace) -> Setup<()> {
         let past = Past::of(self.fd.as_fd()).map_err(|errno| unreadable(&self.path, errno))?;
         // A mark that says nothing is somebody else's.
-        let stands = |&namespace: &Namespace| stand_of(self.fd.as_fd(), namespace).is_ok_and(|stand| stand.on > 0);
-        if past.reads(own).iter().any(stands) {
+        let stand = |&namespace: &Namespace| stand_of(self.fd.as_fd(), namespace).ok().filter(|stand| stand.on > 0);
+        let is_next = |on: u64| next.is_some_and(|next| next.path.ends_with(format!("commits/{on}/layer")));
+        if past.reads(own).iter().filter_map(stand).any(|stand| !is_next(stand.on)) {
             let reason = "it stands on commits in the workdir that it was made with, which are parts of what it shows";
             let hint = "as upperdir=…,workdir=… it has them; plyfs layer squash --workdir makes one layer of all";
             return Err(SetupError::new(format!("lowerdir={}", self.path.display()), reason, hint));

@@ -220,7 +220,9 @@ pub(super) struct Roots {
 pub(super) fn open_roots(config: &Config, what_for: For) -> Setup<Roots> {
     let open = |paths: &[PathBuf]| paths.iter().map(|path| open_layer("lowerdir", path)).collect::<Setup<Vec<_>>>();
     let (mut lowers, data_only) = (open(&config.lowers)?, open(&config.data_only)?);
-    lowers.iter().try_for_each(|root| root.check_alone(own_namespace(config)))?;
+    for (at, root) in lowers.iter().enumerate() {
+        root.check_alone(lowers.get(at + 1), own_namespace(config))?;
+    }
     let ground = Ground::look();
     let mut upper = config.upper.as_ref().map(|dirs| open_upper(dirs, &ground)).transpose()?;
     fit::check((&lowers, &data_only), upper.as_ref(), config.xattr_permissions, &ground)?;

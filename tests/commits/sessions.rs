@@ -63,7 +63,7 @@ fn a_session_gets_commits_from_within_and_afterwards() {
     assert_eq!(place.run("cat file"), "two\n");
     assert_eq!(place.said(&["undo", "s", "0"]), "the view has the lower layers as they are\n");
     assert_eq!(place.run("cat file"), "one");
-    assert_eq!(place.said(&["log", "s"]).lines().count(), 2);
+    assert_eq!(place.said(&["log", "s"]).lines().count(), 3);
 }
 
 #[test]

@@ -46,7 +46,7 @@ impl Union {
         let Some(tip) = stand.tip else { return Err(failed(Errno::ENOENT)) };
         if !self.has_empty_index() {
             let reason =
-                "a lower file with several names was changed since, or lost one, and beside that they cannot come back";
+                "hard links of a lower file were changed or removed since, and beside that they cannot come back";
             return Err(SetupError::new("single paths", reason, "plyfs undo N shows what is kept"));
         }
         let returning = standing.prepare_return(tip).map_err(failed)?;

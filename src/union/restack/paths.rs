@@ -106,7 +106,7 @@ impl Union {
         let (paths, stand) = (parse(paths)?, self.standpoint()?.stand);
         if !self.has_empty_index() {
             let reason =
-                "a lower file with several names was changed, or lost one, and beside that they cannot be taken back";
+                "hard links of a lower file were changed or removed, and beside that they cannot be taken back";
             return Err(SetupError::new("single paths", reason, "plyfs undo without a path goes back with everything"));
         }
         let moved_dirs = self.moved_dirs();
