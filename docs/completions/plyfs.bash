@@ -4,6 +4,7 @@
 
 # begin commands
 _plyfs_commands=(mount show umount complete help run drop diff apply commit log undo redo layer status where)
+_plyfs_of_layer=(du squash export check convert import add remove)
 _plyfs_flags() {
     case $1 in
     mount) printf %s '-o -f --foreground -d --debug --supervise -h --help --help-all -V --version' ;;
@@ -20,6 +21,14 @@ _plyfs_flags() {
     undo) printf %s '-q --quiet -o --store -h --help' ;;
     redo) printf %s '-q --quiet -o --store -h --help' ;;
     layer) printf %s '-h --help' ;;
+    'layer du') printf %s '-o --top --max --json --store -h --help' ;;
+    'layer squash') printf %s '--bottom --link --workdir --userxattr --json -h --help' ;;
+    'layer export') printf %s '-o --tar --oci --merged --compress --json --store -h --help' ;;
+    'layer check') printf %s '--workdir --datadir --repair --userxattr --json -h --help' ;;
+    'layer convert') printf %s '--marks --whiteouts --flatten --lower --datadir --bottom --from --workdir --json --in-place -h --help' ;;
+    'layer import') printf %s '--max --print-lowerdir --json -h --help' ;;
+    'layer add') printf %s '--top --bottom --below --json -q --quiet -h --help' ;;
+    'layer remove') printf %s '--json -q --quiet -h --help' ;;
     status) printf %s '--json --color --store -h --help' ;;
     where) printf %s '-o --json --color --store -h --help' ;;
     esac
@@ -179,6 +188,8 @@ _plyfs() {
     word=$(_plyfs_word)
     local first=${COMP_WORDS[1]}
     [[ ${COMP_WORDS[0]} != *mount.* && $COMP_CWORD -gt 1 && " ${_plyfs_commands[*]} " == *" $first "* ]] && command=$first
+    [[ $command == layer && $COMP_CWORD -gt 2 && " ${_plyfs_of_layer[*]} " == *" ${COMP_WORDS[2]} "* ]] &&
+        command="layer ${COMP_WORDS[2]}"
     line=${line%"$word"}
     line=${line%"${line##*[![:space:]]}"}
     case $command:$word in
@@ -194,6 +205,13 @@ _plyfs() {
     else
         case $command in
         help) COMPREPLY=($(compgen -W "${_plyfs_commands[*]}" -- "$word")) ;;
+        layer) COMPREPLY=($(compgen -W "${_plyfs_of_layer[*]}" -- "$word")) ;;
+        'layer '*) _plyfs_paths -f "$word" "" ;;
+        run) COMPREPLY=($(compgen -c -- "$word")) ;;
+        drop | diff | apply | commit | log | undo | redo | status | where)
+            COMPREPLY=($(compgen -W "$(_plyfs_sessions)" -- "$word"))
+            [[ $command == drop ]] || _plyfs_paths -f "$word" ""
+            ;;
         show | umount)
             local view
             while IFS= read -r view; do
@@ -208,6 +226,11 @@ _plyfs() {
             ;;
         esac
     fi
+}
+
+# The names of the sessions.
+_plyfs_sessions() {
+    "${COMP_WORDS[0]}" status 2>/dev/null | sed -n 's/^session \([^,]*\),.*/\1/p'
 }
 
 # Directories as words of their own.

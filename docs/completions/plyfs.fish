@@ -158,6 +158,14 @@ complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a log -d 'the comm
 complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a undo -d 'go back to a commit; what was there since is kept'
 complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a redo -d 'come forward again after an undo'
 complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a layer -d 'layers as things: their weight, several made one, what is wrong, images; add and remove'
+complete -c plyfs -n '__fish_seen_subcommand_from layer; and not __fish_seen_subcommand_from du squash export check convert import add remove' -a du -d 'what layers weigh: what is seen of each, and what the layers above hide'
+complete -c plyfs -n '__fish_seen_subcommand_from layer; and not __fish_seen_subcommand_from du squash export check convert import add remove' -a squash -d 'several layers made one, which shows the same: what was deleted is gone'
+complete -c plyfs -n '__fish_seen_subcommand_from layer; and not __fish_seen_subcommand_from du squash export check convert import add remove' -a export -d 'layers as OCI images and archives: whole files, `.wh.` names, the same bytes each time'
+complete -c plyfs -n '__fish_seen_subcommand_from layer; and not __fish_seen_subcommand_from du squash export check convert import add remove' -a check -d 'what is wrong with layers, and what plyfs and the kernel\'s OverlayFS do with it'
+complete -c plyfs -n '__fish_seen_subcommand_from layer; and not __fish_seen_subcommand_from du squash export check convert import add remove' -a convert -d 'a layer with other marks and whiteouts, which shows the same'
+complete -c plyfs -n '__fish_seen_subcommand_from layer; and not __fish_seen_subcommand_from du squash export check convert import add remove' -a import -d 'OCI images and archives as layers, each in a directory named by its diff-id'
+complete -c plyfs -n '__fish_seen_subcommand_from layer; and not __fish_seen_subcommand_from du squash export check convert import add remove' -a add -d 'put a directory among the lower layers of a mounted view'
+complete -c plyfs -n '__fish_seen_subcommand_from layer; and not __fish_seen_subcommand_from du squash export check convert import add remove' -a remove -d 'take a lower layer out of a mounted view'
 complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a status -d 'the views and the sessions, or what one of them is'
 complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a where -d 'which layers an object comes from, and what they hide'
 complete -c plyfs -n 'not __fish_seen_subcommand_from show umount complete help run drop diff apply commit log undo redo layer status where' -s o -d 'options of the view; `\\,` is a comma in a value' -x -a '(__plyfs_list)'
@@ -234,6 +242,56 @@ complete -c plyfs -n '__fish_seen_subcommand_from redo' -s o -d 'The layers of a
 complete -c plyfs -n '__fish_seen_subcommand_from redo' -l store -d 'Where sessions are kept ($XDG_STATE_HOME/plyfs)' -r
 complete -c plyfs -n '__fish_seen_subcommand_from redo' -s h -l help -d 'Print help'
 complete -c plyfs -n '__fish_seen_subcommand_from layer' -s h -l help -d 'Print help'
+complete -c plyfs -n '__fish_seen_subcommand_from layer; and __fish_seen_subcommand_from du' -s o -d 'The layers of a view that is not mounted, as `mount` takes them' -x -a '(__plyfs_list)'
+complete -c plyfs -n '__fish_seen_subcommand_from layer; and __fish_seen_subcommand_from du' -l top -d 'Name the N largest hidden files, and the N largest that were copied up' -r
+complete -c plyfs -n '__fish_seen_subcommand_from layer; and __fish_seen_subcommand_from du' -l max -d 'Exit with 1 if more bytes than SIZE are hidden (1024, 50M, 2G)' -r
+complete -c plyfs -n '__fish_seen_subcommand_from layer; and __fish_seen_subcommand_from du' -l json -d 'Print one JSON object a line'
+complete -c plyfs -n '__fish_seen_subcommand_from layer; and __fish_seen_subcommand_from du' -l store -d 'Where sessions are kept ($XDG_STATE_HOME/plyfs)' -r
+complete -c plyfs -n '__fish_seen_subcommand_from layer; and __fish_seen_subcommand_from du' -s h -l help -d 'Print help'
+complete -c plyfs -n '__fish_seen_subcommand_from layer; and __fish_seen_subcommand_from squash' -l bottom -d 'No layer will lie below OUT: no whiteouts'
+complete -c plyfs -n '__fish_seen_subcommand_from layer; and __fish_seen_subcommand_from squash' -l link -d 'Make hard links of the layers\' files where that can be; OUT must not be written then'
+complete -c plyfs -n '__fish_seen_subcommand_from layer; and __fish_seen_subcommand_from squash' -l workdir -d 'The first layer is an upper one, and DIR is its workdir' -r
+complete -c plyfs -n '__fish_seen_subcommand_from layer; and __fish_seen_subcommand_from squash' -l userxattr -d 'As root, follow and write user.overlay.* marks'
+complete -c plyfs -n '__fish_seen_subcommand_from layer; and __fish_seen_subcommand_from squash' -l json -d 'Print one JSON object'
+complete -c plyfs -n '__fish_seen_subcommand_from layer; and __fish_seen_subcommand_from squash' -s h -l help -d 'Print help'
+complete -c plyfs -n '__fish_seen_subcommand_from layer; and __fish_seen_subcommand_from export' -s o -d 'The layers of a view that is not mounted, as `mount` takes them' -x -a '(__plyfs_list)'
+complete -c plyfs -n '__fish_seen_subcommand_from layer; and __fish_seen_subcommand_from export' -l tar -d 'Write one layer as an archive (-: to standard output)' -r
+complete -c plyfs -n '__fish_seen_subcommand_from layer; and __fish_seen_subcommand_from export' -l oci -d 'Write an OCI image layout, or add an image to it; TAG is latest if there is none' -r
+complete -c plyfs -n '__fish_seen_subcommand_from layer; and __fish_seen_subcommand_from export' -l merged -d 'One layer with all that is seen, and nothing that is hidden'
+complete -c plyfs -n '__fish_seen_subcommand_from layer; and __fish_seen_subcommand_from export' -l compress -d 'How layers are compressed (gzip with --oci, none with --tar)' -r
+complete -c plyfs -n '__fish_seen_subcommand_from layer; and __fish_seen_subcommand_from export' -l json -d 'Print one JSON object a layer'
+complete -c plyfs -n '__fish_seen_subcommand_from layer; and __fish_seen_subcommand_from export' -l store -d 'Where sessions are kept ($XDG_STATE_HOME/plyfs)' -r
+complete -c plyfs -n '__fish_seen_subcommand_from layer; and __fish_seen_subcommand_from export' -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c plyfs -n '__fish_seen_subcommand_from layer; and __fish_seen_subcommand_from check' -l workdir -d 'The first layer is an upper one, and DIR is its workdir' -r
+complete -c plyfs -n '__fish_seen_subcommand_from layer; and __fish_seen_subcommand_from check' -l datadir -d 'A data-only layer below all of them, as lowerdir=…::DIR has it; may be given again' -r
+complete -c plyfs -n '__fish_seen_subcommand_from layer; and __fish_seen_subcommand_from check' -l repair -d 'Remove what hides nothing, says nothing, or is left over; no mount may use the layers'
+complete -c plyfs -n '__fish_seen_subcommand_from layer; and __fish_seen_subcommand_from check' -l userxattr -d 'As root, the marks are user.overlay.*'
+complete -c plyfs -n '__fish_seen_subcommand_from layer; and __fish_seen_subcommand_from check' -l json -d 'Print one JSON object a line'
+complete -c plyfs -n '__fish_seen_subcommand_from layer; and __fish_seen_subcommand_from check' -s h -l help -d 'Print help'
+complete -c plyfs -n '__fish_seen_subcommand_from layer; and __fish_seen_subcommand_from convert' -l marks -d 'Where the marks of OUT are' -r
+complete -c plyfs -n '__fish_seen_subcommand_from layer; and __fish_seen_subcommand_from convert' -l whiteouts -d 'What hides names in OUT' -r
+complete -c plyfs -n '__fish_seen_subcommand_from layer; and __fish_seen_subcommand_from convert' -l flatten -d 'Bring up what the layer only refers to: contents of renamed directories, data of metacopy files'
+complete -c plyfs -n '__fish_seen_subcommand_from layer; and __fish_seen_subcommand_from convert' -l lower -d 'A layer that it stands on: all of them, the topmost first' -r
+complete -c plyfs -n '__fish_seen_subcommand_from layer; and __fish_seen_subcommand_from convert' -l datadir -d 'A data-only layer below all of them, as lowerdir=…::DIR has it; may be given again' -r
+complete -c plyfs -n '__fish_seen_subcommand_from layer; and __fish_seen_subcommand_from convert' -l bottom -d 'No layer lies below the last one that is named'
+complete -c plyfs -n '__fish_seen_subcommand_from layer; and __fish_seen_subcommand_from convert' -l from -d 'How the layer is read (as its root tells)' -r
+complete -c plyfs -n '__fish_seen_subcommand_from layer; and __fish_seen_subcommand_from convert' -l workdir -d 'The layer is an upper one, and DIR is its workdir' -r
+complete -c plyfs -n '__fish_seen_subcommand_from layer; and __fish_seen_subcommand_from convert' -l json -d 'Print one JSON object'
+complete -c plyfs -n '__fish_seen_subcommand_from layer; and __fish_seen_subcommand_from convert' -l in-place -d 'Replace the layer; nothing may be mounted on it'
+complete -c plyfs -n '__fish_seen_subcommand_from layer; and __fish_seen_subcommand_from convert' -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c plyfs -n '__fish_seen_subcommand_from layer; and __fish_seen_subcommand_from import' -l max -d 'Unpack at most SIZE bytes (1024, 50M, 2G)' -r
+complete -c plyfs -n '__fish_seen_subcommand_from layer; and __fish_seen_subcommand_from import' -l print-lowerdir -d 'Print the layers as `lowerdir=@FILE` takes them, the topmost first'
+complete -c plyfs -n '__fish_seen_subcommand_from layer; and __fish_seen_subcommand_from import' -l json -d 'Print one JSON object a layer'
+complete -c plyfs -n '__fish_seen_subcommand_from layer; and __fish_seen_subcommand_from import' -s h -l help -d 'Print help'
+complete -c plyfs -n '__fish_seen_subcommand_from layer; and __fish_seen_subcommand_from add' -l top -d 'Above all other lower layers, below the commits (the default)'
+complete -c plyfs -n '__fish_seen_subcommand_from layer; and __fish_seen_subcommand_from add' -l bottom -d 'Below all other layers'
+complete -c plyfs -n '__fish_seen_subcommand_from layer; and __fish_seen_subcommand_from add' -l below -d 'Directly below this layer' -r
+complete -c plyfs -n '__fish_seen_subcommand_from layer; and __fish_seen_subcommand_from add' -l json -d 'Print one JSON object: the layers of the view'
+complete -c plyfs -n '__fish_seen_subcommand_from layer; and __fish_seen_subcommand_from add' -s q -l quiet -d 'Say nothing'
+complete -c plyfs -n '__fish_seen_subcommand_from layer; and __fish_seen_subcommand_from add' -s h -l help -d 'Print help'
+complete -c plyfs -n '__fish_seen_subcommand_from layer; and __fish_seen_subcommand_from remove' -l json -d 'Print one JSON object: the layers of the view'
+complete -c plyfs -n '__fish_seen_subcommand_from layer; and __fish_seen_subcommand_from remove' -s q -l quiet -d 'Say nothing'
+complete -c plyfs -n '__fish_seen_subcommand_from layer; and __fish_seen_subcommand_from remove' -s h -l help -d 'Print help'
 complete -c plyfs -n '__fish_seen_subcommand_from status' -l json -d 'Print one JSON object a line'
 complete -c plyfs -n '__fish_seen_subcommand_from status' -l color -d 'Print colours' -r
 complete -c plyfs -n '__fish_seen_subcommand_from status' -l store -d 'Where sessions are kept ($XDG_STATE_HOME/plyfs)' -r

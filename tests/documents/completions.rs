@@ -90,29 +90,41 @@ fn commands() -> Vec<Command> {
     });
     let mut all = work::commands();
     all.build();
-    let on_changes = all.get_subcommands().map(|command| Command {
-        word: command.get_name().to_owned(),
+    let on_changes =
+        all.get_subcommands().flat_map(|command| std::iter::once(command).chain(command.get_subcommands()));
+    let on_changes = on_changes.map(|command| Command {
+        // As `layer du` is called.
+        word: command.get_bin_name().unwrap().trim_start_matches("plyfs ").to_owned(),
         brief: help::brief(command),
         flags: command.get_arguments().filter(|arg| !arg.is_positional()).map(Switch::from).collect(),
     });
     own.chain(on_changes).collect()
 }
 
+/// The words that may stand behind `plyfs`, and those behind `plyfs layer`.
+fn words(all: &[Command]) -> [Vec<&str>; 2] {
+    let (own, of_layer): (Vec<&str>, Vec<&str>) =
+        all.iter().map(|command| &*command.word).partition(|w| !w.contains(' '));
+    [own, of_layer.into_iter().map(|word| word.trim_start_matches("layer ")).collect()]
+}
+
 /// A `case` of bash and zsh with an arm for each word.
 fn case(function: &str, arms: impl Iterator<Item = (String, String)>, other: &str) -> String {
-    let arms: String = arms.map(|(word, does)| format!("    {word}) {does} ;;\n")).collect();
+    let pattern = |word: String| if word.contains(' ') { quoted(&word) } else { word };
+    let arms: String = arms.map(|(word, does)| format!("    {}) {does} ;;\n", pattern(word))).collect();
     format!("{function}() {{\n    case $1 in\n{arms}{other}    esac\n}}\n")
 }
 
 #[test]
 fn bash_completes_from_the_tables() {
     let all = commands();
-    let words: Vec<&str> = all.iter().map(|command| &*command.word).collect();
+    let [words, of_layer] = words(&all);
     let flags = all.iter().map(|command| {
         let flags: Vec<String> = command.flags.iter().flat_map(Switch::names).collect();
         (command.word.clone(), format!("printf %s '{}'", flags.join(" ")))
     });
-    let commands = format!("_plyfs_commands=({})\n{}", words.join(" "), case("_plyfs_flags", flags, ""));
+    let lists = format!("_plyfs_commands=({})\n_plyfs_of_layer=({})\n", words.join(" "), of_layer.join(" "));
+    let commands = format!("{lists}{}", case("_plyfs_flags", flags, ""));
     let names: String = options().map(|option| format!("    {}\n", with_sign(option))).collect();
     let values = options().filter(|option| !values(option).is_empty());
     let values =
@@ -125,8 +137,12 @@ fn bash_completes_from_the_tables() {
 fn zsh_completes_from_the_tables() {
     let bracketed = |text: &str| text.replace('\\', "").replace('[', "(").replace(']', ")").replace(':', r"\:");
     let all = commands();
-    let commands: String =
-        all.iter().map(|command| format!("    {}\n", quoted(&format!("{}:{}", command.word, command.brief)))).collect();
+    let list = |of_layer: bool| -> String {
+        let those = all.iter().filter(|command| command.word.contains(' ') == of_layer);
+        let word = |command: &Command| command.word.trim_start_matches("layer ").to_owned();
+        those.map(|command| format!("    {}\n", quoted(&format!("{}:{}", word(command), command.brief)))).collect()
+    };
+    let (commands, of_layer) = (list(false), list(true));
     let flags = all.iter().map(|command| {
         let specs = command.flags.iter().map(|flag| {
             let help = bracketed(&flag.help);
@@ -161,11 +177,14 @@ fn zsh_completes_from_the_tables() {
         })
         .collect();
     let data = format!(
-        "_plyfs_commands=(\n{commands})\n{}_plyfs_options=(\n{options})\n",
+        "_plyfs_commands=(\n{commands})\n_plyfs_of_layer=(\n{of_layer})\n{}_plyfs_options=(\n{options})\n",
         case("_plyfs_flags_of", flags, "    *) return 1 ;;\n")
     );
     check_blocks("docs/completions/_plyfs", &[("data", data)]);
 }
+
+/// What fish asks of a line of `plyfs layer`.
+const IN_LAYER: &str = "__fish_seen_subcommand_from layer";
 
 #[test]
 fn fish_completes_from_the_tables() {
@@ -178,17 +197,25 @@ fn fish_completes_from_the_tables() {
         .map(|option| format!("case {}\n    string split ' ' '{}'\n", option.name, values(option).join(" ")))
         .collect();
     let all = commands();
-    let words: Vec<&str> = all.iter().map(|command| &*command.word).collect();
+    let [words, of_layer] = words(&all);
     let not_mount: Vec<&str> = words.iter().copied().filter(|word| *word != "mount").collect();
     let mut flags = String::new();
     for command in &all {
         let (word, brief) = (&command.word, plain(&command.brief));
-        flags += &format!("complete -c plyfs -n 'test (count (commandline -opc)) -eq 1' -a {word} -d '{brief}'\n");
+        let condition = match word.strip_prefix("layer ") {
+            None => "test (count (commandline -opc)) -eq 1".to_owned(),
+            Some(_) => format!("{IN_LAYER}; and not __fish_seen_subcommand_from {}", of_layer.join(" ")),
+        };
+        let word = word.trim_start_matches("layer ");
+        flags += &format!("complete -c plyfs -n '{condition}' -a {word} -d '{brief}'\n");
     }
     for command in &all {
         let condition = match &*command.word {
             "mount" => format!("not __fish_seen_subcommand_from {}", not_mount.join(" ")),
-            word => format!("__fish_seen_subcommand_from {word}"),
+            word => match word.strip_prefix("layer ") {
+                None => format!("__fish_seen_subcommand_from {word}"),
+                Some(word) => format!("{IN_LAYER}; and __fish_seen_subcommand_from {word}"),
+            },
         };
         for flag in &command.flags {
             let short = flag.short.map(|letter| format!(" -s {letter}")).unwrap_or_default();

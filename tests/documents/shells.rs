@@ -40,6 +40,8 @@ const LISTS: &[(&str, &[&str])] = &[
     ("-o ro,redirect_dir=", &["nofollow", "follow", "off"]),
     ("-o ro,verity=", &["require"]),
     ("", &["mount", "umount", "show", "complete"]),
+    ("layer ", &["squash", "convert", "import", "export"]),
+    ("layer squash --", &["bottom", "workdir", "link"]),
 ];
 
 /// A shell on a terminal of its own (script(1) makes it).
